@@ -1,0 +1,225 @@
+"""One attempt at a shard: fetch → decode → segment → encode → write → commit. The way of all data."""
+
+import hashlib
+import os
+import socket
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from jobs import masks, statistics
+from jobs.commit import Commit, Commits, Object, nonce
+from jobs.decoders import Failure
+from jobs.errors import StorageError
+from jobs.manifest import Manifest, Shard
+from jobs.pipeline import Outcome, Pipeline
+from jobs.sources import Record
+from jobs.storage import LocalStorage, Storage
+
+_WRITES_IN_FLIGHT = 32
+
+MASKS = "masks.tar"
+STATS = "stats.parquet"
+
+
+@dataclass(frozen=True)
+class ShardReport:
+    """What an attempt came to; small, so that it may cross processes.
+
+    Attributes:
+        shard: The shard.
+        commit: The record that counts, or, where only the driver commits, the one to commit.
+        committed: Whether it is on record.
+        seconds: The attempt took.
+        errors: Failed images by error class.
+        busy: Seconds of work by stage.
+        worker: Who did it.
+    """
+
+    shard: Shard
+    commit: Commit
+    committed: bool
+    seconds: float
+    errors: Mapping[str, int] = field(default_factory=dict)
+    busy: Mapping[str, float] = field(default_factory=dict)
+    worker: str = ""
+
+
+@dataclass(frozen=True)
+class Desk:
+    """Where attempts of a run write: what each of them needs to know of it.
+
+    Attributes:
+        storage: The output.
+        run_id: The run.
+        fingerprint: Of the run.
+        manifest: Its plan.
+        commits: Its commits.
+        loose: Whether masks are wanted as loose files too.
+    """
+
+    storage: Storage
+    run_id: str
+    fingerprint: str
+    manifest: Manifest
+    commits: Commits
+    loose: bool
+
+
+def run_shard(desk: Desk, shard: Shard, pipeline: Pipeline) -> ShardReport:
+    """Do a shard and commit it. Safe to do twice, at once or again: one attempt counts.
+
+    Raises:
+        MaskfleetError: Storage, or the right to use it, is gone; other shards would fare the same.
+    """
+    started = time.perf_counter()
+    records = desk.manifest.records(shard)
+    outcomes = pipeline.run([record for record, _ in records])
+    commit = _written(desk, shard, list(zip(records, outcomes, strict=True)))
+    committed = desk.commits.mode == "worker"
+    if committed:
+        commit = settle(desk, commit, {name: outcome.mask for (_, name), outcome in zip(records, outcomes, strict=True)})
+    return ShardReport(
+        shard,
+        commit,
+        committed,
+        time.perf_counter() - started,
+        _counted(outcome.failure.error_class for outcome in outcomes if outcome.failure),
+        {stage: sum(outcome.seconds.get(stage, 0.0) for outcome in outcomes) for stage in statistics.STAGES},
+        worker_name(),
+    )
+
+
+def fail_shard(desk: Desk, shard: Shard, failure: Failure) -> ShardReport:
+    """Commit a shard of one image as failed, by the driver, when it cannot be done at all."""
+    outcomes = [(record, Outcome(failure=failure)) for record in desk.manifest.records(shard)]
+    commit = settle(desk, _written(desk, shard, outcomes), {})
+    return ShardReport(shard, commit, True, 0.0, {failure.error_class: len(outcomes)})
+
+
+def settle(desk: Desk, commit: Commit, images: Mapping[str, bytes | None] | None = None) -> Commit:
+    """Commit an attempt that is written, and export its masks if it is the one that counts.
+
+    Args:
+        desk: The run.
+        commit: The attempt's record.
+        images: Its masks by name, or None to read them back.
+
+    Returns:
+        The commit that counts.
+    """
+    first = desk.commits.commit(commit)
+    if first.attempt != commit.attempt:
+        for item in commit.objects.values():
+            with suppress(StorageError):  # nothing reads it, so it may as well stay
+                desk.storage.delete(item.path)
+    elif desk.loose:
+        export(desk, commit, None if images is None else ((name, data) for name, data in images.items() if data is not None))
+    return first
+
+
+def export(desk: Desk, commit: Commit, images: Iterable[tuple[str, bytes]] | None = None) -> None:
+    """Write a committed shard's masks as loose files, and then note that it was done.
+
+    Args:
+        desk: The run.
+        commit: The shard's commit.
+        images: Its masks by name, or None to read them from its tar.
+    """
+    if images is None:
+        images = masks.untar(checked(desk.storage, commit.objects[MASKS])) if MASKS in commit.objects else ()
+    if isinstance(desk.storage, LocalStorage):
+        for name, data in images:
+            desk.storage.export(f"masks/{name}", data)
+    else:
+        with ThreadPoolExecutor(_WRITES_IN_FLIGHT) as pool:
+            list(pool.map(lambda item: desk.storage.write(f"masks/{item[0]}", item[1]), images))
+    desk.storage.write(f"runs/{desk.run_id}/exports/{commit.shard}", b"")
+
+
+def checked(storage: Storage, item: Object) -> bytes:
+    """An attempt's file, as its commit describes it.
+
+    Raises:
+        StorageError: It is missing or damaged.
+    """
+    data = storage.read(item.path)
+    if len(data) != item.size or hashlib.sha256(data).hexdigest() != item.sha256:
+        raise StorageError(
+            f"{storage.url(item.path)} is not what its commit describes ({len(data)} bytes, {item.size} expected); "
+            "restore it, or delete the run's folder and run again"
+        )
+    return data
+
+
+def worker_name() -> str:
+    """Host and process."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def _written(desk: Desk, shard: Shard, done: list[tuple[tuple[Record, str], Outcome]]) -> Commit:
+    attempt = nonce()
+    folder = f"runs/{desk.run_id}/shards/{shard.id}/{attempt}"
+    objects: dict[str, Object] = {}
+    images = [(name, outcome.mask) for (_, name), outcome in done if outcome.mask is not None]
+    if images:
+        objects[MASKS] = _put(desk.storage, f"{folder}/{MASKS}", masks.tar(images))
+    rows = list(_rows(desk, attempt, objects.get(MASKS), done))
+    objects[STATS] = _put(desk.storage, f"{folder}/{STATS}", statistics.parquet(rows))
+    return Commit(shard.id, attempt, objects, len(rows), sum(row["status"] == "failed" for row in rows))
+
+
+def _put(storage: Storage, path: str, data: bytes) -> Object:
+    storage.write(path, data)
+    return Object(path, len(data), hashlib.sha256(data).hexdigest())
+
+
+def _rows(
+    desk: Desk, attempt: str, archive: Object | None, done: list[tuple[tuple[Record, str], Outcome]]
+) -> Iterator[dict[str, Any]]:
+    worker = worker_name()
+    for (record, name), outcome in done:
+        row: dict[str, Any] = {
+            **record._asdict(),
+            **{f"{stage}_seconds": seconds for stage, seconds in outcome.seconds.items()},
+            "run_id": desk.run_id,
+            "fingerprint": desk.fingerprint,
+            "attempt": attempt,
+            "worker": worker,
+        }
+        if outcome.size is not None:
+            row |= {"height": outcome.size[0], "width": outcome.size[1]}
+        if outcome.failure is not None:
+            row |= {
+                "status": "failed",
+                "stage": outcome.failure.stage,
+                "error_class": outcome.failure.error_class,
+                "error_message": outcome.failure.message,
+            }
+        else:
+            row |= {"status": "ok", **outcome.columns}
+        if outcome.mask is not None and archive is not None:
+            row |= {
+                "mask_object": archive.path,
+                "mask_member": name,
+                "mask_bytes": len(outcome.mask),
+                "mask_sha256": hashlib.sha256(outcome.mask).hexdigest(),
+            }
+        yield row
+
+
+def _counted(names: Iterable[str]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for name in names:
+        counts[name] = counts.get(name, 0) + 1
+    return counts
+
+
+def rows_of(storage: Storage, commit: Commit) -> pa.Table:
+    """A committed shard's statistics."""
+    return statistics.read(checked(storage, commit.objects[STATS]))

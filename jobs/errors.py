@@ -1,0 +1,70 @@
+"""What this package raises on purpose.
+
+MaskfleetError            one line that states the remedy; the command line shows nothing else
+├── JobError              the job, its input, its weights or its output are wrong; exit 2, never retried
+├── Incomplete            the run ended with more failures than the job allows; exit 1
+├── Locked                another run holds the output; exit 4
+└── StorageError          storage failed, after retries; exit 1
+    ├── NotFound          no such object
+    ├── Denied            the credentials are missing, wrong or not sufficient, or there is no such bucket
+    └── Changed           the object is not the one that the plan saw
+
+A bad image is none of these: it is a row (`jobs.statistics`).
+"""
+
+import re
+
+_SECRETS = re.compile(
+    r"(?P<id>\b(?:AKIA|ASIA)[0-9A-Z]{12,})"
+    r"|(?P<url>(?<=://)[^/\s:@]+:[^/\s@]+(?=@))"
+    r"|(?P<header>\bAuthorization['\"]?\s*[:=]\s*['\"]?)[^'\"\n]+"
+    r"|(?P<name>\b(?:X-Amz-(?:Signature|Credential|Security-Token)"
+    r"|aws_?secret_?access_?key|aws_?session_?token|secret|password|token)['\"]?\s*[:=]\s*['\"]?)[^\s'\"&,}]+",
+    re.IGNORECASE,
+)
+
+
+def redacted(text: str) -> str:
+    """The text with credentials replaced by `***`: key ids, secrets, tokens, signed URLs, user:password@."""
+    return _SECRETS.sub(lambda match: (match["name"] or match["header"] or "") + "***", text)
+
+
+class MaskfleetError(Exception):
+    """Everything raised on purpose; carries the command line's exit code."""
+
+    exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redacted(message))
+
+
+class JobError(MaskfleetError):
+    """The job, its input, its weights or its output are wrong."""
+
+    exit_code = 2
+
+
+class Incomplete(MaskfleetError):
+    """The run ended with more failures than the job allows."""
+
+
+class Locked(MaskfleetError):
+    """Another run holds the output."""
+
+    exit_code = 4
+
+
+class StorageError(MaskfleetError):
+    """Storage failed, after retries."""
+
+
+class NotFound(StorageError):
+    """No such object."""
+
+
+class Denied(StorageError):
+    """The credentials are missing, wrong or not sufficient, or there is no such bucket."""
+
+
+class Changed(StorageError):
+    """The object is not the one that the plan saw."""

@@ -1,0 +1,228 @@
+"""The job: what to do, as one TOML file or a few options. Frozen and validated; knows nothing of how it is done.
+
+Secrets are never in a job: it names an AWS profile, or leaves credentials to the environment.
+"""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from jobs.errors import JobError
+
+_SECRET_KEY = re.compile(r"secret|password|passwd|token|credential|access_?key|api_?key", re.IGNORECASE)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Inference(_Section):
+    """How the network is applied. Part of the fingerprint."""
+
+    scale: float = Field(default=1.0, gt=0, le=4)
+    """Factor by which images are resized (bicubic) before the network; the mask keeps the image's size."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """What convolutions compute in; "auto" is bf16 where the device has it, else fp32."""
+    batch_size: int | Literal["auto"] = "auto"
+    """Images of one shape per forward pass."""
+    threshold: float = Field(default=0.5, gt=0, lt=1)
+    """For a network of one class: the probability above which a pixel is foreground."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """"auto" is the GPU where there is one."""
+
+    @field_validator("batch_size")
+    @classmethod
+    def _positive(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("must be at least 1")
+        return value
+
+
+class Masks(_Section):
+    """What a mask is and where it goes."""
+
+    format: Literal["png", "tar", "none"] = "png"
+    """"png": a loose PNG per image under masks/, beside the shards' tars. "tar": the tars alone. "none": statistics alone."""
+    values: tuple[int, ...] | None = None
+    """Pixel value of each class; None for the weights' own mask values, else 0, 1, 2 …"""
+
+    @field_validator("values")
+    @classmethod
+    def _bytes(cls, values: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if values is not None and not all(0 <= value <= 255 for value in values):
+            raise ValueError("values must lie in 0 … 255")
+        if values is not None and len(set(values)) != len(values):
+            raise ValueError("each class needs a value of its own")
+        return values
+
+
+class Run(_Section):
+    """How the work is cut and what it may cost."""
+
+    shard_size: int | Literal["auto"] = "auto"
+    """Images per shard, the unit of work and of commit; "auto" is a 32nd of the images, 16 to 512."""
+    max_error_rate: float = Field(default=0.01, ge=0, le=1)
+    """Share of failed images above which the run counts as incomplete (exit 1)."""
+    max_image_pixels: int = Field(default=89_478_485, ge=1)
+    """Larger images fail, from their header, before they are decoded. The default is Pillow's own warning limit."""
+    decode_seconds: float = Field(default=20, gt=0)
+    """An image that takes longer to decode fails."""
+    decode_memory: int = Field(default=2 * 2**30, ge=2**27)
+    """Bytes that one decoding process may use beside the shared pixels."""
+    attempts: int = Field(default=3, ge=1, le=20)
+    """Workers that one shard may cost before it is cut in two, and one image before it fails."""
+
+    @field_validator("shard_size")
+    @classmethod
+    def _positive(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("must be at least 1")
+        return value
+
+
+class Cluster(_Section):
+    """How much of the machines is used. Never part of what the result depends on."""
+
+    workers: int | Literal["auto"] = "auto"
+    """Worker processes; "auto" is one per GPU, or one per machine without GPUs."""
+    gpus_per_worker: float | Literal["auto"] = "auto"
+    """GPUs of a worker; "auto" is one where there are any."""
+    cpus_per_worker: float | Literal["auto"] = "auto"
+    """CPU cores of a worker, for its decoding processes and threads; "auto" shares the machine out."""
+    decoders: int | Literal["auto"] = "auto"
+    """Decoding processes of a worker; "auto" is one per core, less one on a machine that computes on its CPU."""
+
+
+class Job(_Section):
+    """What to do. `Job.load` reads it from TOML, `Job.of` from options."""
+
+    input: str
+    """Folder, glob, or text file of paths and URLs; local, or s3://."""
+    output: str
+    """Folder or s3:// prefix that receives everything."""
+    weights: str
+    """Safetensors file, local or s3://, or the name of a built-in model."""
+    name: str = Field(default="maskfleet", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+    """For run records and reports."""
+    profile: str | None = None
+    """AWS profile to take credentials from; None for the environment's chain."""
+    inference: Inference = Inference()
+    masks: Masks = Masks()
+    run: Run = Run()
+    cluster: Cluster = Cluster()
+
+    @field_validator("input", "output", "weights")
+    @classmethod
+    def _stated(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("must not be empty")
+        if re.search(r"://[^/]*:[^/]*@", value):
+            raise ValueError("must not hold a user name and password; name a profile or use the environment")
+        return value
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
+        """The job in a TOML file.
+
+        Args:
+            path: A local file. Relative local paths in it are relative to the current folder.
+            overrides: `section.key=value` each, with TOML's values; a bare word is text.
+
+        Raises:
+            JobError: The file is missing, is no TOML, names an unknown key, or holds a wrong value.
+        """
+        try:
+            table = tomllib.loads(Path(path).read_text("utf-8"))
+        except FileNotFoundError as error:
+            raise JobError(f"there is no job file {path}; write one, or give --input, --output and --weights") from error
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise JobError(f"job file {path} cannot be read: {error}") from error
+        return cls.of(table, overrides)
+
+    @classmethod
+    def of(cls, table: Mapping[str, Any], overrides: Sequence[str] = ()) -> Self:
+        """The job of a table such as a TOML file holds. See `load`."""
+        merged = _with_overrides(table, overrides)
+        _refuse_unknown(cls, merged, "")
+        try:
+            return cls.model_validate(merged)
+        except ValidationError as error:
+            raise JobError("; ".join(_sentences(error))) from error
+
+
+def _with_overrides(table: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    merged = {key: dict(value) if isinstance(value, Mapping) else value for key, value in table.items()}
+    for override in overrides:
+        name, equals, text = override.partition("=")
+        if not equals or not name.strip():
+            raise JobError(f"--set {override!r} is not of the form section.key=value")
+        *sections, key = name.strip().split(".")
+        target = merged
+        for section in sections:
+            target = target.setdefault(section, {})
+            if not isinstance(target, dict):
+                raise JobError(f"--set {override!r}: {section} is no section of the job")
+        target[key] = _toml_value(text.strip())
+    return merged
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _refuse_unknown(model: type[BaseModel], table: Mapping[str, Any], prefix: str) -> None:
+    for key, value in table.items():
+        if key not in model.model_fields:
+            if _SECRET_KEY.search(key):
+                raise JobError(
+                    f"{prefix}{key} looks like a secret, which a job must not hold; "
+                    "set 'profile' to an AWS profile, or use environment variables"
+                )
+            raise JobError(f"unknown key {prefix}{key}{_nearest(key, prefix)}")
+        inner = model.model_fields[key].annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            if not isinstance(value, Mapping):
+                raise JobError(f"{prefix}{key} is a section; write [{prefix}{key}]")
+            _refuse_unknown(inner, value, f"{prefix}{key}.")
+
+
+def _nearest(key: str, prefix: str) -> str:
+    known = list(_keys(Job, ""))
+    near = difflib.get_close_matches(prefix + key, known, n=1, cutoff=0.6)
+    # A right key in the wrong section is as likely as a misspelt one.
+    near = near or [name for name in known if name.rsplit(".", 1)[-1] == key]
+    near = near or [
+        name
+        for name in known
+        if difflib.get_close_matches(key, [name.rsplit(".", 1)[-1]], n=1, cutoff=0.7)
+    ]
+    return f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known)}"
+
+
+def _keys(model: type[BaseModel], prefix: str) -> Iterator[str]:
+    for key, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _keys(field.annotation, f"{prefix}{key}.")
+        else:
+            yield prefix + key
+
+
+def _sentences(error: ValidationError) -> Iterator[str]:
+    for item in error.errors():
+        # Of a union such as int | "auto" pydantic reports each arm; the key is the leading part.
+        key = ".".join(str(part) for part in item["loc"] if part in _PARTS)
+        if item["type"] == "missing":
+            yield f"{key} is missing; state it in the job file or with --{key}"
+        else:
+            yield f"{key}: {item['msg'].removeprefix('Value error, ')} (got {item['input']!r})"
+
+
+_PARTS = {part for key in _keys(Job, "") for part in key.split(".")}

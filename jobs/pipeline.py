@@ -1,0 +1,262 @@
+"""From records to masks and numbers: fetch → decode → segment → encode, overlapping, bounded and metered.
+
+Knows nothing of shards and commits. What it makes of a record depends on the records that come with
+it in one call, in their order, and on nothing else: batches are formed in record order, never by
+arrival.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jobs.decoders import CODEC, Decoded, Decoders, Failure, Limits
+from jobs.errors import Changed, Denied, NotFound
+from jobs.masks import Encoder
+from jobs.sources import Inputs, Record
+from unet.segmenter import Statistics
+
+SHARDS_IN_FLIGHT = 2
+"""Shards that one pipeline serves at once, so that the device works through one's end and the next one's start."""
+
+_FETCHES = 32
+_ENCODED_AHEAD = 64
+_OPEN_BYTES = 256 * 2**20
+
+
+class Device(Protocol):
+    """What the pipeline needs of a `unet.segmenter.Segmenter`."""
+
+    n_channels: int
+    classes: int
+
+    def batch_size(self, height: int, width: int) -> int: ...
+
+    def segment(
+        self, images: NDArray[np.uint8], size: tuple[int, int] | None = None
+    ) -> tuple[NDArray[np.uint8], Statistics]: ...
+
+
+@dataclass
+class Meter:
+    """Seconds that a stage worked, waited for input, and waited for room, over all that share in it."""
+
+    busy: float = 0.0
+    starved: float = 0.0
+    blocked: float = 0.0
+
+
+@dataclass
+class Outcome:
+    """What became of a record.
+
+    Attributes:
+        mask: PNG file, or None where it failed or masks are not wanted.
+        size: Stored height and width; None if it was not decoded.
+        failure: Why there is no result, or None.
+        columns: The statistics' columns that the segmenter filled.
+        seconds: By stage.
+    """
+
+    mask: bytes | None = None
+    size: tuple[int, int] | None = None
+    failure: Failure | None = None
+    columns: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class _Batch(NamedTuple):
+    """Images of one shape on their way to the device."""
+
+    indices: list[int]
+    pixels: NDArray[np.uint8]
+    size: tuple[int, int]
+
+
+class Pipeline:
+    """A segmenter with the processes and threads that keep it fed. Close it, or use it as a context.
+
+    Args:
+        segmenter: Resident on its device.
+        encoder: Writes masks; None for statistics alone.
+        limits: For decoding.
+        inputs: Reads records.
+        decoders: Decoding processes.
+        encoders: Encoding threads.
+        codec: Module and function that decode.
+    """
+
+    def __init__(
+        self,
+        segmenter: Device,
+        *,
+        encoder: Encoder | None,
+        limits: Limits,
+        inputs: Inputs,
+        decoders: int = 1,
+        encoders: int = 1,
+        codec: str = CODEC,
+    ) -> None:
+        self.segmenter = segmenter
+        self.inputs = inputs
+        self._encoder = encoder
+        self._fetchers = ThreadPoolExecutor(_FETCHES, "fetch")
+        self._encoders = ThreadPoolExecutor(encoders, "encode")
+        self.decoders = Decoders(limits, processes=decoders, users=SHARDS_IN_FLIGHT, codec=codec)
+        self.meters = {stage: Meter() for stage in ("fetch", "decode", "segment", "encode")}
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> "Pipeline":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End processes and threads."""
+        self.decoders.close()
+        self._fetchers.shutdown(cancel_futures=True)
+        self._encoders.shutdown(cancel_futures=True)
+
+    def run(self, records: Sequence[Record]) -> list[Outcome]:
+        """What becomes of each record, in order. At most `SHARDS_IN_FLIGHT` threads may be in here.
+
+        Raises:
+            Denied: An input may not be read.
+            StorageError: Storage goes on failing.
+        """
+        outcomes = [Outcome() for _ in records]
+        decoded = self.decoders.decode(self._fetched(records, outcomes))
+        encoding: deque[Future[None]] = deque()
+        for batch in self._metered(self._batches(decoded, outcomes)):
+            classes = self._segmented(batch, outcomes)
+            while len(encoding) > _ENCODED_AHEAD:
+                self._room(encoding.popleft())
+            for index, class_map in zip(batch.indices, classes, strict=True):
+                if outcomes[index].failure is None:
+                    encoding.append(self._encoders.submit(self._encode, class_map, outcomes[index]))
+        for future in encoding:
+            future.result()
+        self.meters["decode"].busy = self.decoders.busy_seconds
+        return outcomes
+
+    def _fetched(self, records: Sequence[Record], outcomes: list[Outcome]) -> Iterator[tuple[int, bytes | Failure]]:
+        pending: deque[Future[bytes | Failure]] = deque()
+        ahead = iter(zip(records, outcomes, strict=True))
+        for index in range(len(records)):
+            while len(pending) < _FETCHES and (item := next(ahead, None)):
+                pending.append(self._fetchers.submit(self._fetch, *item))
+            yield index, pending.popleft().result()
+
+    def _fetch(self, record: Record, outcome: Outcome) -> bytes | Failure:
+        started = time.perf_counter()
+        try:
+            return self.inputs.read(record)
+        except NotFound as error:
+            return Failure("fetch", "missing", f"{error}; it was deleted after the plan, or the list is out of date")
+        except Changed as error:
+            return Failure("fetch", "changed", str(error))
+        except Denied as error:
+            # One file's permissions are that image's failure; a bucket's are the job's.
+            if record.url.startswith("s3://"):
+                raise
+            return Failure("fetch", "denied", str(error))
+        finally:
+            outcome.seconds["fetch"] = self._spent("fetch", started)
+
+    def _batches(self, decoded: Iterable[Decoded], outcomes: list[Outcome]) -> Iterator[_Batch]:
+        """Images of one shape together, each batch as soon as it is full, the rest by the age of their first image."""
+        open_: dict[tuple[int, ...], _Batch] = {}
+        held = 0
+        for image in decoded:
+            outcome = outcomes[image.index]
+            outcome.seconds["decode"] = image.seconds
+            outcome.failure = image.failure
+            if image.pixels is None:
+                continue
+            outcome.size = image.size
+            shape = image.pixels.shape
+            key = (*shape, *image.size)
+            if key not in open_:
+                room = self.segmenter.batch_size(*shape[:2])
+                open_[key] = _Batch([], np.empty((room, *shape), np.uint8), image.size)
+                held += open_[key].pixels.nbytes
+            batch = open_[key]
+            batch.pixels[len(batch.indices)] = image.pixels
+            batch.indices.append(image.index)
+            full = len(batch.indices) == len(batch.pixels)
+            # Many shapes at once would hold many unfinished batches; the oldest goes as it is. This too
+            # follows from the records alone.
+            while full or held > _OPEN_BYTES and len(open_) > 1:
+                ready = open_.pop(key if full else next(iter(open_)))
+                held -= ready.pixels.nbytes
+                full = False
+                yield _trimmed(ready)
+        for batch in open_.values():
+            yield _trimmed(batch)
+
+    def _metered(self, batches: Iterator[_Batch]) -> Iterator[_Batch]:
+        while True:
+            started = time.perf_counter()
+            batch = next(batches, None)
+            with self._lock:
+                self.meters["segment"].starved += time.perf_counter() - started
+            if batch is None:
+                return
+            yield batch
+
+    def _segmented(self, batch: _Batch, outcomes: list[Outcome]) -> NDArray[np.uint8]:
+        started = time.perf_counter()
+        classes, statistics = self.segmenter.segment(batch.pixels, batch.size)
+        share = self._spent("segment", started) / len(batch.indices)
+        for row, index in enumerate(batch.indices):
+            outcomes[index].seconds["segment"] = share
+            if not statistics.finite[row]:
+                outcomes[index].failure = Failure(
+                    "segment", "non_finite", "the network gave values that are not finite; try inference.precision = 'fp32'"
+                )
+            else:
+                outcomes[index].columns = _columns(statistics, row)
+        return classes
+
+    def _room(self, oldest: Future[None]) -> None:
+        started = time.perf_counter()
+        oldest.result()
+        with self._lock:
+            self.meters["segment"].blocked += time.perf_counter() - started
+
+    def _encode(self, classes: NDArray[np.uint8], outcome: Outcome) -> None:
+        started = time.perf_counter()
+        if self._encoder is not None:
+            outcome.mask = self._encoder.encode(classes)
+        outcome.seconds["encode"] = self._spent("encode", started)
+
+    def _spent(self, stage: str, started: float) -> float:
+        seconds = time.perf_counter() - started
+        with self._lock:
+            self.meters[stage].busy += seconds
+        return seconds
+
+
+def _trimmed(batch: _Batch) -> _Batch:
+    return batch._replace(pixels=batch.pixels[: len(batch.indices)])
+
+
+def _columns(statistics: Statistics, row: int) -> dict[str, Any]:
+    pixels = statistics.class_pixels[row]
+    boxes = statistics.class_bbox[row].tolist()
+    return {
+        "class_pixels": pixels.tolist(),
+        "class_fraction": (pixels / pixels.sum()).tolist(),
+        "class_bbox": [box if count else None for box, count in zip(boxes, pixels, strict=True)],
+        "mean_confidence": float(statistics.mean_confidence[row]),
+        "mean_entropy": float(statistics.mean_entropy[row]),
+        "input_mean": statistics.input_mean[row].tolist(),
+        "input_std": statistics.input_std[row].tolist(),
+    }

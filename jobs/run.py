@@ -1,0 +1,553 @@
+"""A run: one execution of a job, from the plan to the last record. Here without Ray; `cluster.driver` adds machines.
+
+    begin     check weights, list the input, lock the output, go on with an unfinished run or freeze a plan
+    attempts  every shard through `jobs.attempt.run_shard`
+    finish    derive what is derived from commits: loose masks, statistics, run.json
+"""
+
+import hashlib
+import io
+import json
+import os
+import platform
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from jobs import catalog, statistics
+from jobs.attempt import Desk, ShardReport, export, fail_shard, rows_of, run_shard, settle
+from jobs.backlog import Backlog, Task
+from jobs.commit import Commit, Commits, Mode, leaves, nonce, pending, probe
+from jobs.decoders import Failure, Limits
+from jobs.errors import Denied, JobError, Locked, NotFound, StorageError
+from jobs.job import Job
+from jobs.lock import Lock
+from jobs.manifest import Manifest, Plan, Shard
+from jobs.masks import Encoder, default_values
+from jobs.pipeline import Pipeline
+from jobs.sources import Inputs, Source
+from jobs.storage import Storage, open_storage, split_url
+from unet import weights as unet_weights
+from unet.segmenter import DeviceError, Segmenter
+from unet.weights import Weights, WeightsError
+
+RECIPE = 1
+"""Of pixels to masks. Raised whenever a release gives other masks for the same image, weights and settings; a new
+release alone must not make a million masks stale."""
+
+_PART_ROWS = 250_000
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run in progress.
+
+    Attributes:
+        job: What to do.
+        record: What job.json says: run id, fingerprint, commit mode, versions.
+        desk: Where its attempts write.
+        resumed: Whether an earlier command began it.
+    """
+
+    job: Job
+    record: dict[str, Any]
+    desk: Desk
+    resumed: bool = False
+
+    @property
+    def run_id(self) -> str:
+        """Begins with its time in UTC, so that names sort by age."""
+        return str(self.record["run_id"])
+
+    @property
+    def images(self) -> int:
+        """Planned."""
+        return self.desk.manifest.images
+
+    @classmethod
+    def attach(cls, output: str, run_id: str, *, profile: str | None = None) -> "Run":
+        """The run as any process may join it.
+
+        Raises:
+            NotFound: There is no such run.
+        """
+        storage = open_storage(output, profile=profile)
+        record = json.loads(storage.read(f"runs/{run_id}/job.json"))
+        job = Job.of(record["job"])
+        manifest = Manifest(storage, f"runs/{run_id}/manifest.parquet")
+        commits = Commits(storage, run_id, record["commit_mode"])
+        desk = Desk(storage, run_id, record["fingerprint"], manifest, commits, job.masks.format == "png")
+        return cls(job, record, desk)
+
+
+@dataclass
+class Tally:
+    """What has been done so far, as the driver counts it. Its size does not grow with the images."""
+
+    images: int = 0
+    ok: int = 0
+    failed: int = 0
+    before: int = 0
+    """Images that an earlier command of this run had done."""
+    shards: int = 0
+    deaths: int = 0
+    """Workers lost, and attempts that raised."""
+    errors: Counter[str] = field(default_factory=Counter)
+    busy: Counter[str] = field(default_factory=Counter)
+    started: float = field(default_factory=time.monotonic)
+
+    def add(self, report: ShardReport) -> None:
+        """Count a shard that is on record."""
+        self.ok += report.commit.images - report.commit.failed
+        self.failed += report.commit.failed
+        self.shards += 1
+        self.errors.update(report.errors)
+        self.busy.update(report.busy)
+
+    @property
+    def done(self) -> int:
+        """Images with an outcome."""
+        return self.ok + self.failed
+
+    @property
+    def seconds(self) -> float:
+        """Since the first shard was handed out."""
+        return time.monotonic() - self.started
+
+    @property
+    def rate(self) -> float:
+        """Images per second of this command."""
+        return (self.done - self.before) / max(self.seconds, 1e-9)
+
+    @property
+    def busiest(self) -> str:
+        """The stage that most seconds went to, or ''."""
+        return max(self.busy, key=lambda stage: self.busy[stage]) if self.busy else ""
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """The outcome of a run; `run.json` holds the same.
+
+    Attributes:
+        run_id: Which.
+        exit_code: 0 complete, 1 if more images failed than the job allows.
+        images: Planned, and each with exactly one row.
+        record: All of it.
+    """
+
+    run_id: str
+    exit_code: int
+    images: int
+    ok: int
+    failed: int
+    record: dict[str, Any]
+
+
+Progress = Callable[[Run, Tally], None]
+OpenPipeline = Callable[[Run, int], Pipeline]
+
+
+def run(
+    job: Job, *, progress: Progress | None = None, stopped: Callable[[], bool] | None = None,
+    open_pipeline: "OpenPipeline | None" = None,
+) -> RunReport:  # fmt: skip
+    """Run a job in this process.
+
+    Args:
+        job: What to do.
+        progress: Called at the start and after every shard.
+        stopped: Asked before each shard; True ends the run early, to be gone on with later.
+        open_pipeline: Makes the pipeline; for tests and benchmarks.
+
+    Raises:
+        JobError: Job, input, weights or output are wrong; nothing was written.
+        Locked: Another run holds the output.
+        Stopped: `stopped` said so.
+        StorageError: Storage goes on failing.
+    """
+    with begin(job) as this:
+        tally, backlog = resume(this)
+        if progress:
+            progress(this, tally)
+        if backlog:
+            with (open_pipeline or globals()["open_pipeline"])(this, os.cpu_count() or 1) as pipeline:
+                for report in _attempts(this, backlog, pipeline, tally, stopped):
+                    tally.add(report)
+                    if progress:
+                        progress(this, tally)
+        return finish(this, tally)
+
+
+class Stopped(Exception):
+    """The run was asked to stop, and can be gone on with."""
+
+
+def _attempts(
+    this: Run, backlog: Backlog, pipeline: Pipeline, tally: Tally, stopped: Callable[[], bool] | None
+) -> Iterator[ShardReport]:
+    while task := backlog.take(idle=True):
+        if stopped and stopped():
+            raise Stopped
+        try:
+            report = run_shard(this.desk, task.shard, pipeline)
+        except (StorageError, JobError):
+            raise
+        except Exception as error:
+            tally.deaths += 1
+            yield from judge(this, backlog, task, error, alone=True)
+        else:
+            yield committed(this, report)
+
+
+def committed(this: Run, report: ShardReport) -> ShardReport:
+    """The report with its commit on record, where only the driver may put it there."""
+    if report.committed:
+        return report
+    return ShardReport(report.shard, settle(this.desk, report.commit), True, report.seconds, report.errors, report.busy)
+
+
+def judge(this: Run, backlog: Backlog, task: Task, error: Exception, *, alone: bool) -> Iterator[ShardReport]:
+    """What follows from a task that cost its worker or raised: the backlog knows; here it goes on record.
+
+    Yields:
+        The report of an image that is given up.
+    """
+    verdict = backlog.died(task, alone=alone)
+    if verdict == "split":
+        # On record first: an attempt that is still alive somewhere must not be committed beside the halves.
+        if this.desk.commits.split(task.shard).split:
+            backlog.halves(task)
+            return
+        verdict = "done"  # it was alive after all
+    if verdict == "give_up":
+        message = f"this image ended {task.deaths + 1} attempts ({_line(error)}); look at it by itself"
+        yield fail_shard(this.desk, task.shard, Failure("worker", "crash", message))
+    elif verdict == "done" and (first := this.desk.commits.get(task.shard.id)) is not None:
+        yield ShardReport(task.shard, first, True, 0.0)
+
+
+def _line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[-1].strip()}" if lines else type(error).__name__
+
+
+# Begin -------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def begin(job: Job) -> Iterator[Run]:
+    """Hold the output and have a run to do: the newest unfinished one of this job, or a new one.
+
+    Raises:
+        JobError: Job, input, weights or output are wrong; nothing was written.
+        Locked: Another run holds the output.
+    """
+    weights = load_weights(job)
+    mask_values(job, weights)
+    fingerprint = fingerprint_of(job, weights)
+    storage = open_storage(job.output, profile=job.profile)
+    with _as_job_errors():
+        planned = None if _unfinished(storage, job, fingerprint) else plan(job, fingerprint)
+        mode = _probed(storage)
+        lock = Lock(storage)
+    with lock:
+        run_id = _unfinished(storage, job, fingerprint)
+        if run_id is not None:
+            this = Run.attach(job.output, run_id, profile=job.profile)
+            # The limits of today's command, not of the one that was cut off.
+            this = Run(job, this.record, this.desk, resumed=True)
+        else:
+            this = _new_run(storage, job, fingerprint, weights, planned or plan(job, fingerprint), mode)
+        yield this
+        if lock.lost.is_set():
+            raise Locked(f"another run took {job.output} over while this one was not heard of; wait for that one")
+
+
+@contextmanager
+def _as_job_errors() -> Iterator[None]:
+    """Before the first shard, missing rights and buckets are the job's fault."""
+    try:
+        yield
+    except (Denied, NotFound) as error:
+        raise JobError(str(error)) from error
+
+
+def _probed(storage: Storage) -> Mode:
+    try:
+        return probe(storage)
+    except StorageError as error:
+        raise JobError(f"the output cannot be written: {error}") from error
+
+
+def plan(job: Job, fingerprint: str) -> Plan:
+    """List the input, subtract what is done, cut into shards. Writes nothing.
+
+    Raises:
+        JobError: There is no input, or no image in it.
+    """
+    source = Source(job.input, output=job.output, profile=job.profile)
+    done = catalog.done(open_storage(job.output, profile=job.profile), fingerprint)
+    planned = Plan.of(source, shard_size=job.run.shard_size, done=done)
+    if not planned.listed:
+        others = ", ".join(f"{count} {ending}" for ending, count in source.ignored.most_common(5))
+        raise JobError(f"no image in {job.input}{f' (but {others})' if others else ''}; correct 'input'")
+    return planned
+
+
+def _unfinished(storage: Storage, job: Job, fingerprint: str) -> str | None:
+    """The newest run of this output, if it is one of this job and has no outcome."""
+    for run_id in reversed(storage.names("runs")):
+        try:
+            record = json.loads(storage.read(f"runs/{run_id}/job.json"))
+        except NotFound:
+            continue
+        if not storage.exists(f"runs/{run_id}/manifest.parquet"):
+            continue  # cut off before its plan was frozen
+        if record["identity"] != _identity(job, fingerprint) or storage.exists(f"runs/{run_id}/run.json"):
+            return None
+        return run_id
+    return None
+
+
+def _identity(job: Job, fingerprint: str) -> str:
+    """Of a job: what must be equal for one command to go on with another's run."""
+    parts = [job.name, job.input, job.masks.format, fingerprint]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _new_run(storage: Storage, job: Job, fingerprint: str, weights: Weights, planned: Plan, mode: Mode) -> Run:
+    now = datetime.now(UTC)
+    run_id = f"{now:%Y%m%dT%H%M%S}-{nonce()[:6]}"
+    record = {
+        "run_id": run_id,
+        "created": now.isoformat(timespec="seconds"),
+        "identity": _identity(job, fingerprint),
+        "fingerprint": fingerprint,
+        "weights": {"id": weights.id, "mask_values": weights.mask_values, "metadata": dict(weights.metadata)},
+        "commit_mode": mode,
+        "plain_threads": _plain_threads(),
+        "listed": planned.listed,
+        "images": planned.table.num_rows,
+        "shards": planned.shards,
+        "versions": versions(),
+        "job": job.model_dump(mode="json", exclude_none=True),
+    }
+    storage.write(f"runs/{run_id}/job.json", json.dumps(record, indent=1).encode())
+    storage.write(f"runs/{run_id}/manifest.parquet", planned.parquet())
+    return Run.attach(job.output, run_id, profile=job.profile)
+
+
+def _plain_threads() -> int:
+    """One number for the whole fleet: the fp32 convolution that decides ties depends on it."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def versions() -> dict[str, str]:
+    """What was installed."""
+    names = ("maskfleet", "torch", "pillow", "numpy", "pyarrow", "ray", "s3fs", "safetensors")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def fingerprint_of(job: Job, weights: Weights) -> str:
+    """What a mask depends on beside its image, as 64 hexadecimal digits."""
+    parts = {
+        "recipe": RECIPE,
+        "schema": statistics.VERSION,
+        "weights": weights.id,
+        "scale": job.inference.scale,
+        "precision": job.inference.precision,
+        "threshold": job.inference.threshold if weights.model.n_classes == 1 else None,
+        "values": mask_values(job, weights),
+        "masks": job.masks.format != "none",
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def load_weights(job: Job) -> Weights:
+    """The job's weights.
+
+    Raises:
+        JobError: They are missing, are no safetensors file, or take another kind of image.
+    """
+    try:
+        if job.weights in unet_weights.BUILTIN:
+            data = unet_weights.builtin(job.weights)
+        else:
+            root, path = split_url(job.weights)
+            data = open_storage(root, profile=job.profile).read(path)
+        weights = unet_weights.load(data)
+    except NotFound as error:
+        known = ", ".join(unet_weights.BUILTIN)
+        raise JobError(f"there are no weights {job.weights}; name a safetensors file or a built-in model ({known})") from error
+    except (WeightsError, Denied) as error:
+        raise JobError(f"weights {job.weights}: {error}") from error
+    if weights.model.n_channels not in (1, 3):
+        raise JobError(
+            f"weights {job.weights} take {weights.model.n_channels} channels and images have 1 or 3; use other weights"
+        )
+    return weights
+
+
+def mask_values(job: Job, weights: Weights) -> tuple[Any, ...]:
+    """What masks show for each class: the job's values, else the weights', else the default.
+
+    Raises:
+        JobError: There are not as many as classes.
+    """
+    classes = max(2, weights.model.n_classes)
+    if job.masks.values is not None and len(job.masks.values) != classes:
+        raise JobError(f"masks.values has {len(job.masks.values)} values and the weights have {classes} classes")
+    values = job.masks.values or weights.mask_values or default_values(classes)
+    try:
+        Encoder(values)
+    except (ValueError, TypeError) as error:
+        raise JobError(f"the weights' mask values cannot be written ({error}); set masks.values") from error
+    return tuple(values)
+
+
+# Attempts ----------------------------------------------------------------------------------------
+
+
+def open_pipeline(this: Run, cpus: int) -> Pipeline:
+    """The one place where a job becomes a resident network.
+
+    Args:
+        this: The run.
+        cpus: CPU cores that this process may use.
+
+    Raises:
+        JobError: The device is not there or cannot do what the job asks.
+    """
+    import torch
+
+    job = this.job
+    weights = load_weights(job)
+    if fingerprint_of(job, weights) != this.desk.fingerprint:
+        raise JobError(f"weights {job.weights} changed since the run began; run the command again to begin a new one")
+    device = job.inference.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.set_num_threads(max(1, cpus))
+    try:
+        segmenter = Segmenter(
+            weights.model,
+            device=device,
+            precision=job.inference.precision,
+            batch_size=None if job.inference.batch_size == "auto" else job.inference.batch_size,
+            threshold=job.inference.threshold,
+            plain_threads=int(this.record["plain_threads"]),
+        )
+    except DeviceError as error:
+        raise JobError(str(error)) from error
+    encoder = None if job.masks.format == "none" else Encoder(mask_values(job, weights))
+    return pipeline_of(this, segmenter, cpus, encoder=encoder)
+
+
+def pipeline_of(this: Run, segmenter: Any, cpus: int, *, encoder: Encoder | None, **more: Any) -> Pipeline:
+    """A pipeline around a segmenter, with the job's limits."""
+    job = this.job
+    limits = Limits(
+        channels=segmenter.n_channels,
+        scale=job.inference.scale,
+        max_pixels=job.run.max_image_pixels,
+        seconds=job.run.decode_seconds,
+        memory=job.run.decode_memory,
+    )
+    decoders = job.cluster.decoders if job.cluster.decoders != "auto" else max(1, cpus - 1)
+    inputs = Inputs(profile=job.profile)
+    return Pipeline(
+        segmenter, encoder=encoder, limits=limits, inputs=inputs, decoders=decoders, encoders=max(1, cpus // 2), **more
+    )
+
+
+def resume(this: Run) -> tuple[Tally, Backlog]:
+    """What is done already, and what is not."""
+    commits = this.desk.commits.all()
+    tally = Tally(images=this.images)
+    for commit in commits.values():
+        tally.ok += commit.images - commit.failed
+        tally.failed += commit.failed
+    tally.before = tally.done
+    return tally, Backlog(pending(this.desk.manifest.shards(), commits), attempts=this.job.run.attempts)
+
+
+# Finish ------------------------------------------------------------------------------------------
+
+
+def finish(this: Run, tally: Tally) -> RunReport:
+    """Derive loose masks and statistics from the commits, and write the outcome, last.
+
+    Raises:
+        StorageError: A shard has no commit, or its files are not what it describes.
+    """
+    desk = this.desk
+    commits = desk.commits.all()
+    if missing := [shard.id for shard in pending(desk.manifest.shards(), commits)]:
+        raise StorageError(f"shards {', '.join(missing[:5])} have no commit; run the same command again")
+    done = list(leaves(desk.manifest.shards(), commits))
+    if desk.loose:
+        exported = set(desk.storage.names(f"runs/{this.run_id}/exports"))
+        for shard, commit in done:
+            if shard.id not in exported:
+                export(desk, commit)
+    errors = compact(desk, [commit for _, commit in done])
+    failed = sum(commit.failed for _, commit in done)
+    images = sum(commit.images for _, commit in done)
+    rate = failed / images if images else 0.0
+    exit_code = 1 if rate > this.job.run.max_error_rate else 0
+    record = {
+        "run_id": this.run_id,
+        "status": "incomplete" if exit_code else "complete",
+        "exit_code": exit_code,
+        "images": images,
+        "ok": images - failed,
+        "failed": failed,
+        "errors": errors,
+        "shards": len(done),
+        "resumed": this.resumed,
+        "seconds": round(tally.seconds, 3),
+        "images_per_second": round(tally.rate, 3),
+        "busy_seconds": {stage: round(seconds, 3) for stage, seconds in tally.busy.items()},
+        "attempts_lost": tally.deaths,
+        "commit_mode": desk.commits.mode,
+        "fingerprint": desk.fingerprint,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    desk.storage.write(f"runs/{this.run_id}/run.json", json.dumps(record, indent=1).encode())
+    return RunReport(this.run_id, exit_code, images, images - failed, failed, record)
+
+
+def compact(desk: Desk, commits: Iterable[Commit]) -> dict[str, int]:
+    """Write the run's statistics as few large files, in the manifest's order. Returns failures by error class."""
+    errors: Counter[str] = Counter()
+    sink, writer, rows, part = io.BytesIO(), None, 0, 0
+    folder = f"stats/run_id={desk.run_id}"
+
+    def flush() -> None:
+        nonlocal sink, writer, rows, part
+        if writer is not None:
+            writer.close()
+            desk.storage.write(f"{folder}/part-{part:05}.parquet", sink.getvalue())
+            sink, writer, rows, part = io.BytesIO(), None, 0, part + 1
+
+    for commit in commits:
+        table = rows_of(desk.storage, commit)
+        errors.update(name for name in table["error_class"].to_pylist() if name)
+        writer = writer or pq.ParquetWriter(sink, statistics.SCHEMA, compression="zstd")
+        writer.write_table(table)
+        rows += table.num_rows
+        if rows >= _PART_ROWS:
+            flush()
+    flush()
+    return dict(errors.most_common())
+
+
+__all__ = ["OpenPipeline", "Run", "RunReport", "Shard", "Stopped", "Tally", "begin", "finish", "plan", "resume", "run"]

@@ -1,0 +1,81 @@
+"""The statistics: one row per image, ok or failed, with an explicit schema."""
+
+import io
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+VERSION = 1
+"""Of the schema; part of the fingerprint."""
+
+STAGES = ("fetch", "decode", "segment", "encode")
+"""Where the seconds of an image go, in order."""
+
+
+def _column(name: str, kind: pa.DataType, meaning: str, *, nullable: bool = True) -> pa.Field:
+    return pa.field(name, kind, nullable=nullable, metadata={"meaning": meaning})
+
+
+SCHEMA = pa.schema(
+    [
+        _column("key", pa.string(), "name of the image within the job", nullable=False),
+        _column("url", pa.string(), "where the image was read", nullable=False),
+        _column("size", pa.int64(), "bytes of the image's file; null where the plan could not find it"),
+        _column("etag", pa.string(), "S3 ETag, or modification time and size of a local file; null likewise"),
+        _column("run_id", pa.string(), "the run that made this row", nullable=False),
+        _column("fingerprint", pa.string(), "hash of all that a mask depends on beside its image", nullable=False),
+        _column("width", pa.int32(), "stored width in px; null if the image was not decoded"),
+        _column("height", pa.int32(), "stored height in px; null likewise"),
+        _column("status", pa.string(), "ok or failed", nullable=False),
+        _column("stage", pa.string(), "of a failure: fetch, decode, segment, encode or worker"),
+        _column("error_class", pa.string(), "of a failure: one word, such as corrupt, missing, too_large, crash"),
+        _column("error_message", pa.string(), "of a failure: what happened and what to do"),
+        _column("class_pixels", pa.list_(pa.int64()), "pixels of each class"),
+        _column("class_fraction", pa.list_(pa.float64()), "share of the pixels of each class, in [0, 1]"),
+        _column(
+            "class_bbox",
+            pa.list_(pa.list_(pa.int32(), 4)),
+            "left, top, right, bottom of each class in px, right and bottom exclusive; null for an absent class",
+        ),
+        _column("mean_confidence", pa.float32(), "probability of the chosen class, mean over the pixels"),
+        _column("mean_entropy", pa.float32(), "entropy of the class probabilities in nats, mean over the pixels"),
+        _column("input_mean", pa.list_(pa.float64()), "mean of each channel as the network saw it, in [0, 1]"),
+        _column("input_std", pa.list_(pa.float64()), "standard deviation of each channel, likewise"),
+        _column("mask_object", pa.string(), "path in the output of the tar that holds the mask"),
+        _column("mask_member", pa.string(), "the mask's name in the tar, and below masks/ where masks are loose"),
+        _column("mask_bytes", pa.int64(), "bytes of the mask's PNG"),
+        _column("mask_sha256", pa.string(), "sha256 of the mask's PNG, hexadecimal"),
+        _column("attempt", pa.string(), "the attempt at the shard that was committed", nullable=False),
+        _column("worker", pa.string(), "host and process that made it", nullable=False),
+        *(_column(f"{stage}_seconds", pa.float32(), f"seconds in {stage}; a batch's are shared") for stage in STAGES),
+    ],
+    metadata={"maskfleet.schema": str(VERSION)},
+)
+"""Columns of statistics tables; each field's metadata state its meaning."""
+
+
+def parquet(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    """A Parquet file of rows; a column that a row lacks is null.
+
+    Raises:
+        pyarrow.ArrowInvalid: A row lacks a column that must be there, or holds another type.
+    """
+    return table_parquet(pa.Table.from_pylist([dict(row) for row in rows], SCHEMA))
+
+
+def table_parquet(table: pa.Table) -> bytes:
+    """A Parquet file of a table of `SCHEMA`."""
+    table.validate(full=True)
+    for field in SCHEMA:
+        if not field.nullable and table[field.name].null_count:
+            raise pa.ArrowInvalid(f"column {field.name} must not be null")
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def read(data: bytes) -> pa.Table:
+    """The table in a statistics file."""
+    return pq.read_table(io.BytesIO(data), schema=SCHEMA)

@@ -1,0 +1,363 @@
+"""A U-Net resident on one device: uint8 images in, class maps and statistics out.
+
+Knows nothing about files, jobs or shards. A constructed Segmenter is ready: weights on the device,
+batch normalisation folded, one forward pass done.
+
+**Ties.** Floating-point sums depend on the order of their terms, and so on batch, memory layout and
+folding. The difference is a few units in the last place, yet it can flip a pixel whose two best
+classes are that close. In fp32 such pixels are found (the margin between the two best logits is
+below `TIE`), and their image is decided by the plain pass: unfolded network, contiguous memory, one
+image, which is the arithmetic of Pytorch-UNet's predict.py. So in fp32 an image's mask does not
+depend on its batch, and equals that program's.
+"""
+
+import copy
+import ctypes
+import platform
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from unet.model import MIN_SIDE, DoubleConv
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+TIE = 32 * torch.finfo(torch.float32).eps
+"""Margins below this share of an image's largest logit count as ties.
+
+Folding, layout, batch and thread count were seen to move logits by at most 6.5e-7 of the largest
+one (5.5 units of eps); two logits can move apart by twice that.
+"""
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_BATCH_PIXELS = {"cpu": 2**19, "cuda": 2**22}
+_MAX_BATCH = 64
+
+
+class DeviceError(RuntimeError):
+    """The device that was asked for is not there, or cannot do what was asked; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What is known of each image of a batch; B images, K classes (two for a one-logit network), C channels.
+
+    Attributes:
+        class_pixels: Pixels of each class, (B, K), int64.
+        class_bbox: Left, top, right, bottom of each class in pixels, right and bottom exclusive,
+            zeros where the class is absent; (B, K, 4), int32.
+        mean_confidence: Probability of the chosen class, averaged over the pixels; (B,), float64.
+        mean_entropy: Entropy of the class probabilities in nats, averaged over the pixels; (B,), float64.
+        input_mean: Mean of each channel as the network saw it, in [0, 1]; (B, C), float64.
+        input_std: Its standard deviation over the pixels; (B, C), float64.
+        finite: Whether all logits were finite; (B,), bool. Where not, the mask means nothing.
+    """
+
+    class_pixels: NDArray[np.int64]
+    class_bbox: NDArray[np.int32]
+    mean_confidence: NDArray[np.float64]
+    mean_entropy: NDArray[np.float64]
+    input_mean: NDArray[np.float64]
+    input_std: NDArray[np.float64]
+    finite: NDArray[np.bool_]
+
+    def replace(self, index: int, other: Self) -> None:
+        """Take the only row of `other` as row `index`."""
+        for field in fields(self):
+            getattr(self, field.name)[index] = getattr(other, field.name)[0]
+
+
+class Segmenter:
+    """A network on a device, fed with batches of one shape.
+
+    Args:
+        model: A network with `n_channels` and `n_classes`, such as `unet.model.UNet`. It is copied.
+        device: "cpu", "cuda", or "cuda:N".
+        precision: What the convolutions compute in. "auto" is bf16 where the device has instructions
+            for it, else fp32.
+        batch_size: Images per batch, or None for as many as hold about half a million pixels on a CPU,
+            four million on a GPU, at least 1 and at most 64.
+        threshold: For a one-logit network, the probability above which a pixel is foreground.
+        plain_threads: CPU threads of the plain pass that decides ties; None for this process's number.
+            Pytorch's fp32 convolution depends on it, so a fleet must agree on one.
+
+    Raises:
+        DeviceError: There is no such device, or it cannot compute in that precision. It never falls
+            back to another.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        device: str = "cpu",
+        precision: Precision = "auto",
+        batch_size: int | None = None,
+        threshold: float = 0.5,
+        plain_threads: int | None = None,
+    ) -> None:
+        self.device = _device(device)
+        self.precision = resolve_precision(precision, self.device)
+        self.n_channels: int = model.n_channels
+        self.n_classes: int = model.n_classes
+        self.classes = max(2, self.n_classes)
+        self.threshold = threshold
+        self._batch_size = batch_size
+        self._plain_threads = plain_threads or torch.get_num_threads()
+        self._dtype = _DTYPES[self.precision]
+        plain = copy.deepcopy(model).requires_grad_(False).eval()
+        self._plain = plain.to(self.device) if self.precision == "fp32" else None
+        self._model = _folded(plain).to(self.device, self._dtype, memory_format=torch.channels_last)
+        self._lock = threading.Lock()
+        if self.device.type == "cpu":
+            _keep_freed_memory()
+        self.segment(np.zeros((1, MIN_SIDE, MIN_SIDE, self.n_channels), np.uint8))
+
+    def batch_size(self, height: int, width: int) -> int:
+        """Images of this size, in px, that make a batch."""
+        if self._batch_size is not None:
+            return self._batch_size
+        return max(1, min(_MAX_BATCH, _BATCH_PIXELS[self.device.type] // (height * width)))
+
+    def segment(
+        self, images: NDArray[np.uint8], size: tuple[int, int] | None = None
+    ) -> tuple[NDArray[np.uint8], Statistics]:
+        """Class maps and statistics of a batch. Safe to call from several threads; one runs at a time.
+
+        Args:
+            images: Pixels of images of one shape, (B, H, W, C), C as the network's channels.
+            size: Height and width of the class maps, to which the logits are resized (bilinear,
+                corners not aligned) before the decision; None for the images' own.
+
+        Returns:
+            The class of each pixel, (B, height, width), and `Statistics`.
+
+        Raises:
+            ValueError: The batch has another number of channels or a side below 16 px.
+        """
+        self._check(images)
+        size = size or (images.shape[1], images.shape[2])
+        with self._lock, torch.inference_mode(), _ieee_fp32():
+            pixels_BHWC = torch.from_numpy(images).to(self.device, non_blocking=True).to(torch.float32)
+            # Divided, not multiplied by 1/255: the product differs from Pytorch-UNet's quotient for 126 of 256 values.
+            x_BCHW = (pixels_BHWC / 255).permute(0, 3, 1, 2)
+            logits_BKHW = _resized(self._model(x_BCHW.to(self._dtype)).float(), size)
+            labels_BHW, statistics = self._decide(pixels_BHWC, logits_BKHW)
+            labels = labels_BHW.cpu().numpy()
+            if self._plain is not None:
+                for index in self._tied(logits_BKHW):
+                    one = slice(index, index + 1)
+                    label_BHW, statistic = self._decide(pixels_BHWC[one], self._plain_logits(x_BCHW[one], size))
+                    labels[one] = label_BHW.cpu().numpy()
+                    statistics.replace(index, statistic)
+        return labels, statistics
+
+    def _check(self, images: NDArray[np.uint8]) -> None:
+        if images.ndim != 4 or images.shape[3] != self.n_channels:
+            raise ValueError(f"the network takes (B, H, W, {self.n_channels}) batches, got {images.shape}")
+        if min(images.shape[1:3]) < MIN_SIDE:
+            raise ValueError(f"the network needs sides of at least {MIN_SIDE} px, got {images.shape[2]}×{images.shape[1]}")
+
+    def _plain_logits(self, x_1CHW: Tensor, size: tuple[int, int]) -> Tensor:
+        assert self._plain is not None
+        with _threads(self._plain_threads):
+            return _resized(self._plain(x_1CHW.contiguous()), size)
+
+    def _decide(self, pixels_BHWC: Tensor, logits_BKHW: Tensor) -> tuple[Tensor, Statistics]:
+        if self.n_classes == 1:
+            labels_BHW = logits_BKHW[:, 0].sigmoid() > self.threshold
+            confidence_BHW, entropy_BHW = _binary_certainty(logits_BKHW[:, 0])
+        elif self.n_classes == 2:
+            # torch.argmax over two classes costs far more than the comparison; ties go to class 0 in both.
+            labels_BHW = logits_BKHW[:, 1] > logits_BKHW[:, 0]
+            confidence_BHW, entropy_BHW = _binary_certainty(logits_BKHW[:, 1] - logits_BKHW[:, 0])
+        else:
+            labels_BHW = logits_BKHW.argmax(dim=1)
+            confidence_BHW, entropy_BHW = _certainty(logits_BKHW)
+        labels_BHW = labels_BHW.to(torch.uint8)
+        class_pixels, class_bbox = _extents(labels_BHW, self.classes)
+        input_mean, input_std = _moments(pixels_BHWC)
+        entropy_B = entropy_BHW.mean(dim=(1, 2), dtype=torch.float64)
+        columns = (
+            class_pixels,
+            class_bbox,
+            confidence_BHW.mean(dim=(1, 2), dtype=torch.float64),
+            entropy_B,
+            input_mean,
+            input_std,
+            # Any logit that is not finite makes its pixel's entropy NaN.
+            entropy_B.isfinite(),
+        )
+        return labels_BHW, Statistics(*(column.cpu().numpy() for column in columns))
+
+    def _tied(self, logits_BKHW: Tensor) -> list[int]:
+        if self.n_classes == 1:
+            boundary = float(torch.logit(torch.tensor(self.threshold, dtype=torch.float64)))
+            margin_BHW = (logits_BKHW[:, 0] - boundary).abs()
+        elif self.n_classes == 2:
+            margin_BHW = (logits_BKHW[:, 1] - logits_BKHW[:, 0]).abs()
+        else:
+            best = logits_BKHW.topk(2, dim=1).values
+            margin_BHW = best[:, 0] - best[:, 1]
+        tied = margin_BHW.amin(dim=(1, 2)) < TIE * logits_BKHW.abs().amax(dim=(1, 2, 3))
+        return [int(index) for index in tied.nonzero()[:, 0]]
+
+
+def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp32", "bf16", "fp16"]:
+    """What `precision` means on a device.
+
+    Raises:
+        DeviceError: The device cannot compute in that precision.
+    """
+    if device.type == "cuda":
+        fast = {"bf16": torch.cuda.is_bf16_supported(including_emulation=False), "fp16": True}
+        works = fast
+    else:
+        instructions = torch.cpu.get_capabilities()
+        fast = {
+            "bf16": any(instructions.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")),
+            "fp16": any(instructions.get(name) for name in ("avx512_fp16", "amx_fp16")),
+        }
+        # oneDNN computes both where the processor cannot, exactly and slowly: a way to try a GPU's precision.
+        works = {
+            "bf16": torch.ops.mkldnn._is_mkldnn_bf16_supported(),
+            "fp16": torch.ops.mkldnn._is_mkldnn_fp16_supported(),
+        }
+    if precision == "auto":
+        return "bf16" if fast["bf16"] else "fp32"
+    if precision != "fp32" and not works[precision]:
+        raise DeviceError(f"{device} cannot compute in {precision}; set inference.precision to 'auto' or 'fp32'")
+    return precision
+
+
+def _device(name: str) -> torch.device:
+    device = torch.device(name)
+    if device.type not in _BATCH_PIXELS:
+        raise DeviceError(f"device {name!r} is not supported; use 'cpu' or 'cuda'")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise DeviceError(
+            f"there is no {name}: PyTorch {torch.__version__} sees no GPU; check nvidia-smi and that this is a CUDA build"
+        )
+    return device
+
+
+def _folded(model: nn.Module) -> nn.Module:
+    """A copy with every batch normalisation folded into the convolution before it."""
+    model = copy.deepcopy(model)
+    for block in model.modules():
+        if isinstance(block, DoubleConv):
+            layers = block.double_conv
+            for convolution, norm in ((0, 1), (3, 4)):
+                layers[convolution] = fuse_conv_bn_eval(layers[convolution], layers[norm])
+                layers[norm] = nn.Identity()
+    return model
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc keep large blocks when they are freed instead of giving them back to the kernel.
+
+    Torch's CPU allocator has no cache: without this every activation is mapped, faulted in page by
+    page and unmapped again, which was seen to take 40 % of a small network's forward pass.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        trim_threshold, mmap_threshold = -1, -3
+        libc = ctypes.CDLL(None)
+        libc.mallopt(mmap_threshold, 2**30)
+        libc.mallopt(trim_threshold, 2**31 - 1)
+
+
+@contextmanager
+def _ieee_fp32() -> Iterator[None]:
+    """fp32 means fp32: without this a GPU rounds convolution inputs to TF32's 10 bits."""
+    allowed = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = allowed
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if number != before:
+        torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        if number != before:
+            torch.set_num_threads(before)
+
+
+def _resized(logits_BKHW: Tensor, size: tuple[int, int]) -> Tensor:
+    if logits_BKHW.shape[-2:] == torch.Size(size):
+        return logits_BKHW
+    return F.interpolate(logits_BKHW, size, mode="bilinear")
+
+
+def _binary_certainty(logit_BHW: Tensor) -> tuple[Tensor, Tensor]:
+    """Probability of the likelier of two classes, and their entropy in nats, from the logits' difference."""
+    distance = logit_BHW.abs()
+    confidence = distance.sigmoid()
+    entropy = distance.mul(1 - confidence).sub_(confidence.log())
+    return confidence, entropy
+
+
+def _certainty(logits_BKHW: Tensor) -> tuple[Tensor, Tensor]:
+    log_probability = logits_BKHW.log_softmax(dim=1)
+    probability = log_probability.exp()
+    return probability.amax(dim=1), -(probability * log_probability).sum(dim=1)
+
+
+def _extents(labels_BHW: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Pixels (B, K) and bounding boxes (B, K, 4) of each class.
+
+    From the pixels of each class in every row and column, counted by products with ones: a fraction
+    of the time of comparisons and integer sums, and exact, as no count reaches 2^24.
+    """
+    batch, height, width = labels_BHW.shape
+    in_rows, in_columns = [], []
+    for index in range(1, classes):
+        of_class_BHW = (labels_BHW if classes == 2 else labels_BHW == index).to(torch.float32)
+        in_rows.append(of_class_BHW @ of_class_BHW.new_ones(width))
+        in_columns.append(of_class_BHW.new_ones(height) @ of_class_BHW)
+    # What no other class has is class 0's.
+    rows_BKH = torch.stack([width - sum(in_rows), *in_rows], dim=1)
+    columns_BKW = torch.stack([height - sum(in_columns), *in_columns], dim=1)
+    pixels_BK = rows_BKH.sum(dim=2, dtype=torch.float64).to(torch.int64)
+    top, bottom = _span(rows_BKH > 0)
+    left, right = _span(columns_BKW > 0)
+    box_BK4 = torch.stack((left, top, right, bottom), dim=-1)
+    return pixels_BK, (box_BK4 * (pixels_BK > 0).unsqueeze(-1)).to(torch.int32)
+
+
+def _span(occupied_BKN: Tensor) -> tuple[Tensor, Tensor]:
+    occupied = occupied_BKN.to(torch.uint8)
+    return occupied.argmax(dim=2), occupied.shape[2] - occupied.flip(2).argmax(dim=2)
+
+
+def _moments(pixels_BHWC: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (B, C) in [0, 1] of pixels 0 … 255, exact in any order of summing.
+
+    Squares of 256 pixels add up to less than 2^24, which float32 holds exactly; so they are summed
+    in runs of 256 by a product with a pattern of ones, and the runs in float64.
+    """
+    batch, height, width, channels = pixels_BHWC.shape
+    run = 256 * channels
+    flat = pixels_BHWC.reshape(batch, -1)
+    if rest := flat.shape[1] % run:
+        flat = F.pad(flat, (0, run - rest))
+    flat = flat.reshape(-1, run)
+    pattern = torch.eye(channels, device=flat.device).repeat(256, 1)
+    sums = torch.stack((flat @ pattern, (flat * flat) @ pattern)).reshape(2, batch, -1, channels)
+    mean, square = sums.sum(dim=2, dtype=torch.float64) / (height * width)
+    return mean / 255, (square - mean.square()).clamp_(min=0).sqrt_() / 255
