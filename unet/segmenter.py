@@ -119,7 +119,7 @@ class Segmenter:
         self._model = _folded(plain).to(self.device, self._dtype, memory_format=torch.channels_last)
         self._lock = threading.Lock()
         if self.device.type == "cpu":
-            _keep_freed_memory()
+            keep_freed_memory()
         self.segment(np.zeros((1, MIN_SIDE, MIN_SIDE, self.n_channels), np.uint8))
 
     def batch_size(self, height: int, width: int) -> int:
@@ -147,7 +147,7 @@ class Segmenter:
         self._check(images)
         size = size or (images.shape[1], images.shape[2])
         with self._lock, torch.inference_mode(), _ieee_fp32():
-            pixels_BHWC = torch.from_numpy(images).to(self.device, non_blocking=True).to(torch.float32)
+            pixels_BHWC = torch.from_numpy(np.require(images, requirements="W")).to(self.device, non_blocking=True).float()
             # Divided, not multiplied by 1/255: the product differs from Pytorch-UNet's quotient for 126 of 256 values.
             x_BCHW = (pixels_BHWC / 255).permute(0, 3, 1, 2)
             logits_BKHW = _resized(self._model(x_BCHW.to(self._dtype)).float(), size)
@@ -262,7 +262,7 @@ def _folded(model: nn.Module) -> nn.Module:
     return model
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Have glibc keep large blocks when they are freed instead of giving them back to the kernel.
 
     Torch's CPU allocator has no cache: without this every activation is mapped, faulted in page by

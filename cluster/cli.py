@@ -1,0 +1,363 @@
+"""The command line. stdout is for results, stderr for progress; every error is one line with its remedy."""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from jobs.errors import JobError, MaskfleetError, redacted
+from jobs.job import Job
+
+# Ray and torch are imported inside the commands that need them: `--help` and `status` answer at once.
+
+app = typer.Typer(
+    name="maskfleet",
+    help="Buckets of images to segmentation masks and Parquet statistics, on Ray, with a U-Net resident on every GPU.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+_out = Console()
+_err = Console(stderr=True)
+_options: dict[str, bool] = {"debug": False}
+
+JobFile = Annotated[Path | None, typer.Argument(help="Job file (TOML); or give --input, --output and --weights.")]
+Input = Annotated[str | None, typer.Option("--input", help="Folder, glob, or .txt list of paths and URLs; local or s3://.")]
+Output = Annotated[str | None, typer.Option("--output", help="Folder or s3:// prefix that receives everything.")]
+WeightsOption = Annotated[str | None, typer.Option("--weights", help="Safetensors file, or a built-in model: nuclei.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Override a key: section.key=value. May be repeated.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+OutputFolder = Annotated[str, typer.Argument(help="A job's output.")]
+Profile = Annotated[str | None, typer.Option("--profile", help="AWS profile.")]
+
+
+def main() -> None:
+    """The console script. Exit codes: 0 complete, 1 incomplete, 2 wrong job, 4 locked, 130 stopped."""
+    sys.exit(_guarded(lambda: app(standalone_mode=False)))
+
+
+def _guarded(command: Callable[[], Any]) -> int:
+    from click.exceptions import ClickException, Exit
+
+    try:
+        code = command()
+    except MaskfleetError as error:
+        return _complain(error, error.exit_code)
+    except ClickException as error:
+        error.show()
+        return 2
+    except Exit as error:
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    except BrokenPipeError:
+        return 1
+    except Exception as error:
+        return _complain(error, 1)
+    return code if isinstance(code, int) else 0
+
+
+def _complain(error: Exception, code: int) -> int:
+    if _options["debug"]:
+        raise error
+    lines = str(error).strip().splitlines() or [""]
+    kind = "" if isinstance(error, MaskfleetError) else f"{type(error).__name__}: "
+    hint = "" if isinstance(error, MaskfleetError) else " (run 'maskfleet --debug …' for the traceback)"
+    _err.print(f"maskfleet: {kind}{redacted(lines[0])}{hint}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+    return code
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"maskfleet {version('maskfleet')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    _options["debug"] = debug
+
+
+@app.command()
+def run(
+    job: JobFile = None,
+    input: Input = None,  # noqa: A002
+    output: Output = None,
+    weights: WeightsOption = None,
+    set: Set = None,  # noqa: A002
+    address: Annotated[str | None, typer.Option("--address", help="Ray cluster; without it RAY_ADDRESS, else local.")] = None,
+    no_ray: Annotated[bool, typer.Option("--no-ray", help="Run in this process.")] = False,
+    json: AsJson = False,
+) -> int:
+    """Make masks and statistics of every image; goes on with an unfinished run of the same job."""
+    return _run(_job(job, input, output, weights, set), address=address, no_ray=no_ray, as_json=json)
+
+
+@app.command()
+def plan(
+    job: JobFile = None,
+    input: Input = None,  # noqa: A002
+    output: Output = None,
+    weights: WeightsOption = None,
+    set: Set = None,  # noqa: A002
+    json: AsJson = False,
+) -> None:
+    """Count what a run would do: images, shards, bytes. Writes nothing."""
+    from jobs.catalog import done
+    from jobs.run import fingerprint_of, load_weights, mask_values
+    from jobs.run import plan as make_plan
+    from jobs.storage import open_storage
+
+    work = _job(job, input, output, weights, set)
+    loaded = load_weights(work)
+    mask_values(work, loaded)
+    fingerprint = fingerprint_of(work, loaded)
+    planned = make_plan(work, fingerprint)
+    result = {
+        "listed": planned.listed,
+        "done": planned.listed - planned.table.num_rows,
+        "images": planned.table.num_rows,
+        "shards": planned.shards,
+        "bytes": planned.bytes,
+        "fingerprint": fingerprint,
+        "known": done(open_storage(work.output, profile=work.profile), fingerprint).num_rows,
+    }
+    _show(result, as_json=json)
+
+
+@app.command()
+def status(output: OutputFolder, profile: Profile = None, json: AsJson = False) -> None:
+    """Show how far the newest run of an output is."""
+    from jobs.status import status as read_status
+
+    _show(read_status(output, profile=profile), as_json=json)
+
+
+@app.command()
+def verify(output: OutputFolder, profile: Profile = None, json: AsJson = False) -> int:
+    """Check an output again from storage: one row per image, every mask whole and right. Exit 1 if not."""
+    from jobs.verify import verify as audit_output
+
+    audit = audit_output(output, profile=profile)
+    shown = {"runs": audit.runs, "images": audit.images, "problems": audit.problems}
+    if json:
+        _show(shown, as_json=True)
+    else:
+        for run_id, state in audit.runs.items():
+            typer.echo(f"run {run_id}: {state}")
+        for problem in audit.problems:
+            typer.echo(f"PROBLEM {problem}")
+        typer.echo(f"{audit.images} rows checked, {len(audit.problems) or 'no'} problems")
+    return 1 if audit.problems else 0
+
+
+@app.command()
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(help="Pytorch-UNet checkpoint (.pth) of any release.")],
+    weights: Annotated[Path, typer.Argument(help="Safetensors file to write.")],
+) -> None:
+    """Make a safetensors file of a Pytorch-UNet checkpoint; reads tensors only, never code."""
+    from unet import weights as unet_weights
+
+    try:
+        data = unet_weights.convert(checkpoint.read_bytes())
+        loaded = unet_weights.load(data)
+        weights.write_bytes(data)
+    except unet_weights.WeightsError as error:
+        raise JobError(f"{checkpoint}: {error}") from error
+    except OSError as error:
+        raise JobError(f"{error.filename}: {error.strerror}; check the path") from error
+    model = loaded.model
+    typer.echo(
+        f"{weights}: {model.n_channels} channels, {model.n_classes} classes, width {model.width}, "
+        f"{'bilinear' if model.bilinear else 'transposed'}, id {loaded.id[:12]}"
+    )
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option("--output", help="Folder to write to.")] = Path("maskfleet-demo"),
+    images: Annotated[int, typer.Option("--images", min=1, help="Images to draw.")] = 240,
+    no_ray: Annotated[bool, typer.Option("--no-ray", help="Run in this process.")] = False,
+) -> int:
+    """Draw microscopy-like images with known truth, run the whole job on them, and compare."""
+    from jobs.demo import draw, mean_dice
+
+    drawn = draw(folder, images=images)
+    _err.print(f"drew {images} images and {drawn.broken} broken files in {drawn.images}", highlight=False)
+    job = Job.of(
+        {
+            "name": "demo",
+            "input": str(drawn.images),
+            "output": str(folder / "output"),
+            "weights": "nuclei",
+            "run": {"max_error_rate": 1.0 if images < 100 else 0.05},
+        }
+    )
+    code = _run(job, address="local", no_ray=no_ray, as_json=False)
+    score = mean_dice(folder / "output" / "masks", drawn.truth)
+    typer.echo(f"Dice     {score:.3f} mean against the drawn truth")
+    return code
+
+
+def _job(path: Path | None, input_: str | None, output: str | None, weights: str | None, overrides: list[str] | None) -> Job:
+    given = {"input": input_, "output": output, "weights": weights}
+    sets = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
+    sets += overrides or []
+    return Job.load(path, sets) if path is not None else Job.of({}, sets)
+
+
+def _run(job: Job, *, address: str | None, no_ray: bool, as_json: bool) -> int:
+    from jobs.run import Stopped
+    from jobs.run import run as run_here
+
+    with _draining() as stopped, _progress() as progress:
+        try:
+            if no_ray:
+                report = run_here(job, progress=progress, stopped=stopped)
+            else:
+                from cluster.driver import run as run_on_ray
+
+                report = run_on_ray(job, address=address, progress=progress, stopped=stopped)
+        except Stopped:
+            _err.print("stopped; what is done is kept: run the same command to go on", highlight=False)
+            return 130
+    if as_json:
+        _show(report.record, as_json=True)
+    else:
+        _summary(job, report.record)
+    return report.exit_code
+
+
+def _summary(job: Job, record: dict[str, Any]) -> None:
+    output = job.output.rstrip("/")
+    if not record["images"]:
+        typer.echo(f"nothing to do: every image is done (run {record['run_id']})")
+        return
+    errors = ", ".join(f"{count} {name}" for name, count in record["errors"].items())
+    typer.echo(f"run      {record['run_id']}, {record['status']} in {record['seconds']:.1f} s")
+    typer.echo(f"images   {record['images']}: {record['ok']} ok, {record['failed']} failed{f' ({errors})' if errors else ''}")
+    typer.echo(f"speed    {record['images_per_second']:.1f} images/s; most work in {_busiest(record)}")
+    if job.masks.format == "png":
+        typer.echo(f"masks    {output}/masks/")
+    if job.masks.format != "none":
+        typer.echo(f"tars     {output}/runs/{record['run_id']}/shards/*/*/masks.tar")
+    typer.echo(f"table    {output}/stats/run_id={record['run_id']}/")
+    typer.echo(f"""DuckDB   duckdb -c "SELECT status, count(*) FROM '{output}/stats/**/*.parquet' GROUP BY status" """.rstrip())
+    if record["exit_code"]:
+        rate = record["failed"] / record["images"]
+        _err.print(
+            f"maskfleet: {rate:.1%} of the images failed and run.max_error_rate allows {job.run.max_error_rate:.1%}; "
+            "the table says why, image by image",
+            style="bold red",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _busiest(record: dict[str, Any]) -> str:
+    busy = record["busy_seconds"]
+    return max(busy, key=busy.get) if busy else "nothing"
+
+
+def _show(result: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(result, indent=1))
+        return
+    table = Table.grid(padding=(0, 2))
+    for name, value in result.items():
+        table.add_row(name.replace("_", " "), json.dumps(value) if isinstance(value, dict | list) else str(value))
+    _out.print(table, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _draining() -> Iterator[Callable[[], bool]]:
+    """SIGINT and SIGTERM ask the run to stop after what is in work; a second one ends it at once."""
+    asked = threading.Event()
+
+    def ask(number: int, _frame: object) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+        os.write(2, b"\nstopping after the shards in work; once more to stop at once\n")
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[..., None]]:
+    """A live line in a terminal; elsewhere a plain line every ten seconds."""
+    if not _err.is_terminal:
+        yield _plain_progress()
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:.1f} images/s"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[failed]} failed · {task.fields[busiest]}"),
+    )
+    with Progress(*columns, console=_err, transient=True) as bar:
+        task = bar.add_task("starting", total=None, rate=0.0, failed=0, busiest="")
+
+        def show(this: Any, tally: Any) -> None:
+            bar.update(
+                task,
+                description="segmenting" if tally.shards else "starting",
+                total=tally.images,
+                completed=tally.done,
+                rate=tally.rate,
+                failed=tally.failed,
+                busiest=f"most work in {tally.busiest}" if tally.busiest else "",
+            )
+
+        yield show
+
+
+def _plain_progress() -> Callable[..., None]:
+    last = [0.0]
+
+    def show(this: Any, tally: Any) -> None:
+        if time.monotonic() - last[0] < 10 and tally.done < tally.images:
+            return
+        last[0] = time.monotonic()
+        left = (tally.images - tally.done) / tally.rate if tally.rate else 0.0
+        _err.print(
+            f"{tally.done}/{tally.images} images, {tally.rate:.1f} images/s, {left:.0f} s left, {tally.failed} failed"
+            + (f", most work in {tally.busiest}" if tally.busiest else ""),
+            highlight=False,
+        )
+
+    return show
+
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""How far an output's newest run is, from storage alone, while it runs or after."""
+
+import json
+from typing import Any
+
+from jobs.commit import Commits, pending
+from jobs.errors import JobError, NotFound
+from jobs.manifest import Manifest
+from jobs.storage import open_storage
+
+
+def status(output: str, *, profile: str | None = None) -> dict[str, Any]:
+    """State and counts of the newest run with a plan.
+
+    Raises:
+        JobError: There is none.
+    """
+    storage = open_storage(output, profile=profile)
+    for run_id in reversed(storage.names("runs")):
+        folder = f"runs/{run_id}"
+        try:
+            record = json.loads(storage.read(f"{folder}/job.json"))
+            manifest = Manifest(storage, f"{folder}/manifest.parquet")
+        except NotFound:
+            continue
+        commits = Commits(storage, run_id, record["commit_mode"]).all()
+        done = [commit for commit in commits.values() if not commit.split]
+        images = sum(commit.images for commit in done)
+        failed = sum(commit.failed for commit in done)
+        state = "unfinished"
+        if storage.exists(f"{folder}/run.json"):
+            state = json.loads(storage.read(f"{folder}/run.json"))["status"]
+        return {
+            "run_id": run_id,
+            "state": state,
+            "created": record["created"],
+            "images": manifest.images,
+            "done": images,
+            "ok": images - failed,
+            "failed": failed,
+            "shards_left": sum(1 for _ in pending(manifest.shards(), commits)),
+            "fingerprint": record["fingerprint"],
+            "weights": record["weights"]["id"],
+        }
+    raise JobError(f"there is no run in {output}; correct the path")

@@ -1,0 +1,167 @@
+"""The invariants of an output, checked again from storage alone.
+
+1. Every planned image has exactly one row in its run's statistics, in the manifest's order.
+2. Every shard has one commit, and each file that it names is there with its size and sha256.
+3. Every `ok` row has its mask in the tar, with its size and sha256; no `failed` row has one.
+4. The class counts of every row are those of its mask's pixels, and the mask has the image's size.
+5. The compacted statistics are the committed rows.
+6. Every loose mask is its tar's member.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from jobs import masks, statistics
+from jobs.attempt import MASKS, checked, rows_of
+from jobs.commit import Commit, Commits, leaves, pending
+from jobs.errors import JobError, NotFound, StorageError
+from jobs.manifest import Manifest, Shard
+from jobs.storage import Storage, open_storage
+
+
+@dataclass
+class Audit:
+    """What was checked.
+
+    Attributes:
+        runs: Runs looked at, by id, with their state: complete, incomplete or unfinished.
+        images: Rows checked.
+        problems: What is wrong, a sentence each; none is good.
+    """
+
+    runs: dict[str, str] = field(default_factory=dict)
+    images: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+def verify(output: str, *, profile: str | None = None) -> Audit:
+    """Check every run of an output; of an unfinished one, what is committed.
+
+    Raises:
+        JobError: There is no run.
+    """
+    storage = open_storage(output, profile=profile)
+    audit = Audit()
+    owners: dict[str, str] = {}
+    for run_id in storage.names("runs"):
+        try:
+            record = json.loads(storage.read(f"runs/{run_id}/job.json"))
+            manifest = Manifest(storage, f"runs/{run_id}/manifest.parquet")
+        except NotFound:
+            continue  # cut off before its plan was frozen; it promised nothing
+        audit.runs[run_id] = _state(storage, run_id)
+        audit.problems += (f"run {run_id}: {problem}" for problem in _of_run(storage, record, manifest, audit, owners))
+    if not audit.runs:
+        raise JobError(f"there is no run in {output}; correct the path")
+    audit.problems += _of_loose(storage, owners)
+    return audit
+
+
+def _state(storage: Storage, run_id: str) -> str:
+    try:
+        return str(json.loads(storage.read(f"runs/{run_id}/run.json"))["status"])
+    except NotFound:
+        return "unfinished"
+
+
+def _of_run(
+    storage: Storage, record: dict[str, Any], manifest: Manifest, audit: Audit, owners: dict[str, str]
+) -> Iterator[str]:
+    run_id = record["run_id"]
+    finished = audit.runs[run_id] != "unfinished"
+    commits = Commits(storage, run_id, record["commit_mode"]).all()
+    missing = list(pending(manifest.shards(), commits))
+    if finished and missing:
+        yield f"{len(missing)} shards have no commit, the first is {missing[0].id}"
+    committed = []
+    for shard, commit in leaves(manifest.shards(), commits):
+        try:
+            table = rows_of(storage, commit)
+            yield from _of_shard(storage, manifest, shard, commit, table)
+        except StorageError as error:
+            yield f"shard {shard.id}: {error}"
+            continue
+        audit.images += table.num_rows
+        committed.append(table)
+        if record["job"].get("masks", {}).get("format", "png") == "png" and finished:
+            owners.update(
+                (row["mask_member"], row["mask_sha256"]) for row in table.to_pylist() if row["mask_member"] is not None
+            )
+    if finished:
+        yield from _of_compacted(storage, run_id, committed)
+
+
+def _of_shard(storage: Storage, manifest: Manifest, shard: Shard, commit: Commit, table: pa.Table) -> Iterator[str]:
+    planned = [record.key for record, _ in manifest.records(shard)]
+    rows = table.to_pylist()
+    if [row["key"] for row in rows] != planned:
+        yield f"shard {shard.id}: rows are not the planned images, one each"
+    if commit.images != len(rows) or commit.failed != sum(row["status"] == "failed" for row in rows):
+        yield f"shard {shard.id}: its commit counts other rows than its statistics have"
+    archive = dict(masks.untar(checked(storage, commit.objects[MASKS]))) if MASKS in commit.objects else {}
+    for row in rows:
+        yield from (f"{row['key']}: {problem}" for problem in _of_row(row, archive, MASKS in commit.objects))
+    if archive:
+        yield f"shard {shard.id}: {len(archive)} masks belong to no row, such as {next(iter(archive))}"
+
+
+def _of_row(row: dict[str, Any], archive: dict[str, bytes], has_masks: bool) -> Iterator[str]:
+    if row["status"] == "failed":
+        if row["mask_member"] is not None:
+            yield "failed, and yet has a mask"
+        if not (row["stage"] and row["error_class"] and row["error_message"]):
+            yield "failed without a reason"
+        return
+    if not has_masks:
+        return
+    data = archive.pop(row["mask_member"], None)
+    if data is None:
+        yield f"its mask {row['mask_member']} is not in the tar"
+    elif len(data) != row["mask_bytes"] or hashlib.sha256(data).hexdigest() != row["mask_sha256"]:
+        yield "its mask is not the one that its row describes"
+    else:
+        yield from _of_mask(row, data)
+
+
+def _of_mask(row: dict[str, Any], data: bytes) -> Iterator[str]:
+    with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+        pixels = np.asarray(image)
+    if pixels.shape[:2] != (row["height"], row["width"]):
+        yield f"its mask has {pixels.shape[1]}×{pixels.shape[0]} px and the image {row['width']}×{row['height']}"
+    flat = pixels.reshape(-1, *pixels.shape[2:])
+    counts = np.unique(flat, axis=0, return_counts=True)[1]
+    if sorted(counts.tolist()) != sorted(count for count in row["class_pixels"] if count):
+        yield "its class_pixels are not those of its mask"
+
+
+def _of_compacted(storage: Storage, run_id: str, committed: list[pa.Table]) -> Iterator[str]:
+    folder = f"stats/run_id={run_id}"
+    parts = [
+        pq.read_table(io.BytesIO(storage.read(f"{folder}/{name}")), partitioning=None)
+        for name in storage.names(folder)
+        if name.endswith(".parquet")
+    ]
+    rows = pa.concat_tables(parts) if parts else statistics.SCHEMA.empty_table()
+    expected = pa.concat_tables(committed) if committed else statistics.SCHEMA.empty_table()
+    if not rows.equals(expected):
+        yield f"{folder} has {rows.num_rows} rows and is not what the commits hold ({expected.num_rows} rows)"
+
+
+def _of_loose(storage: Storage, owners: dict[str, str]) -> Iterator[str]:
+    for name, sha256 in owners.items():
+        try:
+            data = storage.read(f"masks/{name}")
+        except NotFound:
+            yield f"masks/{name} is missing"
+            continue
+        if hashlib.sha256(data).hexdigest() != sha256:
+            yield f"masks/{name} is not the committed mask"
