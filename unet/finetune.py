@@ -34,7 +34,7 @@ def finetune(
     batches: Iterable[tuple[Tensor, Tensor]],
     *,
     steps: int,
-    learning_rate: float = 2e-3,
+    learning_rate: float = 1e-3,
     weight_decay: float = 1e-4,
     warmup: float = 0.05,
     device: str = "cpu",

@@ -198,8 +198,8 @@ def _read_checkpoint(checkpoint: bytes) -> tuple[dict[str, Tensor], tuple[Any, .
             "the checkpoint holds more than tensors, or is no checkpoint, and is not opened; "
             "save it with torch.save(model.state_dict(), path)"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise WeightsError(f"not a readable PyTorch checkpoint ({str(error).splitlines()[0]})") from error
+    except Exception as error:  # bytes that are no pickle make the unpickler raise anything
+        raise WeightsError(f"not a readable PyTorch checkpoint ({type(error).__name__}); save it again") from error
     if not isinstance(state, Mapping):
         raise WeightsError("the checkpoint is no state dict; save it with torch.save(model.state_dict(), path)")
     state = {str(name).removeprefix("module."): value for name, value in state.items()}

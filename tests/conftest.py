@@ -1,0 +1,162 @@
+"""What tests share: a tiny network, drawn images, storage to write to, and a home of their own."""
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+# Before anything imports Ray: no telemetry, no token in the user's home, no cluster but our own.
+_HOME = tempfile.mkdtemp(prefix="maskfleet-test-home-")
+os.environ.update(HOME=_HOME, RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="disabled")
+# Tiny networks on few cores: threads would only wait for each other.
+torch.set_num_threads(1)
+for name in ("RAY_ADDRESS", "AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+    os.environ.pop(name, None)
+
+BESIDE = Path(__file__).resolve().parents[2] / "shared"
+"""Where this machine may have real images and a real S3 server; tests that need them skip where it has not."""
+
+
+def pytest_sessionfinish():
+    shutil.rmtree(_HOME, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def nuclei() -> Path:
+    """Real microscopy images and masks."""
+    folder = BESIDE / "data" / "nuclei"
+    if not folder.is_dir():
+        pytest.skip("the real nuclei images are not on this machine")
+    return folder
+
+
+def seeded(n_classes: int = 2, *, n_channels: int = 3, bilinear: bool = False, width: int = 4, seed: int = 0):
+    """A U-Net whose batch normalisations are not the identity, so that folding them is work."""
+    from unet.model import UNet
+
+    torch.manual_seed(seed)
+    model = UNet(n_channels, n_classes, bilinear, width).eval().requires_grad_(False)
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.running_mean.normal_(0, 0.1)
+            layer.running_var.uniform_(0.5, 2)
+            layer.weight.uniform_(0.5, 2)
+            layer.bias.normal_(0, 0.2)
+    # The random network's logits sit on one side of zero; centred, both classes appear.
+    model.outc.conv.bias -= model(torch.rand(1, n_channels, 64, 64)).mean(dim=(0, 2, 3))
+    return model
+
+
+@pytest.fixture(scope="session")
+def weights_file(tmp_path_factory) -> str:
+    from unet import weights
+
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    path.write_bytes(weights.save(seeded()))
+    return str(path)
+
+
+def draw_images(folder: Path, count: int = 24, *, seed: int = 0) -> Path:
+    """Images of three sizes and four kinds, in two sub-folders."""
+    random = np.random.default_rng(seed)
+    sizes = ((48, 64), (64, 48), (33, 70))
+    for number in range(count):
+        height, width = sizes[number % 3]
+        pixels = random.integers(0, 256, (height, width, 3), np.uint8)
+        path = folder / f"part-{number % 2}" / f"image-{number:03}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray(pixels)
+        if number % 4 == 0:
+            image.save(f"{path}.jpg")
+        elif number % 4 == 1:
+            image.save(f"{path}.png")
+        elif number % 4 == 2:
+            image.convert("L").save(f"{path}.tif")
+        else:
+            image.convert("RGBA").save(f"{path}.PNG")
+    return folder
+
+
+@pytest.fixture
+def images(tmp_path) -> Path:
+    return draw_images(tmp_path / "images")
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory):
+    """A real S3 server where this machine has one, else moto's. Sets the environment for the session."""
+    tool = BESIDE / "tools" / "s3-server"
+    programs = ("radosgw", "ceph-mon", "ceph-osd", "ceph", "radosgw-admin")
+    environment = {"AWS_ACCESS_KEY_ID": "TESTACCESSKEY", "AWS_SECRET_ACCESS_KEY": "TESTSECRETKEY"}
+    if tool.exists() and all(shutil.which(program) for program in programs):
+        folder = tempfile.mkdtemp(prefix="rgw-")
+        port = _free_port()
+        subprocess.run([tool, "start", folder, str(port)], check=True, stdout=subprocess.DEVNULL, timeout=120)
+        url, kind = f"http://127.0.0.1:{port}", "radosgw"
+
+        def end():
+            subprocess.run([tool, "stop", folder], check=True, timeout=60)
+            shutil.rmtree(folder, ignore_errors=True)
+    else:
+        from moto.server import ThreadedMotoServer
+
+        server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+        server.start()
+        url, kind, end = "http://{}:{}".format(*server.get_host_and_port()), "moto", server.stop
+    environment |= {"AWS_ENDPOINT_URL_S3": url, "AWS_DEFAULT_REGION": "us-east-1"}
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
+    print(f"\nS3 server: {kind} at {url}")
+    yield kind
+    for name, value in before.items():
+        os.environ.pop(name) if value is None else os.environ.update({name: value})
+    end()
+
+
+def _free_port() -> int:
+    """A port that is free, with the next one free too, which the server's monitor takes."""
+    while True:
+        with socket.socket() as one, socket.socket() as two:
+            one.bind(("127.0.0.1", 0))
+            port = one.getsockname()[1]
+            try:
+                two.bind(("127.0.0.1", port + 1))
+            except OSError:
+                continue
+            return port
+
+
+@pytest.fixture
+def bucket(s3_server) -> str:
+    """The URL of a new bucket."""
+    import s3fs
+
+    name = f"test-{os.urandom(6).hex()}"
+    s3fs.S3FileSystem(skip_instance_cache=True).mkdir(name)
+    return f"s3://{name}"
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, by relative path."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+TIMES_AND_NAMES = ["run_id", "attempt", "worker", "mask_object"]
+
+
+def statistics(output) -> list[dict]:
+    """An output's rows without what differs between equal runs: times, names of runs, attempts and workers."""
+    import pyarrow.dataset
+
+    from jobs.statistics import STAGES
+
+    table = pyarrow.dataset.dataset(f"{output}/stats", format="parquet").to_table()
+    dropped = TIMES_AND_NAMES + [f"{stage}_seconds" for stage in STAGES]
+    return table.drop_columns(dropped).sort_by("key").to_pylist()
