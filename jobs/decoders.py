@@ -294,11 +294,23 @@ class _Process:
         self._block, self._cell, self._limits, self._codec = block, cell, limits, codec
         self._start()
 
+    def _start(self) -> None:
+        for _ in range(TRIES):
+            message = self._started()
+            if message is None:
+                return
+            if self._process.returncode >= 0:  # it ended by itself and would again; a signal came from outside
+                break
+        raise MaskfleetError(
+            f"a decoding process does not start ({message}); check that maskfleet is installed for this interpreter"
+        )
+
     @property
     def pid(self) -> int:
         return self._process.pid
 
-    def _start(self) -> None:
+    def _started(self) -> str | None:
+        """Start the process; None when it is ready, else its last words."""
         ours, theirs = socket.socketpair()
         settings = {
             "block": self._block.descriptor,
@@ -324,14 +336,12 @@ class _Process:
                 ready = self._connection.poll(60) and self._connection.recv_bytes() == b"ready"
             except (EOFError, OSError):
                 ready = False
-            if not ready:
-                self.stop()
-                errors.seek(0)
-                lines = errors.read().decode(errors="replace").strip().splitlines()
-                raise MaskfleetError(
-                    f"a decoding process does not start ({lines[-1] if lines else 'no message'}); "
-                    "check that maskfleet is installed for this interpreter"
-                )
+            if ready:
+                return None
+            self.stop()
+            errors.seek(0)
+            lines = errors.read().decode(errors="replace").strip().splitlines()
+            return lines[-1] if lines else "no message"
 
     def stop(self) -> None:
         self._connection.close()

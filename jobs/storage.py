@@ -286,7 +286,7 @@ class S3Storage(Storage):
 
     def __init__(self, root: str, *, profile: str | None = None) -> None:
         self.root = root.rstrip("/")
-        self.bucket, _, self.prefix = self.root.removeprefix("s3://").partition("/")
+        self.bucket, _, self.prefix = root.removeprefix("s3://").strip("/").partition("/")
         self.profile = profile
         self._fs: Any = None
         if not self.bucket:

@@ -1,0 +1,36 @@
+"""Decoders that fail on purpose, on images whose first pixel says how; given to pipelines as their codec."""
+
+import os
+import signal
+import time
+
+import numpy as np
+
+from jobs.decode import decode as decode_well
+
+CRASH, HANG, EAT, RAISE, EXIT = 1, 2, 3, 4, 5
+
+
+def decode(data, **limits):
+    pixels, size = decode_well(data, **limits)
+    if (pixels[0, 0] == [77, 77, 77]).all():
+        kind = int(pixels[0, 1, 0])
+        if kind == CRASH:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        elif kind == HANG:
+            while True:
+                time.sleep(0.01)
+        elif kind == EAT:
+            np.ones(2**33, np.uint8)
+        elif kind == RAISE:
+            raise RuntimeError("a decoder's own mistake")
+        elif kind == EXIT:
+            os._exit(0)
+    return pixels, size
+
+
+def marked(kind: int, height: int = 32, width: int = 32) -> np.ndarray:
+    """Pixels that make `decode` fail in the given way."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[0, 0], pixels[0, 1] = 77, kind
+    return pixels

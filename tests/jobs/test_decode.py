@@ -1,0 +1,152 @@
+"""The table in `jobs.decode`, cell by cell, and bytes that are no images."""
+
+import io
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from jobs.decode import Undecodable, decode
+
+RANDOM = np.random.default_rng(0)
+GREY = RANDOM.integers(0, 256, (20, 30), np.uint8)
+RGB = RANDOM.integers(0, 256, (20, 30, 3), np.uint8)
+ALPHA = RANDOM.integers(0, 256, (20, 30, 1), np.uint8)
+WIDE = RANDOM.integers(0, 65536, (20, 30)).astype(np.uint16)
+THREE = np.repeat(GREY[..., None], 3, axis=2)
+LUMA = np.asarray(Image.fromarray(RGB).convert("L"))[..., None]
+NARROW = np.rint(WIDE * (255 / 65535)).astype(np.uint8)
+
+
+def file(image, format_="PNG", **more):
+    sink = io.BytesIO()
+    image.save(sink, format_, **more)
+    return sink.getvalue()
+
+
+def palette():
+    image = Image.fromarray(GREY % 4)
+    image.putpalette([10, 20, 30, 200, 0, 0, 0, 150, 0, 7, 7, 255] + [0] * 756)
+    colours = np.array([[10, 20, 30], [200, 0, 0], [0, 150, 0], [7, 7, 255]], np.uint8)[GREY % 4]
+    return image, colours
+
+
+BILEVEL = Image.fromarray(GREY > 127)
+CMYK = Image.merge("CMYK", [Image.fromarray(channel) for channel in (*RGB.transpose(2, 0, 1), GREY)])
+
+TABLE = {
+    "1": (file(BILEVEL), np.repeat(((GREY > 127) * np.uint8(255))[..., None], 3, 2), ((GREY > 127) * np.uint8(255))[..., None]),
+    "L": (file(Image.fromarray(GREY)), THREE, GREY[..., None]),
+    "LA": (file(Image.merge("LA", [Image.fromarray(GREY), Image.fromarray(ALPHA[..., 0])])), THREE, GREY[..., None]),
+    "I;16 PNG": (file(Image.fromarray(WIDE)), np.repeat(NARROW[..., None], 3, 2), NARROW[..., None]),
+    "I;16 TIFF": (file(Image.fromarray(WIDE), "TIFF"), np.repeat(NARROW[..., None], 3, 2), NARROW[..., None]),
+    "P": (file(palette()[0]), palette()[1], np.asarray(Image.fromarray(palette()[1]).convert("L"))[..., None]),
+    "RGB": (file(Image.fromarray(RGB)), RGB, LUMA),
+    "RGB BMP": (file(Image.fromarray(RGB), "BMP"), RGB, LUMA),
+    "RGB WebP": (file(Image.fromarray(RGB), "WEBP", lossless=True), RGB, LUMA),
+    "RGB TIFF": (file(Image.fromarray(RGB), "TIFF", compression="tiff_lzw"), RGB, LUMA),
+    "RGBA": (file(Image.fromarray(np.dstack([RGB, ALPHA]))), RGB, LUMA),
+    "CMYK": (file(CMYK, "TIFF"), np.asarray(CMYK.convert("RGB")), np.asarray(CMYK.convert("RGB").convert("L"))[..., None]),
+}
+
+
+@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_each_mode_and_each_network(name, channels):
+    data, three, one = TABLE[name]
+    pixels, size = decode(data, channels=channels)
+    assert size == (20, 30)
+    assert pixels.dtype == np.uint8
+    np.testing.assert_array_equal(pixels, three if channels == 3 else one)
+
+
+def test_sixteen_bits_keep_their_range():
+    ramp = np.linspace(0, 65535, 32 * 32).reshape(32, 32).astype(np.uint16)
+    pixels, _ = decode(file(Image.fromarray(ramp)), channels=1)
+    assert pixels.min() == 0
+    assert pixels.max() == 255
+    assert len(np.unique(pixels)) == 256
+
+
+def test_jpeg_pixels_are_pillows():
+    data = file(Image.fromarray(RGB), "JPEG", quality=90)
+    with Image.open(io.BytesIO(data)) as image:
+        np.testing.assert_array_equal(decode(data, channels=3)[0], np.asarray(image))
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.77, 1.5])
+def test_scaling_is_pillows_bicubic_with_truncated_sides(scale):
+    big = RANDOM.integers(0, 256, (61, 75, 3), np.uint8)
+    pixels, size = decode(file(Image.fromarray(big)), channels=3, scale=scale)
+    expected = Image.fromarray(big).resize((int(scale * 75), int(scale * 61)), Image.Resampling.BICUBIC)
+    assert size == (61, 75)
+    np.testing.assert_array_equal(pixels, np.asarray(expected))
+
+
+def test_orientation_is_not_applied():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels, size = decode(file(Image.fromarray(RGB), exif=exif), channels=3)
+    assert size == (20, 30)
+    np.testing.assert_array_equal(pixels, RGB)
+
+
+def pages():
+    first = Image.fromarray(RGB)
+    return file(first, "TIFF", save_all=True, append_images=[first, first])
+
+
+def bomb():
+    return file(Image.new("L", (16000, 10000)))
+
+
+@pytest.mark.parametrize(
+    ("data", "error_class", "message"),
+    [
+        (b"", "empty", "empty; upload it again"),
+        (b"<!doctype html><title>503</title>", "unidentified", "text .an error page"),
+        (b"\x00\x01\x02\x03", "unidentified", "begin with 00 01 02 03"),
+        (file(Image.fromarray(RGB), "JPEG")[:400], "corrupt", "does not decode"),
+        (file(Image.fromarray(RGB))[:-300], "corrupt", "does not decode"),
+        (file(Image.new("RGB", (15, 15))), "too_small", "15×15 px; the network needs 16"),
+        (bomb(), "too_large", "160000000 pixels and run.max_image_pixels is 89478485"),
+        (pages(), "unsupported", "3 frames or pages"),
+        (file(Image.fromarray(GREY.astype(np.float32)), "TIFF"), "unsupported", "mode F"),
+        (file(Image.fromarray(RGB), "GIF"), "unidentified", "not a JPEG, PNG"),
+        (file(Image.fromarray(RGB), "PPM"), "unidentified", "not a JPEG, PNG"),
+    ],
+)
+def test_each_reason_has_a_name_and_a_remedy(data, error_class, message):
+    with pytest.raises(Undecodable, match=message) as error:
+        decode(data, channels=3)
+    assert error.value.error_class == error_class
+
+
+def test_an_image_that_scaling_makes_too_small():
+    with pytest.raises(Undecodable, match="30×20 px scaled by 0.5; the network needs 16") as error:
+        decode(file(Image.fromarray(RGB)), channels=3, scale=0.5)
+    assert error.value.error_class == "too_small"
+
+
+WHOLE = [file(Image.fromarray(RGB), "JPEG"), file(Image.fromarray(RGB)), file(Image.fromarray(WIDE), "TIFF"), file(Image.fromarray(RGB), "WEBP"), file(palette()[0], "BMP")]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(WHOLE), st.data())
+def test_damaged_files_give_pixels_or_a_reason(whole, data):
+    damaged = bytearray(whole)
+    for _ in range(data.draw(st.integers(0, 8))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.one_of(st.none(), st.integers(0, len(damaged))))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            pixels, (height, width) = decode(bytes(damaged[:cut]), channels=3, max_pixels=100_000)
+        except Undecodable as error:
+            assert error.error_class in {"empty", "unidentified", "corrupt", "unsupported", "too_large", "too_small"}
+            assert str(error)
+        else:
+            assert pixels.shape == (height, width, 3)

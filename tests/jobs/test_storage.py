@@ -1,0 +1,162 @@
+"""One contract, two kinds of storage."""
+
+import os
+import pickle
+import threading
+
+import pytest
+
+from jobs.errors import Changed, Denied, JobError, NotFound, StorageError
+from jobs.storage import LocalStorage, S3Storage, open_storage, split_url
+
+
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])
+def storage(request, tmp_path):
+    if request.param == "local":
+        return open_storage(str(tmp_path / "root"))
+    return open_storage(request.getfixturevalue("bucket") + "/some/prefix")
+
+
+def test_what_is_written_is_read(storage):
+    storage.write("a/b.bin", b"one")
+    storage.write("a/b.bin", b"two")
+    assert storage.read("a/b.bin") == b"two"
+    entry = storage.entry("a/b.bin")
+    assert (entry.path, entry.size) == ("a/b.bin", 3)
+    assert storage.read("a/b.bin", entry.etag) == b"two"
+    storage.write("a/b.bin", b"three")
+    with pytest.raises(Changed, match="changed after the plan"):
+        storage.read("a/b.bin", entry.etag)
+
+
+def test_create_makes_an_object_once(storage):
+    assert storage.create("x/y", b"first")
+    assert not storage.create("x/y", b"second")
+    assert storage.read("x/y") == b"first"
+
+
+def test_one_of_many_creators_wins(storage):
+    barrier, wins = threading.Barrier(8), []
+
+    def race(number):
+        barrier.wait()
+        if storage.create("raced", str(number).encode()):
+            wins.append(number)
+
+    threads = [threading.Thread(target=race, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [str(number).encode() for number in wins] == [storage.read("raced")]
+
+
+def test_listing(storage):
+    for path in ("b/2", "a", "b/1", "c/d/e"):
+        storage.write(path, path.encode())
+    assert sorted(entry.path for entry in storage.walk()) == ["a", "b/1", "b/2", "c/d/e"]
+    assert [(entry.path, entry.size) for entry in storage.walk("b")] == [("b/1", 3), ("b/2", 3)]
+    assert storage.names("") == ["a", "b", "c"]
+    assert storage.names("b") == ["1", "2"]
+    assert storage.names("nothing") == []
+    assert list(storage.walk("nothing")) == []
+
+
+def test_what_is_not_there(storage):
+    for call in (storage.read, storage.entry):
+        with pytest.raises(NotFound, match="there is no"):
+            call("none")
+    assert not storage.exists("none")
+    storage.delete("none")
+    storage.write("here", b"")
+    assert storage.exists("here")
+    storage.delete("here")
+    assert not storage.exists("here")
+
+
+@pytest.mark.s3
+def test_listing_pages_on(bucket, monkeypatch):
+    storage = open_storage(bucket)
+    for number in range(7):
+        storage.write(f"p/{number}", b"")
+    whole = storage._call
+    monkeypatch.setattr(
+        storage, "_call", lambda method, path, **more: whole(method, path, **more, **({"MaxKeys": 3} if "list" in method else {}))
+    )
+    assert [entry.path for entry in storage.walk("p")] == [f"p/{number}" for number in range(7)]
+
+
+@pytest.mark.s3
+def test_buckets_and_credentials_that_are_wrong(s3_server, bucket, monkeypatch):
+    with pytest.raises(Denied, match="there is no such bucket"):
+        open_storage("s3://no-such-bucket-here").write("a", b"")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(Denied, match="no usable AWS credentials"):
+        open_storage(bucket).read("a")
+    if s3_server == "radosgw":
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "WRONG")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter22")
+        with pytest.raises(Denied, match="access denied") as error:
+            open_storage(bucket).read("a")
+        assert "hunter22" not in str(error.value)
+
+
+@pytest.mark.s3
+def test_a_pickled_storage_holds_no_secret(bucket):
+    storage = S3Storage(bucket)
+    storage.write("a", b"x")
+    data = pickle.dumps(storage)
+    assert os.environ["AWS_SECRET_ACCESS_KEY"].encode() not in data
+    assert pickle.loads(data).read("a") == b"x"
+
+
+def test_storage_that_is_away_fails_within_its_time(monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "y")
+    storage = S3Storage("s3://bucket")
+    storage.GET_SECONDS = 1.0
+    with pytest.raises(StorageError, match="storage failed for 1 s .* run the same command again"):
+        storage.read("a")
+    assert storage.retries > 0
+
+
+def test_local_paths_stay_below_the_root(tmp_path):
+    storage = LocalStorage(str(tmp_path / "root"))
+    for path in ("../out", "a/../../out", "/etc/x"):
+        with pytest.raises(StorageError, match="leads out"):
+            storage.write(path, b"")
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    storage = LocalStorage(str(tmp_path))
+    storage.write("a", b"old")
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(StorageError, match="No space left"):
+        storage.write("a", b"new")
+    assert storage.read("a") == b"old"
+    assert storage.names("") == ["a"]
+
+
+def test_links_in_a_circle_end(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x").write_bytes(b"1")
+    (tmp_path / "a" / "back").symlink_to(tmp_path)
+    assert [entry.path for entry in LocalStorage(str(tmp_path)).walk()] == ["a/x"]
+
+
+def test_a_file_in_place_of_a_folder_is_named(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError, match="a file stands where a folder should"):
+        LocalStorage(str(tmp_path / "file")).write("a", b"")
+
+
+def test_urls():
+    assert split_url("s3://b/k/x.png") == ("s3://b", "k/x.png")
+    assert split_url("/a/b") == ("/", "a/b")
+    with pytest.raises(JobError, match="local path or s3"):
+        open_storage("gs://b/x")
+    with pytest.raises(JobError, match="a bucket is missing"):
+        open_storage("s3://")
