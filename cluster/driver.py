@@ -12,6 +12,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -246,6 +247,7 @@ def _connected(address: str | None) -> Iterator[None]:
         _own_token()
         own = {"include_dashboard": False, "object_store_memory": 128 * 2**20}
     try:
+        _check_reachable(address)
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **own)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise ClusterError(
@@ -258,6 +260,13 @@ def _connected(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Fail in seconds where nobody listens: Ray itself asks for minutes, and then ends the process."""
+    host, colon, port = address.rpartition(":")
+    if colon and "/" not in address and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _own_token() -> None:

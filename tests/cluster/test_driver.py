@@ -1,0 +1,155 @@
+"""The driver on a real local Ray: the same bytes as one process, whatever dies."""
+
+import os
+import signal
+import threading
+import time
+
+import psutil
+import pytest
+from conftest import draw_images, statistics, tree
+from faults import codecs, killers
+from PIL import Image
+
+import jobs.run
+from cluster import driver
+from jobs.errors import JobError, MaskfleetError
+from jobs.job import Job
+from jobs.run import Stopped
+from jobs.verify import verify
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(autouse=True)
+def tests_are_importable_in_workers(monkeypatch):
+    here = os.path.dirname(os.path.dirname(__file__))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([here, os.path.dirname(here), os.environ.get("PYTHONPATH", "")]))
+
+
+def job_of(images, output, weights_file, *sets):
+    table = {"input": str(images), "output": str(output), "weights": weights_file}
+    return Job.of(table, ["run.shard_size=4", "inference.precision=fp32", *sets])
+
+
+@pytest.fixture
+def reference(images, tmp_path, weights_file):
+    jobs.run.run(job_of(images, tmp_path / "reference", weights_file))
+    return tmp_path / "reference"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_any_number_of_workers_writes_what_one_process_writes(workers, images, tmp_path, weights_file, reference):
+    report = driver.run(job_of(images, tmp_path / "out", weights_file, f"cluster.workers={workers}"))
+    assert (report.exit_code, report.ok) == (0, 24)
+    assert tree(tmp_path / "out/masks") == tree(reference / "masks")
+    assert statistics(tmp_path / "out") == statistics(reference)
+    assert verify(str(tmp_path / "out")).problems == []
+
+
+def mark(images, kind, name="part-0/killer.png"):
+    Image.fromarray(codecs.marked(kind)).save(images / name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "pipeline", "stage", "error_class"),
+    [
+        (killers.KILL, killers.with_killer_segmenter, "worker", "crash"),
+        (killers.RAISE, killers.with_killer_segmenter, "worker", "crash"),
+        (codecs.CRASH, killers.with_killer_decoder, "decode", "crash"),
+    ],
+)
+def test_a_killer_image_costs_itself_alone(
+    kind, pipeline, stage, error_class, images, tmp_path, weights_file, reference
+):
+    mark(images, kind)
+    job = job_of(images, tmp_path / "out", weights_file, "run.attempts=2", "run.max_error_rate=0.1", "cluster.workers=1")
+    report = driver.run(job, open_pipeline=pipeline)
+    assert (report.exit_code, report.ok, report.failed) == (0, 24, 1)
+    rows = {row["key"]: row for row in statistics(tmp_path / "out")}
+    killer = rows.pop("part-0/killer.png")
+    assert (killer["status"], killer["stage"], killer["error_class"]) == ("failed", stage, error_class)
+    assert "look at" in killer["error_message"]
+    expected = {row["key"]: row for row in statistics(reference)}
+    for row in (*rows.values(), *expected.values()):
+        row.pop("fingerprint")
+    assert rows == expected
+    assert tree(tmp_path / "out/masks") == tree(reference / "masks")
+    assert verify(str(tmp_path / "out")).problems == []
+
+
+def workers_of_this_process():
+    """Actor processes, which Ray titles with the name of their class, below this process's Ray."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if process.cmdline() and process.cmdline()[0].startswith("ray::Worker"):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_workers_and_decoders_that_are_killed_cost_nothing(tmp_path, weights_file):
+    images = draw_images(tmp_path / "images", 60)
+    jobs.run.run(job_of(images, tmp_path / "reference", weights_file))
+    done, killed = threading.Event(), []
+
+    def kill():
+        while not done.wait(0.7) and len(killed) < 4:
+            for worker in workers_of_this_process()[:1]:
+                children = [child for child in worker.children() if "jobs.decoders" in " ".join(child.cmdline())]
+                victim = children[0] if children and len(killed) % 2 else worker
+                killed.append((victim.pid, "decoder" if victim is not worker else "worker"))
+                os.kill(victim.pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+
+    def start_killing(_, tally):
+        if tally.shards and not killer.is_alive() and not killed:
+            killer.start()
+
+    job = job_of(images, tmp_path / "out", weights_file, "cluster.workers=2", "run.attempts=5")
+    report = driver.run(job, open_pipeline=killers.slowly, progress=start_killing)
+    done.set()
+    killer.join()
+    assert {kind for _, kind in killed} >= {"worker"}, killed
+    assert (report.ok, report.failed) == (60, 0)
+    assert report.record["attempts_lost"] >= 1
+    assert tree(tmp_path / "out/masks") == tree(tmp_path / "reference/masks")
+    assert statistics(tmp_path / "out") == statistics(tmp_path / "reference")
+    assert verify(str(tmp_path / "out")).problems == []
+
+
+def test_a_stopped_run_ends_what_is_in_work_and_goes_on_later(images, tmp_path, weights_file, reference):
+    job = job_of(images, tmp_path / "out", weights_file, "cluster.workers=1")
+    asked = threading.Event()
+    with pytest.raises(Stopped):
+        driver.run(
+            job,
+            open_pipeline=killers.slowly,
+            progress=lambda _, tally: asked.set() if tally.shards else None,
+            stopped=asked.is_set,
+        )
+    done = len(list((tmp_path / "out").glob("runs/*/commits/*.json")))
+    assert 0 < done < 6
+    report = driver.run(job)
+    assert report.record["resumed"]
+    assert tree(tmp_path / "out/masks") == tree(reference / "masks")
+
+
+def test_a_worker_that_cannot_start_says_why(images, tmp_path, weights_file):
+    with pytest.raises(JobError, match="there is no cuda"):
+        driver.run(job_of(images, tmp_path / "out", weights_file, "inference.device=cuda", "cluster.gpus_per_worker=0"))
+
+
+def test_a_cluster_that_is_not_there_is_named(images, tmp_path, weights_file):
+    started = time.monotonic()
+    with pytest.raises(MaskfleetError, match="no Ray at 127.0.0.1:9; check --address"):
+        driver.run(job_of(images, tmp_path / "out", weights_file), address="127.0.0.1:9")
+    assert time.monotonic() - started < 120
+
+
+def test_nothing_to_do_starts_no_ray(images, tmp_path, weights_file, reference):
+    report = driver.run(job_of(images, reference, weights_file), address="127.0.0.1:9")
+    assert report.images == 0

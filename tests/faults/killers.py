@@ -1,0 +1,52 @@
+"""Pipelines with parts that fail on purpose; given to the driver in place of `jobs.run.open_pipeline`."""
+
+import os
+import time
+
+from faults import codecs
+from jobs.masks import Encoder, default_values
+from jobs.run import load_weights, pipeline_of
+from unet.segmenter import Segmenter
+
+KILL, RAISE = 201, 202
+
+
+class Killer(Segmenter):
+    """Ends its process, or raises, at an image that is marked with `KILL` or `RAISE`."""
+
+    def segment(self, images, size=None):
+        for image in images:
+            if (image[0, 0] == 77).all() and image[0, 1, 0] == KILL:
+                os._exit(1)
+            if (image[0, 0] == 77).all() and image[0, 1, 0] == RAISE:
+                raise RuntimeError("CUDA error: device-side assert triggered")
+        return super().segment(images, size)
+
+
+class Slow(Segmenter):
+    """Takes its time, so that there is a middle to be killed in."""
+
+    def segment(self, images, size=None):
+        time.sleep(0.15 * len(images))
+        return super().segment(images, size)
+
+
+def _pipeline(this, kind, **more):
+    model = load_weights(this.job).model
+    segmenter = kind(model, precision="fp32", plain_threads=1)
+    return pipeline_of(this, segmenter, 1, encoder=Encoder(default_values(2)), **more)
+
+
+def with_killer_segmenter(this, cpus):
+    return _pipeline(this, Killer)
+
+
+def with_killer_decoder(this, cpus):
+    return _pipeline(this, Segmenter, codec="faults.codecs:decode")
+
+
+def slowly(this, cpus):
+    return _pipeline(this, Slow)
+
+
+__all__ = ["KILL", "RAISE", "codecs", "slowly", "with_killer_decoder", "with_killer_segmenter"]

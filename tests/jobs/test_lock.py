@@ -1,0 +1,84 @@
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from jobs.errors import Locked
+from jobs.lock import Lock
+from jobs.storage import LocalStorage, open_storage
+
+
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])
+def storage(request, tmp_path):
+    return open_storage(str(tmp_path) if request.param == "local" else request.getfixturevalue("bucket"))
+
+
+def test_one_at_a_time(storage):
+    with Lock(storage), pytest.raises(Locked, match=f"held by process {os.getpid()} .* wait for that run, stop it"):
+        Lock(storage)
+    with Lock(storage):
+        pass
+
+
+def test_of_many_one_gets_it(storage):
+    barrier, held, refused = threading.Barrier(6), [], []
+
+    def race():
+        barrier.wait()
+        try:
+            held.append(Lock(storage))
+        except Locked:
+            refused.append(1)
+
+    threads = [threading.Thread(target=race) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(held) <= 1
+    assert len(held) + len(refused) == 6
+    for lock in held:
+        lock.release()
+    Lock(storage).release()
+
+
+def test_a_dead_holder_is_succeeded_at_once(tmp_path):
+    code = f"from jobs.lock import Lock; from jobs.storage import LocalStorage; import os; Lock(LocalStorage({str(tmp_path)!r})); os._exit(9)"
+    subprocess.run([sys.executable, "-c", code], check=False, cwd=os.getcwd())
+    holder = json.loads(LocalStorage(str(tmp_path)).read("lock/000001.json"))
+    assert not holder["released"]
+    Lock(LocalStorage(str(tmp_path))).release()
+
+
+def foreign(storage, **more):
+    record = {"nonce": "x", "host": "other", "pid": 1, "place": "another machine", "renewed": time.time(), "released": False}
+    storage.write("lock/000003.json", json.dumps(record | more).encode())
+
+
+def test_a_holder_elsewhere_is_waited_for_until_it_is_stale(storage):
+    foreign(storage)
+    with pytest.raises(Locked, match="on other"):
+        Lock(storage)
+    foreign(storage, renewed=time.time() - 61)
+    Lock(storage).release()
+
+
+def test_a_holder_that_was_succeeded_finds_out(tmp_path):
+    storage = LocalStorage(str(tmp_path))
+    lock = Lock(storage, renew=0.05)
+    foreign(storage)
+    assert lock.lost.wait(5)
+    lock.release()
+    assert json.loads(storage.read("lock/000003.json"))["nonce"] == "x"
+
+
+def test_renewal_keeps_it(tmp_path):
+    storage = LocalStorage(str(tmp_path))
+    with Lock(storage, renew=0.05):
+        first = json.loads(storage.read("lock/000001.json"))["renewed"]
+        time.sleep(0.3)
+        assert json.loads(storage.read("lock/000001.json"))["renewed"] > first

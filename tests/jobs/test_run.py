@@ -1,0 +1,264 @@
+"""The whole job in one process, on drawn images and on every kind of bad file."""
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow.dataset
+import pytest
+from conftest import draw_images, seeded, statistics, tree
+from PIL import Image
+
+from jobs import run as run_module
+from jobs.errors import JobError, Locked, StorageError
+from jobs.job import Job
+from jobs.lock import Lock
+from jobs.run import Stopped, run
+from jobs.statistics import SCHEMA
+from jobs.storage import LocalStorage, open_storage
+from jobs.verify import verify
+from unet import weights
+
+
+def job_of(images, output, weights_file, *sets):
+    return Job.of({"input": str(images), "output": str(output), "weights": weights_file}, ["run.shard_size=5", *sets])
+
+
+def test_every_image_gets_a_mask_and_a_row(images, tmp_path, weights_file):
+    report = run(job_of(images, tmp_path / "out", weights_file))
+    assert (report.exit_code, report.images, report.ok, report.failed) == (0, 24, 24, 0)
+    table = pyarrow.dataset.dataset(tmp_path / "out/stats", format="parquet").to_table()
+    assert table.schema.remove_metadata().equals(SCHEMA.remove_metadata())
+    for row in table.to_pylist():
+        source = Image.open(row["url"])
+        mask = np.asarray(Image.open(tmp_path / "out/masks" / row["mask_member"]))
+        assert mask.shape == source.size[::-1] == (row["height"], row["width"])
+        assert row["class_pixels"] == [(mask == 0).sum(), (mask == 255).sum()]
+        assert row["mask_member"] == str(Path(row["key"]).with_suffix(".png"))
+        assert (tmp_path / "out" / row["mask_object"]).exists()
+        assert row["fetch_seconds"] > 0
+        assert row["stage"] is None
+    assert verify(str(tmp_path / "out")).problems == []
+    counts = duckdb.sql(f"SELECT status, count(*) FROM '{tmp_path}/out/stats/**/*.parquet' GROUP BY status").fetchall()
+    assert counts == [("ok", 24)]
+
+
+def bad_folder(folder: Path) -> Path:
+    draw_images(folder, 6)
+    whole = io.BytesIO()
+    Image.new("RGB", (64, 64), (9, 9, 9)).save(whole, "JPEG")
+    (folder / "truncated.jpg").write_bytes(whole.getvalue()[:-100])
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "page.jpg").write_text("<html>403 Forbidden</html>")
+    Image.new("L", (16000, 10000)).save(folder / "bomb.png")
+    Image.new("RGB", (15, 15)).save(folder / "small.png")
+    Image.new("RGB", (30, 30)).save(folder / "deleted.png")
+    return folder
+
+
+def test_bad_files_cost_themselves_and_say_why(tmp_path, weights_file, monkeypatch):
+    bad_folder(tmp_path / "in")
+    begin = run_module._new_run
+
+    def delete_then_begin(*arguments):
+        (tmp_path / "in/deleted.png").unlink()  # between listing and reading
+        return begin(*arguments)
+
+    monkeypatch.setattr(run_module, "_new_run", delete_then_begin)
+    report = run(job_of(tmp_path / "in", tmp_path / "out", weights_file))
+    assert (report.exit_code, report.ok, report.failed) == (1, 6, 6)
+    rows = {row["key"]: row for row in statistics(tmp_path / "out") if row["status"] == "failed"}
+    assert {key: (row["stage"], row["error_class"]) for key, row in rows.items()} == {
+        "truncated.jpg": ("decode", "corrupt"),
+        "empty.png": ("decode", "empty"),
+        "page.jpg": ("decode", "unidentified"),
+        "bomb.png": ("decode", "too_large"),
+        "small.png": ("decode", "too_small"),
+        "deleted.png": ("fetch", "missing"),
+    }
+    assert "truncated" in rows["truncated.jpg"]["error_message"].lower()
+    assert all(row["mask_member"] is None and row["class_pixels"] is None for row in rows.values())
+    assert verify(str(tmp_path / "out")).problems == []
+    # The same with leave to fail that often.
+    monkeypatch.undo()
+    assert run(job_of(tmp_path / "in", tmp_path / "out2", weights_file, "run.max_error_rate=0.5")).exit_code == 0
+
+
+def test_a_second_run_does_only_what_is_new_changed_or_stale(images, tmp_path, weights_file):
+    job = job_of(images, tmp_path / "out", weights_file)
+    run(job)
+    assert run(job).images == 0
+    draw_images(images / "more", 2, seed=5)
+    Image.new("RGB", (40, 40)).save(images / "part-1/image-001.png")
+    report = run(job)
+    assert report.images == 3
+    rows = pyarrow.dataset.dataset(tmp_path / "out/stats", format="parquet").to_table().to_pylist()
+    assert {row["key"] for row in rows if row["run_id"] == report.run_id} == {
+        *("more/part-0/image-000.jpg", "more/part-1/image-001.png", "part-1/image-001.png")
+    }
+    assert run(job_of(images, tmp_path / "out", weights_file, "masks.values=[1, 2]")).images == 26
+    assert verify(str(tmp_path / "out")).problems[:1] == []
+
+
+def test_failures_that_would_be_the_same_are_not_tried_again(tmp_path, weights_file):
+    bad_folder(tmp_path / "in")
+    run(job_of(tmp_path / "in", tmp_path / "out", weights_file))
+    again = run(job_of(tmp_path / "in", tmp_path / "out", weights_file, "run.max_image_pixels=200"))
+    assert again.images == 1  # the bomb alone: its limit belongs to the command, not to the bytes
+
+
+def test_a_stopped_run_goes_on_where_it_was(images, tmp_path, weights_file):
+    whole = run(job_of(images, tmp_path / "whole", weights_file))
+    job, calls = job_of(images, tmp_path / "out", weights_file), iter([False, False, True])
+    with pytest.raises(Stopped):
+        run(job, stopped=lambda: next(calls))
+    before = tree(tmp_path / "out" / "runs")
+    assert sum("commits" in path for path in before) == 2
+    seen = []
+    report = run(job, progress=lambda _, tally: seen.append(tally.done))
+    assert (seen[0], report.images, report.record["resumed"]) == (10, whole.images, True)
+    after = tree(tmp_path / "out" / "runs")
+    assert {path: data for path, data in after.items() if path in before} == before
+    assert tree(tmp_path / "out/masks") == tree(tmp_path / "whole/masks")
+    assert statistics(tmp_path / "out") == statistics(tmp_path / "whole")
+
+
+def test_a_run_of_another_job_is_not_gone_on_with(images, tmp_path, weights_file):
+    with pytest.raises(Stopped):
+        run(job_of(images, tmp_path / "out", weights_file), stopped=lambda: True)
+    report = run(job_of(images, tmp_path / "out", weights_file, "masks.values=[3, 4]"))
+    assert (report.images, report.record["resumed"]) == (24, False)
+
+
+def test_what_is_derived_is_made_again_when_the_end_was_cut_off(images, tmp_path, weights_file):
+    run(job_of(images, tmp_path / "out", weights_file))
+    expected = tree(tmp_path / "out/masks")
+    (run_folder,) = (tmp_path / "out/runs").iterdir()
+    for gone in (tmp_path / "out/masks", tmp_path / "out/stats", run_folder / "exports"):
+        shutil.rmtree(gone)
+    (run_folder / "run.json").unlink()
+    report = run(job_of(images, tmp_path / "out", weights_file))
+    assert report.record["resumed"]
+    assert report.record["images_per_second"] == 0
+    assert tree(tmp_path / "out/masks") == expected
+    assert verify(str(tmp_path / "out")).problems == []
+
+
+@pytest.mark.parametrize("form", ["tar", "none"])
+def test_other_formats(form, images, tmp_path, weights_file):
+    run(job_of(images, tmp_path / "out", weights_file, f"masks.format={form}"))
+    assert not (tmp_path / "out/masks").exists()
+    assert bool(list((tmp_path / "out").rglob("masks.tar"))) == (form == "tar")
+    assert verify(str(tmp_path / "out")).problems == []
+
+
+def test_masks_do_not_depend_on_shards_or_order(images, tmp_path, weights_file):
+    fp32 = "inference.precision=fp32"
+    run(job_of(images, tmp_path / "a", weights_file, fp32, "run.shard_size=24"))
+    run(job_of(images, tmp_path / "b", weights_file, fp32, "run.shard_size=1"))
+    run(job_of(images, tmp_path / "c", weights_file, fp32, "run.shard_size=7", "inference.batch_size=2", "cluster.decoders=3"))
+    assert tree(tmp_path / "a/masks") == tree(tmp_path / "b/masks") == tree(tmp_path / "c/masks")
+
+
+def test_storage_without_conditions_is_committed_by_the_driver_and_says_so(images, tmp_path, weights_file, monkeypatch):
+    monkeypatch.setattr(LocalStorage, "create", lambda self, path, data: self.write(path, data) or True)
+    report = run(job_of(images, tmp_path / "out", weights_file))
+    assert report.record["commit_mode"] == "driver"
+    monkeypatch.undo()
+    assert verify(str(tmp_path / "out")).problems == []
+    assert len(list((tmp_path / "out/masks").rglob("*.png"))) == 24
+
+
+def write_weights(path, **more):
+    path.write_bytes(weights.save(seeded(**more)))
+    return str(path)
+
+
+def test_bad_jobs_leave_nothing_behind(images, tmp_path, weights_file):
+    out = tmp_path / "out"
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text/a.txt").write_text("x")
+    (tmp_path / "model.pth").write_bytes(b"PK\x03\x04")
+    (tmp_path / "noise.safetensors").write_bytes(b"x" * 99)
+    cases = [
+        (job_of(images, out, str(tmp_path / "none.safetensors")), "there are no weights .*built-in model .nuclei"),
+        (job_of(images, out, str(tmp_path / "model.pth")), "maskfleet convert"),
+        (job_of(images, out, str(tmp_path / "noise.safetensors")), "not a safetensors file"),
+        (job_of(images, out, write_weights(tmp_path / "4.safetensors", n_channels=4)), "take 4 channels"),
+        (job_of(images, out, weights_file, "masks.values=[0, 1, 2]"), "has 3 values and the weights have 2 classes"),
+        (job_of(tmp_path / "empty", out, weights_file), "no image in"),
+        (job_of(tmp_path / "text", out, weights_file), r"no image in .* \(but 1 .txt\)"),
+        (job_of(tmp_path / "none", out, weights_file), "there is no input folder"),
+    ]
+    for job, message in cases:
+        with pytest.raises(JobError, match=message) as error:
+            run(job)
+        assert "\n" not in str(error.value)
+        assert not out.exists()
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(JobError, match="the output cannot be written"):
+        run(job_of(images, tmp_path / "file/out", weights_file))
+
+
+def test_a_locked_output_is_refused(images, tmp_path, weights_file):
+    with Lock(LocalStorage(str(tmp_path / "out"))), pytest.raises(Locked) as error:
+        run(job_of(images, tmp_path / "out", weights_file))
+    assert error.value.exit_code == 4
+
+
+def test_an_error_of_storage_ends_the_run_and_the_next_goes_on(images, tmp_path, weights_file, monkeypatch):
+    write, calls = LocalStorage.write, []
+
+    def failing(self, path, data):
+        calls.append(path)
+        if "masks.tar" in path and len([call for call in calls if "masks.tar" in call]) == 3:
+            raise StorageError("the disk is full")
+        write(self, path, data)
+
+    monkeypatch.setattr(LocalStorage, "write", failing)
+    with pytest.raises(StorageError, match="disk is full"):
+        run(job_of(images, tmp_path / "out", weights_file))
+    monkeypatch.undo()
+    assert run(job_of(images, tmp_path / "out", weights_file)).record["resumed"]
+    assert verify(str(tmp_path / "out")).problems == []
+
+
+def test_no_secret_is_left_anywhere(images, tmp_path, weights_file, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.setenv(name, "canary-4711")
+    run(job_of(images, tmp_path / "out", weights_file))
+    assert not [path for path, data in tree(tmp_path / "out").items() if b"canary" in data]
+
+
+@pytest.mark.s3
+def test_a_bucket_gets_the_bytes_that_a_folder_gets(images, tmp_path, weights_file, bucket):
+    local = run(job_of(images, tmp_path / "out", weights_file))
+    storage = open_storage(bucket)
+    for path, data in tree(images).items():
+        storage.write(f"in/{path}", data)
+    report = run(job_of(f"{bucket}/in", f"{bucket}/out", weights_file))
+    assert (report.ok, report.record["commit_mode"]) == (local.ok, "worker")
+    found = {entry.path: storage.read(f"out/masks/{entry.path[len('out/masks/'):]}") for entry in storage.walk("out/masks")}
+    assert {path.removeprefix("out/masks/"): data for path, data in found.items()} == tree(tmp_path / "out/masks")
+    assert verify(f"{bucket}/out").problems == []
+    assert run(job_of(f"{bucket}/in", f"{bucket}/out", weights_file)).images == 0
+
+
+@pytest.mark.s3
+def test_a_missing_bucket_is_a_job_error(images, weights_file, s3_server, tmp_path):
+    for job in (job_of("s3://no-such-bucket-x/in", tmp_path / "o", weights_file), job_of(images, "s3://no-such-bucket-x/o", weights_file)):
+        with pytest.raises(JobError, match="there is no such bucket; create it"):
+            run(job)
+
+
+def test_run_json_is_last_and_whole(images, tmp_path, weights_file):
+    report = run(job_of(images, tmp_path / "out", weights_file))
+    record = json.loads((tmp_path / f"out/runs/{report.run_id}/run.json").read_text())
+    assert record == report.record
+    job = json.loads((tmp_path / f"out/runs/{report.run_id}/job.json").read_text())
+    assert job["fingerprint"] == record["fingerprint"]
+    assert job["versions"]["torch"]
