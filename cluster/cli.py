@@ -1,11 +1,13 @@
 """The command line. stdout is for results, stderr for progress; every error is one line with its remedy."""
 
+import atexit
 import json
 import os
 import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,7 +37,9 @@ _err = Console(stderr=True)
 _options: dict[str, bool] = {"debug": False}
 
 JobFile = Annotated[Path | None, typer.Argument(help="Job file (TOML); or give --input, --output and --weights.")]
-Input = Annotated[str | None, typer.Option("--input", help="Folder, glob, or .txt list of paths and URLs; local or s3://.")]
+Input = Annotated[
+    str | None, typer.Option("--input", help="Folder, glob, or .txt list of paths and URLs; local or s3://.")
+]
 Output = Annotated[str | None, typer.Option("--output", help="Folder or s3:// prefix that receives everything.")]
 WeightsOption = Annotated[str | None, typer.Option("--weights", help="Safetensors file, or a built-in model: nuclei.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Override a key: section.key=value. May be repeated.")]
@@ -46,37 +50,43 @@ Profile = Annotated[str | None, typer.Option("--profile", help="AWS profile.")]
 
 def main() -> None:
     """The console script. Exit codes: 0 complete, 1 incomplete, 2 wrong job, 4 locked, 130 stopped."""
-    sys.exit(_guarded(lambda: app(standalone_mode=False)))
+    code = _guarded(lambda: app(standalone_mode=False))
+    # The C++ threads of torch, pyarrow and Ray were seen to abort an interpreter that was ending (exit 134),
+    # and schedulers read this code: so all that Python has to end is ended here, and the process leaves.
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _guarded(command: Callable[[], Any]) -> int:
-    from click.exceptions import ClickException, Exit
-
     try:
         code = command()
     except MaskfleetError as error:
         return _complain(error, error.exit_code)
-    except ClickException as error:
-        error.show()
-        return 2
-    except Exit as error:
+    except typer.Exit as error:
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return 130
     except BrokenPipeError:
         return 1
     except Exception as error:
+        if callable(show := getattr(error, "show", None)):  # a wrong option; the class is private to Typer
+            show()
+            return 2
         return _complain(error, 1)
     return code if isinstance(code, int) else 0
 
 
 def _complain(error: Exception, code: int) -> int:
     if _options["debug"]:
-        raise error
+        traceback.print_exception(error)
     lines = str(error).strip().splitlines() or [""]
     kind = "" if isinstance(error, MaskfleetError) else f"{type(error).__name__}: "
     hint = "" if isinstance(error, MaskfleetError) else " (run 'maskfleet --debug …' for the traceback)"
-    _err.print(f"maskfleet: {kind}{redacted(lines[0])}{hint}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+    _err.print(
+        f"maskfleet: {kind}{redacted(lines[0])}{hint}", style="bold red", markup=False, highlight=False, soft_wrap=True
+    )
     return code
 
 
@@ -105,7 +115,9 @@ def run(
     output: Output = None,
     weights: WeightsOption = None,
     set: Set = None,  # noqa: A002
-    address: Annotated[str | None, typer.Option("--address", help="Ray cluster; without it RAY_ADDRESS, else local.")] = None,
+    address: Annotated[
+        str | None, typer.Option("--address", help="Ray cluster; without it RAY_ADDRESS, else local.")
+    ] = None,
     no_ray: Annotated[bool, typer.Option("--no-ray", help="Run in this process.")] = False,
     json: AsJson = False,
 ) -> int:
@@ -138,7 +150,7 @@ def plan(
         "done": planned.listed - planned.table.num_rows,
         "images": planned.table.num_rows,
         "shards": planned.shards,
-        "bytes": planned.bytes,
+        "bytes": planned.size,
         "fingerprint": fingerprint,
         "known": done(open_storage(work.output, profile=work.profile), fingerprint).num_rows,
     }
@@ -220,7 +232,9 @@ def demo(
     return code
 
 
-def _job(path: Path | None, input_: str | None, output: str | None, weights: str | None, overrides: list[str] | None) -> Job:
+def _job(
+    path: Path | None, input_: str | None, output: str | None, weights: str | None, overrides: list[str] | None
+) -> Job:
     given = {"input": input_, "output": output, "weights": weights}
     sets = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
     sets += overrides or []
@@ -256,14 +270,18 @@ def _summary(job: Job, record: dict[str, Any]) -> None:
         return
     errors = ", ".join(f"{count} {name}" for name, count in record["errors"].items())
     typer.echo(f"run      {record['run_id']}, {record['status']} in {record['seconds']:.1f} s")
-    typer.echo(f"images   {record['images']}: {record['ok']} ok, {record['failed']} failed{f' ({errors})' if errors else ''}")
+    typer.echo(
+        f"images   {record['images']}: {record['ok']} ok, {record['failed']} failed{f' ({errors})' if errors else ''}"
+    )
     typer.echo(f"speed    {record['images_per_second']:.1f} images/s; most work in {_busiest(record)}")
     if job.masks.format == "png":
         typer.echo(f"masks    {output}/masks/")
     if job.masks.format != "none":
         typer.echo(f"tars     {output}/runs/{record['run_id']}/shards/*/*/masks.tar")
     typer.echo(f"table    {output}/stats/run_id={record['run_id']}/")
-    typer.echo(f"""DuckDB   duckdb -c "SELECT status, count(*) FROM '{output}/stats/**/*.parquet' GROUP BY status" """.rstrip())
+    typer.echo(
+        f"""DuckDB   duckdb -c "SELECT status, count(*) FROM '{output}/stats/**/*.parquet' GROUP BY status" """.rstrip()
+    )
     if record["exit_code"]:
         rate = record["failed"] / record["images"]
         _err.print(
@@ -356,7 +374,6 @@ def _plain_progress() -> Callable[..., None]:
         )
 
     return show
-
 
 
 if __name__ == "__main__":

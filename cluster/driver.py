@@ -209,12 +209,14 @@ class Fleet:
             "max_concurrency": SHARDS_IN_FLIGHT,
         }
         threads = max(1, int(self._cpus))
-        return ray.remote(Worker).options(**options).remote(self._run.job, self._run.run_id, threads, self._open_pipeline)
+        return (
+            ray.remote(Worker).options(**options).remote(self._run.job, self._run.run_id, threads, self._open_pipeline)
+        )
 
 
 def _sizes(job: Job) -> tuple[int, float, float]:
     """Workers, and CPU cores and GPUs of each, for the cluster that is there."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     gpus = sum(node.get("GPU", 0) for node in nodes)
     wanted = job.cluster
     per_worker = wanted.gpus_per_worker

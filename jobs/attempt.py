@@ -83,7 +83,9 @@ def run_shard(desk: Desk, shard: Shard, pipeline: Pipeline) -> ShardReport:
     commit = _written(desk, shard, list(zip(records, outcomes, strict=True)))
     committed = desk.commits.mode == "worker"
     if committed:
-        commit = settle(desk, commit, {name: outcome.mask for (_, name), outcome in zip(records, outcomes, strict=True)})
+        commit = settle(
+            desk, commit, {name: outcome.mask for (_, name), outcome in zip(records, outcomes, strict=True)}
+        )
     return ShardReport(
         shard,
         commit,
@@ -119,7 +121,11 @@ def settle(desk: Desk, commit: Commit, images: Mapping[str, bytes | None] | None
             with suppress(StorageError):  # nothing reads it, so it may as well stay
                 desk.storage.delete(item.path)
     elif desk.loose:
-        export(desk, commit, None if images is None else ((name, data) for name, data in images.items() if data is not None))
+        export(
+            desk,
+            commit,
+            None if images is None else ((name, data) for name, data in images.items() if data is not None),
+        )
     return first
 
 

@@ -95,9 +95,10 @@ def _opened(data: bytes, max_pixels: int) -> Image.Image:
         raise Undecodable("unidentified", f"not a {', '.join(FORMATS)} image but {_looks_like(data)}") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         pixels = re.search(r"\d+", str(error))
+        count = pixels[0] if pixels else "too many"
         raise Undecodable(
             "too_large",
-            f"{pixels[0] if pixels else 'too many'} pixels and run.max_image_pixels is {max_pixels}; raise it if the image is genuine",
+            f"{count} pixels and run.max_image_pixels is {max_pixels}; raise it if the image is genuine",
         ) from error
     # A camera's MPO is a JPEG with previews behind it; the first picture is the picture.
     if frames > 1 and image.format != "MPO":

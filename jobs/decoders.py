@@ -26,7 +26,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,14 +67,14 @@ class Decoded(NamedTuple):
     """An image from a decoding process.
 
     Attributes:
-        index: As it was passed in.
+        number: As it was passed in.
         pixels: (H, W, C), uint8, in shared memory; valid until the next one is asked for. None on failure.
         size: Stored height and width; (0, 0) on failure.
         seconds: Time that decoding took.
         failure: Why not, or None.
     """
 
-    index: int
+    number: int
     pixels: NDArray[np.uint8] | None
     size: tuple[int, int]
     seconds: float
@@ -82,7 +82,7 @@ class Decoded(NamedTuple):
 
 
 class _Encoded(NamedTuple):
-    index: int
+    number: int
     data: bytes
 
 
@@ -142,7 +142,7 @@ class Decoders:
         self.busy_seconds = 0.0
         self._lock = threading.Lock()
 
-    def __enter__(self) -> "Decoders":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -209,10 +209,10 @@ class Decoders:
         left: list[_Encoded | Decoded] = []
         for item in group:
             # Order is kept: behind the first image that did not fit, all wait.
-            if left or item.index in rest:
+            if left or item.number in rest:
                 left.append(item)
             else:
-                done.append(item if isinstance(item, Decoded) else answers[item.index])
+                done.append(item if isinstance(item, Decoded) else answers[item.number])
         return done, left
 
     def _answers(self, process: "_Process", encoded: list[_Encoded], slot: int) -> tuple[dict[int, Decoded], set[int]]:
@@ -225,15 +225,17 @@ class Decoders:
                 replies = process.ask(todo, slot)
             except _Died as death:
                 culprit = todo[death.position]
-                deaths[culprit.index] += 1
-                if deaths[culprit.index] >= TRIES:
-                    failure = Failure("decode", death.error_class, f"{death}, {TRIES} times; look at this file by itself")
-                    answers[culprit.index] = Decoded(culprit.index, None, (0, 0), 0.0, failure)
+                deaths[culprit.number] += 1
+                if deaths[culprit.number] >= TRIES:
+                    failure = Failure(
+                        "decode", death.error_class, f"{death}, {TRIES} times; look at this file by itself"
+                    )
+                    answers[culprit.number] = Decoded(culprit.number, None, (0, 0), 0.0, failure)
                     todo.pop(death.position)
                 continue
             for item, reply in zip(todo, replies, strict=False):
-                answers[item.index] = self._decoded(item.index, reply)
-            return answers, {item.index for item in todo[len(replies) :]}
+                answers[item.number] = self._decoded(item.number, reply)
+            return answers, {item.number for item in todo[len(replies) :]}
         return answers, set()
 
     def _decoded(self, index: int, reply: list[Any]) -> Decoded:

@@ -2,7 +2,7 @@
 
 import io
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,13 +83,15 @@ def _scene(height: int, width: int, random: np.random.Generator) -> tuple[NDArra
     return (noisy.clip(0, 1) * 255).astype(np.uint8), mask
 
 
-def _nucleus(truth: Image.Image, light: NDArray[np.float32], radius: float, random: np.random.Generator) -> None:
+def _nucleus(truth: Image.Image, light: NDArray[Any], radius: float, random: np.random.Generator) -> None:
     height, width = light.shape
     box = int(radius * 2) + 3
-    x, y = random.integers(0, width), random.integers(0, height)
+    x, y = int(random.integers(0, width)), int(random.integers(0, height))
     angle = np.linspace(0, 2 * np.pi, 24, endpoint=False)
-    reach = radius * (1 + 0.06 * random.normal(size=24).cumsum().clip(-2, 2) / 2) * np.hypot(
-        np.cos(angle) * random.uniform(0.75, 1), np.sin(angle)
+    reach = (
+        radius
+        * (1 + 0.06 * random.normal(size=24).cumsum().clip(-2, 2) / 2)
+        * np.hypot(np.cos(angle) * random.uniform(0.75, 1), np.sin(angle))
     )
     turn = random.uniform(0, np.pi)
     points = [(box + r * np.cos(a + turn), box + r * np.sin(a + turn)) for a, r in zip(angle, reach, strict=True)]
@@ -103,10 +105,11 @@ def _nucleus(truth: Image.Image, light: NDArray[np.float32], radius: float, rand
     np.maximum(patch, inside * random.uniform(0.25, 0.8), out=patch)
 
 
-def _stained(glow: NDArray[np.float32], random: np.random.Generator) -> NDArray[np.uint8]:
-    tissue = np.array([0.85, 0.7, 0.82]) - 0.06 * _cloud(*glow.shape, 12, random)[..., None]
+def _stained(glow: NDArray[Any], random: np.random.Generator) -> NDArray[np.uint8]:
+    tissue = np.array([0.85, 0.7, 0.82]) - 0.06 * _cloud(glow.shape[0], glow.shape[1], 12, random)[..., None]
     stain = np.array([0.55, 0.6, 0.35]) * glow.clip(0, 1)[..., None]
-    return ((tissue - stain + random.normal(0, 0.015, tissue.shape)).clip(0, 1) * 255).astype(np.uint8)
+    pixels: NDArray[Any] = (tissue - stain + random.normal(0, 0.015, tissue.shape)).clip(0, 1) * 255
+    return pixels.astype(np.uint8)
 
 
 def _cloud(height: int, width: int, grain: int, random: np.random.Generator) -> NDArray[np.float32]:

@@ -90,7 +90,7 @@ def _crop(pair: Pair, side: int, random: np.random.Generator) -> tuple[NDArray[n
     box = (left, top, left + window, top + window)
     image = Image.fromarray(pair.image).resize((side, side), Image.Resampling.BILINEAR, box)
     truth = Image.fromarray(pair.truth).resize((side, side), Image.Resampling.NEAREST, box)
-    turns, mirrored = random.integers(4), random.random() < 0.5
+    turns, mirrored = int(random.integers(4)), random.random() < 0.5
     pixels = np.rot90(np.asarray(image), turns)
     classes = np.rot90(np.asarray(truth), turns)
     if mirrored:

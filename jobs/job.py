@@ -47,7 +47,7 @@ class Masks(_Section):
     """What a mask is and where it goes."""
 
     format: Literal["png", "tar", "none"] = "png"
-    """"png": a loose PNG per image under masks/, beside the shards' tars. "tar": the tars alone. "none": statistics alone."""
+    """"png": a loose PNG per image under masks/, beside the shards' tars. "tar": the tars alone. "none": no masks."""
     values: tuple[int, ...] | None = None
     """Pixel value of each class; None for the weights' own mask values, else 0, 1, 2 …"""
 
@@ -139,7 +139,9 @@ class Job(_Section):
         try:
             table = tomllib.loads(Path(path).read_text("utf-8"))
         except FileNotFoundError as error:
-            raise JobError(f"there is no job file {path}; write one, or give --input, --output and --weights") from error
+            raise JobError(
+                f"there is no job file {path}; write one, or give --input, --output and --weights"
+            ) from error
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise JobError(f"job file {path} cannot be read: {error}") from error
         return cls.of(table, overrides)
@@ -200,9 +202,7 @@ def _nearest(key: str, prefix: str) -> str:
     # A right key in the wrong section is as likely as a misspelt one.
     near = near or [name for name in known if name.rsplit(".", 1)[-1] == key]
     near = near or [
-        name
-        for name in known
-        if difflib.get_close_matches(key, [name.rsplit(".", 1)[-1]], n=1, cutoff=0.7)
+        name for name in known if difflib.get_close_matches(key, [name.rsplit(".", 1)[-1]], n=1, cutoff=0.7)
     ]
     return f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known)}"
 

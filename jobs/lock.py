@@ -13,7 +13,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from jobs.commit import nonce
 from jobs.errors import Locked, MaskfleetError, NotFound, StorageError
@@ -46,7 +46,7 @@ class Lock:
         self._thread = threading.Thread(target=self._keep, name="lock", daemon=True)
         self._thread.start()
 
-    def __enter__(self) -> "Lock":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

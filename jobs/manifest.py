@@ -136,7 +136,7 @@ class Plan(NamedTuple):
         return int(self.table["shard"][-1].as_py()) + 1 if self.table.num_rows else 0
 
     @property
-    def bytes(self) -> int:
+    def size(self) -> int:
         """Bytes of the images, as far as their sizes are known."""
         return int(pc.sum(self.table["size"]).as_py() or 0)
 
@@ -155,13 +155,17 @@ def _listed(records: Iterable[Record]) -> pa.Table:
     rows = iter(records)
     chunks = []
     while chunk := list(islice(rows, 8192)):
-        columns = [pa.array(column, field.type) for column, field in zip(zip(*chunk, strict=True), _LISTED, strict=True)]
+        columns = [
+            pa.array(column, field.type) for column, field in zip(zip(*chunk, strict=True), _LISTED, strict=True)
+        ]
         chunks.append(pa.RecordBatch.from_arrays(columns, schema=_LISTED))
     table = pa.Table.from_batches(chunks, _LISTED).sort_by("key")
     counts = table["key"].value_counts()
     if len(counts) != table.num_rows:
         twice = next(item["values"].as_py() for item in counts if item["counts"].as_py() > 1)
-        raise JobError(f"two inputs have the key {twice!r}; name each once in the list, or give them folders of their own")
+        raise JobError(
+            f"two inputs have the key {twice!r}; name each once in the list, or give them folders of their own"
+        )
     return table
 
 

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,9 @@ from jobs.decoders import CODEC, Decoded, Decoders, Failure, Limits
 from jobs.errors import Changed, Denied, NotFound
 from jobs.masks import Encoder
 from jobs.sources import Inputs, Record
-from unet.segmenter import Statistics
+
+if TYPE_CHECKING:  # `verify` and `status` come by here and must not wait for torch
+    from unet.segmenter import Statistics
 
 SHARDS_IN_FLIGHT = 2
 """Shards that one pipeline serves at once, so that the device works through one's end and the next one's start."""
@@ -40,7 +42,7 @@ class Device(Protocol):
 
     def segment(
         self, images: NDArray[np.uint8], size: tuple[int, int] | None = None
-    ) -> tuple[NDArray[np.uint8], Statistics]: ...
+    ) -> "tuple[NDArray[np.uint8], Statistics]": ...
 
 
 @dataclass
@@ -112,7 +114,7 @@ class Pipeline:
         self.meters = {stage: Meter() for stage in ("fetch", "decode", "segment", "encode")}
         self._lock = threading.Lock()
 
-    def __enter__(self) -> "Pipeline":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -175,7 +177,7 @@ class Pipeline:
         open_: dict[tuple[int, ...], _Batch] = {}
         held = 0
         for image in decoded:
-            outcome = outcomes[image.index]
+            outcome = outcomes[image.number]
             outcome.seconds["decode"] = image.seconds
             outcome.failure = image.failure
             if image.pixels is None:
@@ -189,11 +191,11 @@ class Pipeline:
                 held += open_[key].pixels.nbytes
             batch = open_[key]
             batch.pixels[len(batch.indices)] = image.pixels
-            batch.indices.append(image.index)
+            batch.indices.append(image.number)
             full = len(batch.indices) == len(batch.pixels)
             # Many shapes at once would hold many unfinished batches; the oldest goes as it is. This too
             # follows from the records alone.
-            while full or held > _OPEN_BYTES and len(open_) > 1:
+            while full or (held > _OPEN_BYTES and len(open_) > 1):
                 ready = open_.pop(key if full else next(iter(open_)))
                 held -= ready.pixels.nbytes
                 full = False
@@ -219,7 +221,9 @@ class Pipeline:
             outcomes[index].seconds["segment"] = share
             if not statistics.finite[row]:
                 outcomes[index].failure = Failure(
-                    "segment", "non_finite", "the network gave values that are not finite; try inference.precision = 'fp32'"
+                    "segment",
+                    "non_finite",
+                    "the network gave values that are not finite; try inference.precision = 'fp32'",
                 )
             else:
                 outcomes[index].columns = _columns(statistics, row)
@@ -248,7 +252,7 @@ def _trimmed(batch: _Batch) -> _Batch:
     return batch._replace(pixels=batch.pixels[: len(batch.indices)])
 
 
-def _columns(statistics: Statistics, row: int) -> dict[str, Any]:
+def _columns(statistics: "Statistics", row: int) -> dict[str, Any]:
     pixels = statistics.class_pixels[row]
     boxes = statistics.class_bbox[row].tolist()
     return {

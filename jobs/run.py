@@ -1,12 +1,11 @@
 """A run: one execution of a job, from the plan to the last record. Here without Ray; `cluster.driver` adds machines.
 
-    begin     check weights, list the input, lock the output, go on with an unfinished run or freeze a plan
-    attempts  every shard through `jobs.attempt.run_shard`
-    finish    derive what is derived from commits: loose masks, statistics, run.json
+begin     check weights, list the input, lock the output, go on with an unfinished run or freeze a plan
+attempts  every shard through `jobs.attempt.run_shard`
+finish    derive what is derived from commits: loose masks, statistics, run.json
 """
 
 import hashlib
-import io
 import json
 import os
 import platform
@@ -19,7 +18,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
-import pyarrow.parquet as pq
+import pyarrow as pa
 
 from jobs import catalog, statistics
 from jobs.attempt import Desk, ShardReport, export, fail_shard, rows_of, run_shard, settle
@@ -223,15 +222,14 @@ def judge(this: Run, backlog: Backlog, task: Task, error: Exception, *, alone: b
     verdict = backlog.died(task, alone=alone)
     if verdict == "split":
         # On record first: an attempt that is still alive somewhere must not be committed beside the halves.
-        if this.desk.commits.split(task.shard).split:
+        first = this.desk.commits.split(task.shard)
+        if first.split:
             backlog.halves(task)
-            return
-        verdict = "done"  # it was alive after all
-    if verdict == "give_up":
+        else:  # it was alive after all
+            yield ShardReport(task.shard, first, True, 0.0)
+    elif verdict == "give_up":
         message = f"this image ended {task.deaths + 1} attempts ({_line(error)}); look at it by itself"
         yield fail_shard(this.desk, task.shard, Failure("worker", "crash", message))
-    elif verdict == "done" and (first := this.desk.commits.get(task.shard.id)) is not None:
-        yield ShardReport(task.shard, first, True, 0.0)
 
 
 def _line(error: Exception) -> str:
@@ -386,7 +384,9 @@ def load_weights(job: Job) -> Weights:
         weights = unet_weights.load(data)
     except NotFound as error:
         known = ", ".join(unet_weights.BUILTIN)
-        raise JobError(f"there are no weights {job.weights}; name a safetensors file or a built-in model ({known})") from error
+        raise JobError(
+            f"there are no weights {job.weights}; name a safetensors file or a built-in model ({known})"
+        ) from error
     except (WeightsError, Denied) as error:
         raise JobError(f"weights {job.weights}: {error}") from error
     if weights.model.n_channels not in (1, 3):
@@ -528,26 +528,22 @@ def finish(this: Run, tally: Tally) -> RunReport:
 def compact(desk: Desk, commits: Iterable[Commit]) -> dict[str, int]:
     """Write the run's statistics as few large files, in the manifest's order. Returns failures by error class."""
     errors: Counter[str] = Counter()
-    sink, writer, rows, part = io.BytesIO(), None, 0, 0
-    folder = f"stats/run_id={desk.run_id}"
-
-    def flush() -> None:
-        nonlocal sink, writer, rows, part
-        if writer is not None:
-            writer.close()
-            desk.storage.write(f"{folder}/part-{part:05}.parquet", sink.getvalue())
-            sink, writer, rows, part = io.BytesIO(), None, 0, part + 1
-
-    for commit in commits:
-        table = rows_of(desk.storage, commit)
+    for number, table in enumerate(_parts(rows_of(desk.storage, commit) for commit in commits)):
         errors.update(name for name in table["error_class"].to_pylist() if name)
-        writer = writer or pq.ParquetWriter(sink, statistics.SCHEMA, compression="zstd")
-        writer.write_table(table)
-        rows += table.num_rows
-        if rows >= _PART_ROWS:
-            flush()
-    flush()
+        data = statistics.table_parquet(table)
+        desk.storage.write(f"stats/run_id={desk.run_id}/part-{number:05}.parquet", data)
     return dict(errors.most_common())
+
+
+def _parts(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    part: list[pa.Table] = []
+    for table in tables:
+        part.append(table)
+        if sum(piece.num_rows for piece in part) >= _PART_ROWS:
+            yield pa.concat_tables(part)
+            part = []
+    if part:
+        yield pa.concat_tables(part)
 
 
 __all__ = ["OpenPipeline", "Run", "RunReport", "Shard", "Stopped", "Tally", "begin", "finish", "plan", "resume", "run"]

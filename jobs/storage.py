@@ -352,7 +352,8 @@ class S3Storage(Storage):
 
     def _call(self, method: str, path: str | None, **arguments: Any) -> Coroutine[Any, Any, Any]:
         key = {} if path is None else {"Key": self._key(path)}
-        return self._filesystem()._call_s3(method, Bucket=self.bucket, **key, **arguments)
+        call: Coroutine[Any, Any, Any] = self._filesystem()._call_s3(method, Bucket=self.bucket, **key, **arguments)
+        return call
 
     def _filesystem(self) -> Any:
         if self._fs is None:
@@ -426,7 +427,7 @@ _CREDENTIALS = {
 def _verdict(error: BaseException, url: str) -> StorageError | None:
     """What a failed request means, or None where asking again can help."""
     code = _code(error)
-    if code == "PreconditionFailed" or code == "412":
+    if code in {"PreconditionFailed", "412"}:
         return Changed(f"{url} changed after the plan; run again to plan it as it is now")
     if code == "NoSuchBucket":
         return Denied(f"{url}: there is no such bucket; create it, or correct the name and AWS_ENDPOINT_URL_S3")

@@ -41,7 +41,9 @@ def drawn(tmp_path_factory):
     folder = tmp_path_factory.mktemp("parity")
     random = np.random.default_rng(0)
     for number, (height, width) in enumerate(SIZES * 2):
-        pixels = Image.fromarray(random.integers(0, 256, (height // 4, width // 4, 3), np.uint8)).resize((width, height))
+        pixels = Image.fromarray(random.integers(0, 256, (height // 4, width // 4, 3), np.uint8)).resize(
+            (width, height)
+        )
         pixels.save(folder / f"{number}.{'png' if number % 2 else 'jpg'}")
     return folder
 

@@ -56,7 +56,7 @@ def finetune(
     where = torch.device(device)
     if where.type == "cpu":
         keep_freed_memory()
-    model.to(where, memory_format=torch.channels_last).train().requires_grad_(True)
+    model.to(where).to(memory_format=torch.channels_last).train().requires_grad_(True)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step / steps, warmup))
     bf16 = resolve_precision("auto", where) == "bf16"
@@ -67,10 +67,10 @@ def finetune(
             logits_BKHW = model(x_BCHW)
         loss = segmentation_loss(logits_BKHW, target_BHW.to(where))
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        rate = schedule.get_last_lr()[0]
+        rate = float(schedule.get_last_lr()[0])
         schedule.step()
         yield Step(number, loss.item(), rate, time.perf_counter() - started)
         if number >= steps:

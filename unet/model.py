@@ -129,7 +129,9 @@ class UNet(nn.Module):
         """
         if min(x_BCHW.shape[-2:]) < MIN_SIDE:
             height, width = x_BCHW.shape[-2:]
-            raise ValueError(f"the U-Net needs sides of at least {MIN_SIDE} px, got {width}×{height}; enlarge the image")
+            raise ValueError(
+                f"the U-Net needs sides of at least {MIN_SIDE} px, got {width}×{height}; enlarge the image"
+            )
         x1 = self.inc(x_BCHW)
         x2 = self.down1(x1)
         x3 = self.down2(x2)

@@ -18,7 +18,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -98,7 +98,7 @@ class Segmenter:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         *,
         device: str = "cpu",
         precision: Precision = "auto",
@@ -149,7 +149,9 @@ class Segmenter:
         self._check(images)
         size = size or (images.shape[1], images.shape[2])
         with self._lock, torch.inference_mode(), _ieee_fp32():
-            pixels_BHWC = torch.from_numpy(np.require(images, requirements="W")).to(self.device, non_blocking=True).float()
+            pixels_BHWC = (
+                torch.from_numpy(np.require(images, requirements="W")).to(self.device, non_blocking=True).float()
+            )
             # Divided, not multiplied by 1/255: the product differs from Pytorch-UNet's quotient for 126 of 256 values.
             x_BCHW = (pixels_BHWC / 255).permute(0, 3, 1, 2)
             logits_BKHW = _resized(self._model(x_BCHW.to(self._dtype)).float(), size)
@@ -167,7 +169,9 @@ class Segmenter:
         if images.ndim != 4 or images.shape[3] != self.n_channels:
             raise ValueError(f"the network takes (B, H, W, {self.n_channels}) batches, got {images.shape}")
         if min(images.shape[1:3]) < MIN_SIDE:
-            raise ValueError(f"the network needs sides of at least {MIN_SIDE} px, got {images.shape[2]}×{images.shape[1]}")
+            raise ValueError(
+                f"the network needs sides of at least {MIN_SIDE} px, got {images.shape[2]}×{images.shape[1]}"
+            )
 
     def _plain_logits(self, x_1CHW: Tensor, size: tuple[int, int]) -> Tensor:
         assert self._plain is not None
@@ -257,17 +261,17 @@ def _device(name: str) -> torch.device:
         raise DeviceError(f"device {name!r} is not supported; use 'cpu' or 'cuda'")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise DeviceError(
-            f"there is no {name}: PyTorch {torch.__version__} sees no GPU; check nvidia-smi and that this is a CUDA build"
+            f"there is no {name}: PyTorch {torch.__version__} sees no GPU; check nvidia-smi and the CUDA build"
         )
     return device
 
 
-def _folded(model: nn.Module) -> nn.Module:
+def _folded(model: Any) -> Any:
     """A copy with every batch normalisation folded into the convolution before it."""
     model = copy.deepcopy(model)
     for block in model.modules():
         if isinstance(block, DoubleConv):
-            layers = block.double_conv
+            layers: Any = block.double_conv
             for convolution, norm in ((0, 1), (3, 4)):
                 layers[convolution] = fuse_conv_bn_eval(layers[convolution], layers[norm])
                 layers[norm] = nn.Identity()
@@ -336,15 +340,17 @@ def _extents(labels_BHW: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     From the pixels of each class in every row and column, counted by products with ones: a fraction
     of the time of comparisons and integer sums, and exact, as no count reaches 2^24.
     """
-    batch, height, width = labels_BHW.shape
+    _, height, width = labels_BHW.shape
+    ones_H, ones_W = (torch.ones(side, device=labels_BHW.device) for side in (height, width))
     in_rows, in_columns = [], []
     for index in range(1, classes):
         of_class_BHW = (labels_BHW if classes == 2 else labels_BHW == index).to(torch.float32)
-        in_rows.append(of_class_BHW @ of_class_BHW.new_ones(width))
-        in_columns.append(of_class_BHW.new_ones(height) @ of_class_BHW)
+        in_rows.append(of_class_BHW @ ones_W)
+        in_columns.append(ones_H @ of_class_BHW)
     # What no other class has is class 0's.
-    rows_BKH = torch.stack([width - sum(in_rows), *in_rows], dim=1)
-    columns_BKW = torch.stack([height - sum(in_columns), *in_columns], dim=1)
+    rows_BKH, columns_BKW = torch.stack(in_rows, dim=1), torch.stack(in_columns, dim=1)
+    rows_BKH = torch.cat((width - rows_BKH.sum(dim=1, keepdim=True), rows_BKH), dim=1)
+    columns_BKW = torch.cat((height - columns_BKW.sum(dim=1, keepdim=True), columns_BKW), dim=1)
     pixels_BK = rows_BKH.sum(dim=2, dtype=torch.float64).to(torch.int64)
     top, bottom = _span(rows_BKH > 0)
     left, right = _span(columns_BKW > 0)

@@ -95,7 +95,9 @@ def load(data: bytes) -> Weights:
     try:
         tensors = safetensors.torch.load(data)
     except safetensors.SafetensorError as error:
-        raise WeightsError(f"not a safetensors file ({error}); convert a checkpoint with 'maskfleet convert'") from error
+        raise WeightsError(
+            f"not a safetensors file ({error}); convert a checkpoint with 'maskfleet convert'"
+        ) from error
     header = _header(data)
     if header.get("format") != FORMAT:
         raise WeightsError(
@@ -142,7 +144,9 @@ def _build(configuration: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> U
     return model.requires_grad_(False).eval()
 
 
-def _content_id(configuration: Mapping[str, Any], mask_values: tuple[Any, ...] | None, tensors: Mapping[str, Tensor]) -> str:
+def _content_id(
+    configuration: Mapping[str, Any], mask_values: tuple[Any, ...] | None, tensors: Mapping[str, Tensor]
+) -> str:
     digest = hashlib.sha256(json.dumps([dict(configuration), mask_values], sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -206,7 +210,9 @@ def _read_checkpoint(checkpoint: bytes) -> tuple[dict[str, Tensor], tuple[Any, .
     mask_values = state.pop("mask_values", None)
     for name, value in state.items():
         if not isinstance(value, Tensor):
-            raise WeightsError(f"entry {name} is no tensor; save the checkpoint with torch.save(model.state_dict(), path)")
+            raise WeightsError(
+                f"entry {name} is no tensor; save the checkpoint with torch.save(model.state_dict(), path)"
+            )
     return state, None if mask_values is None else tuple(mask_values)
 
 

@@ -63,7 +63,9 @@ def test_a_killer_image_costs_itself_alone(
     kind, pipeline, stage, error_class, images, tmp_path, weights_file, reference
 ):
     mark(images, kind)
-    job = job_of(images, tmp_path / "out", weights_file, "run.attempts=2", "run.max_error_rate=0.1", "cluster.workers=1")
+    job = job_of(
+        images, tmp_path / "out", weights_file, "run.attempts=2", "run.max_error_rate=0.1", "cluster.workers=1"
+    )
     report = driver.run(job, open_pipeline=pipeline)
     assert (report.exit_code, report.ok, report.failed) == (0, 24, 1)
     rows = {row["key"]: row for row in statistics(tmp_path / "out")}

@@ -4,6 +4,7 @@ import os
 import time
 
 from faults import codecs
+
 from jobs.masks import Encoder, default_values
 from jobs.run import load_weights, pipeline_of
 from unet.segmenter import Segmenter

@@ -54,7 +54,8 @@ def test_of_racing_attempts_exactly_one_knows_that_it_won(tmp_path_factory, seed
     attempts = [attempt() for _ in range(4)]
     counted = {}
     threads = [
-        threading.Thread(target=lambda mine=mine: counted.update({mine.attempt: commits.commit(mine)})) for mine in attempts
+        threading.Thread(target=lambda mine=mine: counted.update({mine.attempt: commits.commit(mine)}))
+        for mine in attempts
     ]
     for thread in threads:
         thread.start()

@@ -38,7 +38,11 @@ BILEVEL = Image.fromarray(GREY > 127)
 CMYK = Image.merge("CMYK", [Image.fromarray(channel) for channel in (*RGB.transpose(2, 0, 1), GREY)])
 
 TABLE = {
-    "1": (file(BILEVEL), np.repeat(((GREY > 127) * np.uint8(255))[..., None], 3, 2), ((GREY > 127) * np.uint8(255))[..., None]),
+    "1": (
+        file(BILEVEL),
+        np.repeat(((GREY > 127) * np.uint8(255))[..., None], 3, 2),
+        ((GREY > 127) * np.uint8(255))[..., None],
+    ),
     "L": (file(Image.fromarray(GREY)), THREE, GREY[..., None]),
     "LA": (file(Image.merge("LA", [Image.fromarray(GREY), Image.fromarray(ALPHA[..., 0])])), THREE, GREY[..., None]),
     "I;16 PNG": (file(Image.fromarray(WIDE)), np.repeat(NARROW[..., None], 3, 2), NARROW[..., None]),
@@ -49,7 +53,11 @@ TABLE = {
     "RGB WebP": (file(Image.fromarray(RGB), "WEBP", lossless=True), RGB, LUMA),
     "RGB TIFF": (file(Image.fromarray(RGB), "TIFF", compression="tiff_lzw"), RGB, LUMA),
     "RGBA": (file(Image.fromarray(np.dstack([RGB, ALPHA]))), RGB, LUMA),
-    "CMYK": (file(CMYK, "TIFF"), np.asarray(CMYK.convert("RGB")), np.asarray(CMYK.convert("RGB").convert("L"))[..., None]),
+    "CMYK": (
+        file(CMYK, "TIFF"),
+        np.asarray(CMYK.convert("RGB")),
+        np.asarray(CMYK.convert("RGB").convert("L"))[..., None],
+    ),
 }
 
 
@@ -131,7 +139,13 @@ def test_an_image_that_scaling_makes_too_small():
     assert error.value.error_class == "too_small"
 
 
-WHOLE = [file(Image.fromarray(RGB), "JPEG"), file(Image.fromarray(RGB)), file(Image.fromarray(WIDE), "TIFF"), file(Image.fromarray(RGB), "WEBP"), file(palette()[0], "BMP")]
+WHOLE = [
+    file(Image.fromarray(RGB), "JPEG"),
+    file(Image.fromarray(RGB)),
+    file(Image.fromarray(WIDE), "TIFF"),
+    file(Image.fromarray(RGB), "WEBP"),
+    file(palette()[0], "BMP"),
+]
 
 
 @settings(max_examples=300, deadline=None)

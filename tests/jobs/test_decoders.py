@@ -27,7 +27,9 @@ def some(count, seed=0):
 
 
 def collected(decoders, encoded):
-    return [(d.index, None if d.pixels is None else d.pixels.copy(), d.size, d.failure) for d in decoders.decode(encoded)]
+    return [
+        (d.number, None if d.pixels is None else d.pixels.copy(), d.size, d.failure) for d in decoders.decode(encoded)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +60,13 @@ def test_failures_are_passed_on_in_their_place():
 
 @pytest.mark.parametrize(
     ("kind", "error_class"),
-    [(codecs.CRASH, "crash"), (codecs.EXIT, "crash"), (codecs.HANG, "timeout"), (codecs.EAT, "memory"), (codecs.RAISE, "corrupt")],
+    [
+        (codecs.CRASH, "crash"),
+        (codecs.EXIT, "crash"),
+        (codecs.HANG, "timeout"),
+        (codecs.EAT, "memory"),
+        (codecs.RAISE, "corrupt"),
+    ],
 )
 def test_an_image_that_ends_its_process_costs_itself_alone(faulty, kind, error_class):
     images = some(20)
@@ -96,7 +104,9 @@ def test_processes_killed_from_outside_cost_nothing():
         killer.start()
         found = []
         for d in decoders.decode(enumerate(map(png, images))):
-            found.append((d.index, d.failure, None if d.pixels is None else np.array_equal(d.pixels, images[d.index])))
+            found.append(
+                (d.number, d.failure, None if d.pixels is None else np.array_equal(d.pixels, images[d.number]))
+            )
             time.sleep(0.002)
         done.set()
         killer.join()
@@ -138,7 +148,7 @@ def test_two_users_share_the_processes(faulty):
 def test_a_user_that_leaves_early_gives_its_room_back(faulty):
     for _ in range(20):
         for decoded in faulty.decode(enumerate(map(png, some(60)))):
-            if decoded.index == 3:
+            if decoded.number == 3:
                 break
     assert len(collected(faulty, enumerate(map(png, some(5))))) == 5
 

@@ -55,7 +55,14 @@ def test_a_dead_holder_is_succeeded_at_once(tmp_path):
 
 
 def foreign(storage, **more):
-    record = {"nonce": "x", "host": "other", "pid": 1, "place": "another machine", "renewed": time.time(), "released": False}
+    record = {
+        "nonce": "x",
+        "host": "other",
+        "pid": 1,
+        "place": "another machine",
+        "renewed": time.time(),
+        "released": False,
+    }
     storage.write("lock/000003.json", json.dumps(record | more).encode())
 
 

@@ -30,7 +30,9 @@ def test_names_never_lead_out_of_a_folder():
 
 
 KEYS = st.lists(
-    st.text(alphabet="ab./%", min_size=1, max_size=6).flatmap(lambda stem: st.sampled_from([stem, stem + ".jpg", stem + ".png"])),
+    st.text(alphabet="ab./%", min_size=1, max_size=6).flatmap(
+        lambda stem: st.sampled_from([stem, stem + ".jpg", stem + ".png"])
+    ),
     unique=True,
     min_size=1,
     max_size=12,
@@ -61,7 +63,10 @@ def test_every_image_that_is_not_done_is_in_exactly_one_shard(tmp_path_factory, 
     listed = records(count)
     random.shuffle(listed)
     done = listed[:finished]
-    table = pa.table({"key": [r.key for r in done], "etag": [r.etag for r in done]}, pa.schema({"key": pa.string(), "etag": pa.string()}))
+    table = pa.table(
+        {"key": [r.key for r in done], "etag": [r.etag for r in done]},
+        pa.schema({"key": pa.string(), "etag": pa.string()}),
+    )
     plan = Plan.of(listed, shard_size=size, done=table)
     assert plan.listed == count
     storage = LocalStorage(str(tmp_path_factory.mktemp("plan")))

@@ -45,7 +45,11 @@ def test_defaults():
     assert default_values(4) == (0, 1, 2, 3)
 
 
-MEMBERS = st.dictionaries(st.text("abc/é.", min_size=1, max_size=200).filter(lambda name: name.strip("/") == name), st.binary(max_size=600), max_size=5)
+MEMBERS = st.dictionaries(
+    st.text("abc/é.", min_size=1, max_size=200).filter(lambda name: name.strip("/") == name),
+    st.binary(max_size=600),
+    max_size=5,
+)
 
 
 @given(MEMBERS)

@@ -159,7 +159,17 @@ def test_masks_do_not_depend_on_shards_or_order(images, tmp_path, weights_file):
     fp32 = "inference.precision=fp32"
     run(job_of(images, tmp_path / "a", weights_file, fp32, "run.shard_size=24"))
     run(job_of(images, tmp_path / "b", weights_file, fp32, "run.shard_size=1"))
-    run(job_of(images, tmp_path / "c", weights_file, fp32, "run.shard_size=7", "inference.batch_size=2", "cluster.decoders=3"))
+    run(
+        job_of(
+            images,
+            tmp_path / "c",
+            weights_file,
+            fp32,
+            "run.shard_size=7",
+            "inference.batch_size=2",
+            "cluster.decoders=3",
+        )
+    )
     assert tree(tmp_path / "a/masks") == tree(tmp_path / "b/masks") == tree(tmp_path / "c/masks")
 
 
@@ -242,7 +252,9 @@ def test_a_bucket_gets_the_bytes_that_a_folder_gets(images, tmp_path, weights_fi
         storage.write(f"in/{path}", data)
     report = run(job_of(f"{bucket}/in", f"{bucket}/out", weights_file))
     assert (report.ok, report.record["commit_mode"]) == (local.ok, "worker")
-    found = {entry.path: storage.read(f"out/masks/{entry.path[len('out/masks/'):]}") for entry in storage.walk("out/masks")}
+    found = {
+        entry.path: storage.read(f"out/masks/{entry.path[len('out/masks/') :]}") for entry in storage.walk("out/masks")
+    }
     assert {path.removeprefix("out/masks/"): data for path, data in found.items()} == tree(tmp_path / "out/masks")
     assert verify(f"{bucket}/out").problems == []
     assert run(job_of(f"{bucket}/in", f"{bucket}/out", weights_file)).images == 0
@@ -250,7 +262,10 @@ def test_a_bucket_gets_the_bytes_that_a_folder_gets(images, tmp_path, weights_fi
 
 @pytest.mark.s3
 def test_a_missing_bucket_is_a_job_error(images, weights_file, s3_server, tmp_path):
-    for job in (job_of("s3://no-such-bucket-x/in", tmp_path / "o", weights_file), job_of(images, "s3://no-such-bucket-x/o", weights_file)):
+    for job in (
+        job_of("s3://no-such-bucket-x/in", tmp_path / "o", weights_file),
+        job_of(images, "s3://no-such-bucket-x/o", weights_file),
+    ):
         with pytest.raises(JobError, match="there is no such bucket; create it"):
             run(job)
 

@@ -82,6 +82,9 @@ def test_folder_glob_and_list_in_a_bucket(tmp_path, bucket):
     storage.write("lists/one.txt", f"{bucket}/plates/part-1/image-001.png\n../plates/part-0/none.png\n".encode())
     assert keys(f"{bucket}/plates/") == ["part-0/image-000.jpg", "part-0/image-002.tif", "part-1/image-001.png"]
     assert keys(f"{bucket}/plates/*/*.tif") == ["part-0/image-002.tif"]
-    assert keys(f"{bucket}/lists/one.txt") == [f"../plates/part-0/none.png", f"{bucket[5:]}/plates/part-1/image-001.png"]
+    assert keys(f"{bucket}/lists/one.txt") == [
+        "../plates/part-0/none.png",
+        f"{bucket[5:]}/plates/part-1/image-001.png",
+    ]
     (record,) = Source(f"{bucket}/plates/*/*.tif", output="/nowhere")
     assert Inputs().read(record) == (tmp_path / "part-0/image-002.tif").read_bytes()

@@ -81,7 +81,9 @@ def test_listing_pages_on(bucket, monkeypatch):
         storage.write(f"p/{number}", b"")
     whole = storage._call
     monkeypatch.setattr(
-        storage, "_call", lambda method, path, **more: whole(method, path, **more, **({"MaxKeys": 3} if "list" in method else {}))
+        storage,
+        "_call",
+        lambda method, path, **more: whole(method, path, **more, **({"MaxKeys": 3} if "list" in method else {})),
     )
     assert [entry.path for entry in storage.walk("p")] == [f"p/{number}" for number in range(7)]
 

@@ -123,7 +123,9 @@ def test_statistics_are_those_of_the_definition(n_classes):
 def test_extents_of_any_class_map(height, width, classes, data):
     seed, share = data.draw(st.integers(0, 10**6)), data.draw(st.sampled_from([0.0, 0.003, 0.5]))
     random = np.random.default_rng(seed)
-    labels = (random.integers(1, classes, (1, height, width)) * (random.random((1, height, width)) < share)).astype(np.uint8)
+    labels = (random.integers(1, classes, (1, height, width)) * (random.random((1, height, width)) < share)).astype(
+        np.uint8
+    )
     counts, boxes = module._extents(torch.from_numpy(labels), classes)
     for class_ in range(classes):
         rows, columns = np.nonzero(labels[0] == class_)

@@ -20,7 +20,12 @@ def checkpoint(state) -> bytes:
 def test_saved_weights_come_back_with_their_configuration():
     model = seeded(3, n_channels=1, bilinear=True)
     loaded = weights.load(weights.save(model, mask_values=(0, 128, 255), metadata={"dice": "0.9"}))
-    assert (loaded.model.n_channels, loaded.model.n_classes, loaded.model.bilinear, loaded.model.width) == (1, 3, True, 4)
+    assert (loaded.model.n_channels, loaded.model.n_classes, loaded.model.bilinear, loaded.model.width) == (
+        1,
+        3,
+        True,
+        4,
+    )
     assert loaded.mask_values == (0, 128, 255)
     assert loaded.metadata == {"dice": "0.9"}
     assert not loaded.model.training

@@ -1,0 +1,57 @@
+"""The README says what is there."""
+
+import re
+from pathlib import Path
+
+from typer.main import get_command
+
+from cluster.cli import app
+from jobs.job import Job, _keys
+from jobs.statistics import SCHEMA
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def test_every_command_and_key_and_column_is_in_the_readme():
+    for command in get_command(app).commands:
+        assert f"`maskfleet {command}" in README or f"maskfleet {command}" in README, command
+    for key in _keys(Job, ""):
+        assert re.search(rf"^\s*#?\s*{key.rsplit('.', 1)[-1]}\s*=|`{key.rsplit('.', 1)[-1]}`", README, re.MULTILINE), (
+            key
+        )
+    for field in SCHEMA:
+        assert f"`{field.name}`" in README or field.name.endswith("_seconds"), field.name
+
+
+def test_the_tree_in_the_readme_is_the_tree_on_disk():
+    for folder in ("unet", "jobs", "cluster"):
+        for file in (ROOT / folder).glob("*.py"):
+            if file.name != "__init__.py":
+                assert re.search(rf"\b{file.name}\b", README), file
+    for name in re.findall(r"^[├│└─\s]+(\w+\.py)", README, re.MULTILINE):
+        assert list(ROOT.glob(f"*/{name}")), name
+
+
+def test_the_job_file_in_the_readme_is_a_job():
+    import tomllib
+
+    (block,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    Job.of(tomllib.loads(block))
+
+
+def test_the_surface_of_the_command_line_is_closed():
+    """A flag more is a decision, made here."""
+    surface = {
+        name: sorted(option for parameter in command.params for option in parameter.opts if option.startswith("--"))
+        for name, command in get_command(app).commands.items()
+    }
+    job = ["--input", "--json", "--output", "--set", "--weights"]
+    assert surface == {
+        "run": sorted([*job, "--address", "--no-ray"]),
+        "plan": job,
+        "status": ["--json", "--profile"],
+        "verify": ["--json", "--profile"],
+        "convert": [],
+        "demo": ["--images", "--no-ray", "--output"],
+    }
