@@ -84,7 +84,7 @@ def decode(
 
 
 def _opened(data: bytes, max_pixels: int) -> Image.Image:
-    Image.MAX_IMAGE_PIXELS = max_pixels
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -100,6 +100,8 @@ def _opened(data: bytes, max_pixels: int) -> Image.Image:
             "too_large",
             f"{count} pixels and run.max_image_pixels is {max_pixels}; raise it if the image is genuine",
         ) from error
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
     # A camera's MPO is a JPEG with previews behind it; the first picture is the picture.
     if frames > 1 and image.format != "MPO":
         raise Undecodable("unsupported", f"{frames} frames or pages in one file; split it into single images")
