@@ -207,6 +207,8 @@ class Fleet:
             "max_restarts": -1,
             "max_task_retries": 0,
             "max_concurrency": SHARDS_IN_FLIGHT,
+            # See `unet.segmenter.keep_freed_memory`: Ray's threads allocate before anything of ours runs.
+            "runtime_env": {"env_vars": {"MALLOC_ARENA_MAX": "1"}},
         }
         threads = max(1, int(self._cpus))
         return (

@@ -39,7 +39,7 @@ class Identity(torch.nn.Module):
 
 def with_identity(this, cpus):
     torch.set_num_threads(1)
-    segmenter = Segmenter(Identity(), precision="bf16")  # no plain pass: an identity has no ties to decide
+    segmenter = Segmenter(Identity(), precision="fp32")
     return pipeline_of(this, segmenter, cpus, encoder=Encoder(default_values(2)))
 
 
