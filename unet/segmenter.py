@@ -340,7 +340,7 @@ def _certainty(logits_BKHW: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _mean(value_BHW: Tensor) -> Tensor:
-    """Mean over the pixels, float64; rows in fp32 by a product with ones, since a sum in float64 costs four times that."""
+    """Mean over the pixels, float64. Rows in fp32, by a product with ones: a sum in float64 costs four times that."""
     rows_BH = value_BHW @ value_BHW.new_ones(value_BHW.shape[2])
     return rows_BH.sum(dim=1, dtype=torch.float64) / (value_BHW.shape[1] * value_BHW.shape[2])
 
