@@ -33,8 +33,9 @@ from jobs.pipeline import SHARDS_IN_FLIGHT
 from jobs.run import OpenPipeline, Progress, Run, RunReport, Stopped, Tally, begin, committed, finish, judge, resume
 from jobs.run import open_pipeline as open_pipeline_of_job
 
-_STARTS = 5
-"""Times that a worker may die before it is ready; then it is the machine or the job, not bad luck."""
+_STARTS = 30
+"""Times that a worker may be found dead or not yet back, a second apart, before it is ready; then it is the machine or
+the job, not bad luck."""
 
 
 class ClusterError(MaskfleetError):
@@ -177,7 +178,7 @@ class Fleet:
                 yield committed(self._run, ray.get(other))
             except (RayActorError, RayTaskError):
                 lost[other] = task
-        tally.deaths += 1
+        tally.deaths += seat.ready
         preempted = getattr(error, "preempted", False)
         for task in lost.values():
             if preempted:
@@ -191,10 +192,10 @@ class Fleet:
             seat.starts += 1
             if seat.starts >= _STARTS:
                 raise ClusterError(
-                    f"a worker died {_STARTS} times before it was ready ({str(error).strip().splitlines()[0]}); "
+                    f"a worker does not get ready ({str(error).strip().splitlines()[0]}); "
                     "look at its log in Ray's session folder, or try the job with --no-ray"
                 )
-            time.sleep(min(5.0, 0.2 * 2**seat.starts))
+            time.sleep(min(1.0, 0.1 * 2**seat.starts))
         seat.ready = False
         if isinstance(error, ActorDiedError):  # Ray will not bring this one back
             seat.actor = self._actor()

@@ -52,7 +52,7 @@ def read_pairs(images: Path, masks: Path) -> tuple[list[Pair], list[Pair]]:
 
     Raises:
         FileNotFoundError: An image has no mask.
-        ValueError: A mask has another size than its image.
+        ValueError: A mask has another size than its image, or there are too few pairs to hold any back.
     """
     training: list[Pair] = []
     validation: list[Pair] = []
@@ -64,6 +64,10 @@ def read_pairs(images: Path, masks: Path) -> tuple[list[Pair], list[Pair]]:
         if truth.shape != image.shape[:2]:
             raise ValueError(f"mask of {path.name} is {truth.shape[::-1]} px and the image {image.shape[1::-1]}")
         (validation if held_back(content) else training).append(Pair(image, truth))
+    if not training or not validation:
+        raise ValueError(
+            f"{len(training)} and {len(validation)} held back: both parts of the split need pairs; give more"
+        )
     return training, validation
 
 

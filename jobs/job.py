@@ -4,13 +4,14 @@ Secrets are never in a job: it names an AWS profile, or leaves credentials to th
 """
 
 import difflib
+import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from jobs.errors import JobError
 
@@ -118,12 +119,14 @@ class Job(_Section):
 
     @field_validator("input", "output", "weights")
     @classmethod
-    def _stated(cls, value: str) -> str:
+    def _stated(cls, value: str, info: ValidationInfo) -> str:
         if not value.strip():
             raise ValueError("must not be empty")
         if re.search(r"://[^/]*:[^/]*@", value):
             raise ValueError("must not hold a user name and password; name a profile or use the environment")
-        return value
+        # Workers may stand in another folder. A word alone may be the name of a built-in model.
+        local = "://" not in value and (info.field_name != "weights" or re.search(r"[/.]", value))
+        return os.path.abspath(value) if local else value
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:

@@ -92,10 +92,12 @@ def _of_run(
             continue
         audit.images += table.num_rows
         committed.append(table)
-        if record["job"].get("masks", {}).get("format", "png") == "png" and finished:
-            owners.update(
-                (row["mask_member"], row["mask_sha256"]) for row in table.to_pylist() if row["mask_member"] is not None
-            )
+        if record["job"].get("masks", {}).get("format", "png") == "png":
+            for row in table.to_pylist():
+                if row["mask_member"] is not None and finished:
+                    owners[row["mask_member"]] = row["mask_sha256"]
+                elif row["mask_member"] is not None:
+                    owners.pop(row["mask_member"], None)  # about to be replaced, or just replaced
     if finished:
         yield from _of_compacted(storage, run_id, committed)
 

@@ -64,7 +64,7 @@ def test_a_job_file_and_the_printed_line_for_duckdb(images, tmp_path, weights_fi
     [
         (["--set", "run.shard_sise=3"], 2, "did you mean run.shard_size?"),
         (["--weights", "none.safetensors"], 2, "built-in model (nuclei)"),
-        (["--input", "none"], 2, "there is no input folder none"),
+        (["--input", "none"], 2, "there is no input folder /"),
         (["--input", "gs://x/y"], 2, "local path or s3://"),
         (["--set", "masks.values=[0,1,2]"], 2, "2 classes"),
         (["--output", "/dev/null/x"], 2, "the output cannot be written"),
@@ -115,6 +115,15 @@ def test_a_locked_output_is_exit_4(images, tmp_path, weights_file):
         done = maskfleet("run", *options(images, tmp_path / "out", weights_file), "--no-ray")
     assert done.returncode == 4
     assert f"is held by process {os.getpid()}" in done.stderr
+
+
+@pytest.mark.ray
+def test_the_demo_in_a_folder_of_ones_own(tmp_path):
+    done = maskfleet("demo", "--images", 8, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "images   11: 8 ok, 3 failed (1 corrupt, 1 empty, 1 unidentified)" in done.stdout
+    assert float(re.search(r"Dice +([\d.]+)", done.stdout)[1]) > 0.8
+    assert len(list((tmp_path / "maskfleet-demo/output/masks").rglob("*.png"))) == 8
 
 
 def test_convert(tmp_path):

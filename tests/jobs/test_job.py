@@ -1,3 +1,5 @@
+import os
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +15,7 @@ def test_a_job_file_with_overrides(tmp_path):
     path.write_text('input = "a"\noutput = "s3://b/c"\nweights = "w"\n[run]\nshard_size = 8\n')
     job = Job.load(path, ["run.max_error_rate=0.5", "masks.format=tar", "masks.values=[0, 7]", "output=elsewhere"])
     assert (job.run.shard_size, job.run.max_error_rate, job.masks.format, job.masks.values) == (8, 0.5, "tar", (0, 7))
-    assert job.output == "elsewhere"
+    assert job.output == os.path.abspath("elsewhere")
 
 
 @pytest.mark.parametrize(
@@ -41,6 +43,12 @@ def test_what_is_wrong_is_named_with_its_remedy(table, sets, message):
         Job.of(table, sets)
     assert "\n" not in str(error.value)
     assert error.value.exit_code == 2
+
+
+def test_local_paths_are_made_absolute_and_names_are_not():
+    job = Job.of({"input": "a/*.png", "output": "s3://b/c", "weights": "nuclei"})
+    assert (job.input, job.output, job.weights) == (os.path.abspath("a/*.png"), "s3://b/c", "nuclei")
+    assert Job.of(GOOD | {"weights": "w.safetensors"}).weights == os.path.abspath("w.safetensors")
 
 
 def test_a_missing_or_broken_file_is_a_job_error(tmp_path):

@@ -133,6 +133,14 @@ def test_a_run_of_another_job_is_not_gone_on_with(images, tmp_path, weights_file
     assert (report.images, report.record["resumed"]) == (24, False)
 
 
+def test_an_unfinished_run_that_replaces_masks_is_no_damage(images, tmp_path, weights_file):
+    run(job_of(images, tmp_path / "out", weights_file))
+    calls = iter([False, True])
+    with pytest.raises(Stopped):
+        run(job_of(images, tmp_path / "out", weights_file, "masks.values=[3, 4]"), stopped=lambda: next(calls))
+    assert verify(str(tmp_path / "out")).problems == []
+
+
 def test_what_is_derived_is_made_again_when_the_end_was_cut_off(images, tmp_path, weights_file):
     run(job_of(images, tmp_path / "out", weights_file))
     expected = tree(tmp_path / "out/masks")
