@@ -41,7 +41,7 @@ def test_dice():
     assert dice(np.array([255, 255, 0]), np.array([0, 1, 1])) == pytest.approx(0.5)
 
 
-def write_pairs(folder, count=24):
+def write_pairs(folder, count=60):
     for number in range(count):
         random = np.random.default_rng(number)
         truth = (random.random((40, 40)) > 0.5).astype(np.uint8) * 255
@@ -53,7 +53,7 @@ def write_pairs(folder, count=24):
 def test_two_folders_become_weights(tmp_path):
     write_pairs(tmp_path)
     training, validation = read_pairs(tmp_path / "images", tmp_path / "masks")
-    assert len(training) + len(validation) == 24
+    assert len(training) + len(validation) == 60
     assert validation
     main([
         *("--images", str(tmp_path / "images"), "--masks", str(tmp_path / "masks"), "--width", "2", "--steps", "5"),
