@@ -95,6 +95,9 @@ class Cluster(_Section):
     """GPUs of a worker; "auto" is one where there are any."""
     cpus_per_worker: float | Literal["auto"] = "auto"
     """CPU cores of a worker, for its decoding processes and threads; "auto" shares the machine out."""
+    threads: int | Literal["auto"] = "auto"
+    """Threads of a network on a CPU, in every worker alike, since the last bits of fp32 depend on them; "auto" is the
+    cores of the machine that begins the run."""
     decoders: int | Literal["auto"] = "auto"
     """Decoding processes of a worker; "auto" is one per core, less one on a machine that computes on its CPU."""
 

@@ -323,7 +323,8 @@ def _identity(job: Job, fingerprint: str) -> str:
 
 def _new_run(storage: Storage, job: Job, fingerprint: str, weights: Weights, planned: Plan, mode: Mode) -> Run:
     now = datetime.now(UTC)
-    run_id = f"{now:%Y%m%dT%H%M%S}-{nonce()[:6]}"
+    # To the millisecond: names must sort by age even when one run follows another at once.
+    run_id = f"{now:%Y%m%dT%H%M%S}.{now.microsecond // 1000:03}-{nonce()[:6]}"
     record = {
         "run_id": run_id,
         "created": now.isoformat(timespec="seconds"),
@@ -331,7 +332,7 @@ def _new_run(storage: Storage, job: Job, fingerprint: str, weights: Weights, pla
         "fingerprint": fingerprint,
         "weights": {"id": weights.id, "mask_values": weights.mask_values, "metadata": dict(weights.metadata)},
         "commit_mode": mode,
-        "plain_threads": _plain_threads(),
+        "threads": _threads(job),
         "listed": planned.listed,
         "images": planned.table.num_rows,
         "shards": planned.shards,
@@ -343,8 +344,10 @@ def _new_run(storage: Storage, job: Job, fingerprint: str, weights: Weights, pla
     return Run.attach(job.output, run_id, profile=job.profile)
 
 
-def _plain_threads() -> int:
-    """One number for the whole fleet: the fp32 convolution that decides ties depends on it."""
+def _threads(job: Job) -> int:
+    """One number for the whole fleet, however many workers share a machine: fp32 convolutions depend on it."""
+    if job.cluster.threads != "auto":
+        return job.cluster.threads
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -435,7 +438,7 @@ def open_pipeline(this: Run, cpus: int) -> Pipeline:
     device = job.inference.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.set_num_threads(max(1, cpus))
+    torch.set_num_threads(int(this.record["threads"]))
     try:
         segmenter = Segmenter(
             weights.model,
@@ -443,7 +446,7 @@ def open_pipeline(this: Run, cpus: int) -> Pipeline:
             precision=job.inference.precision,
             batch_size=None if job.inference.batch_size == "auto" else job.inference.batch_size,
             threshold=job.inference.threshold,
-            plain_threads=int(this.record["plain_threads"]),
+            plain_threads=int(this.record["threads"]),
         )
     except DeviceError as error:
         raise JobError(str(error)) from error

@@ -340,8 +340,12 @@ def _certainty(logits_BKHW: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _mean(value_BHW: Tensor) -> Tensor:
-    """Mean over the pixels, float64. Rows in fp32, by a product with ones: a sum in float64 costs four times that."""
-    rows_BH = value_BHW @ value_BHW.new_ones(value_BHW.shape[2])
+    """Mean over the pixels, float64.
+
+    Rows are summed in fp32, one thread to a row, so that the order of the terms depends on nothing; a
+    product with ones would be as fast, and differ in the last place with batch and threads.
+    """
+    rows_BH = value_BHW.sum(dim=2)
     return rows_BH.sum(dim=1, dtype=torch.float64) / (value_BHW.shape[1] * value_BHW.shape[2])
 
 

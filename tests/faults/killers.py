@@ -3,6 +3,7 @@
 import os
 import time
 
+import torch
 from faults import codecs
 
 from jobs.masks import Encoder, default_values
@@ -34,7 +35,8 @@ class Slow(Segmenter):
 
 def _pipeline(this, kind, **more):
     model = load_weights(this.job).model
-    segmenter = kind(model, precision="fp32", plain_threads=1)
+    torch.set_num_threads(this.record["threads"])
+    segmenter = kind(model, precision="fp32", plain_threads=this.record["threads"])
     return pipeline_of(this, segmenter, 1, encoder=Encoder(default_values(2)), **more)
 
 

@@ -214,3 +214,15 @@ def test_a_gpu_agrees_with_the_cpu(precision):
     gpu, statistics = Segmenter(model, device="cuda", precision=precision).segment(images)
     assert (cpu == gpu).mean() > (0.9999 if precision == "fp32" else 0.95)
     assert statistics.finite.all()
+
+
+def test_means_do_not_depend_on_batch_or_threads():
+    value = torch.rand(7, 61, 203)
+    alone = torch.cat([module._mean(value[index : index + 1]) for index in range(7)])
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 4):
+            torch.set_num_threads(threads)
+            assert torch.equal(module._mean(value), alone)
+    finally:
+        torch.set_num_threads(before)
