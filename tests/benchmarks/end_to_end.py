@@ -103,8 +103,8 @@ def main() -> None:
         for name, run in runs.items():
             pairs = []
             for number in range(options.pairs):
-                forward = bare(segmenter, seconds=8)
-                rate, _ = steady(job_of(f"full-{name[:3]}-{number}", options.full_width_images, 16), run)
+                forward = bare(segmenter, seconds=6)
+                rate, _ = steady(job_of(f"full-{name[:3]}-{number}", options.full_width_images, 8), run)
                 pairs.append((forward, rate, rate / forward))
             report(name, pairs)
         print(f"identity, {options.identity_images} JPEGs of {SIDE}²: steady, whole command, steady ÷ whole")
