@@ -30,8 +30,20 @@ from jobs.backlog import Backlog, Task
 from jobs.errors import MaskfleetError
 from jobs.job import Job
 from jobs.pipeline import SHARDS_IN_FLIGHT
-from jobs.run import OpenPipeline, Progress, Run, RunReport, Stopped, Tally, begin, committed, finish, judge, resume
-from jobs.run import open_pipeline as open_pipeline_of_job
+from jobs.run import (
+    OpenPipeline,
+    Progress,
+    Run,
+    RunReport,
+    Stopped,
+    Tally,
+    begin,
+    committed,
+    finish,
+    judge,
+    pipeline_of_job,
+    resume,
+)
 
 _STARTS = 30
 """Times that a worker may be found dead or not yet back, a second apart, before it is ready; then it is the machine or
@@ -60,7 +72,7 @@ class _Seat:
 
 def run(
     job: Job, *, address: str | None = None, progress: Progress | None = None,
-    stopped: Callable[[], bool] | None = None, open_pipeline: OpenPipeline = open_pipeline_of_job,
+    stopped: Callable[[], bool] | None = None, open_pipeline: OpenPipeline = pipeline_of_job,
 ) -> RunReport:  # fmt: skip
     """Run a job on Ray.
 

@@ -16,7 +16,7 @@ class Worker:
         job: As the command has it.
         run_id: The run to serve.
         cpus: CPU cores that this process may use.
-        open_pipeline: Makes its pipeline; `jobs.run.open_pipeline`.
+        open_pipeline: Makes its pipeline; `jobs.run.pipeline_of_job`.
     """
 
     def __init__(self, job: Job, run_id: str, cpus: int, open_pipeline: OpenPipeline) -> None:

@@ -2,7 +2,6 @@
 
 MaskfleetError            one line that states the remedy; the command line shows nothing else
 ├── JobError              the job, its input, its weights or its output are wrong; exit 2, never retried
-├── Incomplete            the run ended with more failures than the job allows; exit 1
 ├── Locked                another run holds the output; exit 4
 └── StorageError          storage failed, after retries; exit 1
     ├── NotFound          no such object
@@ -42,10 +41,6 @@ class JobError(MaskfleetError):
     """The job, its input, its weights or its output are wrong."""
 
     exit_code = 2
-
-
-class Incomplete(MaskfleetError):
-    """The run ended with more failures than the job allows."""
 
 
 class Locked(MaskfleetError):

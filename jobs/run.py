@@ -28,7 +28,7 @@ from jobs.decoders import Failure, Limits
 from jobs.errors import Denied, JobError, Locked, NotFound, StorageError
 from jobs.job import Job
 from jobs.lock import Lock
-from jobs.manifest import Manifest, Plan, Shard
+from jobs.manifest import Manifest, Plan
 from jobs.masks import Encoder, default_values
 from jobs.pipeline import Pipeline
 from jobs.sources import Inputs, Source
@@ -156,7 +156,7 @@ OpenPipeline = Callable[[Run, int], Pipeline]
 
 def run(
     job: Job, *, progress: Progress | None = None, stopped: Callable[[], bool] | None = None,
-    open_pipeline: "OpenPipeline | None" = None,
+    open_pipeline: OpenPipeline | None = None,
 ) -> RunReport:  # fmt: skip
     """Run a job in this process.
 
@@ -177,7 +177,7 @@ def run(
         if progress:
             progress(this, tally)
         if backlog:
-            with (open_pipeline or globals()["open_pipeline"])(this, os.cpu_count() or 1) as pipeline:
+            with (open_pipeline or pipeline_of_job)(this, os.cpu_count() or 1) as pipeline:
                 for report in _attempts(this, backlog, pipeline, tally, stopped):
                     tally.add(report)
                     if progress:
@@ -419,7 +419,7 @@ def mask_values(job: Job, weights: Weights) -> tuple[Any, ...]:
 # Attempts ----------------------------------------------------------------------------------------
 
 
-def open_pipeline(this: Run, cpus: int) -> Pipeline:
+def pipeline_of_job(this: Run, cpus: int) -> Pipeline:
     """The one place where a job becomes a resident network.
 
     Args:
@@ -547,6 +547,3 @@ def _parts(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
             part = []
     if part:
         yield pa.concat_tables(part)
-
-
-__all__ = ["OpenPipeline", "Run", "RunReport", "Shard", "Stopped", "Tally", "begin", "finish", "plan", "resume", "run"]

@@ -1,4 +1,4 @@
-"""Pipelines with parts that fail on purpose; given to the driver in place of `jobs.run.open_pipeline`."""
+"""Pipelines with parts that fail on purpose; given to the driver in place of `jobs.run.pipeline_of_job`."""
 
 import os
 import time
