@@ -15,7 +15,7 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,12 +37,10 @@ from jobs.run import (
     RunReport,
     Stopped,
     Tally,
-    begin,
     committed,
-    finish,
+    execute,
     judge,
     pipeline_of_job,
-    resume,
 )
 
 _STARTS = 30
@@ -90,20 +88,14 @@ def run(
         ClusterError: There is no such cluster, or no worker starts.
         StorageError: Storage goes on failing.
     """
-    with begin(job) as this:
-        tally, backlog = resume(this)
-        if progress:
-            progress(this, tally)
-        if backlog:
-            with _connected(address):
-                fleet = Fleet(this, open_pipeline)
-                tally.started = time.monotonic()
-                for report in fleet.attempts(backlog, tally, stopped):
-                    if report is not None:
-                        tally.add(report)
-                    if progress:
-                        progress(this, tally)
-        return finish(this, tally)
+
+    def attempts(this: Run, backlog: Backlog, tally: Tally) -> Generator[ShardReport | None, None, None]:
+        with _connected(address):
+            fleet = Fleet(this, open_pipeline)
+            tally.started = time.monotonic()
+            yield from fleet.attempts(backlog, tally, stopped)
+
+    return execute(job, attempts, progress=progress)
 
 
 class Fleet:
@@ -223,10 +215,8 @@ class Fleet:
             # See `unet.segmenter.keep_freed_memory`: Ray's threads allocate before anything of ours runs.
             "runtime_env": {"env_vars": {"MALLOC_ARENA_MAX": "1"}},
         }
-        threads = max(1, int(self._cpus))
-        return (
-            ray.remote(Worker).options(**options).remote(self._run.job, self._run.run_id, threads, self._open_pipeline)
-        )
+        cpus = max(1, int(self._cpus))
+        return ray.remote(Worker).options(**options).remote(self._run.job, self._run.run_id, cpus, self._open_pipeline)
 
 
 def _sizes(job: Job) -> tuple[int, float, float]:

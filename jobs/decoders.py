@@ -18,7 +18,6 @@ import struct
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -139,8 +138,6 @@ class Decoders:
         for process in self._all:
             self._idle.put(process)
         self._threads = ThreadPoolExecutor(processes, "decode")
-        self.busy_seconds = 0.0
-        self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -199,10 +196,7 @@ class Decoders:
         encoded = [item for item in group if isinstance(item, _Encoded)]
         process = self._idle.get()
         try:
-            started = time.perf_counter()
             answers, rest = self._answers(process, encoded, slot)
-            with self._lock:
-                self.busy_seconds += time.perf_counter() - started
         finally:
             self._idle.put(process)
         done: list[Decoded] = []

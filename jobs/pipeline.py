@@ -1,4 +1,4 @@
-"""From records to masks and numbers: fetch → decode → segment → encode, overlapping, bounded and metered.
+"""From records to masks and numbers: fetch → decode → segment → encode, overlapping, bounded and timed.
 
 Knows nothing of shards and commits. What it makes of a record depends on the records that come with
 it in one call, in their order, and on nothing else: batches are formed in record order, never by
@@ -43,15 +43,6 @@ class Device(Protocol):
     def segment(
         self, images: NDArray[np.uint8], size: tuple[int, int] | None = None
     ) -> "tuple[NDArray[np.uint8], Statistics]": ...
-
-
-@dataclass
-class Meter:
-    """Seconds that a stage worked, waited for input, and waited for room, over all that share in it."""
-
-    busy: float = 0.0
-    starved: float = 0.0
-    blocked: float = 0.0
 
 
 @dataclass
@@ -111,8 +102,6 @@ class Pipeline:
         self._fetchers = ThreadPoolExecutor(_FETCHES, "fetch")
         self._encoders = ThreadPoolExecutor(encoders, "encode")
         self.decoders = Decoders(limits, processes=decoders, users=SHARDS_IN_FLIGHT, codec=codec)
-        self.meters = {stage: Meter() for stage in ("fetch", "decode", "segment", "encode")}
-        self._lock = threading.Lock()
         self._device = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -137,16 +126,15 @@ class Pipeline:
         outcomes = [Outcome() for _ in records]
         decoded = self.decoders.decode(self._fetched(records, outcomes))
         encoding: deque[Future[None]] = deque()
-        for batch in self._metered(self._batches(decoded, outcomes)):
+        for batch in self._batches(decoded, outcomes):
             classes = self._segmented(batch, outcomes)
             while len(encoding) > _ENCODED_AHEAD:
-                self._room(encoding.popleft())
+                encoding.popleft().result()
             for index, class_map in zip(batch.indices, classes, strict=True):
                 if outcomes[index].failure is None:
                     encoding.append(self._encoders.submit(self._encode, class_map, outcomes[index]))
         for future in encoding:
             future.result()
-        self.meters["decode"].busy = self.decoders.busy_seconds
         return outcomes
 
     def _fetched(self, records: Sequence[Record], outcomes: list[Outcome]) -> Iterator[tuple[int, bytes | Failure]]:
@@ -171,7 +159,7 @@ class Pipeline:
                 raise
             return Failure("fetch", "denied", str(error))
         finally:
-            outcome.seconds["fetch"] = self._spent("fetch", started)
+            outcome.seconds["fetch"] = time.perf_counter() - started
 
     def _batches(self, decoded: Iterable[Decoded], outcomes: list[Outcome]) -> Iterator[_Batch]:
         """Images of one shape together, each batch as soon as it is full, the rest by the age of their first image."""
@@ -204,22 +192,12 @@ class Pipeline:
         for batch in open_.values():
             yield _trimmed(batch)
 
-    def _metered(self, batches: Iterator[_Batch]) -> Iterator[_Batch]:
-        while True:
-            started = time.perf_counter()
-            batch = next(batches, None)
-            with self._lock:
-                self.meters["segment"].starved += time.perf_counter() - started
-            if batch is None:
-                return
-            yield batch
-
     def _segmented(self, batch: _Batch, outcomes: list[Outcome]) -> NDArray[np.uint8]:
         # Two shards share the device; what one waits for the other is no work of this stage.
         with self._device:
             started = time.perf_counter()
             classes, statistics = self.segmenter.segment(batch.pixels, batch.size)
-            share = self._spent("segment", started) / len(batch.indices)
+            share = (time.perf_counter() - started) / len(batch.indices)
         for row, index in enumerate(batch.indices):
             outcomes[index].seconds["segment"] = share
             if not statistics.finite[row]:
@@ -232,23 +210,11 @@ class Pipeline:
                 outcomes[index].columns = _columns(statistics, row)
         return classes
 
-    def _room(self, oldest: Future[None]) -> None:
-        started = time.perf_counter()
-        oldest.result()
-        with self._lock:
-            self.meters["segment"].blocked += time.perf_counter() - started
-
     def _encode(self, classes: NDArray[np.uint8], outcome: Outcome) -> None:
         started = time.perf_counter()
         if self._encoder is not None:
             outcome.mask = self._encoder.encode(classes)
-        outcome.seconds["encode"] = self._spent("encode", started)
-
-    def _spent(self, stage: str, started: float) -> float:
-        seconds = time.perf_counter() - started
-        with self._lock:
-            self.meters[stage].busy += seconds
-        return seconds
+        outcome.seconds["encode"] = time.perf_counter() - started
 
 
 def _trimmed(batch: _Batch) -> _Batch:

@@ -11,8 +11,8 @@ import os
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -152,6 +152,7 @@ class RunReport:
 
 Progress = Callable[[Run, Tally], None]
 OpenPipeline = Callable[[Run, int], Pipeline]
+Attempts = Callable[[Run, Backlog, Tally], Generator[ShardReport | None, None, None]]
 
 
 def run(
@@ -172,14 +173,32 @@ def run(
         Stopped: `stopped` said so.
         StorageError: Storage goes on failing.
     """
+
+    def attempts(this: Run, backlog: Backlog, tally: Tally) -> Generator[ShardReport | None, None, None]:
+        with (open_pipeline or pipeline_of_job)(this, os.cpu_count() or 1) as pipeline:
+            yield from _attempts(this, backlog, pipeline, tally, stopped)
+
+    return execute(job, attempts, progress=progress)
+
+
+def execute(job: Job, attempts: Attempts, *, progress: Progress | None = None) -> RunReport:
+    """The run, whoever does the attempts.
+
+    Args:
+        job: What to do.
+        attempts: Does the backlog, yielding the report of each shard that is on record, or None as a sign of life. Not
+            called where nothing is left to do.
+        progress: Called at the start and after everything that `attempts` yields.
+    """
     with begin(job) as this:
         tally, backlog = resume(this)
         if progress:
             progress(this, tally)
         if backlog:
-            with (open_pipeline or pipeline_of_job)(this, os.cpu_count() or 1) as pipeline:
-                for report in _attempts(this, backlog, pipeline, tally, stopped):
-                    tally.add(report)
+            with closing(attempts(this, backlog, tally)) as reports:
+                for report in reports:
+                    if report is not None:
+                        tally.add(report)
                     if progress:
                         progress(this, tally)
         return finish(this, tally)
@@ -540,10 +559,12 @@ def compact(desk: Desk, commits: Iterable[Commit]) -> dict[str, int]:
 
 def _parts(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
     part: list[pa.Table] = []
+    rows = 0
     for table in tables:
         part.append(table)
-        if sum(piece.num_rows for piece in part) >= _PART_ROWS:
+        rows += table.num_rows
+        if rows >= _PART_ROWS:
             yield pa.concat_tables(part)
-            part = []
+            part, rows = [], 0
     if part:
         yield pa.concat_tables(part)
