@@ -22,7 +22,7 @@ from jobs.masks import Encoder
 from jobs.sources import Inputs, Record
 
 if TYPE_CHECKING:  # `verify` and `status` come by here and must not wait for torch
-    from unet.segmenter import Statistics
+    from unet.decision import Statistics
 
 SHARDS_IN_FLIGHT = 2
 """Shards that one pipeline serves at once, so that the device works through one's end and the next one's start."""
@@ -198,16 +198,16 @@ class Pipeline:
             started = time.perf_counter()
             classes, statistics = self.segmenter.segment(batch.pixels, batch.size)
             share = (time.perf_counter() - started) / len(batch.indices)
-        for row, index in enumerate(batch.indices):
+        for index, finite, columns in zip(batch.indices, statistics.finite, _columns(statistics), strict=True):
             outcomes[index].seconds["segment"] = share
-            if not statistics.finite[row]:
+            if finite:
+                outcomes[index].columns = columns
+            else:
                 outcomes[index].failure = Failure(
                     "segment",
                     "non_finite",
                     "the network gave values that are not finite; try inference.precision = 'fp32'",
                 )
-            else:
-                outcomes[index].columns = _columns(statistics, row)
         return classes
 
     def _encode(self, classes: NDArray[np.uint8], outcome: Outcome) -> None:
@@ -221,15 +221,19 @@ def _trimmed(batch: _Batch) -> _Batch:
     return batch._replace(pixels=batch.pixels[: len(batch.indices)])
 
 
-def _columns(statistics: "Statistics", row: int) -> dict[str, Any]:
-    pixels = statistics.class_pixels[row]
-    boxes = statistics.class_bbox[row].tolist()
-    return {
-        "class_pixels": pixels.tolist(),
-        "class_fraction": (pixels / pixels.sum()).tolist(),
-        "class_bbox": [box if count else None for box, count in zip(boxes, pixels, strict=True)],
-        "mean_confidence": float(statistics.mean_confidence[row]),
-        "mean_entropy": float(statistics.mean_entropy[row]),
-        "input_mean": statistics.input_mean[row].tolist(),
-        "input_std": statistics.input_std[row].tolist(),
+def _columns(statistics: "Statistics") -> Iterator[dict[str, Any]]:
+    """What the table says of each image."""
+    pixels = statistics.class_pixels
+    columns: dict[str, NDArray[Any]] = {
+        "class_pixels": pixels,
+        "class_fraction": pixels / statistics.pixels[:, None],
+        "class_bbox": statistics.class_bbox,
+        "mean_confidence": statistics.mean_confidence,
+        "mean_entropy": statistics.mean_entropy,
+        "input_mean": statistics.input_mean,
+        "input_std": statistics.input_std,
     }
+    for values in zip(*(column.tolist() for column in columns.values()), strict=True):
+        row = dict(zip(columns, values, strict=True))
+        boxes = zip(row["class_bbox"], row["class_pixels"], strict=True)
+        yield row | {"class_bbox": [box if count else None for box, count in boxes]}

@@ -17,8 +17,7 @@ import platform
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from unet.decision import Decision, Statistics, decide, moments
 from unet.model import MIN_SIDE, DoubleConv
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -46,35 +46,6 @@ _TEST_SIDE = 96
 
 class DeviceError(RuntimeError):
     """The device that was asked for is not there, or cannot do what was asked; the message says what to do."""
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """What is known of each image of a batch; B images, K classes (two for a one-logit network), C channels.
-
-    Attributes:
-        class_pixels: Pixels of each class, (B, K), int64.
-        class_bbox: Left, top, right, bottom of each class in pixels, right and bottom exclusive,
-            zeros where the class is absent; (B, K, 4), int32.
-        mean_confidence: Probability of the chosen class, averaged over the pixels; (B,), float64.
-        mean_entropy: Entropy of the class probabilities in nats, averaged over the pixels; (B,), float64.
-        input_mean: Mean of each channel as the network saw it, in [0, 1]; (B, C), float64.
-        input_std: Its standard deviation over the pixels; (B, C), float64.
-        finite: Whether all logits were finite; (B,), bool. Where not, the mask means nothing.
-    """
-
-    class_pixels: NDArray[np.int64]
-    class_bbox: NDArray[np.int32]
-    mean_confidence: NDArray[np.float64]
-    mean_entropy: NDArray[np.float64]
-    input_mean: NDArray[np.float64]
-    input_std: NDArray[np.float64]
-    finite: NDArray[np.bool_]
-
-    def replace(self, index: int, other: Self) -> None:
-        """Take the only row of `other` as row `index`."""
-        for field in fields(self):
-            getattr(self, field.name)[index] = getattr(other, field.name)[0]
 
 
 class Segmenter:
@@ -152,17 +123,22 @@ class Segmenter:
             pixels_BHWC = (
                 torch.from_numpy(np.require(images, requirements="W")).to(self.device, non_blocking=True).float()
             )
+            input_sum, input_square_sum = moments(pixels_BHWC)
             # Divided, not multiplied by 1/255: the product differs from Pytorch-UNet's quotient for 126 of 256 values.
-            x_BCHW = (pixels_BHWC / 255).permute(0, 3, 1, 2)
+            x_BCHW = pixels_BHWC.div_(255).permute(0, 3, 1, 2)
             logits_BKHW = _resized(self._model(x_BCHW.to(self._dtype)).float(), size)
-            labels_BHW, statistics = self._decide(pixels_BHWC, logits_BKHW)
-            labels = labels_BHW.cpu().numpy()
+            decision = decide(logits_BKHW, self.threshold)
+            labels = decision.labels.cpu().numpy()
+            input_pixels = torch.full((len(images),), images.shape[1] * images.shape[2])
+            statistics = _statistics(decision, input_pixels, input_sum, input_square_sum)
             if self._plain is not None:
-                for index in self._tied(logits_BKHW):
+                for index in self._tied(decision, logits_BKHW):
                     one = slice(index, index + 1)
-                    label_BHW, statistic = self._decide(pixels_BHWC[one], self._plain_logits(x_BCHW[one], size))
-                    labels[one] = label_BHW.cpu().numpy()
-                    statistics.replace(index, statistic)
+                    again = decide(self._plain_logits(x_BCHW[one], size), self.threshold)
+                    labels[one] = again.labels.cpu().numpy()
+                    statistics.replace(
+                        index, _statistics(again, input_pixels[one], input_sum[one], input_square_sum[one])
+                    )
         return labels, statistics
 
     def _check(self, images: NDArray[np.uint8]) -> None:
@@ -178,33 +154,6 @@ class Segmenter:
         with _threads(self._plain_threads):
             return _resized(self._plain(x_1CHW.contiguous()), size)
 
-    def _decide(self, pixels_BHWC: Tensor, logits_BKHW: Tensor) -> tuple[Tensor, Statistics]:
-        if self.n_classes == 1:
-            labels_BHW = logits_BKHW[:, 0].sigmoid() > self.threshold
-            confidence_BHW, entropy_BHW = _binary_certainty(logits_BKHW[:, 0])
-        elif self.n_classes == 2:
-            # torch.argmax over two classes costs far more than the comparison; ties go to class 0 in both.
-            labels_BHW = logits_BKHW[:, 1] > logits_BKHW[:, 0]
-            confidence_BHW, entropy_BHW = _binary_certainty(logits_BKHW[:, 1] - logits_BKHW[:, 0])
-        else:
-            labels_BHW = logits_BKHW.argmax(dim=1)
-            confidence_BHW, entropy_BHW = _certainty(logits_BKHW)
-        labels_BHW = labels_BHW.to(torch.uint8)
-        class_pixels, class_bbox = _extents(labels_BHW, self.classes)
-        input_mean, input_std = _moments(pixels_BHWC)
-        entropy_B = _mean(entropy_BHW)
-        columns = (
-            class_pixels,
-            class_bbox,
-            _mean(confidence_BHW),
-            entropy_B,
-            input_mean,
-            input_std,
-            # Any logit that is not finite makes its pixel's entropy NaN.
-            entropy_B.isfinite(),
-        )
-        return labels_BHW, Statistics(*(column.cpu().numpy() for column in columns))
-
     def _calibrated_tie(self) -> float:
         """`TIE` times the difference between the two passes, as a share of the largest logit."""
         generator = torch.Generator().manual_seed(0)
@@ -213,20 +162,23 @@ class Segmenter:
             plain_BKHW = self._plain_logits(x_BCHW, (_TEST_SIDE, _TEST_SIDE))
             fast_BKHW = self._model(x_BCHW.contiguous(memory_format=torch.channels_last))
         largest = max(float(plain_BKHW.abs().max()), torch.finfo(torch.float32).tiny)
-        # None for a network without anything to fold, whose two passes are one.
         return TIE * float((fast_BKHW - plain_BKHW).abs().max()) / largest
 
-    def _tied(self, logits_BKHW: Tensor) -> list[int]:
-        if self.n_classes == 1:
-            boundary = float(torch.logit(torch.tensor(self.threshold, dtype=torch.float64)))
-            margin_BHW = (logits_BKHW[:, 0] - boundary).abs()
-        elif self.n_classes == 2:
-            margin_BHW = (logits_BKHW[:, 1] - logits_BKHW[:, 0]).abs()
-        else:
-            best = logits_BKHW.topk(2, dim=1).values
-            margin_BHW = best[:, 0] - best[:, 1]
-        tied = margin_BHW.amin(dim=(1, 2)) < self._tie * logits_BKHW.abs().amax(dim=(1, 2, 3))
-        return [int(index) for index in tied.nonzero()[:, 0]]
+    def _tied(self, decision: Decision, logits_BKHW: Tensor) -> list[int]:
+        if not self._tie:  # nothing to fold: the two passes are one
+            return []
+        # As they lie in memory, channels last: a reduction that jumps costs ten times as much.
+        largest_B = torch.maximum(*(bound.abs() for bound in _bounds(logits_BKHW.permute(0, 2, 3, 1))))
+        return [int(index) for index in (decision.margin < self._tie * largest_B).nonzero()[:, 0]]
+
+
+def _bounds(value_BHWK: Tensor) -> tuple[Tensor, Tensor]:
+    return value_BHWK.amin(dim=(1, 2, 3)), value_BHWK.amax(dim=(1, 2, 3))
+
+
+def _statistics(decision: Decision, *inputs: Tensor) -> Statistics:
+    columns = (*decision[2:], *inputs)
+    return Statistics(*(column.cpu().numpy() for column in columns))
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp32", "bf16", "fp16"]:
@@ -323,74 +275,3 @@ def _resized(logits_BKHW: Tensor, size: tuple[int, int]) -> Tensor:
     if logits_BKHW.shape[-2:] == torch.Size(size):
         return logits_BKHW
     return F.interpolate(logits_BKHW, size, mode="bilinear")
-
-
-def _binary_certainty(logit_BHW: Tensor) -> tuple[Tensor, Tensor]:
-    """Probability of the likelier of two classes, and their entropy in nats, from the logits' difference."""
-    distance = logit_BHW.abs()
-    confidence = distance.sigmoid()
-    entropy = distance.mul(1 - confidence).sub_(confidence.log())
-    return confidence, entropy
-
-
-def _certainty(logits_BKHW: Tensor) -> tuple[Tensor, Tensor]:
-    log_probability = logits_BKHW.log_softmax(dim=1)
-    probability = log_probability.exp()
-    return probability.amax(dim=1), -(probability * log_probability).sum(dim=1)
-
-
-def _mean(value_BHW: Tensor) -> Tensor:
-    """Mean over the pixels, float64.
-
-    Rows are summed in fp32, one thread to a row, so that the order of the terms depends on nothing; a
-    product with ones would be as fast, and differ in the last place with batch and threads.
-    """
-    rows_BH = value_BHW.sum(dim=2)
-    return rows_BH.sum(dim=1, dtype=torch.float64) / (value_BHW.shape[1] * value_BHW.shape[2])
-
-
-def _extents(labels_BHW: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Pixels (B, K) and bounding boxes (B, K, 4) of each class.
-
-    From the pixels of each class in every row and column, counted by products with ones: a fraction
-    of the time of comparisons and integer sums, and exact, as no count reaches 2^24.
-    """
-    _, height, width = labels_BHW.shape
-    ones_H, ones_W = (torch.ones(side, device=labels_BHW.device) for side in (height, width))
-    in_rows, in_columns = [], []
-    for index in range(1, classes):
-        of_class_BHW = (labels_BHW if classes == 2 else labels_BHW == index).to(torch.float32)
-        in_rows.append(of_class_BHW @ ones_W)
-        in_columns.append(ones_H @ of_class_BHW)
-    # What no other class has is class 0's.
-    rows_BKH, columns_BKW = torch.stack(in_rows, dim=1), torch.stack(in_columns, dim=1)
-    rows_BKH = torch.cat((width - rows_BKH.sum(dim=1, keepdim=True), rows_BKH), dim=1)
-    columns_BKW = torch.cat((height - columns_BKW.sum(dim=1, keepdim=True), columns_BKW), dim=1)
-    pixels_BK = rows_BKH.sum(dim=2, dtype=torch.float64).to(torch.int64)
-    top, bottom = _span(rows_BKH > 0)
-    left, right = _span(columns_BKW > 0)
-    box_BK4 = torch.stack((left, top, right, bottom), dim=-1)
-    return pixels_BK, (box_BK4 * (pixels_BK > 0).unsqueeze(-1)).to(torch.int32)
-
-
-def _span(occupied_BKN: Tensor) -> tuple[Tensor, Tensor]:
-    occupied = occupied_BKN.to(torch.uint8)
-    return occupied.argmax(dim=2), occupied.shape[2] - occupied.flip(2).argmax(dim=2)
-
-
-def _moments(pixels_BHWC: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (B, C) in [0, 1] of pixels 0 … 255, exact in any order of summing.
-
-    Squares of 256 pixels add up to less than 2^24, which float32 holds exactly; so they are summed
-    in runs of 256 by a product with a pattern of ones, and the runs in float64.
-    """
-    batch, height, width, channels = pixels_BHWC.shape
-    run = 256 * channels
-    flat = pixels_BHWC.reshape(batch, -1)
-    if rest := flat.shape[1] % run:
-        flat = F.pad(flat, (0, run - rest))
-    flat = flat.reshape(-1, run)
-    pattern = torch.eye(channels, device=flat.device).repeat(256, 1)
-    sums = torch.stack((flat @ pattern, (flat * flat) @ pattern)).reshape(2, batch, -1, channels)
-    mean, square = sums.sum(dim=2, dtype=torch.float64) / (height * width)
-    return mean / 255, (square - mean.square()).clamp_(min=0).sqrt_() / 255

@@ -2,10 +2,13 @@
 
 For the full-width network and for an identity network, over drawn 256² JPEGs as loose files on local
 disk, several pairs of both measurements and their medians. The steady state is from the first
-shard's commit to the last one's.
+shard's commit to the last one's. What the identity network is paired with is Pillow's decoding and
+encoding alone, in memory, one process per core.
 """
 
 import argparse
+import io
+import multiprocessing
 import os
 import statistics
 import tempfile
@@ -34,7 +37,7 @@ class Identity(torch.nn.Module):
     n_channels, n_classes = 3, 2
 
     def forward(self, x_BCHW):
-        return x_BCHW[:, :2]
+        return x_BCHW[:, :2].contiguous(memory_format=torch.channels_last)
 
 
 def with_identity(this, cpus):
@@ -65,6 +68,25 @@ def bare(segmenter: Segmenter, *, seconds: float) -> float:
             segmenter._model(x)
             done += batch
         return done / (time.perf_counter() - started)
+
+
+def codecs(paths: list[Path]) -> float:
+    """Images per second of decoding and encoding alone: Pillow, from memory to memory, a process per core."""
+    cores = os.cpu_count() or 1
+    with multiprocessing.get_context("spawn").Pool(cores) as pool:
+        pool.map(_codecs, [paths[:8]] * cores, chunksize=1)  # imports, and the files into the cache
+        return len(paths) / max(pool.map(_codecs, [paths[core::cores] for core in range(cores)], chunksize=1))
+
+
+def _codecs(paths: list[Path]) -> float:
+    files = [path.read_bytes() for path in paths]
+    started = time.perf_counter()
+    for data in files:
+        with Image.open(io.BytesIO(data)) as image:
+            pixels = np.asarray(image.convert("RGB"))
+        mask = np.where(pixels[..., 1] > pixels[..., 0], np.uint8(255), np.uint8(0))
+        Image.fromarray(mask).save(io.BytesIO(), "PNG")
+    return time.perf_counter() - started
 
 
 def steady(job: Job, run, **more) -> tuple[float, float]:
@@ -107,14 +129,17 @@ def main() -> None:
                 rate, _ = steady(job_of(f"full-{name[:3]}-{number}", options.full_width_images, 8), run)
                 pairs.append((forward, rate, rate / forward))
             report(name, pairs)
-        print(f"identity, {options.identity_images} JPEGs of {SIDE}²: steady, whole command, steady ÷ whole")
+        print(f"identity, {options.identity_images} JPEGs of {SIDE}²: codecs alone, steady, steady ÷ codecs")
         for name, run in runs.items():
-            pairs = []
+            pairs, wholes = [], []
             for number in range(options.pairs):
+                alone = codecs(sorted(images.iterdir())[: options.identity_images])
                 job = job_of(f"null-{name[:3]}-{number}", options.identity_images, 256)
                 rate, whole = steady(job, run, open_pipeline=with_identity)
-                pairs.append((rate, whole, rate / whole))
+                pairs.append((alone, rate, rate / alone))
+                wholes.append(whole)
             report(name, pairs)
+            print(f"  {'':24} {statistics.median(wholes):9.2f} images/s over the whole command")
 
 
 def report(name: str, pairs: list[tuple[float, float, float]]) -> None:

@@ -118,22 +118,6 @@ def test_statistics_are_those_of_the_definition(n_classes):
     assert statistics.finite.all()
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.integers(16, 40), st.integers(16, 40), st.integers(2, 4), st.data())
-def test_extents_of_any_class_map(height, width, classes, data):
-    seed, share = data.draw(st.integers(0, 10**6)), data.draw(st.sampled_from([0.0, 0.003, 0.5]))
-    random = np.random.default_rng(seed)
-    labels = (random.integers(1, classes, (1, height, width)) * (random.random((1, height, width)) < share)).astype(
-        np.uint8
-    )
-    counts, boxes = module._extents(torch.from_numpy(labels), classes)
-    for class_ in range(classes):
-        rows, columns = np.nonzero(labels[0] == class_)
-        assert counts[0, class_] == len(rows)
-        box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] if len(rows) else [0] * 4
-        assert boxes[0, class_].tolist() == box
-
-
 class Broken(nn.Module):
     n_channels, n_classes = 3, 2
 
@@ -214,15 +198,3 @@ def test_a_gpu_agrees_with_the_cpu(precision):
     gpu, statistics = Segmenter(model, device="cuda", precision=precision).segment(images)
     assert (cpu == gpu).mean() > (0.9999 if precision == "fp32" else 0.95)
     assert statistics.finite.all()
-
-
-def test_means_do_not_depend_on_batch_or_threads():
-    value = torch.rand(7, 61, 203)
-    alone = torch.cat([module._mean(value[index : index + 1]) for index in range(7)])
-    before = torch.get_num_threads()
-    try:
-        for threads in (1, 2, 4):
-            torch.set_num_threads(threads)
-            assert torch.equal(module._mean(value), alone)
-    finally:
-        torch.set_num_threads(before)

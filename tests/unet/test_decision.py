@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unet import decision as module
+from unet.decision import decide, moments
+
+
+def logits_of(batch=2, classes=2, height=19, width=33, seed=0):
+    return 3 * torch.randn(batch, classes, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+def test_the_largest_logit_wins_and_the_first_of_equals(classes):
+    logits = logits_of(classes=classes)
+    logits[0, :, 3, 4] = 7.0
+    decision = decide(logits)
+    assert torch.equal(decision.labels, logits.argmax(dim=1).to(torch.uint8))
+    best = logits.topk(2, dim=1).values
+    assert torch.equal(decision.margin, (best[:, 0] - best[:, 1]).amin(dim=(1, 2)))
+    assert decision.margin[0] == 0
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.5, 0.8])
+def test_the_margin_of_one_logit_is_to_the_threshold(threshold):
+    logits = logits_of(classes=1)
+    at = np.log(threshold / (1 - threshold))
+    decision = decide(logits, threshold)
+    assert torch.equal(decision.labels, (logits[:, 0].sigmoid() > threshold).to(torch.uint8))
+    np.testing.assert_allclose(decision.margin, (logits[:, 0] - at).abs().amin(dim=(1, 2)), rtol=1e-4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(16, 40), st.integers(16, 40), st.integers(2, 4), st.data())
+def test_extents_of_any_class_map(height, width, classes, data):
+    seed, share = data.draw(st.integers(0, 10**6)), data.draw(st.sampled_from([0.0, 0.003, 0.5]))
+    random = np.random.default_rng(seed)
+    labels = random.integers(1, classes, (1, height, width)) * (random.random((1, height, width)) < share)
+    masks = [torch.from_numpy((labels == class_).astype(np.float32)) for class_ in range(1, classes)]
+    counts, boxes = module._extents(masks)
+    for class_ in range(classes):
+        rows, columns = np.nonzero(labels[0] == class_)
+        assert counts[0, class_] == len(rows)
+        box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] if len(rows) else [0] * 4
+        assert boxes[0, class_].tolist() == box
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 3), st.integers(1, 90), st.integers(1, 300), st.integers(1, 4), st.integers(0, 9))
+def test_moments_are_exact(batch, height, width, channels, seed):
+    pixels = np.random.default_rng(seed).integers(0, 256, (batch, height, width, channels))
+    pixels[0] = 255
+    total, squares = moments(torch.from_numpy(pixels).float())
+    assert np.array_equal(total, pixels.sum(axis=(1, 2)))
+    assert np.array_equal(squares, (pixels**2).sum(axis=(1, 2)))
+
+
+def test_sums_do_not_depend_on_batch_or_threads():
+    value = torch.rand(7, 61, 203)
+    alone = torch.cat([module._sum(value[index : index + 1]) for index in range(7)])
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 4):
+            torch.set_num_threads(threads)
+            assert torch.equal(module._sum(value), alone)
+    finally:
+        torch.set_num_threads(before)
