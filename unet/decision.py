@@ -4,6 +4,7 @@ Everything here adds up over parts of an image, so that an image may be decided 
 sum depends on batch or threads.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -69,10 +70,43 @@ class Statistics:
         square = self.input_square_sum / self.input_pixels[:, None]
         return np.sqrt(np.maximum(square - mean * mean, 0)) / 255
 
-    def replace(self, index: int, other: Self) -> None:
-        """Take the only row of `other` as row `index`."""
-        for name, column in vars(self).items():
-            column[index] = getattr(other, name)[0]
+    @classmethod
+    def none(cls, images: int, classes: int, channels: int) -> Self:
+        """Of images of which nothing has been seen yet."""
+        return cls(
+            class_pixels=np.zeros((images, classes), np.int64),
+            class_bbox=np.zeros((images, classes, 4), np.int32),
+            confidence_sum=np.zeros(images),
+            entropy_sum=np.zeros(images),
+            input_pixels=np.zeros(images, np.int64),
+            input_sum=np.zeros((images, channels)),
+            input_square_sum=np.zeros((images, channels)),
+        )
+
+    def add_decision(self, images: slice, part: "Decision", top: int = 0, left: int = 0) -> None:
+        """Count a part of some images, which lies at (`top`, `left`) px of each."""
+        pixels, boxes = part.class_pixels.cpu().numpy(), part.class_bbox.cpu().numpy()
+        if top or left:
+            boxes = boxes + np.array([left, top, left, top], np.int32)
+        before, known = self.class_bbox[images], self.class_pixels[images] > 0
+        both = np.concatenate((np.minimum(before, boxes)[..., :2], np.maximum(before, boxes)[..., 2:]), axis=-1)
+        seen = np.where(known[..., None], both, boxes)
+        self.class_bbox[images] = np.where((pixels > 0)[..., None], seen, before)
+        self.class_pixels[images] += pixels
+        self.confidence_sum[images] += part.confidence_sum.cpu().numpy()
+        self.entropy_sum[images] += part.entropy_sum.cpu().numpy()
+
+    def add_input(self, images: slice, pixels_BHWC: Tensor) -> None:
+        """Count a part of the input of some images, 0 … 255."""
+        total, squares = moments(pixels_BHWC)
+        self.input_pixels[images] += pixels_BHWC.shape[1] * pixels_BHWC.shape[2]
+        self.input_sum[images] += total.cpu().numpy()
+        self.input_square_sum[images] += squares.cpu().numpy()
+
+    def replace_decision(self, image: int, other: Self) -> None:
+        """Take what the only row of `other` says of the mask."""
+        for name in ("class_pixels", "class_bbox", "confidence_sum", "entropy_sum"):
+            getattr(self, name)[image] = getattr(other, name)[0]
 
 
 class Decision(NamedTuple):
@@ -92,38 +126,65 @@ class Decision(NamedTuple):
     entropy_sum: Tensor
 
 
-def decide(logits_BKHW: Tensor, threshold: float = 0.5) -> Decision:
+def decide(logits_BKHW: Tensor, thresholds: Sequence[float] | None = None) -> Decision:
     """The class of each pixel, and how sure it is.
 
     Args:
-        logits_BKHW: fp32. One logit per pixel is a foreground's, for a sigmoid and `threshold`; of
-            several the largest wins, the first of equals.
-        threshold: Probability above which a pixel of a one-logit network is foreground.
+        logits_BKHW: fp32. One logit per pixel is a foreground's, for a sigmoid.
+        thresholds: Of each class after the first (and of the only one), the probability above which a pixel
+            may be of it. Of those that may, the likeliest wins; where none may, class 0. None for 0.5 with
+            one logit, and with several for the largest logit, the first of equals.
     """
-    classes = max(2, logits_BKHW.shape[1])
-    if classes == 2:
-        # torch.argmax over two classes costs far more than the comparison; equals go to class 0 in both.
-        single = logits_BKHW.shape[1] == 1
-        logit_BHW = logits_BKHW[:, 0] if single else logits_BKHW[:, 1] - logits_BKHW[:, 0]
-        foreground_BHW = torch.empty_like(logit_BHW)
-        # Written as 0.0 and 1.0 at once: a comparison into bool is not vectorised on a CPU.
-        if single:
-            torch.gt(logit_BHW.sigmoid(), threshold, out=foreground_BHW)
-            distance_BHW = (logit_BHW - _logit(threshold)).abs_()
-        else:
-            torch.gt(logit_BHW, 0, out=foreground_BHW)
-            distance_BHW = logit_BHW.abs()
-        margin_B = distance_BHW.amin(dim=(1, 2))
-        confidence_BHW, entropy_BHW = _binary_certainty(logit_BHW.abs() if single else distance_BHW)
-        labels_BHW = foreground_BHW.to(torch.uint8)
-        extents = _extents([foreground_BHW])
+    if logits_BKHW.shape[1] <= 2:
+        return _decide_two(logits_BKHW, thresholds)
+    return _decide_several(logits_BKHW, thresholds)
+
+
+def _decide_two(logits_BKHW: Tensor, thresholds: Sequence[float] | None) -> Decision:
+    # torch.argmax over two classes costs far more than the comparison; equals go to class 0 in both.
+    single = logits_BKHW.shape[1] == 1
+    logit_BHW = logits_BKHW[:, 0] if single else logits_BKHW[:, 1] - logits_BKHW[:, 0]
+    foreground_BHW = torch.empty_like(logit_BHW)
+    distance_BHW = logit_BHW.abs()
+    # Written as 0.0 and 1.0 at once: a comparison into bool is not vectorised on a CPU.
+    if single or thresholds is not None:
+        threshold = thresholds[0] if thresholds is not None else 0.5
+        torch.gt(logit_BHW.sigmoid(), threshold, out=foreground_BHW)
+        margin_B = (logit_BHW - _logit(threshold)).abs_().amin(dim=(1, 2))
     else:
+        torch.gt(logit_BHW, 0, out=foreground_BHW)
+        margin_B = distance_BHW.amin(dim=(1, 2))
+    confidence_BHW, entropy_BHW = _binary_certainty(distance_BHW)
+    if thresholds is not None:  # the class chosen need not be the likelier one
+        probability_BHW = logit_BHW.sigmoid()
+        confidence_BHW = torch.where(foreground_BHW > 0, probability_BHW, 1 - probability_BHW)
+    labels_BHW = foreground_BHW.to(torch.uint8)
+    return Decision(labels_BHW, margin_B, *_extents([foreground_BHW]), _sum(confidence_BHW), _sum(entropy_BHW))
+
+
+def _decide_several(logits_BKHW: Tensor, thresholds: Sequence[float] | None) -> Decision:
+    classes = logits_BKHW.shape[1]
+    log_probability = logits_BKHW.log_softmax(dim=1)
+    probability = log_probability.exp()
+    entropy_BHW = -(probability * log_probability).sum(dim=1)
+    if thresholds is None:
         best_B2HW, index_B2HW = logits_BKHW.topk(2, dim=1)
         margin_B = (best_B2HW[:, 0] - best_B2HW[:, 1]).amin(dim=(1, 2))
         # Of equal logits topk takes any, argmax the first.
-        labels_BHW = (logits_BKHW.argmax(dim=1) if not bool((margin_B > 0).all()) else index_B2HW[:, 0]).to(torch.uint8)
-        confidence_BHW, entropy_BHW = _certainty(logits_BKHW)
-        extents = _extents([(labels_BHW == index).float() for index in range(1, classes)])
+        labels_BHW = index_B2HW[:, 0] if bool((margin_B > 0).all()) else logits_BKHW.argmax(dim=1)
+        confidence_BHW = probability.amax(dim=1)
+    else:
+        limits = torch.tensor(thresholds, device=logits_BKHW.device).view(-1, 1, 1)
+        may_BKHW = probability[:, 1:] > limits
+        candidates_BKHW = logits_BKHW[:, 1:].masked_fill(~may_BKHW, -torch.inf)
+        labels_BHW = torch.where(may_BKHW.any(dim=1), candidates_BKHW.argmax(dim=1) + 1, 0)
+        confidence_BHW = probability.gather(1, labels_BHW.unsqueeze(1))[:, 0]
+        # How far, as logits, from a limit and from a rival.
+        from_limit = (torch.logit(probability[:, 1:].double()) - torch.logit(limits.double())).abs().amin(dim=(1, 2, 3))
+        best_B2HW = logits_BKHW[:, 1:].topk(2, dim=1).values
+        margin_B = torch.minimum(from_limit.float(), (best_B2HW[:, 0] - best_B2HW[:, 1]).amin(dim=(1, 2)))
+    labels_BHW = labels_BHW.to(torch.uint8)
+    extents = _extents([(labels_BHW == index).float() for index in range(1, classes)])
     return Decision(labels_BHW, margin_B, *extents, _sum(confidence_BHW), _sum(entropy_BHW))
 
 
@@ -160,12 +221,6 @@ def _binary_certainty(distance_BHW: Tensor) -> tuple[Tensor, Tensor]:
     entropy = confidence.log()
     confidence.reciprocal_()
     return confidence, entropy.addcmul_(e.mul_(distance_BHW), confidence)
-
-
-def _certainty(logits_BKHW: Tensor) -> tuple[Tensor, Tensor]:
-    log_probability = logits_BKHW.log_softmax(dim=1)
-    probability = log_probability.exp()
-    return probability.amax(dim=1), -(probability * log_probability).sum(dim=1)
 
 
 def _sum(value_BHW: Tensor) -> Tensor:

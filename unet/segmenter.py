@@ -3,21 +3,22 @@
 Knows nothing about files, jobs or shards. A constructed Segmenter is ready: weights on the device,
 batch normalisation folded, one forward pass done.
 
-**Ties.** Floating-point sums depend on the order of their terms, and so on batch, memory layout and
-folding. The difference is a few units in the last place, yet it can flip a pixel whose two best
+**Ties.** Floating-point sums depend on the order of their terms, and so on batch, memory layout, tiles
+and folding. The difference is a few units in the last place, yet it can flip a pixel whose two best
 classes are that close. In fp32 such pixels are found (the margin between the two best logits is
 below `TIE`), and their image is decided by the plain pass: unfolded network, contiguous memory, one
-image, which is the arithmetic of Pytorch-UNet's predict.py. So in fp32 an image's mask does not
-depend on its batch, and equals that program's.
+whole image, which is the arithmetic of Pytorch-UNet's predict.py. So in fp32 an image's mask depends
+neither on its batch nor on its tiles, and equals that program's. An image beyond `WHOLE_PIXELS` has no
+plain pass; its tiles are batched among themselves alone, so that its mask depends on nothing else.
 """
 
 import copy
 import ctypes
 import platform
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -26,8 +27,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from unet.decision import Decision, Statistics, decide, moments
+from unet.decision import Decision, Statistics, decide
 from unet.model import MIN_SIDE, DoubleConv
+from unet.tiling import FLIPPED_HALO, GRID, HALO, Span, spans
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -38,9 +40,21 @@ The difference is taken as a share of the image's largest logit, since both grow
 seen to be 4e-7 to 2e-6. The factor covers images that the test image does not resemble.
 """
 
+WHOLE_PIXELS = 2**22
+"""Larger images are cut into tiles where the job leaves it to us."""
+
+AUTO_CORE = 1856
+"""Core of those tiles in px: with its halo, 2048² px."""
+
+_NOT_TILEABLE = (
+    "a bilinear network's tiles do not give the whole image's logits; set inference.tile_mode = 'approximate' to "
+    "accept differences (see docs/images.md), or inference.tile = 0 to never cut"
+)
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _BATCH_PIXELS = {"cpu": 2**19, "cuda": 2**22}
+_DECIDED_PIXELS = 2**22
 _MAX_BATCH = 64
+_LEAST_CORE = 64
 _TEST_SIDE = 96
 
 
@@ -48,23 +62,62 @@ class DeviceError(RuntimeError):
     """The device that was asked for is not there, or cannot do what was asked; the message says what to do."""
 
 
+class NotTileable(ValueError):
+    """An image needs tiles and the network is bilinear, whose tiles never give the whole image's logits."""
+
+
+class Fit(NamedTuple):
+    """What of images of one shape goes through the network at once.
+
+    Attributes:
+        batch: Tiles.
+        core: Of a tile, in px; 0 for whole images.
+    """
+
+    batch: int
+    core: int
+
+
+class _Piece(NamedTuple):
+    """Logits (B, K, h, w) of one part of some images."""
+
+    images: slice
+    top: int
+    left: int
+    logits: Tensor
+
+
+Read = Callable[[int, int], NDArray[np.uint8]]
+"""Rows from start to stop of a batch of images, (B, rows, W, C)."""
+
+
 class Segmenter:
     """A network on a device, fed with batches of one shape.
 
     Args:
-        model: A network with `n_channels` and `n_classes`, such as `unet.model.UNet`. It is copied.
+        model: A network with `n_channels`, `n_classes` and `bilinear`, such as `unet.model.UNet` or
+            `unet.ensemble.Ensemble`. It is copied.
         device: "cpu", "cuda", or "cuda:N".
         precision: What the convolutions compute in. "auto" is bf16 where the device has instructions
             for it, else fp32.
         batch_size: Images per batch, or None for as many as hold about half a million pixels on a CPU,
             four million on a GPU, at least 1 and at most 64.
-        threshold: For a one-logit network, the probability above which a pixel is foreground.
+        thresholds: See `unet.decision.decide`.
+        tile: Core of tiles in px, a multiple of 16; 0 for never; None for `AUTO_CORE` where an image has more
+            than `WHOLE_PIXELS`.
+        approximate: Tile a bilinear network all the same.
+        normalize: Mean and standard deviation of each channel in [0, 1], which the input is brought to 0 and
+            1 by; None where the network was trained on [0, 1].
         plain_threads: CPU threads of the plain pass that decides ties; None for this process's number.
             Pytorch's fp32 convolution depends on it, so a fleet must agree on one.
+
+    Attributes:
+        fits: By height and width, how images went through: what memory left of the wish.
 
     Raises:
         DeviceError: There is no such device, or it cannot compute in that precision. It never falls
             back to another.
+        NotTileable: `tile` is given, the network is bilinear, and `approximate` is not set.
     """
 
     def __init__(
@@ -74,7 +127,10 @@ class Segmenter:
         device: str = "cpu",
         precision: Precision = "auto",
         batch_size: int | None = None,
-        threshold: float = 0.5,
+        thresholds: Sequence[float] | None = None,
+        tile: int | None = None,
+        approximate: bool = False,
+        normalize: tuple[Sequence[float], Sequence[float]] | None = None,
         plain_threads: int | None = None,
     ) -> None:
         self.device = _device(device)
@@ -82,18 +138,27 @@ class Segmenter:
         self.n_channels: int = model.n_channels
         self.n_classes: int = model.n_classes
         self.classes = max(2, self.n_classes)
-        self.threshold = threshold
+        self.thresholds = thresholds
+        self.tile = tile
+        self.tileable = approximate or not model.bilinear
+        self.fits: dict[tuple[int, int], Fit] = {}
+        self._halo = HALO if getattr(model, "views", "off") == "off" else FLIPPED_HALO
+        self._normalize = _normalization(normalize, self.device)
         self._batch_size = batch_size
+        if tile:
+            self._fit((MIN_SIDE, MIN_SIDE), tile)
         self._plain_threads = plain_threads or torch.get_num_threads()
         self._dtype = _DTYPES[self.precision]
-        plain = copy.deepcopy(model).requires_grad_(False).eval()
-        self._plain = plain.to(self.device) if self.precision == "fp32" else None
-        self._model = _folded(plain).to(self.device, self._dtype, memory_format=torch.channels_last)
+        self._plain = copy.deepcopy(model).requires_grad_(False).eval()
+        if self.precision == "fp32":
+            self._plain = self._plain.to(self.device)
+        self._model = _folded(self._plain).to(self.device, self._dtype, memory_format=torch.channels_last)
         self._lock = threading.Lock()
         if self.device.type == "cpu":
             keep_freed_memory()
-        self._tie = self._calibrated_tie() if self._plain is not None else 0.0
+        self._tie = self._calibrated_tie() if self.precision == "fp32" else 0.0
         self.segment(np.zeros((1, MIN_SIDE, MIN_SIDE, self.n_channels), np.uint8))
+        self.fits.clear()
 
     def batch_size(self, height: int, width: int) -> int:
         """Images of this size, in px, that make a batch."""
@@ -112,73 +177,252 @@ class Segmenter:
                 corners not aligned) before the decision; None for the images' own.
 
         Returns:
-            The class of each pixel, (B, height, width), and `Statistics`.
+            The class of each pixel, (B, height, width), and `Statistics`. What falls outside fp16 or bf16 in an
+            image is computed again in fp32.
 
         Raises:
             ValueError: The batch has another number of channels or a side below 16 px.
+            NotTileable: The images need tiles, and the network is bilinear.
+            torch.OutOfMemoryError: Not even a tile of the least core fits.
         """
-        self._check(images)
-        size = size or (images.shape[1], images.shape[2])
+        self._check(images.shape)
+        shape = (images.shape[1], images.shape[2])
+        labels = np.empty((len(images), *(size or shape)), np.uint8)
         with self._lock, torch.inference_mode(), _ieee_fp32():
-            pixels_BHWC = (
-                torch.from_numpy(np.require(images, requirements="W")).to(self.device, non_blocking=True).float()
-            )
-            input_sum, input_square_sum = moments(pixels_BHWC)
-            # Divided, not multiplied by 1/255: the product differs from Pytorch-UNet's quotient for 126 of 256 values.
-            x_BCHW = pixels_BHWC.div_(255).permute(0, 3, 1, 2)
-            logits_BKHW = _resized(self._model(x_BCHW.to(self._dtype)).float(), size)
-            decision = decide(logits_BKHW, self.threshold)
-            labels = decision.labels.cpu().numpy()
-            input_pixels = torch.full((len(images),), images.shape[1] * images.shape[2])
-            statistics = _statistics(decision, input_pixels, input_sum, input_square_sum)
-            if self._plain is not None:
-                for index in self._tied(decision, logits_BKHW):
-                    one = slice(index, index + 1)
-                    again = decide(self._plain_logits(x_BCHW[one], size), self.threshold)
-                    labels[one] = again.labels.cpu().numpy()
-                    statistics.replace(
-                        index, _statistics(again, input_pixels[one], input_sum[one], input_square_sum[one])
-                    )
-        return labels, statistics
+            # Beyond, an image's tiles must not meet another image's: nothing decides their ties.
+            alone = self._beyond(shape)
+            parts = [slice(index, index + 1) for index in range(len(images))] if alone else [slice(0, len(images))]
+            found = [self._fitted(images[part], labels[part], size or shape) for part in parts]
+        return labels, found[0] if len(found) == 1 else _joined(found)
 
-    def _check(self, images: NDArray[np.uint8]) -> None:
-        if images.ndim != 4 or images.shape[3] != self.n_channels:
-            raise ValueError(f"the network takes (B, H, W, {self.n_channels}) batches, got {images.shape}")
-        if min(images.shape[1:3]) < MIN_SIDE:
-            raise ValueError(
-                f"the network needs sides of at least {MIN_SIDE} px, got {images.shape[2]}×{images.shape[1]}"
-            )
+    def segment_rows(
+        self, read: Read, height: int, width: int, write: Callable[[NDArray[np.uint8]], None]
+    ) -> Statistics:
+        """Class map and statistics of one image that need not be in memory. Likewise safe and alone.
 
-    def _plain_logits(self, x_1CHW: Tensor, size: tuple[int, int]) -> Tensor:
-        assert self._plain is not None
+        The class map equals `segment`'s for a network of transposed up-sampling.
+
+        Args:
+            read: Gives rows from start to stop, (1, rows, W, C); starts never decrease.
+            height: Of the image, in px.
+            width: Likewise.
+            write: Is given the class map's rows, (rows, W), from top to bottom.
+
+        Raises:
+            NotTileable: The network is bilinear.
+            torch.OutOfMemoryError: A tile does not fit; set a smaller one.
+        """
+        self._check((1, height, width, self.n_channels))
+        statistics = Statistics.none(1, self.classes, self.n_channels)
+        fit = self._wish((height, width))
+        with self._lock, torch.inference_mode(), _ieee_fp32():
+            for row in spans(height, fit.core, self._halo):
+                band = np.empty((row.core_stop - row.core_start, width), np.uint8)
+                for piece in self._row_pieces(read(row.start, row.stop), row, fit, statistics, self._forward):
+                    decision = decide(piece.logits, self.thresholds)
+                    statistics.add_decision(piece.images, decision, piece.top, piece.left)
+                    columns = slice(piece.left, piece.left + piece.logits.shape[3])
+                    band[:, columns] = decision.labels[0].cpu().numpy()
+                write(band)
+        return statistics
+
+    def _check(self, shape: tuple[int, ...]) -> None:
+        if len(shape) != 4 or shape[3] != self.n_channels:
+            raise ValueError(f"the network takes (B, H, W, {self.n_channels}) batches, got {shape}")
+        if min(shape[1:3]) < MIN_SIDE:
+            raise ValueError(f"the network needs sides of at least {MIN_SIDE} px, got {shape[2]}×{shape[1]}")
+
+    # What fits -----------------------------------------------------------------------------------
+
+    def _beyond(self, shape: tuple[int, int]) -> bool:
+        return self.tile != 0 and shape[0] * shape[1] > WHOLE_PIXELS
+
+    def _wish(self, shape: tuple[int, int]) -> Fit:
+        core = self.tile if self.tile is not None else AUTO_CORE if self._beyond(shape) else 0
+        return self._fit(shape, core)
+
+    def _fit(self, shape: tuple[int, int], core: int) -> Fit:
+        if core and not self.tileable:
+            raise NotTileable(_NOT_TILEABLE)
+        height, width = (spans(side, core, self._halo)[0] for side in shape)
+        return Fit(self.batch_size(height.stop, width.stop), core)
+
+    def _fitted(self, images: NDArray[np.uint8], labels: NDArray[np.uint8], size: tuple[int, int]) -> Statistics:
+        """Segment images into `labels` with as little at once as memory asks for. What ran out is begun anew."""
+        shape = (images.shape[1], images.shape[2])
+        fit = self.fits.get(shape) or self._wish(shape)
+        while True:
+            try:
+                statistics = self._segmented(images, labels, size, fit, self._forward)
+                break
+            except torch.OutOfMemoryError:
+                smaller = self._smaller(fit, shape)
+                if smaller is None:
+                    raise
+                fit = smaller
+            # Outside the handler, whose traceback holds on to what filled the memory.
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+        self.fits[shape] = fit
+        return statistics
+
+    def _smaller(self, fit: Fit, shape: tuple[int, int]) -> Fit | None:
+        """Half the batch, down to one; then tiles of half the side. None where that is no network's own result."""
+        if fit.batch > 1:
+            return fit._replace(batch=fit.batch // 2)
+        if self.tile == 0 or not self.tileable:
+            return None
+        core = (fit.core or max(shape)) // 2 // GRID * GRID
+        return Fit(1, core) if core >= _LEAST_CORE else None
+
+    # Passes --------------------------------------------------------------------------------------
+
+    def _segmented(
+        self, images: NDArray[np.uint8], labels: NDArray[np.uint8], size: tuple[int, int], fit: Fit, network: Any
+    ) -> Statistics:
+        statistics = Statistics.none(len(images), self.classes, self.n_channels)
+        again: set[int] = set()
+        pieces = self._pieces(images, fit, statistics, network)
+        if size != images.shape[1:3]:
+            pieces = self._resized_pieces(pieces, images.shape, size)
+        for piece in pieces:
+            decision = decide(piece.logits, self.thresholds)
+            statistics.add_decision(piece.images, decision, piece.top, piece.left)
+            bottom, right = piece.top + piece.logits.shape[2], piece.left + piece.logits.shape[3]
+            labels[piece.images, piece.top : bottom, piece.left : right] = decision.labels.cpu().numpy()
+            if network == self._forward:
+                again |= {piece.images.start + index for index in self._tied(decision, piece.logits)}
+        if network == self._forward:
+            again = (again if not self._beyond((images.shape[1], images.shape[2])) else set()) | self._overflowed(
+                statistics
+            )
+            for index in sorted(again):
+                one = slice(index, index + 1)
+                plain = self._segmented(
+                    images[one], labels[one], size, self._plain_fit(images.shape), self._plain_forward
+                )
+                statistics.replace_decision(index, plain)
+        return statistics
+
+    def _plain_fit(self, shape: tuple[int, ...]) -> Fit:
+        inner = (shape[1], shape[2])
+        return Fit(1, self._wish(inner).core if self._beyond(inner) else 0)
+
+    def _overflowed(self, statistics: Statistics) -> set[int]:
+        return set() if self.precision == "fp32" else set(np.flatnonzero(~statistics.finite).tolist())
+
+    def _pieces(self, images: NDArray[np.uint8], fit: Fit, statistics: Statistics, network: Any) -> Iterator[_Piece]:
+        """Logits of images, which they cover once; counts the input by the way."""
+        for row in spans(images.shape[1], fit.core, self._halo):
+            yield from self._row_pieces(images[:, row.start : row.stop], row, fit, statistics, network)
+
+    def _row_pieces(
+        self, strip_BHWC: NDArray[np.uint8], row: Span, fit: Fit, statistics: Statistics, network: Any
+    ) -> Iterator[_Piece]:
+        for group in _groups(spans(strip_BHWC.shape[2], fit.core, self._halo), len(strip_BHWC), fit.batch):
+            crops = [strip_BHWC[part, :, column.start : column.stop] for column, part in group]
+            crop_BHWC = crops[0] if len(crops) == 1 else np.concatenate(crops)
+            pixels_BHWC = torch.from_numpy(np.require(crop_BHWC, requirements="W"))
+            pixels_BHWC = pixels_BHWC.to(self.device, non_blocking=True).float()
+            offset = 0
+            kept = []
+            for column, part in group:
+                here = slice(offset, offset := offset + part.stop - part.start)
+                kept.append((column, part, here))
+                statistics.add_input(part, pixels_BHWC[here, row.core, column.core])
+            logits_BKHW = network(pixels_BHWC)
+            for column, part, here in kept:
+                yield _Piece(part, row.core_start, column.core_start, logits_BKHW[here, :, row.core, column.core])
+
+    def _resized_pieces(
+        self, pieces: Iterator[_Piece], shape: tuple[int, ...], size: tuple[int, int]
+    ) -> Iterator[_Piece]:
+        """Logits at another size: stitched first, since every one comes from its neighbours."""
+        batch, height, width, _ = shape
+        stitched_BKHW: Tensor | None = None
+        for images, top, left, logits_BKHW in pieces:
+            if logits_BKHW.shape[0] == batch and logits_BKHW.shape[2:] == (height, width):
+                stitched_BKHW = logits_BKHW
+                break
+            if stitched_BKHW is None:
+                stitched_BKHW = logits_BKHW.new_empty((batch, self.n_classes, height, width))
+            bottom, right = top + logits_BKHW.shape[2], left + logits_BKHW.shape[3]
+            stitched_BKHW[images, :, top:bottom, left:right] = logits_BKHW
+        assert stitched_BKHW is not None
+        logits_BKHW = F.interpolate(stitched_BKHW, size, mode="bilinear")
+        rows = max(1, _DECIDED_PIXELS // (batch * size[1]))
+        for top in range(0, size[0], rows):
+            yield _Piece(slice(0, batch), top, 0, logits_BKHW[:, :, top : top + rows])
+
+    def _scaled(self, pixels_BHWC: Tensor) -> Tensor:
+        # Divided, not multiplied by 1/255: the product differs from Pytorch-UNet's quotient for 126 of 256 values.
+        x_BHWC = pixels_BHWC.div_(255)
+        if self._normalize is not None:
+            mean_C, std_C = self._normalize
+            x_BHWC = x_BHWC.sub_(mean_C).div_(std_C)
+        return x_BHWC.permute(0, 3, 1, 2)
+
+    def _forward(self, pixels_BHWC: Tensor) -> Tensor:
+        logits: Tensor = self._model(self._scaled(pixels_BHWC).to(self._dtype))
+        return logits.float()
+
+    def _plain_forward(self, pixels_BHWC: Tensor) -> Tensor:
         with _threads(self._plain_threads):
-            return _resized(self._plain(x_1CHW.contiguous()), size)
+            logits: Tensor = self._plain.to(self.device)(self._scaled(pixels_BHWC).contiguous())
+        return logits
 
     def _calibrated_tie(self) -> float:
         """`TIE` times the difference between the two passes, as a share of the largest logit."""
         generator = torch.Generator().manual_seed(0)
-        x_BCHW = torch.rand(1, self.n_channels, _TEST_SIDE, _TEST_SIDE, generator=generator).to(self.device)
+        pixels_BHWC = 255 * torch.rand(1, _TEST_SIDE, _TEST_SIDE, self.n_channels, generator=generator).to(self.device)
         with torch.inference_mode(), _ieee_fp32():
-            plain_BKHW = self._plain_logits(x_BCHW, (_TEST_SIDE, _TEST_SIDE))
-            fast_BKHW = self._model(x_BCHW.contiguous(memory_format=torch.channels_last))
+            plain_BKHW = self._plain_forward(pixels_BHWC.clone())
+            fast_BKHW = self._forward(pixels_BHWC)
         largest = max(float(plain_BKHW.abs().max()), torch.finfo(torch.float32).tiny)
         return TIE * float((fast_BKHW - plain_BKHW).abs().max()) / largest
 
     def _tied(self, decision: Decision, logits_BKHW: Tensor) -> list[int]:
-        if not self._tie:  # nothing to fold: the two passes are one
+        if not self._tie:  # another precision, or nothing to fold
             return []
         # As they lie in memory, channels last: a reduction that jumps costs ten times as much.
         largest_B = torch.maximum(*(bound.abs() for bound in _bounds(logits_BKHW.permute(0, 2, 3, 1))))
         return [int(index) for index in (decision.margin < self._tie * largest_B).nonzero()[:, 0]]
 
 
+def _groups(columns: list[Span], images: int, batch: int) -> Iterator[list[tuple[Span, slice]]]:
+    """Tiles of a row of tiles that go through together: of each column some images that follow one another."""
+    group: list[tuple[Span, slice]] = []
+    room = batch
+    for column in columns:
+        start = 0
+        while start < images:
+            stop = min(images, start + room)
+            group.append((column, slice(start, stop)))
+            room -= stop - start
+            start = stop
+            if not room:
+                yield group
+                group, room = [], batch
+    if group:
+        yield group
+
+
 def _bounds(value_BHWK: Tensor) -> tuple[Tensor, Tensor]:
     return value_BHWK.amin(dim=(1, 2, 3)), value_BHWK.amax(dim=(1, 2, 3))
 
 
-def _statistics(decision: Decision, *inputs: Tensor) -> Statistics:
-    columns = (*decision[2:], *inputs)
-    return Statistics(*(column.cpu().numpy() for column in columns))
+def _joined(found: list[Statistics]) -> Statistics:
+    columns = zip(*(vars(statistics).values() for statistics in found), strict=True)
+    return Statistics(*(np.concatenate(column) for column in columns))
+
+
+def _normalization(
+    normalize: tuple[Sequence[float], Sequence[float]] | None, device: torch.device
+) -> tuple[Tensor, Tensor] | None:
+    if normalize is None:
+        return None
+    mean, std = (torch.tensor(values, dtype=torch.float32, device=device) for values in normalize)
+    return mean, std
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp32", "bf16", "fp16"]:
@@ -269,9 +513,3 @@ def _threads(number: int) -> Iterator[None]:
     finally:
         if number != before:
             torch.set_num_threads(before)
-
-
-def _resized(logits_BKHW: Tensor, size: tuple[int, int]) -> Tensor:
-    if logits_BKHW.shape[-2:] == torch.Size(size):
-        return logits_BKHW
-    return F.interpolate(logits_BKHW, size, mode="bilinear")

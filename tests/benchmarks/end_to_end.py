@@ -34,7 +34,7 @@ SIDE = 256
 class Identity(torch.nn.Module):
     """Two of the image's channels as logits: the runner's own ceiling."""
 
-    n_channels, n_classes = 3, 2
+    n_channels, n_classes, bilinear = 3, 2, False
 
     def forward(self, x_BCHW):
         return x_BCHW[:, :2].contiguous(memory_format=torch.channels_last)

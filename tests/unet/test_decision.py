@@ -27,7 +27,7 @@ def test_the_largest_logit_wins_and_the_first_of_equals(classes):
 def test_the_margin_of_one_logit_is_to_the_threshold(threshold):
     logits = logits_of(classes=1)
     at = np.log(threshold / (1 - threshold))
-    decision = decide(logits, threshold)
+    decision = decide(logits, [threshold])
     assert torch.equal(decision.labels, (logits[:, 0].sigmoid() > threshold).to(torch.uint8))
     np.testing.assert_allclose(decision.margin, (logits[:, 0] - at).abs().amin(dim=(1, 2)), rtol=1e-4)
 

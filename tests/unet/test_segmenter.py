@@ -51,7 +51,7 @@ def test_folding_and_layout_move_logits_by_less_than_a_tie():
 class Crossing(nn.Module):
     """Logits that differ by an unfolded hair: the plain and the fast pass disagree about every pixel."""
 
-    n_channels, n_classes = 3, 2
+    n_channels, n_classes, bilinear = 3, 2, False
 
     def forward(self, x):
         # A contiguous input is what only the plain pass gets.
@@ -89,7 +89,7 @@ def test_the_threshold_is_a_probability(threshold):
     model = seeded(1)
     images = pixels(1, 32, 32)
     expected = plain_logits(model, images)[:, 0].sigmoid() > threshold
-    labels, _ = Segmenter(model, precision="fp32", threshold=threshold).segment(images)
+    labels, _ = Segmenter(model, precision="fp32", thresholds=[threshold]).segment(images)
     assert np.array_equal(labels, expected.numpy())
 
 
@@ -119,7 +119,7 @@ def test_statistics_are_those_of_the_definition(n_classes):
 
 
 class Broken(nn.Module):
-    n_channels, n_classes = 3, 2
+    n_channels, n_classes, bilinear = 3, 2, False
 
     def __init__(self, value):
         super().__init__()

@@ -1,0 +1,69 @@
+"""Cutting an image into tiles whose stitched logits equal the whole image's.
+
+A U-Net with transposed up-sampling commutes with shifts by `GRID` px, the product of its poolings, and
+a logit depends on no input pixel further off than `HALO` px. So a tile that begins at a multiple of
+`GRID`, and of which a border of `HALO` px is thrown away wherever it is not the image's own border,
+gives the very logits of the whole image. A bilinear U-Net (`align_corners=True`) does not: its
+interpolation grid depends on the image's size.
+
+Source of the reach: two 3×3 convolutions a level reach 2 · (1 + 2 + 4 + 8) px going down, 2 · 16 at the
+bottom and 30 going up, which makes 92; rounded up to the grid, 96.
+"""
+
+from typing import NamedTuple
+
+from unet.model import LEVELS
+
+GRID = 2**LEVELS
+"""Tiles begin at multiples of this many px."""
+
+HALO = 96
+"""Border of a tile, in px, whose logits are not the image's."""
+
+FLIPPED_HALO = HALO + GRID
+"""The same where the network sees the tile flipped too, so that it may end, not begin, within a grid cell."""
+
+
+class Span(NamedTuple):
+    """A tile along one axis, in px of the image.
+
+    Attributes:
+        start: Where the tile begins, a multiple of `GRID`.
+        stop: Where it ends.
+        core_start: Where its logits begin to count. The cores of an axis cover it once.
+        core_stop: Where they end to count.
+    """
+
+    start: int
+    stop: int
+    core_start: int
+    core_stop: int
+
+    @property
+    def core(self) -> slice:
+        """What counts, within the tile."""
+        return slice(self.core_start - self.start, self.core_stop - self.start)
+
+
+def spans(side: int, core: int, halo: int = HALO) -> list[Span]:
+    """The tiles along one axis, all of one length, so that they can share a batch.
+
+    The last one ends with the image, whose length need not be a multiple of `GRID`; so all are longer
+    by that rest.
+
+    Args:
+        side: Length of the image's axis in px.
+        core: Most px of an inner tile that count, a multiple of `GRID`; 0 for one tile.
+        halo: Border that does not.
+
+    Raises:
+        ValueError: `core` is no multiple of `GRID`.
+    """
+    if core % GRID:
+        raise ValueError(f"tiles must have a core that is a multiple of {GRID} px, got {core}")
+    length = core + 2 * halo + side % GRID
+    if not core or side <= length:
+        return [Span(0, side, 0, side)]
+    starts = [*range(0, side - length, core), side - length]
+    edges = [0, *(start + halo for start in starts[1:]), side]
+    return [Span(start, start + length, *edges[index : index + 2]) for index, start in enumerate(starts)]
