@@ -41,7 +41,10 @@ Input = Annotated[
     str | None, typer.Option("--input", help="Folder, glob, or .txt list of paths and URLs; local or s3://.")
 ]
 Output = Annotated[str | None, typer.Option("--output", help="Folder or s3:// prefix that receives everything.")]
-WeightsOption = Annotated[str | None, typer.Option("--weights", help="Safetensors file, or a built-in model: nuclei.")]
+WeightsOption = Annotated[
+    list[str] | None,
+    typer.Option("--weights", help="Safetensors file, or a built-in model: nuclei; again for each of an ensemble."),
+]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Override a key: section.key=value. May be repeated.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 OutputFolder = Annotated[str, typer.Argument(help="A job's output.")]
@@ -134,10 +137,12 @@ def plan(
     set: Set = None,  # noqa: A002
     json: AsJson = False,
 ) -> None:
-    """Count what a run would do: images, shards, bytes. Writes nothing."""
+    """Count what a run would do, and look at a sample for what makes masks come out wrong. Writes nothing."""
     from jobs.catalog import done
-    from jobs.run import fingerprint_of, load_weights, mask_values
+    from jobs.doctor import warnings
+    from jobs.recipe import fingerprint_of, load_weights, mask_values
     from jobs.run import plan as make_plan
+    from jobs.run import threads_of
     from jobs.storage import open_storage
 
     work = _job(job, input, output, weights, set)
@@ -153,6 +158,7 @@ def plan(
         "bytes": planned.size,
         "fingerprint": fingerprint,
         "known": done(open_storage(work.output, profile=work.profile), fingerprint).num_rows,
+        "warnings": warnings(work, loaded, planned.manifest, threads=threads_of(work)),
     }
     _show(result, as_json=json)
 
@@ -187,12 +193,23 @@ def verify(output: OutputFolder, profile: Profile = None, json: AsJson = False) 
 def convert(
     checkpoint: Annotated[Path, typer.Argument(help="Pytorch-UNet checkpoint (.pth) of any release.")],
     weights: Annotated[Path, typer.Argument(help="Safetensors file to write.")],
+    mean: Annotated[
+        str | None,
+        typer.Option("--mean", help="Mean of each channel in [0, 1] that training subtracted: 0.48,0.45,0.4"),
+    ] = None,
+    std: Annotated[str | None, typer.Option("--std", help="Standard deviation that it divided by, likewise.")] = None,
+    scale: Annotated[
+        float | None, typer.Option("--scale", help="Scale that it was trained at; Pytorch-UNet's default is 0.5.")
+    ] = None,
 ) -> None:
     """Make a safetensors file of a Pytorch-UNet checkpoint; reads tensors only, never code."""
     from unet import weights as unet_weights
 
+    if (mean is None) != (std is None):
+        raise JobError("--mean and --std belong together; give both or neither")
     try:
-        data = unet_weights.convert(checkpoint.read_bytes())
+        normalize = None if mean is None or std is None else (_numbers(mean), _numbers(std))
+        data = unet_weights.convert(checkpoint.read_bytes(), normalize=normalize, scale=scale)
         loaded = unet_weights.load(data)
         weights.write_bytes(data)
     except unet_weights.WeightsError as error:
@@ -204,6 +221,13 @@ def convert(
         f"{weights}: {model.n_channels} channels, {model.n_classes} classes, width {model.width}, "
         f"{'bilinear' if model.bilinear else 'transposed'}, id {loaded.id[:12]}"
     )
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise JobError(f"{text!r} is no list of numbers such as 0.5,0.5,0.5") from error
 
 
 @app.command()
@@ -233,10 +257,10 @@ def demo(
 
 
 def _job(
-    path: Path | None, input_: str | None, output: str | None, weights: str | None, overrides: list[str] | None
+    path: Path | None, input_: str | None, output: str | None, weights: list[str] | None, overrides: list[str] | None
 ) -> Job:
     given = {"input": input_, "output": output, "weights": weights}
-    sets = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
+    sets = [f"{key}={json.dumps(value)}" for key, value in given.items() if value]
     sets += overrides or []
     return Job.load(path, sets) if path is not None else Job.of({}, sets)
 
@@ -264,6 +288,8 @@ def _run(job: Job, *, address: str | None, no_ray: bool, as_json: bool) -> int:
 
 
 def _summary(job: Job, record: dict[str, Any]) -> None:
+    from jobs.tuning import Tuning
+
     output = job.output.rstrip("/")
     if not record["images"]:
         typer.echo(f"nothing to do: every image is done (run {record['run_id']})")
@@ -274,6 +300,10 @@ def _summary(job: Job, record: dict[str, Any]) -> None:
         f"images   {record['images']}: {record['ok']} ok, {record['failed']} failed{f' ({errors})' if errors else ''}"
     )
     typer.echo(f"speed    {record['images_per_second']:.1f} images/s; most work in {_busiest(record)}")
+    if record["tuning"] and (sentence := Tuning(**record["tuning"]).sentence):
+        typer.echo(f"exact    {sentence}")
+    for shape, tried in record["short_of_memory"].items():
+        typer.echo(f"memory   {shape} px: {', then '.join(tried)}")
     if job.masks.format == "png":
         typer.echo(f"masks    {output}/masks/")
     if job.masks.format != "none":

@@ -38,6 +38,7 @@ class ShardReport:
         seconds: The attempt took.
         errors: Failed images by error class.
         busy: Seconds of work by stage.
+        fits: By shape, the batches and tiles that were tried, where memory was short.
         worker: Who did it.
     """
 
@@ -47,6 +48,7 @@ class ShardReport:
     seconds: float
     errors: Mapping[str, int] = field(default_factory=dict)
     busy: Mapping[str, float] = field(default_factory=dict)
+    fits: Mapping[str, list[str]] = field(default_factory=dict)
     worker: str = ""
 
 
@@ -93,6 +95,7 @@ def run_shard(desk: Desk, shard: Shard, pipeline: Pipeline) -> ShardReport:
         time.perf_counter() - started,
         _counted(outcome.failure.error_class for outcome in outcomes if outcome.failure),
         {stage: sum(outcome.seconds.get(stage, 0.0) for outcome in outcomes) for stage in statistics.STAGES},
+        pipeline.short_of_memory(),
         worker_name(),
     )
 

@@ -1,23 +1,17 @@
 """Decoding processes: hostile bytes are opened where a crash costs one image and no credentials are.
 
-Each process gets groups of encoded images over a socket and writes their pixels into a slot of one
-block of shared memory, so that pixels are never sent. It has no environment but the interpreter's,
-limits on memory, time and pixels, and is replaced when it dies or hangs. Replies are JSON: nothing
-that comes out of such a process is unpickled.
+Each process (`jobs.isolation`) gets groups of encoded images over a socket and writes their pixels into
+a slot of one block of shared memory. It has limits on memory, time and pixels, and is replaced when it
+dies or hangs.
 """
 
 import importlib
 import json
 import math
 import mmap
-import os
 import queue
-import resource
-import socket
 import struct
-import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -30,7 +24,9 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from jobs.decode import STREAM_PIXELS
 from jobs.errors import MaskfleetError
+from jobs.isolation import Block, DidNotStart, Isolated, be_quiet, limit_memory, limit_time, shared_block
 
 CODEC = "jobs.decode:decode"
 """Module and function that decode; see `jobs.decode.decode` for its contract."""
@@ -90,8 +86,7 @@ class Limits:
     """What one image may cost, and what it becomes.
 
     Attributes:
-        channels: 1 or 3.
-        scale: See `jobs.decode.decode`.
+        channels: See `jobs.decode.decode`; likewise scale and upright.
         max_pixels: Of an image as stored.
         seconds: Of decoding.
         memory: Bytes a process may have beside the shared block.
@@ -99,14 +94,15 @@ class Limits:
 
     channels: int
     scale: float = 1.0
-    max_pixels: int = 89_478_485
+    upright: bool = False
+    max_pixels: int = STREAM_PIXELS
     seconds: float = 20.0
     memory: int = 2 * 2**30
 
     @property
     def slot(self) -> int:
-        """Bytes that hold the pixels of any admissible image."""
-        pixels = math.ceil(self.max_pixels * max(1.0, self.scale**2))
+        """Bytes that hold the pixels of any image that is decoded whole."""
+        pixels = math.ceil(min(self.max_pixels, STREAM_PIXELS) * max(1.0, self.scale**2))
         return -(-pixels * self.channels // _PAGE) * _PAGE
 
 
@@ -128,7 +124,7 @@ class Decoders:
         self.lookahead = processes + 2
         slots = self.lookahead * users
         # Untouched pages of the block take no memory, so that each slot can hold the largest image.
-        self._block = _shared_block(_PAGE * (processes + slots * (limits.slot // _PAGE)))
+        self._block = shared_block(_PAGE * (processes + slots * (limits.slot // _PAGE)))
         self._slots: queue.SimpleQueue[int] = queue.SimpleQueue()
         for slot in range(slots):
             self._slots.put(_PAGE * processes + slot * limits.slot)
@@ -258,22 +254,6 @@ def _group(images: Iterator[tuple[int, bytes | Failure]]) -> list[_Encoded | Dec
     return group
 
 
-class _Block(NamedTuple):
-    descriptor: int
-    map: mmap.mmap
-
-
-def _shared_block(size: int) -> _Block:
-    """Memory to share by its descriptor. It has no name, so nothing is left behind when all is killed."""
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("maskfleet-pixels")
-    else:
-        with tempfile.TemporaryFile() as file:
-            descriptor = os.dup(file.fileno())
-    os.ftruncate(descriptor, size)
-    return _Block(descriptor, mmap.mmap(descriptor, size))
-
-
 class _Died(Exception):
     """A decoding process died or hung at the image of this position in its group."""
 
@@ -286,63 +266,36 @@ class _Died(Exception):
 class _Process:
     """One decoding process and its socket; started again when it has died."""
 
-    def __init__(self, block: _Block, cell: int, limits: Limits, codec: str) -> None:
+    def __init__(self, block: Block, cell: int, limits: Limits, codec: str) -> None:
         self._block, self._cell, self._limits, self._codec = block, cell, limits, codec
         self._start()
 
     def _start(self) -> None:
-        for _ in range(TRIES):
-            message = self._started()
-            if message is None:
-                return
-            if self._process.returncode >= 0:  # it ended by itself and would again; a signal came from outside
+        settings = {
+            "block": self._block.descriptor,
+            "size": len(self._block.map),
+            "cell": self._cell,
+            "codec": self._codec,
+            **vars(self._limits),
+        }
+        for attempt in range(1, TRIES + 1):
+            try:
+                self._process = Isolated("jobs.decoders", settings, [self._block.descriptor])
                 break
-        raise MaskfleetError(
-            f"a decoding process does not start ({message}); check that maskfleet is installed for this interpreter"
-        )
+            except DidNotStart as error:
+                if error.by_itself or attempt == TRIES:
+                    raise MaskfleetError(
+                        f"a decoding process does not start ({error}); check that maskfleet is installed for this "
+                        "interpreter"
+                    ) from error
+        self._connection = self._process.connection
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
-    def _started(self) -> str | None:
-        """Start the process; None when it is ready, else its last words."""
-        ours, theirs = socket.socketpair()
-        settings = {
-            "block": self._block.descriptor,
-            "size": len(self._block.map),
-            "cell": self._cell,
-            "socket": theirs.fileno(),
-            "codec": self._codec,
-            **vars(self._limits),
-        }
-        with theirs, tempfile.TemporaryFile() as errors:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "jobs.decoders", json.dumps(settings)],
-                env=_environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=errors,
-                pass_fds=(self._block.descriptor, theirs.fileno()),
-                start_new_session=True,  # a Ctrl-C in the terminal is for the run, which then ends this process
-            )
-            theirs.close()
-            self._connection = Connection(ours.detach())
-            try:
-                ready = self._connection.poll(60) and self._connection.recv_bytes() == b"ready"
-            except (EOFError, OSError):
-                ready = False
-            if ready:
-                return None
-            self.stop()
-            errors.seek(0)
-            lines = errors.read().decode(errors="replace").strip().splitlines()
-            return lines[-1] if lines else "no message"
-
     def stop(self) -> None:
-        self._connection.close()
-        self._process.kill()
-        self._process.wait()
+        self._process.stop()
 
     def ask(self, group: list[_Encoded], slot: int) -> list[list[Any]]:
         """Replies for the images from the first to the last that fitted.
@@ -380,13 +333,6 @@ class _Process:
         return max(0, int(_CELL.unpack_from(self._block.map, self._cell)[0]))
 
 
-def _environment() -> dict[str, str]:
-    """What an interpreter needs, and no credentials."""
-    keep = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ", "VIRTUAL_ENV", "PYTHONHOME")
-    kept = {name: os.environ[name] for name in keep if name in os.environ}
-    return kept | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "OMP_NUM_THREADS": "1"}
-
-
 # What runs in the process ------------------------------------------------------------------------
 
 
@@ -395,9 +341,9 @@ def _serve(settings: dict[str, Any]) -> None:
     codec = getattr(importlib.import_module(module), function)
     block = mmap.mmap(settings["block"], settings["size"])
     connection = Connection(settings["socket"])
-    _limit_memory(settings["memory"])
+    limit_memory(settings["memory"])
     connection.send_bytes(b"ready")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # image libraries are talkative
+    be_quiet()
     while True:
         try:
             header = json.loads(connection.recv_bytes())
@@ -411,13 +357,13 @@ def _replies(
     codec: Callable[..., Any], block: mmap.mmap, settings: dict[str, Any], header: dict[str, Any], data: memoryview
 ) -> list[list[Any]]:
     replies: list[list[Any]] = []
-    limits = {name: settings[name] for name in ("channels", "scale", "max_pixels")}
+    limits = {name: settings[name] for name in ("channels", "scale", "max_pixels", "upright")}
     room = Limits(**limits).slot
     shared = np.frombuffer(block, np.uint8)
     used = start = 0
     for position, size in enumerate(header["sizes"]):
         _CELL.pack_into(block, settings["cell"], position)
-        _limit_time(settings["seconds"])
+        limit_time(settings["seconds"])
         began = time.perf_counter()
         try:
             pixels, stored = codec(bytes(data[start : start + size]), **limits)
@@ -441,21 +387,6 @@ def _replies(
             replies.append(["ok", offset, *pixels.shape[:2], *stored, time.perf_counter() - began])
         start += size
     return replies
-
-
-def _limit_memory(allowance: int) -> None:
-    if sys.platform == "linux":  # elsewhere a process cannot tell its own size without more libraries
-        with open("/proc/self/statm") as file:
-            now = int(file.read().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (now + allowance, resource.RLIM_INFINITY))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def _limit_time(seconds: float) -> None:
-    """The kernel ends this process if one image takes far longer, even when nobody is left to."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    limit = math.ceil(usage.ru_utime + usage.ru_stime + 2 * seconds + 1)
-    resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from jobs.errors import JobError
 
@@ -28,11 +28,22 @@ class Inference(_Section):
     scale: float = Field(default=1.0, gt=0, le=4)
     """Factor by which images are resized (bicubic) before the network; the mask keeps the image's size."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """What convolutions compute in; "auto" is bf16 where the device has it, else fp32."""
+    """What convolutions compute in; "auto" is the fastest that the device has and that reaches `min_agreement`."""
     batch_size: int | Literal["auto"] = "auto"
     """Images of one shape per forward pass."""
-    threshold: float = Field(default=0.5, gt=0, lt=1)
-    """For a network of one class: the probability above which a pixel is foreground."""
+    min_agreement: float = Field(default=0.999, ge=0, le=1)
+    """Share of pixels that must equal fp32's on a sample of the job's images; below it the next more exact is taken."""
+    threshold: float | tuple[float, ...] | None = None
+    """Probability above which a pixel may be of a class: one for all classes after the first, or one each. None is
+    0.5 for a network of one class, and the likeliest class for others."""
+    tile: int | Literal["auto"] = "auto"
+    """Core of tiles in px, a multiple of 16; 0 to never cut; "auto" cuts images of more than 2²² px."""
+    tile_mode: Literal["exact", "approximate"] = "exact"
+    """"approximate" cuts with a bilinear network too, whose tiles do not give the whole image's logits."""
+    tta: Literal["off", "flips", "d4"] = "off"
+    """Test-time augmentation: mean of the probabilities over the four flips, or over all eight flips and turns."""
+    orientation: Literal["stored", "upright"] = "stored"
+    """Whether the mask's grid is the stored one, or the one that EXIF orientation turns the image to."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """"auto" is the GPU where there is one."""
 
@@ -43,21 +54,41 @@ class Inference(_Section):
             raise ValueError("must be at least 1")
         return value
 
+    @field_validator("threshold")
+    @classmethod
+    def _probabilities(cls, value: float | tuple[float, ...] | None) -> float | tuple[float, ...] | None:
+        values = value if isinstance(value, tuple) else () if value is None else (value,)
+        if not all(0 < item < 1 for item in values):
+            raise ValueError("must lie between 0 and 1")
+        return value
+
+    @field_validator("tile")
+    @classmethod
+    def _on_the_grid(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and (value < 0 or value % 16):
+            raise ValueError("must be 0 or a multiple of 16 px, so that tiles give the whole image's logits")
+        return value
+
 
 class Masks(_Section):
     """What a mask is and where it goes."""
 
     format: Literal["png", "tar", "none"] = "png"
     """"png": a loose PNG per image under masks/, beside the shards' tars. "tar": the tars alone. "none": no masks."""
-    values: tuple[int, ...] | None = None
-    """Pixel value of each class; None for the weights' own mask values, else 0, 1, 2 …"""
+    values: tuple[int | tuple[int, int, int], ...] | None = None
+    """What a pixel of each class shows, 0 … 255 or RGB; None for the weights' own mask values, else 0, 1, 2 …"""
 
     @field_validator("values")
     @classmethod
-    def _bytes(cls, values: tuple[int, ...] | None) -> tuple[int, ...] | None:
-        if values is not None and not all(0 <= value <= 255 for value in values):
+    def _bytes(cls, values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+        if values is None:
+            return None
+        samples = [sample for value in values for sample in (value if isinstance(value, tuple) else (value,))]
+        if not all(0 <= sample <= 255 for sample in samples):
             raise ValueError("values must lie in 0 … 255")
-        if values is not None and len(set(values)) != len(values):
+        if len({type(value) for value in values}) > 1:
+            raise ValueError("values must be all numbers or all RGB")
+        if len(set(values)) != len(values):
             raise ValueError("each class needs a value of its own")
         return values
 
@@ -109,8 +140,8 @@ class Job(_Section):
     """Folder, glob, or text file of paths and URLs; local, or s3://."""
     output: str
     """Folder or s3:// prefix that receives everything."""
-    weights: str
-    """Safetensors file, local or s3://, or the name of a built-in model."""
+    weights: tuple[str, ...]
+    """Safetensors file, local or s3://, or the name of a built-in model; of several, the mean of the probabilities."""
     name: str = Field(default="maskfleet", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
     """For run records and reports."""
     profile: str | None = None
@@ -120,16 +151,22 @@ class Job(_Section):
     run: Run = Run()
     cluster: Cluster = Cluster()
 
-    @field_validator("input", "output", "weights")
+    @field_validator("weights", mode="before")
     @classmethod
-    def _stated(cls, value: str, info: ValidationInfo) -> str:
-        if not value.strip():
+    def _several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("input", "output")
+    @classmethod
+    def _place(cls, value: str) -> str:
+        return _stated(value, word=False)
+
+    @field_validator("weights")
+    @classmethod
+    def _files(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
             raise ValueError("must not be empty")
-        if re.search(r"://[^/]*:[^/]*@", value):
-            raise ValueError("must not hold a user name and password; name a profile or use the environment")
-        # Workers may stand in another folder. A word alone may be the name of a built-in model.
-        local = "://" not in value and (info.field_name != "weights" or re.search(r"[/.]", value))
-        return os.path.abspath(value) if local else value
+        return tuple(_stated(item, word=True) for item in value)
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
@@ -161,6 +198,22 @@ class Job(_Section):
             return cls.model_validate(merged)
         except ValidationError as error:
             raise JobError("; ".join(_sentences(error))) from error
+
+
+def _stated(value: str, *, word: bool) -> str:
+    """A place as every worker can name it.
+
+    Args:
+        value: As given.
+        word: Whether a word alone is a name, such as a built-in model's.
+    """
+    if not value.strip():
+        raise ValueError("must not be empty")
+    if re.search(r"://[^/]*:[^/]*@", value):
+        raise ValueError("must not hold a user name and password; name a profile or use the environment")
+    # Workers may stand in another folder.
+    local = "://" not in value and not (word and not re.search(r"[/.]", value))
+    return os.path.abspath(value) if local else value
 
 
 def _with_overrides(table: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

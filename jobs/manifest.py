@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 
 from jobs.errors import JobError
 from jobs.sources import Record
-from jobs.storage import Storage
 
 SCHEMA = pa.schema(
     [
@@ -71,12 +70,11 @@ class Manifest:
     """A written plan.
 
     Args:
-        storage: The output.
-        path: The Parquet file in it.
+        data: The Parquet file.
     """
 
-    def __init__(self, storage: Storage, path: str) -> None:
-        self._file = pq.ParquetFile(io.BytesIO(storage.read(path)))
+    def __init__(self, data: bytes) -> None:
+        self._file = pq.ParquetFile(io.BytesIO(data))
 
     @property
     def images(self) -> int:
@@ -93,6 +91,15 @@ class Manifest:
         table = self._file.read_row_group(shard.group).slice(shard.start, len(shard))
         columns = [table[name].to_pylist() for name in ("key", "url", "size", "etag", "mask")]
         return [(Record(*row[:4]), row[4]) for row in zip(*columns, strict=True)]
+
+    def sample(self, count: int) -> list[Record]:
+        """At most so many records, from shards all over the plan."""
+        groups = self._file.num_row_groups
+        chosen = [groups * number // min(count, groups) for number in range(min(count, groups))]
+        each = -(-count // max(1, len(chosen)))
+        rows = (self._file.metadata.row_group(number).num_rows for number in chosen)
+        shards = [Shard(f"{number:05}", 0, min(each, size)) for number, size in zip(chosen, rows, strict=True)]
+        return [record for shard in shards for record, _ in self.records(shard)][:count]
 
     def keys(self) -> Iterator[tuple[str, list[str]]]:
         """Shard numbers as in ids, with the shard's keys."""
@@ -139,6 +146,11 @@ class Plan(NamedTuple):
     def size(self) -> int:
         """Bytes of the images, as far as their sizes are known."""
         return int(pc.sum(self.table["size"]).as_py() or 0)
+
+    @property
+    def manifest(self) -> Manifest:
+        """As it will be read."""
+        return Manifest(self.parquet())
 
     def parquet(self) -> bytes:
         """The manifest's file."""

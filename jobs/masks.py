@@ -4,7 +4,7 @@ import io
 import struct
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,23 +42,52 @@ class Encoder:
 
     def encode(self, classes: NDArray[np.uint8]) -> bytes:
         """A PNG file of a class map (H, W)."""
-        height, width = classes.shape
+        writer = self.writer(*classes.shape)
+        writer.write(classes)
+        return writer.finish()
+
+    def writer(self, height: int, width: int) -> "Writer":
+        """For a class map that comes in rows; the file's bytes are those of `encode`."""
+        header = struct.pack(">IIBBBBB", width, height, self._bits, self._colour, 0, 0, 0)
+        return Writer(header, self._lines)
+
+    def _lines(self, classes: NDArray[np.uint8]) -> NDArray[np.uint8]:
         rows = np.packbits(classes, axis=1) if self._bits == 1 else self._shown(classes)
-        lines = np.zeros((height, 1 + rows.shape[1]), np.uint8)
+        lines = np.zeros((len(rows), 1 + rows.shape[1]), np.uint8)
         lines[:, 1:] = rows
         if self._colour == _RGB:  # runs of pixels are runs of bytes only as differences between neighbours
             lines[:, 0] = _FILTER_SUB
             lines[:, 4:] -= rows[:, :-3]
-        header = struct.pack(">IIBBBBB", width, height, self._bits, self._colour, 0, 0, 0)
-        deflate = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
-        data = deflate.compress(lines.data) + deflate.flush()
-        return b"".join((_SIGNATURE, *_chunk(b"IHDR", header), *_chunk(b"IDAT", data), *_chunk(b"IEND", b"")))
+        return lines
 
     def _shown(self, classes: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Samples of each row, (H, W) or (H, 3 · W)."""
         flat = classes.tobytes()
         samples = [np.frombuffer(flat.translate(table), np.uint8) for table in self._tables]
         return (samples[0] if len(samples) == 1 else np.stack(samples, axis=1)).reshape(len(classes), -1)
+
+
+class Writer:
+    """A PNG file that grows by rows. Only its compressed part is kept.
+
+    Args:
+        header: Its first chunk.
+        lines: Makes the file's lines of rows of classes.
+    """
+
+    def __init__(self, header: bytes, lines: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]) -> None:
+        self._header, self._lines = header, lines
+        self._deflate = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
+        self._parts: list[bytes] = []
+
+    def write(self, classes: NDArray[np.uint8]) -> None:
+        """Add rows of the class map, (rows, W)."""
+        self._parts.append(self._deflate.compress(self._lines(classes).data))
+
+    def finish(self) -> bytes:
+        """The file, once all rows are written."""
+        data = b"".join((*self._parts, self._deflate.flush()))
+        return b"".join((_SIGNATURE, *_chunk(b"IHDR", self._header), *_chunk(b"IDAT", data), *_chunk(b"IEND", b"")))
 
 
 def _chunk(kind: bytes, data: bytes) -> tuple[bytes, bytes, bytes, bytes]:

@@ -8,7 +8,7 @@ arrival.
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
@@ -16,13 +16,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from jobs.decode import STREAM
 from jobs.decoders import CODEC, Decoded, Decoders, Failure, Limits
 from jobs.errors import Changed, Denied, NotFound
 from jobs.masks import Encoder
 from jobs.sources import Inputs, Record
+from jobs.streams import Stream, Unreadable
 
 if TYPE_CHECKING:  # `verify` and `status` come by here and must not wait for torch
     from unet.decision import Statistics
+    from unet.segmenter import Fit
 
 SHARDS_IN_FLIGHT = 2
 """Shards that one pipeline serves at once, so that the device works through one's end and the next one's start."""
@@ -30,6 +33,8 @@ SHARDS_IN_FLIGHT = 2
 _FETCHES = 32
 _ENCODED_AHEAD = 64
 _OPEN_BYTES = 256 * 2**20
+_STREAM_BYTES = 2**29
+"""Larger files are not read whole, whatever their pixels."""
 
 
 class Device(Protocol):
@@ -37,12 +42,18 @@ class Device(Protocol):
 
     n_channels: int
     classes: int
+    fits: dict[tuple[int, int], "list[Fit]"]
 
     def batch_size(self, height: int, width: int) -> int: ...
 
     def segment(
         self, images: NDArray[np.uint8], size: tuple[int, int] | None = None
     ) -> "tuple[NDArray[np.uint8], Statistics]": ...
+
+    def segment_rows(
+        self, read: Callable[[int, int], NDArray[np.uint8]], height: int, width: int,
+        write: Callable[[NDArray[np.uint8]], None],
+    ) -> "Statistics": ...  # fmt: skip
 
 
 @dataclass
@@ -116,6 +127,11 @@ class Pipeline:
         self._fetchers.shutdown(cancel_futures=True)
         self._encoders.shutdown(cancel_futures=True)
 
+    def short_of_memory(self) -> dict[str, list[str]]:
+        """By shape, how images of it went through the device, where not all at once as wished."""
+        tried = self.segmenter.fits.copy()  # the other shard's thread may be adding to it
+        return {f"{width}×{height}": [str(fit) for fit in fits] for (height, width), fits in tried.items() if fits[1:]}
+
     def run(self, records: Sequence[Record]) -> list[Outcome]:
         """What becomes of each record, in order. At most `SHARDS_IN_FLIGHT` threads may be in here.
 
@@ -126,7 +142,7 @@ class Pipeline:
         outcomes = [Outcome() for _ in records]
         decoded = self.decoders.decode(self._fetched(records, outcomes))
         encoding: deque[Future[None]] = deque()
-        for batch in self._batches(decoded, outcomes):
+        for batch in self._batches(decoded, records, outcomes):
             classes = self._segmented(batch, outcomes)
             while len(encoding) > _ENCODED_AHEAD:
                 encoding.popleft().result()
@@ -146,29 +162,59 @@ class Pipeline:
             yield index, pending.popleft().result()
 
     def _fetch(self, record: Record, outcome: Outcome) -> bytes | Failure:
+        if (record.size or 0) > _STREAM_BYTES:
+            return Failure("decode", STREAM, "larger than what is read whole")
         started = time.perf_counter()
         try:
             return self.inputs.read(record)
-        except NotFound as error:
-            return Failure("fetch", "missing", f"{error}; it was deleted after the plan, or the list is out of date")
-        except Changed as error:
-            return Failure("fetch", "changed", str(error))
-        except Denied as error:
-            # One file's permissions are that image's failure; a bucket's are the job's.
-            if record.url.startswith("s3://"):
-                raise
-            return Failure("fetch", "denied", str(error))
+        except (NotFound, Changed, Denied) as error:
+            return _fetch_failure(record, error)
         finally:
             outcome.seconds["fetch"] = time.perf_counter() - started
 
-    def _batches(self, decoded: Iterable[Decoded], outcomes: list[Outcome]) -> Iterator[_Batch]:
-        """Images of one shape together, each batch as soon as it is full, the rest by the age of their first image."""
+    def _stream(self, record: Record, outcome: Outcome) -> None:
+        """The whole way of one image, in rows. The device is its alone for that time."""
+        started = time.perf_counter()
+        outcome.failure = None
+        try:
+            with self.inputs.opened(record) as file, Stream(file.fileno(), self.decoders.limits) as stream:
+                outcome.size = stream.height, stream.width
+                writer = self._encoder.writer(*outcome.size) if self._encoder is not None else None
+                with self._device:
+                    statistics = self.segmenter.segment_rows(
+                        stream.read, *outcome.size, writer.write if writer is not None else _nowhere
+                    )
+            (columns,) = _columns(statistics)
+            if statistics.finite[0]:
+                outcome.columns = columns
+                outcome.mask = writer.finish() if writer is not None else None
+            else:
+                outcome.failure = _NON_FINITE
+        except Unreadable as error:
+            outcome.failure = error.failure
+        except (NotFound, Changed, Denied) as error:
+            outcome.failure = _fetch_failure(record, error)
+        except ValueError as error:
+            outcome.failure = Failure("segment", "not_tileable", str(error))
+        if outcome.failure is not None:
+            outcome.mask, outcome.columns = None, {}
+        outcome.seconds["segment"] = time.perf_counter() - started
+
+    def _batches(
+        self, decoded: Iterable[Decoded], records: Sequence[Record], outcomes: list[Outcome]
+    ) -> Iterator[_Batch]:
+        """Images of one shape together, each batch as soon as it is full, the rest by the age of their first image.
+
+        What is too large to be decoded whole is done by itself, here and now.
+        """
         open_: dict[tuple[int, ...], _Batch] = {}
         held = 0
         for image in decoded:
             outcome = outcomes[image.number]
             outcome.seconds["decode"] = image.seconds
             outcome.failure = image.failure
+            if image.failure is not None and image.failure.error_class == STREAM:
+                self._stream(records[image.number], outcome)
             if image.pixels is None:
                 continue
             outcome.size = image.size
@@ -196,18 +242,19 @@ class Pipeline:
         # Two shards share the device; what one waits for the other is no work of this stage.
         with self._device:
             started = time.perf_counter()
-            classes, statistics = self.segmenter.segment(batch.pixels, batch.size)
+            try:
+                classes, statistics = self.segmenter.segment(batch.pixels, batch.size)
+            except ValueError as error:  # needs tiles that its network does not allow
+                for index in batch.indices:
+                    outcomes[index].failure = Failure("segment", "not_tileable", str(error))
+                return np.empty((len(batch.indices), 0, 0), np.uint8)
             share = (time.perf_counter() - started) / len(batch.indices)
         for index, finite, columns in zip(batch.indices, statistics.finite, _columns(statistics), strict=True):
             outcomes[index].seconds["segment"] = share
             if finite:
                 outcomes[index].columns = columns
             else:
-                outcomes[index].failure = Failure(
-                    "segment",
-                    "non_finite",
-                    "the network gave values that are not finite; try inference.precision = 'fp32'",
-                )
+                outcomes[index].failure = _NON_FINITE
         return classes
 
     def _encode(self, classes: NDArray[np.uint8], outcome: Outcome) -> None:
@@ -215,6 +262,28 @@ class Pipeline:
         if self._encoder is not None:
             outcome.mask = self._encoder.encode(classes)
         outcome.seconds["encode"] = time.perf_counter() - started
+
+
+_NON_FINITE = Failure(
+    "segment", "non_finite", "the network gave values that are not finite, in fp32 too; use other weights"
+)
+
+
+def _fetch_failure(record: Record, error: NotFound | Changed | Denied) -> Failure:
+    match error:
+        case NotFound():
+            return Failure("fetch", "missing", f"{error}; it was deleted after the plan, or the list is out of date")
+        case Changed():
+            return Failure("fetch", "changed", str(error))
+        case Denied():
+            # One file's permissions are that image's failure; a bucket's are the job's.
+            if record.url.startswith("s3://"):
+                raise error
+            return Failure("fetch", "denied", str(error))
+
+
+def _nowhere(_: NDArray[np.uint8]) -> None:
+    """Where masks are not wanted."""
 
 
 def _trimmed(batch: _Batch) -> _Batch:

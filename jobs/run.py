@@ -13,33 +13,30 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
 import pyarrow as pa
 
-from jobs import catalog, statistics
+from jobs import catalog, statistics, tuning
 from jobs.attempt import Desk, ShardReport, export, fail_shard, rows_of, run_shard, settle
 from jobs.backlog import Backlog, Task
 from jobs.commit import Commit, Commits, Mode, leaves, nonce, pending, probe
-from jobs.decoders import Failure, Limits
+from jobs.decoders import Failure
+from jobs.doctor import refuse_other_channels
 from jobs.errors import Denied, JobError, Locked, NotFound, StorageError
 from jobs.job import Job
 from jobs.lock import Lock
 from jobs.manifest import Manifest, Plan
-from jobs.masks import Encoder, default_values
+from jobs.masks import Encoder
 from jobs.pipeline import Pipeline
+from jobs.recipe import fingerprint_of, load_weights, mask_values, segmenter_of
+from jobs.sample import limits_of
 from jobs.sources import Inputs, Source
-from jobs.storage import Storage, open_storage, split_url
-from unet import weights as unet_weights
-from unet.segmenter import DeviceError, Segmenter
-from unet.weights import Weights, WeightsError
-
-RECIPE = 1
-"""Of pixels to masks. Raised whenever a release gives other masks for the same image, weights and settings; a new
-release alone must not make a million masks stale."""
+from jobs.storage import Storage, open_storage
+from unet.weights import Weights
 
 _PART_ROWS = 250_000
 
@@ -80,7 +77,7 @@ class Run:
         storage = open_storage(output, profile=profile)
         record = json.loads(storage.read(f"runs/{run_id}/job.json"))
         job = Job.of(record["job"])
-        manifest = Manifest(storage, f"runs/{run_id}/manifest.parquet")
+        manifest = Manifest(storage.read(f"runs/{run_id}/manifest.parquet"))
         commits = Commits(storage, run_id, record["commit_mode"])
         desk = Desk(storage, run_id, record["fingerprint"], manifest, commits, job.masks.format == "png")
         return cls(job, record, desk)
@@ -100,6 +97,8 @@ class Tally:
     """Workers lost, and attempts that raised."""
     errors: Counter[str] = field(default_factory=Counter)
     busy: Counter[str] = field(default_factory=Counter)
+    fits: dict[str, list[str]] = field(default_factory=dict)
+    """By shape, how images went through where memory was short."""
     started: float = field(default_factory=time.monotonic)
 
     def add(self, report: ShardReport) -> None:
@@ -109,6 +108,9 @@ class Tally:
         self.shards += 1
         self.errors.update(report.errors)
         self.busy.update(report.busy)
+        self.fits |= {
+            shape: tried for shape, tried in report.fits.items() if len(tried) > len(self.fits.get(shape, ()))
+        }
 
     @property
     def done(self) -> int:
@@ -229,7 +231,7 @@ def committed(this: Run, report: ShardReport) -> ShardReport:
     """The report with its commit on record, where only the driver may put it there."""
     if report.committed:
         return report
-    return ShardReport(report.shard, settle(this.desk, report.commit), True, report.seconds, report.errors, report.busy)
+    return replace(report, commit=settle(this.desk, report.commit), committed=True)
 
 
 def judge(this: Run, backlog: Backlog, task: Task, error: Exception, *, alone: bool) -> Iterator[ShardReport]:
@@ -273,6 +275,8 @@ def begin(job: Job) -> Iterator[Run]:
     storage = open_storage(job.output, profile=job.profile)
     with _as_job_errors():
         planned = None if _unfinished(storage, job, fingerprint) else plan(job, fingerprint)
+        if planned is not None:
+            refuse_other_channels(job, weights, planned.manifest)
         mode = _probed(storage)
         lock = Lock(storage)
     with lock:
@@ -351,7 +355,7 @@ def _new_run(storage: Storage, job: Job, fingerprint: str, weights: Weights, pla
         "fingerprint": fingerprint,
         "weights": {"id": weights.id, "mask_values": weights.mask_values, "metadata": dict(weights.metadata)},
         "commit_mode": mode,
-        "threads": _threads(job),
+        "threads": threads_of(job),
         "listed": planned.listed,
         "images": planned.table.num_rows,
         "shards": planned.shards,
@@ -363,7 +367,7 @@ def _new_run(storage: Storage, job: Job, fingerprint: str, weights: Weights, pla
     return Run.attach(job.output, run_id, profile=job.profile)
 
 
-def _threads(job: Job) -> int:
+def threads_of(job: Job) -> int:
     """One number for the whole fleet, however many workers share a machine: fp32 convolutions depend on it."""
     if job.cluster.threads != "auto":
         return job.cluster.threads
@@ -374,65 +378,6 @@ def versions() -> dict[str, str]:
     """What was installed."""
     names = ("maskfleet", "torch", "pillow", "numpy", "pyarrow", "ray", "s3fs", "safetensors")
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
-
-
-def fingerprint_of(job: Job, weights: Weights) -> str:
-    """What a mask depends on beside its image, as 64 hexadecimal digits."""
-    parts = {
-        "recipe": RECIPE,
-        "schema": statistics.VERSION,
-        "weights": weights.id,
-        "scale": job.inference.scale,
-        "precision": job.inference.precision,
-        "threshold": job.inference.threshold if weights.model.n_classes == 1 else None,
-        "values": mask_values(job, weights),
-        "masks": job.masks.format != "none",
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def load_weights(job: Job) -> Weights:
-    """The job's weights.
-
-    Raises:
-        JobError: They are missing, are no safetensors file, or take another kind of image.
-    """
-    try:
-        if job.weights in unet_weights.BUILTIN:
-            data = unet_weights.builtin(job.weights)
-        else:
-            root, path = split_url(job.weights)
-            data = open_storage(root, profile=job.profile).read(path)
-        weights = unet_weights.load(data)
-    except NotFound as error:
-        known = ", ".join(unet_weights.BUILTIN)
-        raise JobError(
-            f"there are no weights {job.weights}; name a safetensors file or a built-in model ({known})"
-        ) from error
-    except (WeightsError, Denied) as error:
-        raise JobError(f"weights {job.weights}: {error}") from error
-    if weights.model.n_channels not in (1, 3):
-        raise JobError(
-            f"weights {job.weights} take {weights.model.n_channels} channels and images have 1 or 3; use other weights"
-        )
-    return weights
-
-
-def mask_values(job: Job, weights: Weights) -> tuple[Any, ...]:
-    """What masks show for each class: the job's values, else the weights', else the default.
-
-    Raises:
-        JobError: There are not as many as classes.
-    """
-    classes = max(2, weights.model.n_classes)
-    if job.masks.values is not None and len(job.masks.values) != classes:
-        raise JobError(f"masks.values has {len(job.masks.values)} values and the weights have {classes} classes")
-    values = job.masks.values or weights.mask_values or default_values(classes)
-    try:
-        Encoder(values)
-    except (ValueError, TypeError) as error:
-        raise JobError(f"the weights' mask values cannot be written ({error}); set masks.values") from error
-    return tuple(values)
 
 
 # Attempts ----------------------------------------------------------------------------------------
@@ -448,27 +393,18 @@ def pipeline_of_job(this: Run, cpus: int) -> Pipeline:
     Raises:
         JobError: The device is not there or cannot do what the job asks.
     """
-    import torch
-
     job = this.job
     weights = load_weights(job)
     if fingerprint_of(job, weights) != this.desk.fingerprint:
-        raise JobError(f"weights {job.weights} changed since the run began; run the command again to begin a new one")
-    device = job.inference.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.set_num_threads(int(this.record["threads"]))
-    try:
-        segmenter = Segmenter(
-            weights.model,
-            device=device,
-            precision=job.inference.precision,
-            batch_size=None if job.inference.batch_size == "auto" else job.inference.batch_size,
-            threshold=job.inference.threshold,
-            plain_threads=int(this.record["threads"]),
+        raise JobError(
+            f"weights {', '.join(job.weights)} changed since the run began; run the command again to begin a new one"
         )
-    except DeviceError as error:
-        raise JobError(str(error)) from error
+    threads = int(this.record["threads"])
+    storage = this.desk.storage
+    tuned = tuning.read(storage, this.run_id) or tuning.settled(
+        storage, this.run_id, this.desk.commits.mode, tuning.tune(job, weights, this.desk.manifest, threads=threads)
+    )
+    segmenter = segmenter_of(job, weights, threads=threads, precision=tuned.precision, batch_pixels=tuned.batch_pixels)
     encoder = None if job.masks.format == "none" else Encoder(mask_values(job, weights))
     return pipeline_of(this, segmenter, cpus, encoder=encoder)
 
@@ -476,13 +412,7 @@ def pipeline_of_job(this: Run, cpus: int) -> Pipeline:
 def pipeline_of(this: Run, segmenter: Any, cpus: int, *, encoder: Encoder | None, **more: Any) -> Pipeline:
     """A pipeline around a segmenter, with the job's limits."""
     job = this.job
-    limits = Limits(
-        channels=segmenter.n_channels,
-        scale=job.inference.scale,
-        max_pixels=job.run.max_image_pixels,
-        seconds=job.run.decode_seconds,
-        memory=job.run.decode_memory,
-    )
+    limits = limits_of(job, segmenter.n_channels)
     decoders = job.cluster.decoders if job.cluster.decoders != "auto" else max(1, cpus - 1)
     inputs = Inputs(profile=job.profile)
     return Pipeline(
@@ -525,6 +455,7 @@ def finish(this: Run, tally: Tally) -> RunReport:
     images = sum(commit.images for _, commit in done)
     rate = failed / images if images else 0.0
     exit_code = 1 if rate > this.job.run.max_error_rate else 0
+    tuned = tuning.read(desk.storage, this.run_id)
     record = {
         "run_id": this.run_id,
         "status": "incomplete" if exit_code else "complete",
@@ -539,6 +470,8 @@ def finish(this: Run, tally: Tally) -> RunReport:
         "images_per_second": round(tally.rate, 3),
         "busy_seconds": {stage: round(seconds, 3) for stage, seconds in tally.busy.items()},
         "attempts_lost": tally.deaths,
+        "tuning": None if tuned is None else asdict(tuned),
+        "short_of_memory": tally.fits,
         "commit_mode": desk.commits.mode,
         "fingerprint": desk.fingerprint,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),

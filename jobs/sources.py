@@ -10,15 +10,16 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from itertools import islice
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from fsspec.utils import glob_translate
 
 from jobs.errors import JobError, NotFound
 from jobs.storage import Entry, Storage, open_storage, split_url
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp")
+ENDINGS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".npy")
 """What an image's name ends in, in any case; other files in a folder are left alone."""
 
 _STATS_IN_FLIGHT = 32
@@ -145,9 +146,17 @@ class Inputs:
             Changed: It is another object now.
             StorageError: Storage failed.
         """
-        root, path = split_url(record.url)
-        storage = self._stores.setdefault(root, open_storage(root, profile=self.profile))
+        storage, path = self._found(record)
         return storage.read(path, record.etag)
+
+    def opened(self, record: Record) -> AbstractContextManager[BinaryIO]:
+        """The same as a local file, for what does not fit into memory. Raises likewise, on closing too."""
+        storage, path = self._found(record)
+        return storage.opened(path, record.etag)
+
+    def _found(self, record: Record) -> tuple[Storage, str]:
+        root, path = split_url(record.url)
+        return self._stores.setdefault(root, open_storage(root, profile=self.profile)), path
 
     @property
     def retries(self) -> int:

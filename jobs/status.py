@@ -20,7 +20,7 @@ def status(output: str, *, profile: str | None = None) -> dict[str, Any]:
         folder = f"runs/{run_id}"
         try:
             record = json.loads(storage.read(f"{folder}/job.json"))
-            manifest = Manifest(storage, f"{folder}/manifest.parquet")
+            manifest = Manifest(storage.read(f"{folder}/manifest.parquet"))
         except NotFound:
             continue
         commits = Commits(storage, run_id, record["commit_mode"]).all()

@@ -11,13 +11,14 @@ import os
 import random
 import secrets
 import stat
+import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from contextlib import suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from jobs.errors import Changed, Denied, JobError, NotFound, StorageError
 
@@ -63,6 +64,10 @@ class Storage(ABC):
             NotFound: There is none.
             Changed: It has another etag.
         """
+
+    @abstractmethod
+    def opened(self, path: str, etag: str | None = None) -> AbstractContextManager[BinaryIO]:
+        """The object as a local file with a descriptor, of an object that does not fit into memory. Likewise."""
 
     @abstractmethod
     def write(self, path: str, data: bytes) -> None:
@@ -149,6 +154,15 @@ class LocalStorage(Storage):
         if _etag(before) != _etag(after) or (etag is not None and _etag(after) != etag):
             raise Changed(f"{file} changed after the plan; run again to plan it as it is now")
         return data
+
+    @contextmanager
+    def opened(self, path: str, etag: str | None = None) -> Iterator[BinaryIO]:
+        file = self._file(path)
+        with _translated(file), open(file, "rb") as stream:
+            yield stream
+            state = _etag(os.fstat(stream.fileno()))
+        if etag is not None and state != etag:
+            raise Changed(f"{file} changed after the plan; run again to plan it as it is now")
 
     def write(self, path: str, data: bytes) -> None:
         file = self._file(path)
@@ -283,6 +297,7 @@ class S3Storage(Storage):
     GET_SECONDS = 120.0
     PUT_SECONDS = 300.0
     IN_FLIGHT = 64
+    PART = 64 * 2**20
 
     def __init__(self, root: str, *, profile: str | None = None) -> None:
         self.root = root.rstrip("/")
@@ -304,6 +319,21 @@ class S3Storage(Storage):
             return bytes(await answer["Body"].read())
 
         return self._retried(get, path, self.GET_SECONDS)
+
+    @contextmanager
+    def opened(self, path: str, etag: str | None = None) -> Iterator[BinaryIO]:
+        condition = {"IfMatch": f'"{etag}"'} if etag else {}
+        with tempfile.TemporaryFile() as file:
+            for start in range(0, self.entry(path).size, self.PART):
+
+                async def get(first: int = start) -> bytes:
+                    span = f"bytes={first}-{first + self.PART - 1}"
+                    answer = await self._call("get_object", path, Range=span, **condition)
+                    return bytes(await answer["Body"].read())
+
+                file.write(self._retried(get, path, self.GET_SECONDS))
+            file.seek(0)
+            yield file
 
     def write(self, path: str, data: bytes) -> None:
         self._retried(lambda: self._call("put_object", path, Body=data), path, self.PUT_SECONDS)

@@ -52,6 +52,6 @@ def test_the_surface_of_the_command_line_is_closed():
         "plan": job,
         "status": ["--json", "--profile"],
         "verify": ["--json", "--profile"],
-        "convert": [],
+        "convert": ["--mean", "--scale", "--std"],
         "demo": ["--images", "--no-ray", "--output"],
     }

@@ -6,7 +6,7 @@ sum depends on batch or threads.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -85,16 +85,28 @@ class Statistics:
 
     def add_decision(self, images: slice, part: "Decision", top: int = 0, left: int = 0) -> None:
         """Count a part of some images, which lies at (`top`, `left`) px of each."""
-        pixels, boxes = part.class_pixels.cpu().numpy(), part.class_bbox.cpu().numpy()
+        boxes = part.class_bbox.cpu().numpy()
         if top or left:
             boxes = boxes + np.array([left, top, left, top], np.int32)
+        pixels, *sums = (column.cpu().numpy() for column in (part.class_pixels, part.confidence_sum, part.entropy_sum))
+        self._add_mask(images, pixels, boxes, *sums)
+
+    def add(self, other: Self) -> None:
+        """Count other parts of the same images, in the same px."""
+        self._add_mask(slice(None), other.class_pixels, other.class_bbox, other.confidence_sum, other.entropy_sum)
+        for name in ("input_pixels", "input_sum", "input_square_sum"):
+            getattr(self, name)[:] += getattr(other, name)
+
+    def _add_mask(
+        self, images: slice, pixels: NDArray[Any], boxes: NDArray[Any], confidence: NDArray[Any], entropy: NDArray[Any]
+    ) -> None:
         before, known = self.class_bbox[images], self.class_pixels[images] > 0
         both = np.concatenate((np.minimum(before, boxes)[..., :2], np.maximum(before, boxes)[..., 2:]), axis=-1)
         seen = np.where(known[..., None], both, boxes)
         self.class_bbox[images] = np.where((pixels > 0)[..., None], seen, before)
         self.class_pixels[images] += pixels
-        self.confidence_sum[images] += part.confidence_sum.cpu().numpy()
-        self.entropy_sum[images] += part.entropy_sum.cpu().numpy()
+        self.confidence_sum[images] += confidence
+        self.entropy_sum[images] += entropy
 
     def add_input(self, images: slice, pixels_BHWC: Tensor) -> None:
         """Count a part of the input of some images, 0 … 255."""

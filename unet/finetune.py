@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from unet.losses import segmentation_loss
-from unet.segmenter import keep_freed_memory, resolve_precision
+from unet.precision import resolved
+from unet.segmenter import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def finetune(
     model.to(where).to(memory_format=torch.channels_last).train().requires_grad_(True)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step / steps, warmup))
-    bf16 = resolve_precision("auto", where) == "bf16"
+    bf16 = resolved("auto", where) == "bf16"
     for number, (pixels_BCHW, target_BHW) in enumerate(batches, start=1):
         started = time.perf_counter()
         x_BCHW = pixels_BCHW.to(where, torch.float32, memory_format=torch.channels_last) / 255

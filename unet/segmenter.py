@@ -16,9 +16,10 @@ import copy
 import ctypes
 import platform
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,9 +30,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from unet.decision import Decision, Statistics, decide
 from unet.model import MIN_SIDE, DoubleConv
+from unet.precision import DTYPES, DeviceError, Precision, resolved
 from unet.tiling import FLIPPED_HALO, GRID, HALO, Span, spans
-
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 TIE = 16
 """Margins below this many times the difference between the fast and the plain pass, as seen on a test image, are ties.
@@ -50,16 +50,12 @@ _NOT_TILEABLE = (
     "a bilinear network's tiles do not give the whole image's logits; set inference.tile_mode = 'approximate' to "
     "accept differences (see docs/images.md), or inference.tile = 0 to never cut"
 )
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _BATCH_PIXELS = {"cpu": 2**19, "cuda": 2**22}
 _DECIDED_PIXELS = 2**22
 _MAX_BATCH = 64
 _LEAST_CORE = 64
+_TIMINGS = 3
 _TEST_SIDE = 96
-
-
-class DeviceError(RuntimeError):
-    """The device that was asked for is not there, or cannot do what was asked; the message says what to do."""
 
 
 class NotTileable(ValueError):
@@ -77,6 +73,9 @@ class Fit(NamedTuple):
     batch: int
     core: int
 
+    def __str__(self) -> str:
+        return f"batches of {self.batch}" + (f" tiles of {self.core} px" if self.core else "")
+
 
 class _Piece(NamedTuple):
     """Logits (B, K, h, w) of one part of some images."""
@@ -88,7 +87,10 @@ class _Piece(NamedTuple):
 
 
 Read = Callable[[int, int], NDArray[np.uint8]]
-"""Rows from start to stop of a batch of images, (B, rows, W, C)."""
+"""Rows from start to stop of an image, (1, rows, W, C)."""
+
+Network = Callable[[Tensor], Tensor]
+"""Logits (B, K, H, W) of pixels 0 … 255, (B, H, W, C)."""
 
 
 class Segmenter:
@@ -98,10 +100,9 @@ class Segmenter:
         model: A network with `n_channels`, `n_classes` and `bilinear`, such as `unet.model.UNet` or
             `unet.ensemble.Ensemble`. It is copied.
         device: "cpu", "cuda", or "cuda:N".
-        precision: What the convolutions compute in. "auto" is bf16 where the device has instructions
-            for it, else fp32.
-        batch_size: Images per batch, or None for as many as hold about half a million pixels on a CPU,
-            four million on a GPU, at least 1 and at most 64.
+        precision: What the convolutions compute in; see `unet.precision.resolved`.
+        batch_size: Images per batch, or None for as many as hold `batch_pixels`, at least 1 and at most 64.
+        batch_pixels: See `measured_batch_pixels`; None for half a million on a CPU, four million on a GPU.
         thresholds: See `unet.decision.decide`.
         tile: Core of tiles in px, a multiple of 16; 0 for never; None for `AUTO_CORE` where an image has more
             than `WHOLE_PIXELS`.
@@ -112,7 +113,8 @@ class Segmenter:
             Pytorch's fp32 convolution depends on it, so a fleet must agree on one.
 
     Attributes:
-        fits: By height and width, how images went through: what memory left of the wish.
+        fits: By height and width of images, how they went through: the wish, then what each shortage of memory left
+            of it.
 
     Raises:
         DeviceError: There is no such device, or it cannot compute in that precision. It never falls
@@ -127,6 +129,7 @@ class Segmenter:
         device: str = "cpu",
         precision: Precision = "auto",
         batch_size: int | None = None,
+        batch_pixels: int | None = None,
         thresholds: Sequence[float] | None = None,
         tile: int | None = None,
         approximate: bool = False,
@@ -134,21 +137,22 @@ class Segmenter:
         plain_threads: int | None = None,
     ) -> None:
         self.device = _device(device)
-        self.precision = resolve_precision(precision, self.device)
+        self.precision = resolved(precision, self.device)
         self.n_channels: int = model.n_channels
         self.n_classes: int = model.n_classes
         self.classes = max(2, self.n_classes)
         self.thresholds = thresholds
         self.tile = tile
         self.tileable = approximate or not model.bilinear
-        self.fits: dict[tuple[int, int], Fit] = {}
+        self.fits: dict[tuple[int, int], list[Fit]] = {}
         self._halo = HALO if getattr(model, "views", "off") == "off" else FLIPPED_HALO
         self._normalize = _normalization(normalize, self.device)
         self._batch_size = batch_size
+        self._batch_pixels = batch_pixels or _BATCH_PIXELS[self.device.type]
         if tile:
             self._fit((MIN_SIDE, MIN_SIDE), tile)
         self._plain_threads = plain_threads or torch.get_num_threads()
-        self._dtype = _DTYPES[self.precision]
+        self._dtype = DTYPES[self.precision]
         self._plain = copy.deepcopy(model).requires_grad_(False).eval()
         if self.precision == "fp32":
             self._plain = self._plain.to(self.device)
@@ -164,7 +168,29 @@ class Segmenter:
         """Images of this size, in px, that make a batch."""
         if self._batch_size is not None:
             return self._batch_size
-        return max(1, min(_MAX_BATCH, _BATCH_PIXELS[self.device.type] // (height * width)))
+        return max(1, min(_MAX_BATCH, self._batch_pixels // (height * width)))
+
+    def measured_batch_pixels(self, height: int, width: int) -> int:
+        """Pixels of the smallest batch of images of this size whose speed is within 3 % of the best."""
+        speeds: dict[int, float] = {}
+        with self._lock, torch.inference_mode(), _ieee_fp32():
+            for batch in (2**power for power in range(_MAX_BATCH.bit_length())):
+                images = np.zeros((batch, height, width, self.n_channels), np.uint8)
+                labels = np.empty(images.shape[:3], np.uint8)
+                try:
+                    times = [self._timed(images, labels, Fit(batch, 0)) for _ in range(_TIMINGS)]
+                except torch.OutOfMemoryError:
+                    break
+                speeds[batch] = batch / min(times)
+                if batch > 1 and speeds[batch] < speeds[batch // 2]:
+                    break
+        best = min((batch for batch, speed in speeds.items() if speed >= 0.97 * max(speeds.values())), default=1)
+        return best * height * width
+
+    def _timed(self, images: NDArray[np.uint8], labels: NDArray[np.uint8], fit: Fit) -> float:
+        started = time.perf_counter()
+        self._segmented(images, labels, (images.shape[1], images.shape[2]), fit, self._forward)
+        return time.perf_counter() - started
 
     def segment(
         self, images: NDArray[np.uint8], size: tuple[int, int] | None = None
@@ -217,14 +243,25 @@ class Segmenter:
         fit = self._wish((height, width))
         with self._lock, torch.inference_mode(), _ieee_fp32():
             for row in spans(height, fit.core, self._halo):
-                band = np.empty((row.core_stop - row.core_start, width), np.uint8)
-                for piece in self._row_pieces(read(row.start, row.stop), row, fit, statistics, self._forward):
-                    decision = decide(piece.logits, self.thresholds)
-                    statistics.add_decision(piece.images, decision, piece.top, piece.left)
-                    columns = slice(piece.left, piece.left + piece.logits.shape[3])
-                    band[:, columns] = decision.labels[0].cpu().numpy()
+                strip_BHWC = read(row.start, row.stop)
+                band, part = self._band(strip_BHWC, row, fit, self._forward)
+                if self._overflowed(part):
+                    band, part = self._band(strip_BHWC, row, fit._replace(batch=1), self._plain_forward)
+                statistics.add(part)
                 write(band)
         return statistics
+
+    def _band(
+        self, strip_BHWC: NDArray[np.uint8], row: Span, fit: Fit, network: Network
+    ) -> tuple[NDArray[np.uint8], Statistics]:
+        """Class map (rows, W) of a row of tiles of one image, and what it adds to the image's statistics."""
+        statistics = Statistics.none(1, self.classes, self.n_channels)
+        band = np.empty((row.core_stop - row.core_start, strip_BHWC.shape[2]), np.uint8)
+        for piece in self._row_pieces(strip_BHWC, row, fit, statistics, network):
+            decision = decide(piece.logits, self.thresholds)
+            statistics.add_decision(piece.images, decision, piece.top, piece.left)
+            band[:, piece.left : piece.left + piece.logits.shape[3]] = decision.labels[0].cpu().numpy()
+        return band, statistics
 
     def _check(self, shape: tuple[int, ...]) -> None:
         if len(shape) != 4 or shape[3] != self.n_channels:
@@ -250,21 +287,20 @@ class Segmenter:
     def _fitted(self, images: NDArray[np.uint8], labels: NDArray[np.uint8], size: tuple[int, int]) -> Statistics:
         """Segment images into `labels` with as little at once as memory asks for. What ran out is begun anew."""
         shape = (images.shape[1], images.shape[2])
-        fit = self.fits.get(shape) or self._wish(shape)
+        if shape not in self.fits:
+            self.fits[shape] = [self._wish(shape)]
+        tried = self.fits[shape]
         while True:
             try:
-                statistics = self._segmented(images, labels, size, fit, self._forward)
-                break
+                return self._segmented(images, labels, size, tried[-1], self._forward)
             except torch.OutOfMemoryError:
-                smaller = self._smaller(fit, shape)
+                smaller = self._smaller(tried[-1], shape)
                 if smaller is None:
                     raise
-                fit = smaller
+                tried.append(smaller)
             # Outside the handler, whose traceback holds on to what filled the memory.
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-        self.fits[shape] = fit
-        return statistics
 
     def _smaller(self, fit: Fit, shape: tuple[int, int]) -> Fit | None:
         """Half the batch, down to one; then tiles of half the side. None where that is no network's own result."""
@@ -278,7 +314,7 @@ class Segmenter:
     # Passes --------------------------------------------------------------------------------------
 
     def _segmented(
-        self, images: NDArray[np.uint8], labels: NDArray[np.uint8], size: tuple[int, int], fit: Fit, network: Any
+        self, images: NDArray[np.uint8], labels: NDArray[np.uint8], size: tuple[int, int], fit: Fit, network: Network
     ) -> Statistics:
         statistics = Statistics.none(len(images), self.classes, self.n_channels)
         again: set[int] = set()
@@ -311,13 +347,15 @@ class Segmenter:
     def _overflowed(self, statistics: Statistics) -> set[int]:
         return set() if self.precision == "fp32" else set(np.flatnonzero(~statistics.finite).tolist())
 
-    def _pieces(self, images: NDArray[np.uint8], fit: Fit, statistics: Statistics, network: Any) -> Iterator[_Piece]:
+    def _pieces(
+        self, images: NDArray[np.uint8], fit: Fit, statistics: Statistics, network: Network
+    ) -> Iterator[_Piece]:
         """Logits of images, which they cover once; counts the input by the way."""
         for row in spans(images.shape[1], fit.core, self._halo):
             yield from self._row_pieces(images[:, row.start : row.stop], row, fit, statistics, network)
 
     def _row_pieces(
-        self, strip_BHWC: NDArray[np.uint8], row: Span, fit: Fit, statistics: Statistics, network: Any
+        self, strip_BHWC: NDArray[np.uint8], row: Span, fit: Fit, statistics: Statistics, network: Network
     ) -> Iterator[_Piece]:
         for group in _groups(spans(strip_BHWC.shape[2], fit.core, self._halo), len(strip_BHWC), fit.batch):
             crops = [strip_BHWC[part, :, column.start : column.stop] for column, part in group]
@@ -423,33 +461,6 @@ def _normalization(
         return None
     mean, std = (torch.tensor(values, dtype=torch.float32, device=device) for values in normalize)
     return mean, std
-
-
-def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp32", "bf16", "fp16"]:
-    """What `precision` means on a device.
-
-    Raises:
-        DeviceError: The device cannot compute in that precision.
-    """
-    if device.type == "cuda":
-        fast = {"bf16": torch.cuda.is_bf16_supported(including_emulation=False), "fp16": True}
-        works = fast
-    else:
-        instructions = torch.cpu.get_capabilities()
-        fast = {
-            "bf16": any(instructions.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")),
-            "fp16": any(instructions.get(name) for name in ("avx512_fp16", "amx_fp16")),
-        }
-        # oneDNN computes both where the processor cannot, exactly and slowly: a way to try a GPU's precision.
-        works = {
-            "bf16": torch.ops.mkldnn._is_mkldnn_bf16_supported(),
-            "fp16": torch.ops.mkldnn._is_mkldnn_fp16_supported(),
-        }
-    if precision == "auto":
-        return "bf16" if fast["bf16"] else "fp32"
-    if precision != "fp32" and not works[precision]:
-        raise DeviceError(f"{device} cannot compute in {precision}; set inference.precision to 'auto' or 'fp32'")
-    return precision
 
 
 def _device(name: str) -> torch.device:

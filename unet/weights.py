@@ -8,7 +8,7 @@ import hashlib
 import io
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
@@ -18,14 +18,21 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from unet.ensemble import Ensemble, Views
 from unet.model import UNet
 
 FORMAT = "maskfleet.unet/1"
 BUILTIN = ("nuclei",)
 """Names of the models in this package."""
 
+CHECKPOINT = "Pytorch-UNet checkpoint"
+"""The `origin` in the metadata of converted weights."""
+
 _CONFIGURATION = ("n_channels", "n_classes", "bilinear", "width")
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+Normalize = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 class WeightsError(ValueError):
@@ -37,17 +44,20 @@ class Weights:
     """A network with what belongs to it.
 
     Attributes:
-        model: The network, fp32, on the CPU, in eval mode.
+        model: The network or networks, fp32, on the CPU, in eval mode.
         id: Content id, 64 hexadecimal digits: equal for equal tensors, configuration and mask values,
             whatever else the file's metadata say.
         mask_values: The pixel value that a mask shows for each class (an int, or a list of three for
             RGB), or None where the file states none.
+        normalize: Mean and standard deviation of each channel, in [0, 1], that the network was trained with;
+            None where it was trained on [0, 1] itself.
         metadata: The rest of the file's metadata, such as scores and data.
     """
 
-    model: UNet
+    model: UNet | Ensemble
     id: str
     mask_values: tuple[Any, ...] | None = None
+    normalize: Normalize | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -55,6 +65,7 @@ def save(
     model: UNet,
     *,
     mask_values: tuple[Any, ...] | None = None,
+    normalize: Normalize | None = None,
     metadata: Mapping[str, str] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> bytes:
@@ -63,6 +74,7 @@ def save(
     Args:
         model: The network to save.
         mask_values: See `Weights.mask_values`; one per class.
+        normalize: See `Weights.normalize`.
         metadata: More to keep in the file's metadata, text to text.
         dtype: The floating-point type in the file; integers stay as they are.
     """
@@ -71,6 +83,8 @@ def save(
     header["format"] = FORMAT
     if mask_values is not None:
         header["mask_values"] = json.dumps(list(mask_values))
+    if normalize is not None:
+        header["normalize"] = json.dumps(normalize)
     tensors = {name: _stored(tensor, dtype) for name, tensor in model.state_dict().items()}
     return safetensors.torch.save(tensors, header)
 
@@ -107,12 +121,47 @@ def load(data: bytes) -> Weights:
     try:
         configuration = {name: json.loads(header.pop(name)) for name in _CONFIGURATION}
         mask_values = json.loads(header.pop("mask_values", "null"))
+        normalize = _checked(json.loads(header.pop("normalize", "null")), configuration["n_channels"])
     except (KeyError, json.JSONDecodeError) as error:
         raise WeightsError(f"the file's metadata lack a readable {error}; convert the checkpoint again") from error
     header.pop("format")
     model = _build(configuration, tensors)
     values = None if mask_values is None else tuple(mask_values)
-    return Weights(model, _content_id(configuration, values, tensors), values, header)
+    return Weights(model, _content_id(configuration, values, normalize, tensors), values, normalize, header)
+
+
+def _checked(normalize: Any, n_channels: int) -> Normalize | None:
+    if normalize is None:
+        return None
+    mean, std = (tuple(float(value) for value in values) for values in normalize)
+    if len(mean) != n_channels or len(std) != n_channels or min(std) <= 0:
+        raise WeightsError(
+            f"mean and standard deviation must be {n_channels} numbers each, the latter above 0, got {normalize}; "
+            "convert the checkpoint again with --mean and --std"
+        )
+    return mean, std
+
+
+def together(members: Sequence[Weights], views: Views) -> Weights:
+    """Several weights, or several views of an image, as one network.
+
+    Raises:
+        WeightsError: They differ in channels, classes, mask values or normalisation.
+    """
+    first = members[0]
+    if len(members) == 1 and views == "off":
+        return first
+    for name, value in (("mask values", "mask_values"), ("normalisation", "normalize")):
+        if len({json.dumps(getattr(member, value)) for member in members}) > 1:
+            raise WeightsError(f"the networks of an ensemble must have the same {name}; convert them alike")
+    try:
+        model = Ensemble([member.model for member in members if isinstance(member.model, UNet)], views)
+    except ValueError as error:
+        raise WeightsError(str(error)) from error
+    ids = [member.id for member in members]
+    together_id = ids[0] if len(ids) == 1 else hashlib.sha256(" ".join(ids).encode()).hexdigest()
+    metadata = dict(first.metadata) if len(ids) == 1 else {"members": " ".join(ids)}
+    return Weights(model, together_id, first.mask_values, first.normalize, metadata)
 
 
 def _header(data: bytes) -> dict[str, str]:
@@ -145,9 +194,13 @@ def _build(configuration: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> U
 
 
 def _content_id(
-    configuration: Mapping[str, Any], mask_values: tuple[Any, ...] | None, tensors: Mapping[str, Tensor]
+    configuration: Mapping[str, Any],
+    mask_values: tuple[Any, ...] | None,
+    normalize: Normalize | None,
+    tensors: Mapping[str, Tensor],
 ) -> str:
-    digest = hashlib.sha256(json.dumps([dict(configuration), mask_values], sort_keys=True).encode())
+    parts = [dict(configuration), mask_values, *([normalize] if normalize else [])]
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
@@ -159,12 +212,17 @@ def builtin(name: str) -> bytes:
     return (resources.files("unet") / "models" / f"{name}.safetensors").read_bytes()
 
 
-def convert(checkpoint: bytes) -> bytes:
+def convert(checkpoint: bytes, *, normalize: Normalize | None = None, scale: float | None = None) -> bytes:
     """A Pytorch-UNet checkpoint (`.pth`) of any release as a safetensors file.
 
     Channels, classes, width and up-sampling follow from the shapes. Releases 1 and 2 carry biases in
     the 3×3 convolutions; each is folded into the batch normalisation behind it
     (`running_mean -= bias`), which gives the same function.
+
+    Args:
+        checkpoint: The file.
+        normalize: See `Weights.normalize`; Pytorch-UNet's own training knows none.
+        scale: That it was trained at, for the doctor; Pytorch-UNet's default is 0.5.
 
     Raises:
         WeightsError: Not such a checkpoint; or one that needs arbitrary code to load.
@@ -191,7 +249,12 @@ def convert(checkpoint: bytes) -> bytes:
             f"mask_values names {len(mask_values)} classes and the network has {configuration['n_classes']}; "
             "was the checkpoint edited?"
         )
-    return save(_build(configuration, tensors), mask_values=mask_values, metadata={"origin": "Pytorch-UNet checkpoint"})
+    return save(
+        _build(configuration, tensors),
+        mask_values=mask_values,
+        normalize=_checked(normalize, configuration["n_channels"]),
+        metadata={"origin": CHECKPOINT} | ({} if scale is None else {"scale": f"{scale:g}"}),
+    )
 
 
 def _read_checkpoint(checkpoint: bytes) -> tuple[dict[str, Tensor], tuple[Any, ...] | None]:

@@ -7,7 +7,8 @@ import torch
 from faults import codecs
 
 from jobs.masks import Encoder, default_values
-from jobs.run import load_weights, pipeline_of
+from jobs.recipe import load_weights
+from jobs.run import pipeline_of
 from unet.segmenter import Segmenter
 
 KILL, RAISE = 201, 202

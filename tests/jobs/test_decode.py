@@ -2,13 +2,15 @@
 
 import io
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageCms
 
+from jobs import decode as module
 from jobs.decode import Undecodable, decode
 
 RANDOM = np.random.default_rng(0)
@@ -61,14 +63,70 @@ TABLE = {
 }
 
 
+UNIT = GREY.astype(np.float32) / 255
+FOUR = np.dstack([RGB, ALPHA])
+REFUSED = "refused"
+
+
+def array(values):
+    sink = io.BytesIO()
+    np.save(sink, values)
+    return sink.getvalue()
+
+
+# What a network of other channels sees: for n channels that the file stores, or `REFUSED`.
+OTHERS = {
+    "LA": (2, np.dstack([GREY, ALPHA])),
+    "RGBA": (4, FOUR),
+    "CMYK": (4, np.dstack([RGB, GREY])),
+    ".npy of 5": (5, np.dstack([RGB, GREY, GREY])),
+}
+TABLE |= {
+    "F TIFF": (file(Image.fromarray(UNIT), "TIFF"), THREE, GREY[..., None]),
+    "F beyond": (file(Image.fromarray(UNIT * 2), "TIFF"), REFUSED, REFUSED),
+    "F not a number": (file(Image.fromarray(UNIT * np.float32("nan")), "TIFF"), REFUSED, REFUSED),
+    "I": (file(Image.fromarray(GREY.astype(np.int32)), "TIFF"), REFUSED, REFUSED),
+    "YCbCr": (
+        file(Image.fromarray(RGB).convert("YCbCr"), "TIFF"),
+        np.asarray(Image.fromarray(RGB).convert("YCbCr").convert("RGB")),
+        np.asarray(Image.fromarray(RGB).convert("YCbCr").convert("RGB").convert("L"))[..., None],
+    ),
+    ".npy grey": (array(GREY), THREE, GREY[..., None]),
+    ".npy of 1": (array(GREY[..., None]), THREE, GREY[..., None]),
+    ".npy RGB": (array(RGB), RGB, LUMA),
+    ".npy bool": (array(GREY > 127), *TABLE["1"][1:]),
+    ".npy uint16": (array(WIDE), np.repeat(NARROW[..., None], 3, 2), NARROW[..., None]),
+    ".npy float64": (array(RGB / 255), RGB, LUMA),
+    ".npy float beyond": (array(RGB / 200), REFUSED, REFUSED),
+    ".npy int64": (array(RGB.astype(np.int64)), REFUSED, REFUSED),
+    ".npy of 5": (array(OTHERS[".npy of 5"][1]), REFUSED, REFUSED),
+    ".npy of one axis": (array(GREY[0]), REFUSED, REFUSED),
+    ".npy of objects": (array(np.array([[{}]], dtype=object)), REFUSED, REFUSED),
+}
+
+
 @pytest.mark.parametrize("name", TABLE)
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
 def test_each_mode_and_each_network(name, channels):
     data, three, one = TABLE[name]
-    pixels, size = decode(data, channels=channels)
-    assert size == (20, 30)
-    assert pixels.dtype == np.uint8
-    np.testing.assert_array_equal(pixels, three if channels == 3 else one)
+    stored, others = OTHERS.get(name, (0, REFUSED))
+    expected = {1: one, 3: three}.get(channels, others if channels == stored else REFUSED)
+    if isinstance(expected, str):
+        with pytest.raises(Undecodable) as error:
+            decode(data, channels=channels)
+        assert error.value.error_class in ("unsupported", "corrupt")
+    else:
+        pixels, size = decode(data, channels=channels)
+        assert size == (20, 30)
+        assert pixels.dtype == np.uint8
+        np.testing.assert_array_equal(pixels, expected)
+
+
+def test_the_table_is_printed_in_the_documentation():
+    page = (Path(__file__).parents[2] / "docs" / "images.md").read_text("utf-8")
+    rows = [line for line in (module.__doc__ or "").splitlines() if line.startswith("|")]
+    assert len(rows) > 12
+    assert "\n".join(rows) in page
 
 
 def test_sixteen_bits_keep_their_range():
@@ -94,12 +152,24 @@ def test_scaling_is_pillows_bicubic_with_truncated_sides(scale):
     np.testing.assert_array_equal(pixels, np.asarray(expected))
 
 
-def test_orientation_is_not_applied():
+@pytest.mark.parametrize("format_", ["PNG", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_applied_where_the_job_says_so(format_, orientation):
     exif = Image.Exif()
-    exif[0x0112] = 6
-    pixels, size = decode(file(Image.fromarray(RGB), exif=exif), channels=3)
+    exif[0x0112] = orientation
+    data = file(Image.fromarray(RGB), format_, exif=exif)
+    pixels, size = decode(data, channels=3)
     assert size == (20, 30)
     np.testing.assert_array_equal(pixels, RGB)
+    pixels, size = decode(data, channels=3, upright=True)
+    expected = np.rot90(RGB, {3: 2, 4: 2, 5: -1, 6: -1, 7: 1, 8: 1}.get(orientation, 0))
+    np.testing.assert_array_equal(pixels, expected[:, ::-1] if orientation in (2, 4, 5, 7) else expected)
+    assert size == pixels.shape[:2]
+
+
+def test_a_profile_is_left_alone():
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    np.testing.assert_array_equal(decode(file(Image.fromarray(RGB), icc_profile=profile), channels=3)[0], RGB)
 
 
 def pages():
@@ -122,7 +192,8 @@ def bomb():
         (file(Image.new("RGB", (15, 15))), "too_small", "15×15 px; the network needs 16"),
         (bomb(), "too_large", "160000000 pixels and run.max_image_pixels is 89478485"),
         (pages(), "unsupported", "3 frames or pages"),
-        (file(Image.fromarray(GREY.astype(np.float32)), "TIFF"), "unsupported", "mode F"),
+        (file(Image.fromarray(GREY.astype(np.float32)), "TIFF"), "unsupported", r"must lie in \[0, 1\]"),
+        (file(Image.fromarray(GREY.astype(np.int32)), "TIFF"), "unsupported", "mode I"),
         (file(Image.fromarray(RGB), "GIF"), "unidentified", "not a JPEG, PNG"),
         (file(Image.fromarray(RGB), "PPM"), "unidentified", "not a JPEG, PNG"),
     ],

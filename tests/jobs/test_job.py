@@ -47,8 +47,8 @@ def test_what_is_wrong_is_named_with_its_remedy(table, sets, message):
 
 def test_local_paths_are_made_absolute_and_names_are_not():
     job = Job.of({"input": "a/*.png", "output": "s3://b/c", "weights": "nuclei"})
-    assert (job.input, job.output, job.weights) == (os.path.abspath("a/*.png"), "s3://b/c", "nuclei")
-    assert Job.of(GOOD | {"weights": "w.safetensors"}).weights == os.path.abspath("w.safetensors")
+    assert (job.input, job.output, job.weights) == (os.path.abspath("a/*.png"), "s3://b/c", ("nuclei",))
+    assert Job.of(GOOD | {"weights": "w.safetensors"}).weights == (os.path.abspath("w.safetensors"),)
 
 
 def test_a_missing_or_broken_file_is_a_job_error(tmp_path):

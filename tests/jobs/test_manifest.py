@@ -71,7 +71,7 @@ def test_every_image_that_is_not_done_is_in_exactly_one_shard(tmp_path_factory, 
     assert plan.listed == count
     storage = LocalStorage(str(tmp_path_factory.mktemp("plan")))
     storage.write("m.parquet", plan.parquet())
-    manifest = Manifest(storage, "m.parquet")
+    manifest = Manifest(storage.read("m.parquet"))
     shards = list(manifest.shards())
     assert len(shards) == plan.shards
     found = [record for shard in shards for record, _ in manifest.records(shard)]

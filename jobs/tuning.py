@@ -1,0 +1,132 @@
+"""What the first worker of a run finds out about device, weights and images; all workers then do the same.
+
+On record as `runs/<run_id>/tuning.json`, created once, so that a run's masks do not depend on which worker
+made them, nor on how busy its machine was when it started.
+"""
+
+import json
+import platform
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from jobs.commit import Mode
+from jobs.errors import JobError, NotFound
+from jobs.job import Job
+from jobs.manifest import Manifest
+from jobs.recipe import device_of, segmenter_of
+from jobs.sample import IMAGES, sample
+from jobs.storage import Storage
+from unet.precision import DeviceError, Resolved, above, compared, fastest, native, resolved, seconds_of
+from unet.weights import Weights
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How the network is run.
+
+    Attributes:
+        device: What it was found out on.
+        precision: To compute in.
+        batch_pixels: Pixels per batch; None for the Segmenter's own number, or the job's.
+        seconds_per_image: Of each precision, where there was a choice.
+        compared: Of each precision below fp32 that was judged: `unet.precision.Agreement` with fp32, on so many
+            images of the job, and the key of the worst.
+    """
+
+    device: str
+    precision: Resolved
+    batch_pixels: int | None = None
+    seconds_per_image: dict[str, float] = field(default_factory=dict)
+    compared: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def sentence(self) -> str | None:
+        """What a person should know; None where it is plain fp32."""
+        if not self.compared:
+            return None
+        sentences = [
+            f"{each['precision']} gives {each['agreement']:.4%} of fp32's pixels on {each['images']} images"
+            for each in self.compared
+        ]
+        return f"{'; '.join(sentences)}: computing in {self.precision}"
+
+
+def read(storage: Storage, run_id: str) -> Tuning | None:
+    """What is on record of a run."""
+    try:
+        return Tuning(**json.loads(storage.read(_path(run_id))))
+    except NotFound:
+        return None
+
+
+def settled(storage: Storage, run_id: str, mode: Mode, mine: Tuning) -> Tuning:
+    """Put this on record, unless another worker's is: the one that counts."""
+    data = json.dumps(asdict(mine), indent=1).encode()
+    if mode == "worker" and not storage.create(_path(run_id), data):
+        return read(storage, run_id) or mine
+    if mode == "driver":
+        storage.write(_path(run_id), data)
+    return mine
+
+
+def _path(run_id: str) -> str:
+    return f"runs/{run_id}/tuning.json"
+
+
+def tune(job: Job, weights: Weights, manifest: Manifest, *, threads: int) -> Tuning:
+    """Choose precision and batch on this machine, by its speed and by the job's own images.
+
+    Raises:
+        JobError: The device is not there or cannot do what the job asks.
+    """
+    device = torch.device(device_of(job))
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu"
+    try:
+        choices = native(device) if job.inference.precision == "auto" else (resolved(job.inference.precision, device),)
+    except DeviceError as error:
+        raise JobError(str(error)) from error
+    batches = device.type == "cuda" and job.inference.batch_size == "auto"
+    if choices == ("fp32",) and not batches:
+        return Tuning(name, "fp32")
+    examples = sample(job, weights.model.n_channels, manifest.sample(IMAGES))
+    images = [(example.record.key, example.pixels) for example in examples if example.pixels is not None]
+    if not images:  # what cannot be judged is not trusted
+        return Tuning(name, "fp32")
+    shape = _usual([pixels for _, pixels in images])
+    seconds: dict[Resolved, float] = {}
+    if len(choices) > 1:
+        for choice in choices:
+            segmenter = segmenter_of(job, weights, threads=threads, precision=choice)
+            seconds[choice] = seconds_of(segmenter, shape)
+    precision = fastest(seconds) if seconds else choices[0]
+    judged = []
+    while precision != "fp32":
+        found = _judged(job, weights, precision, images, threads)
+        judged.append(found)
+        if found["agreement"] >= job.inference.min_agreement:
+            break
+        precision = above(precision, device)
+    pixels = None
+    if batches:
+        segmenter = segmenter_of(job, weights, threads=threads, precision=precision)
+        pixels = segmenter.measured_batch_pixels(*shape)
+    return Tuning(name, precision, pixels, {name: round(value, 6) for name, value in seconds.items()}, judged)
+
+
+def _judged(
+    job: Job, weights: Weights, precision: Resolved, images: list[tuple[str, NDArray[np.uint8]]], threads: int
+) -> dict[str, Any]:
+    judged = segmenter_of(job, weights, threads=threads, precision=precision)
+    exact = segmenter_of(job, weights, threads=threads, precision="fp32")
+    found = compared(judged, exact, [pixels for _, pixels in images])
+    return {"precision": precision, **found._asdict(), "worst_image": images[found.worst_image][0]}
+
+
+def _usual(images: list[NDArray[np.uint8]]) -> tuple[int, int]:
+    """The shape that most have."""
+    shapes = [pixels.shape[:2] for pixels in images]
+    return max(shapes, key=shapes.count)
