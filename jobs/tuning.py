@@ -20,7 +20,17 @@ from jobs.manifest import Manifest
 from jobs.recipe import device_of, segmenter_of
 from jobs.sample import IMAGES, sample
 from jobs.storage import Storage
-from unet.precision import DeviceError, Resolved, above, compared, fastest, native, resolved, seconds_of
+from unet.precision import (
+    DeviceError,
+    Resolved,
+    above,
+    compared,
+    device_named,
+    fastest,
+    native,
+    resolved,
+    seconds_of,
+)
 from unet.weights import Weights
 
 
@@ -83,12 +93,12 @@ def tune(job: Job, weights: Weights, manifest: Manifest, *, threads: int) -> Tun
     Raises:
         JobError: The device is not there or cannot do what the job asks.
     """
-    device = torch.device(device_of(job))
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu"
     try:
+        device = device_named(device_of(job))
         choices = native(device) if job.inference.precision == "auto" else (resolved(job.inference.precision, device),)
     except DeviceError as error:
         raise JobError(str(error)) from error
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu"
     batches = device.type == "cuda" and job.inference.batch_size == "auto"
     if choices == ("fp32",) and not batches:
         return Tuning(name, "fp32")

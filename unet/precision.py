@@ -27,6 +27,22 @@ class DeviceError(RuntimeError):
     """The device that was asked for is not there, or cannot do what was asked; the message says what to do."""
 
 
+def device_named(name: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        DeviceError: It is not there, or of a kind that is not supported.
+    """
+    device = torch.device(name)
+    if device.type not in ("cpu", "cuda"):
+        raise DeviceError(f"device {name!r} is not supported; use 'cpu' or 'cuda'")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise DeviceError(
+            f"there is no {name}: PyTorch {torch.__version__} sees no GPU; check nvidia-smi and the CUDA build"
+        )
+    return device
+
+
 def native(device: torch.device) -> tuple[Resolved, ...]:
     """The precisions that a device has instructions for, in the order of `EXACTNESS`."""
     if device.type == "cuda":

@@ -30,7 +30,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from unet.decision import Decision, Statistics, decide
 from unet.model import MIN_SIDE, DoubleConv
-from unet.precision import DTYPES, DeviceError, Precision, resolved
+from unet.precision import DTYPES, Precision, device_named, resolved
 from unet.tiling import FLIPPED_HALO, GRID, HALO, Span, spans
 
 TIE = 16
@@ -136,7 +136,7 @@ class Segmenter:
         normalize: tuple[Sequence[float], Sequence[float]] | None = None,
         plain_threads: int | None = None,
     ) -> None:
-        self.device = _device(device)
+        self.device = device_named(device)
         self.precision = resolved(precision, self.device)
         self.n_channels: int = model.n_channels
         self.n_classes: int = model.n_classes
@@ -461,17 +461,6 @@ def _normalization(
         return None
     mean, std = (torch.tensor(values, dtype=torch.float32, device=device) for values in normalize)
     return mean, std
-
-
-def _device(name: str) -> torch.device:
-    device = torch.device(name)
-    if device.type not in _BATCH_PIXELS:
-        raise DeviceError(f"device {name!r} is not supported; use 'cpu' or 'cuda'")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise DeviceError(
-            f"there is no {name}: PyTorch {torch.__version__} sees no GPU; check nvidia-smi and the CUDA build"
-        )
-    return device
 
 
 def _folded(model: Any) -> Any:

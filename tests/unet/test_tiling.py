@@ -157,7 +157,7 @@ def test_large_images_are_cut_by_default(monkeypatch):
     whole, expected = Segmenter(model, precision="fp32", tile=0).segment(drawn)
     # Ties have no plain pass here.
     assert (labels == whole).mean() > 0.9999
-    assert segmenter.fits[400, 370].core == 64
+    assert segmenter.fits[400, 370][0].core == 64
     assert statistics.input_sum.tolist() == expected.input_sum.tolist()
     alone, _ = segmenter.segment(drawn[1:])
     assert np.array_equal(alone[0], labels[1])
