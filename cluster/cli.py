@@ -324,8 +324,8 @@ def _summary(job: Job, record: dict[str, Any]) -> None:
 
 
 def _busiest(record: dict[str, Any]) -> str:
-    busy = record["busy_seconds"]
-    return max(busy, key=busy.get) if busy else "nothing"
+    stages = record["stages"]
+    return max(stages, key=lambda stage: stages[stage]["busy_seconds"]) if stages else "nothing"
 
 
 def _show(result: dict[str, Any], *, as_json: bool) -> None:

@@ -17,6 +17,7 @@ from jobs.commit import Commit, Commits, Object, nonce
 from jobs.decoders import Failure
 from jobs.errors import StorageError
 from jobs.manifest import Manifest, Shard
+from jobs.meters import Meters
 from jobs.pipeline import Outcome, Pipeline
 from jobs.sources import Record
 from jobs.storage import LocalStorage, Storage
@@ -38,6 +39,9 @@ class ShardReport:
         seconds: The attempt took.
         errors: Failed images by error class.
         busy: Seconds of work by stage.
+        starved: Seconds that a stage waited for input.
+        blocked: Seconds that it waited for room behind it.
+        began: When the attempt did, by a clock of the worker's own.
         fits: By shape, the batches and tiles that were tried, where memory was short.
         worker: Who did it.
     """
@@ -48,6 +52,9 @@ class ShardReport:
     seconds: float
     errors: Mapping[str, int] = field(default_factory=dict)
     busy: Mapping[str, float] = field(default_factory=dict)
+    starved: Mapping[str, float] = field(default_factory=dict)
+    blocked: Mapping[str, float] = field(default_factory=dict)
+    began: float = 0.0
     fits: Mapping[str, list[str]] = field(default_factory=dict)
     worker: str = ""
 
@@ -81,20 +88,25 @@ def run_shard(desk: Desk, shard: Shard, pipeline: Pipeline) -> ShardReport:
     """
     started = time.perf_counter()
     records = desk.manifest.records(shard)
-    outcomes = pipeline.run([record for record, _ in records])
-    commit = _written(desk, shard, list(zip(records, outcomes, strict=True)))
-    committed = desk.commits.mode == "worker"
-    if committed:
-        commit = settle(
-            desk, commit, {name: outcome.mask for (_, name), outcome in zip(records, outcomes, strict=True)}
-        )
+    meters = Meters()
+    outcomes = pipeline.run([record for record, _ in records], meters)
+    with meters.timed("write"):
+        commit = _written(desk, shard, list(zip(records, outcomes, strict=True)))
+        committed = desk.commits.mode == "worker"
+        if committed:
+            commit = settle(
+                desk, commit, {name: outcome.mask for (_, name), outcome in zip(records, outcomes, strict=True)}
+            )
     return ShardReport(
         shard,
         commit,
         committed,
         time.perf_counter() - started,
         _counted(outcome.failure.error_class for outcome in outcomes if outcome.failure),
-        {stage: sum(outcome.seconds.get(stage, 0.0) for outcome in outcomes) for stage in statistics.STAGES},
+        dict(meters.busy),
+        dict(meters.starved),
+        dict(meters.blocked),
+        started,
         pipeline.short_of_memory(),
         worker_name(),
     )

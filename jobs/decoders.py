@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from jobs.decode import STREAM_PIXELS
 from jobs.errors import MaskfleetError
 from jobs.isolation import Block, DidNotStart, Isolated, be_quiet, limit_memory, limit_time, shared_block
+from jobs.meters import Lane, Meters, Wait
 
 CODEC = "jobs.decode:decode"
 """Module and function that decode; see `jobs.decode.decode` for its contract."""
@@ -152,47 +153,54 @@ class Decoders:
             process.stop()
         self._threads.shutdown(wait=True, cancel_futures=True)
 
-    def decode(self, encoded: Iterable[tuple[int, bytes | Failure]]) -> Iterator[Decoded]:
+    def decode(self, encoded: Iterable[tuple[int, bytes | Failure]], meters: Meters | None = None) -> Iterator[Decoded]:
         """Decode images, in the order given.
 
         Args:
             encoded: An index of the caller's and a file's bytes, or why there are none, which is passed on.
+            meters: Count where the time goes.
 
         Yields:
             One `Decoded` each.
         """
         pending: deque[tuple[int, Future[_Answer]]] = deque()
         images = iter(encoded)
+        meters = meters or Meters()
+        wait = Wait()
         try:
             while True:
-                while len(pending) < self.lookahead and (group := _group(images)):
-                    pending.append(self._submit(group))
+                while len(pending) < self.lookahead and (group := _awaited_group(images, wait)):
+                    pending.append(self._submit(group, meters, wait))
+                    wait = Wait()
                 if not pending:
                     return
                 slot, future = pending.popleft()
                 try:
                     decoded, rest = future.result()
-                    yield from decoded
+                    with wait.for_room():
+                        yield from decoded
                 finally:
                     self._slots.put(slot)
                 if rest:
                     # What did not fit goes next, in the room that was just given back.
-                    pending.appendleft(self._submit(rest))
+                    pending.appendleft(self._submit(rest, meters, wait))
+                    wait = Wait()
         finally:
             for slot, future in pending:
                 if not future.cancel():
                     future.exception()
                 self._slots.put(slot)
 
-    def _submit(self, group: "list[_Encoded | Decoded]") -> "tuple[int, Future[_Answer]]":
+    def _submit(self, group: "list[_Encoded | Decoded]", meters: Meters, wait: Wait) -> "tuple[int, Future[_Answer]]":
         slot = self._slots.get()
-        return slot, self._threads.submit(self._decode_group, group, slot)
+        return slot, self._threads.submit(self._decode_group, group, slot, meters, wait)
 
-    def _decode_group(self, group: "list[_Encoded | Decoded]", slot: int) -> "_Answer":
+    def _decode_group(self, group: "list[_Encoded | Decoded]", slot: int, meters: Meters, wait: Wait) -> "_Answer":
         encoded = [item for item in group if isinstance(item, _Encoded)]
         process = self._idle.get()
         try:
-            answers, rest = self._answers(process, encoded, slot)
+            with process.lane.work(meters, wait):
+                answers, rest = self._answers(process, encoded, slot)
         finally:
             self._idle.put(process)
         done: list[Decoded] = []
@@ -240,6 +248,11 @@ class Decoders:
 _Answer = tuple[list[Decoded], "list[_Encoded | Decoded]"]
 
 
+def _awaited_group(images: Iterator[tuple[int, bytes | Failure]], wait: Wait) -> list[_Encoded | Decoded]:
+    with wait.for_input():
+        return _group(images)
+
+
 def _group(images: Iterator[tuple[int, bytes | Failure]]) -> list[_Encoded | Decoded]:
     group: list[_Encoded | Decoded] = []
     size = 0
@@ -268,6 +281,7 @@ class _Process:
 
     def __init__(self, block: Block, cell: int, limits: Limits, codec: str) -> None:
         self._block, self._cell, self._limits, self._codec = block, cell, limits, codec
+        self.lane = Lane("decode")
         self._start()
 
     def _start(self) -> None:

@@ -5,6 +5,7 @@ it in one call, in their order, and on nothing else: batches are formed in recor
 arrival.
 """
 
+import math
 import threading
 import time
 from collections import deque
@@ -20,6 +21,7 @@ from jobs.decode import STREAM
 from jobs.decoders import CODEC, Decoded, Decoders, Failure, Limits
 from jobs.errors import Changed, Denied, NotFound
 from jobs.masks import Encoder
+from jobs.meters import Lane, Meters, Wait
 from jobs.sources import Inputs, Record
 from jobs.streams import Stream, Unreadable
 
@@ -114,6 +116,8 @@ class Pipeline:
         self._encoders = ThreadPoolExecutor(encoders, "encode")
         self.decoders = Decoders(limits, processes=decoders, users=SHARDS_IN_FLIGHT, codec=codec)
         self._device = threading.Lock()
+        self._segmenting = Lane("segment")
+        self._encoding = threading.local()
 
     def __enter__(self) -> Self:
         return self
@@ -132,34 +136,51 @@ class Pipeline:
         tried = self.segmenter.fits.copy()  # the other shard's thread may be adding to it
         return {f"{width}×{height}": [str(fit) for fit in fits] for (height, width), fits in tried.items() if fits[1:]}
 
-    def run(self, records: Sequence[Record]) -> list[Outcome]:
+    def run(self, records: Sequence[Record], meters: Meters | None = None) -> list[Outcome]:
         """What becomes of each record, in order. At most `SHARDS_IN_FLIGHT` threads may be in here.
+
+        Args:
+            records: To do.
+            meters: Count where the time goes.
 
         Raises:
             Denied: An input may not be read.
             StorageError: Storage goes on failing.
         """
         outcomes = [Outcome() for _ in records]
-        decoded = self.decoders.decode(self._fetched(records, outcomes))
+        meters = meters or Meters()
+        wait = Wait()
+        began = wait.since
+        decoded = self.decoders.decode(self._fetched(records, outcomes, meters), meters)
         encoding: deque[Future[None]] = deque()
-        for batch in self._batches(decoded, records, outcomes):
-            classes = self._segmented(batch, outcomes)
-            while len(encoding) > _ENCODED_AHEAD:
-                encoding.popleft().result()
+        for batch in self._batches(_awaited(decoded, wait), records, outcomes, meters, wait):
+            classes = self._segmented(batch, outcomes, meters, wait)
+            with wait.for_room():
+                while len(encoding) > _ENCODED_AHEAD:
+                    encoding.popleft().result()
             for index, class_map in zip(batch.indices, classes, strict=True):
                 if outcomes[index].failure is None:
-                    encoding.append(self._encoders.submit(self._encode, class_map, outcomes[index]))
+                    encoding.append(self._encoders.submit(self._encode, class_map, outcomes[index], meters, began))
         for future in encoding:
             future.result()
         return outcomes
 
-    def _fetched(self, records: Sequence[Record], outcomes: list[Outcome]) -> Iterator[tuple[int, bytes | Failure]]:
+    def _fetched(
+        self, records: Sequence[Record], outcomes: list[Outcome], meters: Meters
+    ) -> Iterator[tuple[int, bytes | Failure]]:
         pending: deque[Future[bytes | Failure]] = deque()
         ahead = iter(zip(records, outcomes, strict=True))
         for index in range(len(records)):
             while len(pending) < _FETCHES and (item := next(ahead, None)):
                 pending.append(self._fetchers.submit(self._fetch, *item))
-            yield index, pending.popleft().result()
+            fetched = pending.popleft().result()
+            full = bool(pending) and pending[-1].done()
+            handed = time.perf_counter()
+            yield index, fetched
+            if full:
+                meters.add("fetch", blocked=time.perf_counter() - handed)
+        for outcome in outcomes:
+            meters.add("fetch", busy=outcome.seconds.get("fetch", 0.0))
 
     def _fetch(self, record: Record, outcome: Outcome) -> bytes | Failure:
         if (record.size or 0) > _STREAM_BYTES:
@@ -172,7 +193,7 @@ class Pipeline:
         finally:
             outcome.seconds["fetch"] = time.perf_counter() - started
 
-    def _stream(self, record: Record, outcome: Outcome) -> None:
+    def _stream(self, record: Record, outcome: Outcome, meters: Meters, wait: Wait) -> None:
         """The whole way of one image, in rows. The device is its alone for that time."""
         started = time.perf_counter()
         outcome.failure = None
@@ -180,7 +201,7 @@ class Pipeline:
             with self.inputs.opened(record) as file, Stream(file.fileno(), self.decoders.limits) as stream:
                 outcome.size = stream.height, stream.width
                 writer = self._encoder.writer(*outcome.size) if self._encoder is not None else None
-                with self._device:
+                with self._device, self._segmenting.work(meters, wait):
                     statistics = self.segmenter.segment_rows(
                         stream.read, *outcome.size, writer.write if writer is not None else _nowhere
                     )
@@ -201,7 +222,12 @@ class Pipeline:
         outcome.seconds["segment"] = time.perf_counter() - started
 
     def _batches(
-        self, decoded: Iterable[Decoded], records: Sequence[Record], outcomes: list[Outcome]
+        self,
+        decoded: Iterable[Decoded],
+        records: Sequence[Record],
+        outcomes: list[Outcome],
+        meters: Meters,
+        wait: Wait,
     ) -> Iterator[_Batch]:
         """Images of one shape together, each batch as soon as it is full, the rest by the age of their first image.
 
@@ -214,7 +240,7 @@ class Pipeline:
             outcome.seconds["decode"] = image.seconds
             outcome.failure = image.failure
             if image.failure is not None and image.failure.error_class == STREAM:
-                self._stream(records[image.number], outcome)
+                self._stream(records[image.number], outcome, meters, wait)
             if image.pixels is None:
                 continue
             outcome.size = image.size
@@ -238,9 +264,9 @@ class Pipeline:
         for batch in open_.values():
             yield _trimmed(batch)
 
-    def _segmented(self, batch: _Batch, outcomes: list[Outcome]) -> NDArray[np.uint8]:
+    def _segmented(self, batch: _Batch, outcomes: list[Outcome], meters: Meters, wait: Wait) -> NDArray[np.uint8]:
         # Two shards share the device; what one waits for the other is no work of this stage.
-        with self._device:
+        with self._device, self._segmenting.work(meters, wait):
             started = time.perf_counter()
             try:
                 classes, statistics = self.segmenter.segment(batch.pixels, batch.size)
@@ -257,10 +283,14 @@ class Pipeline:
                 outcomes[index].failure = _NON_FINITE
         return classes
 
-    def _encode(self, classes: NDArray[np.uint8], outcome: Outcome) -> None:
+    def _encode(self, classes: NDArray[np.uint8], outcome: Outcome, meters: Meters, began: float) -> None:
+        if not hasattr(self._encoding, "lane"):
+            self._encoding.lane = Lane("encode")
         started = time.perf_counter()
-        if self._encoder is not None:
-            outcome.mask = self._encoder.encode(classes)
+        # Masks wait for nothing but the class maps; what they take is held by the shard until it is written.
+        with self._encoding.lane.work(meters, Wait(starved=math.inf, since=began)):
+            if self._encoder is not None:
+                outcome.mask = self._encoder.encode(classes)
         outcome.seconds["encode"] = time.perf_counter() - started
 
 
@@ -280,6 +310,15 @@ def _fetch_failure(record: Record, error: NotFound | Changed | Denied) -> Failur
             if record.url.startswith("s3://"):
                 raise error
             return Failure("fetch", "denied", str(error))
+
+
+def _awaited(decoded: Iterator[Decoded], wait: Wait) -> Iterator[Decoded]:
+    while True:
+        with wait.for_input():
+            image = next(decoded, None)
+        if image is None:
+            return
+        yield image
 
 
 def _nowhere(_: NDArray[np.uint8]) -> None:

@@ -97,6 +97,11 @@ class Tally:
     """Workers lost, and attempts that raised."""
     errors: Counter[str] = field(default_factory=Counter)
     busy: Counter[str] = field(default_factory=Counter)
+    """Seconds by stage; likewise `starved` and `blocked`, see `jobs.meters`."""
+    starved: Counter[str] = field(default_factory=Counter)
+    blocked: Counter[str] = field(default_factory=Counter)
+    serving: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """From when to when each worker did shards, by its own clock."""
     fits: dict[str, list[str]] = field(default_factory=dict)
     """By shape, how images went through where memory was short."""
     started: float = field(default_factory=time.monotonic)
@@ -107,7 +112,16 @@ class Tally:
         self.failed += report.commit.failed
         self.shards += 1
         self.errors.update(report.errors)
-        self.busy.update(report.busy)
+        for mine, more in (
+            (self.busy, report.busy),
+            (self.starved, report.starved),
+            (self.blocked, report.blocked),
+        ):
+            mine.update(more)
+        if report.worker:
+            first, last = self.serving.get(report.worker, (report.began, 0.0))
+            ended = report.began + report.seconds
+            self.serving[report.worker] = min(first, report.began), max(last, ended)
         self.fits |= {
             shape: tried for shape, tried in report.fits.items() if len(tried) > len(self.fits.get(shape, ()))
         }
@@ -468,7 +482,15 @@ def finish(this: Run, tally: Tally) -> RunReport:
         "resumed": this.resumed,
         "seconds": round(tally.seconds, 3),
         "images_per_second": round(tally.rate, 3),
-        "busy_seconds": {stage: round(seconds, 3) for stage, seconds in tally.busy.items()},
+        "worker_seconds": round(sum(last - first for first, last in tally.serving.values()), 3),
+        "stages": {
+            stage: {
+                "busy_seconds": round(tally.busy[stage], 3),
+                "starved_seconds": round(tally.starved[stage], 3),
+                "blocked_seconds": round(tally.blocked[stage], 3),
+            }
+            for stage in tally.busy
+        },
         "attempts_lost": tally.deaths,
         "tuning": None if tuned is None else asdict(tuned),
         "short_of_memory": tally.fits,

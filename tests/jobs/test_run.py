@@ -285,3 +285,13 @@ def test_run_json_is_last_and_whole(images, tmp_path, weights_file):
     job = json.loads((tmp_path / f"out/runs/{report.run_id}/job.json").read_text())
     assert job["fingerprint"] == record["fingerprint"]
     assert job["versions"]["torch"]
+
+
+def test_the_outcome_says_where_the_time_went(images, tmp_path, weights_file):
+    record = run(job_of(images, tmp_path / "out", weights_file)).record
+    assert list(record["stages"]) == ["fetch", "decode", "segment", "encode", "write"]
+    assert all(stage["busy_seconds"] > 0 for stage in record["stages"].values())
+    segment = record["stages"]["segment"]
+    assert segment["starved_seconds"] > 0  # nothing is decoded when a shard begins
+    # One device: what it does and what it waits for is no longer than the run.
+    assert sum(segment.values()) <= record["worker_seconds"] <= record["seconds"]
