@@ -192,6 +192,29 @@ class Segmenter:
         self._segmented(images, labels, (images.shape[1], images.shape[2]), fit, self._forward)
         return time.perf_counter() - started
 
+    @property
+    def network(self) -> Any:
+        """As it was given, to look at."""
+        return self._plain
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the convolutions compute in."""
+        return self._dtype
+
+    def resident(self, batch: int, height: int, width: int) -> Callable[[], None]:
+        """The bare forward pass, to be timed: the network alone, on random input in its own layout on the device."""
+        x_BCHW = torch.rand(batch, self.n_channels, height, width, device=self.device)
+        x_BCHW = x_BCHW.to(self._dtype, memory_format=torch.channels_last)
+
+        def once() -> None:
+            with self._lock, torch.inference_mode(), _ieee_fp32():
+                self._model(x_BCHW)
+                if self.device.type == "cuda":
+                    torch.cuda.synchronize(self.device)
+
+        return once
+
     def segment(
         self, images: NDArray[np.uint8], size: tuple[int, int] | None = None
     ) -> tuple[NDArray[np.uint8], Statistics]:
