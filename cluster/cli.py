@@ -299,7 +299,16 @@ def _summary(job: Job, record: dict[str, Any]) -> None:
     typer.echo(
         f"images   {record['images']}: {record['ok']} ok, {record['failed']} failed{f' ({errors})' if errors else ''}"
     )
-    typer.echo(f"speed    {record['images_per_second']:.1f} images/s; most work in {_busiest(record)}")
+    forward = record["forward"]
+    share = (
+        f"; {record['forward_share']:.0%} of the bare forward pass ({1 / forward['seconds_per_image']:.1f} at "
+        f"{forward['width']}×{forward['height']} px in {forward['precision']})"
+        if record["forward_share"]
+        else ""
+    )
+    typer.echo(f"speed    {record['images_per_second']:.1f} images/s{share}")
+    if record["limit"]:
+        typer.echo(f"limit    {record['limit']}")
     if record["tuning"] and (sentence := Tuning(**record["tuning"]).sentence):
         typer.echo(f"exact    {sentence}")
     for shape, tried in record["short_of_memory"].items():
@@ -321,11 +330,6 @@ def _summary(job: Job, record: dict[str, Any]) -> None:
             highlight=False,
             soft_wrap=True,
         )
-
-
-def _busiest(record: dict[str, Any]) -> str:
-    stages = record["stages"]
-    return max(stages, key=lambda stage: stages[stage]["busy_seconds"]) if stages else "nothing"
 
 
 def _show(result: dict[str, Any], *, as_json: bool) -> None:

@@ -41,6 +41,8 @@ class ShardReport:
         busy: Seconds of work by stage.
         starved: Seconds that a stage waited for input.
         blocked: Seconds that it waited for room behind it.
+        lanes: Pieces of work that a stage of this worker does at once.
+        forward: What the worker knows of its bare forward pass.
         began: When the attempt did, by a clock of the worker's own.
         fits: By shape, the batches and tiles that were tried, where memory was short.
         worker: Who did it.
@@ -54,6 +56,8 @@ class ShardReport:
     busy: Mapping[str, float] = field(default_factory=dict)
     starved: Mapping[str, float] = field(default_factory=dict)
     blocked: Mapping[str, float] = field(default_factory=dict)
+    lanes: Mapping[str, int] = field(default_factory=dict)
+    forward: Mapping[str, Any] | None = None
     began: float = 0.0
     fits: Mapping[str, list[str]] = field(default_factory=dict)
     worker: str = ""
@@ -106,6 +110,8 @@ def run_shard(desk: Desk, shard: Shard, pipeline: Pipeline) -> ShardReport:
         dict(meters.busy),
         dict(meters.starved),
         dict(meters.blocked),
+        pipeline.lanes,
+        pipeline.forward,
         started,
         pipeline.short_of_memory(),
         worker_name(),

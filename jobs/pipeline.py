@@ -96,6 +96,7 @@ class Pipeline:
         decoders: Decoding processes.
         encoders: Encoding threads.
         codec: Module and function that decode.
+        forward: What is known of the bare forward pass, for whoever reports.
     """
 
     def __init__(
@@ -108,7 +109,10 @@ class Pipeline:
         decoders: int = 1,
         encoders: int = 1,
         codec: str = CODEC,
+        forward: dict[str, Any] | None = None,
     ) -> None:
+        self.forward = forward
+        self.lanes = {"fetch": _FETCHES, "decode": decoders, "segment": 1, "encode": encoders}
         self.segmenter = segmenter
         self.inputs = inputs
         self._encoder = encoder

@@ -11,7 +11,7 @@ import os
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -23,6 +23,7 @@ import pyarrow as pa
 from jobs import catalog, statistics, tuning
 from jobs.attempt import Desk, ShardReport, export, fail_shard, rows_of, run_shard, settle
 from jobs.backlog import Backlog, Task
+from jobs.bottleneck import limit, share_of_forward
 from jobs.commit import Commit, Commits, Mode, leaves, nonce, pending, probe
 from jobs.decoders import Failure
 from jobs.doctor import refuse_other_channels
@@ -31,7 +32,7 @@ from jobs.job import Job
 from jobs.lock import Lock
 from jobs.manifest import Manifest, Plan
 from jobs.masks import Encoder
-from jobs.pipeline import Pipeline
+from jobs.pipeline import SHARDS_IN_FLIGHT, Pipeline
 from jobs.recipe import fingerprint_of, load_weights, mask_values, segmenter_of
 from jobs.sample import limits_of
 from jobs.sources import Inputs, Source
@@ -102,6 +103,11 @@ class Tally:
     blocked: Counter[str] = field(default_factory=Counter)
     serving: dict[str, tuple[float, float]] = field(default_factory=dict)
     """From when to when each worker did shards, by its own clock."""
+    lanes: dict[str, int] = field(default_factory=dict)
+    forward: list[Mapping[str, Any]] = field(default_factory=list)
+    """Of each worker: its bare forward pass."""
+    measured: int = 0
+    """Images of shards that were metered."""
     fits: dict[str, list[str]] = field(default_factory=dict)
     """By shape, how images went through where memory was short."""
     started: float = field(default_factory=time.monotonic)
@@ -119,6 +125,10 @@ class Tally:
         ):
             mine.update(more)
         if report.worker:
+            if report.worker not in self.serving and report.forward:
+                self.forward.append(report.forward)
+            self.lanes.update(report.lanes)
+            self.measured += report.commit.images
             first, last = self.serving.get(report.worker, (report.began, 0.0))
             ended = report.began + report.seconds
             self.serving[report.worker] = min(first, report.began), max(last, ended)
@@ -420,7 +430,8 @@ def pipeline_of_job(this: Run, cpus: int) -> Pipeline:
     )
     segmenter = segmenter_of(job, weights, threads=threads, precision=tuned.precision, batch_pixels=tuned.batch_pixels)
     encoder = None if job.masks.format == "none" else Encoder(mask_values(job, weights))
-    return pipeline_of(this, segmenter, cpus, encoder=encoder)
+    forward = tuning.forward_of(segmenter, tuned.shape, this.images)
+    return pipeline_of(this, segmenter, cpus, encoder=encoder, forward=forward)
 
 
 def pipeline_of(this: Run, segmenter: Any, cpus: int, *, encoder: Encoder | None, **more: Any) -> Pipeline:
@@ -470,7 +481,7 @@ def finish(this: Run, tally: Tally) -> RunReport:
     rate = failed / images if images else 0.0
     exit_code = 1 if rate > this.job.run.max_error_rate else 0
     tuned = tuning.read(desk.storage, this.run_id)
-    record = {
+    record: dict[str, Any] = {
         "run_id": this.run_id,
         "status": "incomplete" if exit_code else "complete",
         "exit_code": exit_code,
@@ -488,9 +499,14 @@ def finish(this: Run, tally: Tally) -> RunReport:
                 "busy_seconds": round(tally.busy[stage], 3),
                 "starved_seconds": round(tally.starved[stage], 3),
                 "blocked_seconds": round(tally.blocked[stage], 3),
+                "lanes": tally.lanes.get(stage, SHARDS_IN_FLIGHT),
             }
             for stage in tally.busy
         },
+        "measured_images": tally.measured,
+        "device": None if not tally.forward else tally.forward[0]["device"],
+        "loose": desk.loose,
+        "forward": _median(tally.forward),
         "attempts_lost": tally.deaths,
         "tuning": None if tuned is None else asdict(tuned),
         "short_of_memory": tally.fits,
@@ -498,8 +514,14 @@ def finish(this: Run, tally: Tally) -> RunReport:
         "fingerprint": desk.fingerprint,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    record |= {"forward_share": share_of_forward(record), "limit": limit(record)}
     desk.storage.write(f"runs/{this.run_id}/run.json", json.dumps(record, indent=1).encode())
     return RunReport(this.run_id, exit_code, images, images - failed, failed, record)
+
+
+def _median(forward: list[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The worker in the middle."""
+    return sorted(forward, key=lambda each: each["seconds_per_image"])[len(forward) // 2] if forward else None
 
 
 def compact(desk: Desk, commits: Iterable[Commit]) -> dict[str, int]:

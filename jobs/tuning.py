@@ -31,7 +31,14 @@ from unet.precision import (
     resolved,
     seconds_of,
 )
+from unet.roofline import seconds_per_pass
+from unet.segmenter import Segmenter
 from unet.weights import Weights
+
+_SECONDS = 0.1
+
+LEAST_IMAGES = 100
+"""Shorter runs do not measure their bare forward pass."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,7 @@ class Tuning:
         precision: To compute in.
         batch_pixels: Pixels per batch; None for the Segmenter's own number, or the job's.
         seconds_per_image: Of each precision, where there was a choice.
+        shape: Height and width of most images of a sample; None where none was looked at.
         compared: Of each precision below fp32 that was judged: `unet.precision.Agreement` with fp32, on so many
             images of the job, and the key of the worst.
     """
@@ -50,6 +58,7 @@ class Tuning:
     device: str
     precision: Resolved
     batch_pixels: int | None = None
+    shape: tuple[int, int] | None = None
     seconds_per_image: dict[str, float] = field(default_factory=dict)
     compared: list[dict[str, Any]] = field(default_factory=list)
 
@@ -100,13 +109,16 @@ def tune(job: Job, weights: Weights, manifest: Manifest, *, threads: int) -> Tun
         raise JobError(str(error)) from error
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu"
     batches = device.type == "cuda" and job.inference.batch_size == "auto"
-    if choices == ("fp32",) and not batches:
+    plain = choices == ("fp32",) and not batches
+    if plain and manifest.images < LEAST_IMAGES:
         return Tuning(name, "fp32")
-    examples = sample(job, weights.model.n_channels, manifest.sample(IMAGES))
+    examples = sample(job, weights.model.n_channels, manifest.sample(1 if plain else IMAGES))
     images = [(example.record.key, example.pixels) for example in examples if example.pixels is not None]
     if not images:  # what cannot be judged is not trusted
         return Tuning(name, "fp32")
     shape = _usual([pixels for _, pixels in images])
+    if plain:
+        return Tuning(name, "fp32", shape=shape)
     seconds: dict[Resolved, float] = {}
     if len(choices) > 1:
         for choice in choices:
@@ -124,7 +136,31 @@ def tune(job: Job, weights: Weights, manifest: Manifest, *, threads: int) -> Tun
     if batches:
         segmenter = segmenter_of(job, weights, threads=threads, precision=precision)
         pixels = segmenter.measured_batch_pixels(*shape)
-    return Tuning(name, precision, pixels, {name: round(value, 6) for name, value in seconds.items()}, judged)
+    return Tuning(name, precision, pixels, shape, {name: round(value, 6) for name, value in seconds.items()}, judged)
+
+
+def forward_of(segmenter: Segmenter, shape: tuple[int, int] | None, images: int) -> dict[str, Any] | None:
+    """The bare forward pass on this device, for a tenth of a second or a hundredth of a run of so many images.
+
+    Returns:
+        For run.json; None where the run is too short to pay for it, or no shape is known.
+    """
+    if shape is None or images < LEAST_IMAGES:
+        return None
+    segmenter.resident(1, *shape)()  # warms up
+    one = seconds_per_pass(segmenter.resident(1, *shape), least_seconds=0.0)
+    batch = max(1, min(segmenter.batch_size(*shape), int(max(images / LEAST_IMAGES, _SECONDS / one) / 2)))
+    once = segmenter.resident(batch, *shape)
+    once()
+    seconds = seconds_per_pass(once, least_seconds=_SECONDS / 2) / batch
+    return {
+        "height": shape[0],
+        "width": shape[1],
+        "device": segmenter.device.type,
+        "batch": batch,
+        "precision": segmenter.precision,
+        "seconds_per_image": seconds,
+    }
 
 
 def _judged(

@@ -294,4 +294,18 @@ def test_the_outcome_says_where_the_time_went(images, tmp_path, weights_file):
     segment = record["stages"]["segment"]
     assert segment["starved_seconds"] > 0  # nothing is decoded when a shard begins
     # One device: what it does and what it waits for is no longer than the run.
-    assert sum(segment.values()) <= record["worker_seconds"] <= record["seconds"]
+    assert (
+        segment["busy_seconds"] + segment["starved_seconds"] + segment["blocked_seconds"]
+        <= record["worker_seconds"]
+        <= record["seconds"]
+    )
+
+
+def test_a_run_says_what_share_of_the_bare_forward_pass_it_reached(tmp_path, weights_file):
+    record = run(job_of(draw_images(tmp_path / "in", 102), tmp_path / "out", weights_file)).record
+    assert (record["forward"]["height"], record["forward"]["width"]) in {(48, 64), (64, 48), (33, 70)}
+    assert record["forward"]["seconds_per_image"] > 0
+    worker_seconds_per_image = record["worker_seconds"] / 102
+    assert record["forward_share"] == pytest.approx(record["forward"]["seconds_per_image"] / worker_seconds_per_image)
+    assert record["limit"].startswith("network ")
+    assert record == json.loads((tmp_path / f"out/runs/{record['run_id']}/run.json").read_text())

@@ -1,0 +1,70 @@
+"""What held a run back, and what to do about it, from its meters. Takes and gives plain numbers and sentences."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+_GOOD = 0.97
+"""Busy for this share of its time, the device is the limit."""
+
+
+def share_of_forward(record: Mapping[str, Any]) -> float | None:
+    """Images per second of worker time as a share of the bare forward pass; None where that is not known.
+
+    Args:
+        record: What run.json says.
+    """
+    forward = record["forward"]
+    if not forward or not record["worker_seconds"] or not record["measured_images"]:
+        return None
+    return float(record["measured_images"] / record["worker_seconds"] * forward["seconds_per_image"])
+
+
+def idle_share(record: Mapping[str, Any]) -> float | None:
+    """Share of the workers' time in which their devices had nothing to do; None where nothing ran."""
+    if not record["worker_seconds"] or "segment" not in record["stages"]:
+        return None
+    return float(max(0.0, 1 - record["stages"]["segment"]["busy_seconds"] / record["worker_seconds"]))
+
+
+def limit(record: Mapping[str, Any]) -> str | None:
+    """One sentence: how long the device was idle, for what, and the remedy. None where nothing ran.
+
+    Args:
+        record: What run.json says.
+    """
+    idle = idle_share(record)
+    if idle is None:
+        return None
+    device = "GPU" if record["device"] == "cuda" else "network"
+    if 1 - idle >= _GOOD:
+        return f"{device} busy {1 - idle:.0%} of the time: it is the limit, and more of them would be faster"
+    return f"{device} idle {idle:.0%}: {_cause(record, idle)}"
+
+
+def _cause(record: Mapping[str, Any], idle: float) -> str:
+    stages = record["stages"]
+    seconds = float(record["worker_seconds"])
+    segment = stages["segment"]
+    starved, blocked = segment["starved_seconds"], segment["blocked_seconds"]
+    between = max(0.0, idle * seconds - starved - blocked)
+    if blocked >= max(starved, between):
+        more = _more("encode", stages, idle)
+        return f"PNG encoding; give the worker {more}, or set masks.format = 'none'"
+    if starved >= between:
+        decode = stages["decode"]
+        # Decoding that works is the limit; decoding that waits for bytes is not.
+        if decode["starved_seconds"] > decode["busy_seconds"]:
+            return "reading the images; move them nearer to the workers, or into faster storage"
+        return f"decoding the images; give the worker {_more('decode', stages, idle)}"
+    if stages.get("write", {}).get("busy_seconds", 0.0) >= between / 2:
+        remedy = "set masks.format = 'tar'" if record["loose"] else "write to faster storage"
+        return f"writing the masks; {remedy}"
+    return "beginning and ending shards; the run is short, or set a larger run.shard_size"
+
+
+def _more(stage: str, stages: Mapping[str, Any], idle: float) -> str:
+    """CPU cores to add so that the stage keeps up with a device that is never idle."""
+    lanes = stages[stage]["lanes"]
+    cores = max(1, math.ceil(lanes * idle / (1 - idle))) if idle < 1 else lanes
+    return f"{cores} more CPU{'s' if cores > 1 else ''} (cluster.cpus_per_worker)"
