@@ -38,7 +38,8 @@ _options: dict[str, bool] = {"debug": False}
 
 JobFile = Annotated[Path | None, typer.Argument(help="Job file (TOML); or give --input, --output and --weights.")]
 Input = Annotated[
-    str | None, typer.Option("--input", help="Folder, glob, or .txt list of paths and URLs; local or s3://.")
+    str | None,
+    typer.Option("--input", help="Folder, glob, tar, Parquet, list of URLs or S3 Inventory; local or s3://."),
 ]
 Output = Annotated[str | None, typer.Option("--output", help="Folder or s3:// prefix that receives everything.")]
 WeightsOption = Annotated[

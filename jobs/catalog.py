@@ -8,7 +8,10 @@ import pyarrow.parquet as pq
 
 from jobs.storage import Storage
 
-FINAL = ("empty", "unidentified", "corrupt", "unsupported", "too_small")
+FINAL = (
+    *("empty", "unidentified", "corrupt", "unsupported", "too_small"),
+    *("damaged_tar", "unsafe_name", "duplicate_name", "link", "sparse", "no_column", "damaged_parquet", "no_bytes"),
+)
 """Failures that the same bytes under the same job give again, so that a new run does not try them."""
 
 _COLUMNS = ["key", "etag", "fingerprint", "status", "error_class"]

@@ -137,7 +137,10 @@ class Job(_Section):
     """What to do. `Job.load` reads it from TOML, `Job.of` from options."""
 
     input: str
-    """Folder, glob, or text file of paths and URLs; local, or s3://."""
+    """Folder or glob of images, tars and Parquet files; one of these; a list (.txt, .csv, .parquet) of paths and URLs;
+    or the manifest.json of an S3 Inventory. Local, or s3://."""
+    column: str | None = None
+    """Of Parquet files and lists: the images, or the URLs; None where it can be told."""
     output: str
     """Folder or s3:// prefix that receives everything."""
     weights: tuple[str, ...]

@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 from jobs.decode import STREAM
 from jobs.decoders import CODEC, Decoded, Decoders, Failure, Limits
 from jobs.errors import Changed, Denied, NotFound
+from jobs.inputs import Inputs, Reader
 from jobs.masks import Encoder
 from jobs.meters import Lane, Meters, Wait
-from jobs.sources import Inputs, Record
+from jobs.parts import Fault
+from jobs.sources import Record
 from jobs.streams import Stream, Unreadable
 
 if TYPE_CHECKING:  # `verify` and `status` come by here and must not wait for torch
@@ -132,6 +134,7 @@ class Pipeline:
     def close(self) -> None:
         """End processes and threads."""
         self.decoders.close()
+        self.inputs.close()
         self._fetchers.shutdown(cancel_futures=True)
         self._encoders.shutdown(cancel_futures=True)
 
@@ -173,10 +176,11 @@ class Pipeline:
         self, records: Sequence[Record], outcomes: list[Outcome], meters: Meters
     ) -> Iterator[tuple[int, bytes | Failure]]:
         pending: deque[Future[bytes | Failure]] = deque()
+        reader = self.inputs.reader(records)
         ahead = iter(zip(records, outcomes, strict=True))
         for index in range(len(records)):
             while len(pending) < _FETCHES and (item := next(ahead, None)):
-                pending.append(self._fetchers.submit(self._fetch, *item))
+                pending.append(self._fetchers.submit(self._fetch, reader, *item))
             fetched = pending.popleft().result()
             full = bool(pending) and pending[-1].done()
             handed = time.perf_counter()
@@ -186,13 +190,13 @@ class Pipeline:
         for outcome in outcomes:
             meters.add("fetch", busy=outcome.seconds.get("fetch", 0.0))
 
-    def _fetch(self, record: Record, outcome: Outcome) -> bytes | Failure:
+    def _fetch(self, reader: Reader, record: Record, outcome: Outcome) -> bytes | Failure:
         if (record.size or 0) > _STREAM_BYTES:
             return Failure("decode", STREAM, "larger than what is read whole")
         started = time.perf_counter()
         try:
-            return self.inputs.read(record)
-        except (NotFound, Changed, Denied) as error:
+            return reader.read(record)
+        except (NotFound, Changed, Denied, Fault) as error:
             return _fetch_failure(record, error)
         finally:
             outcome.seconds["fetch"] = time.perf_counter() - started
@@ -217,7 +221,7 @@ class Pipeline:
                 outcome.failure = _NON_FINITE
         except Unreadable as error:
             outcome.failure = error.failure
-        except (NotFound, Changed, Denied) as error:
+        except (NotFound, Changed, Denied, Fault) as error:
             outcome.failure = _fetch_failure(record, error)
         except ValueError as error:
             outcome.failure = Failure("segment", "not_tileable", str(error))
@@ -303,8 +307,10 @@ _NON_FINITE = Failure(
 )
 
 
-def _fetch_failure(record: Record, error: NotFound | Changed | Denied) -> Failure:
+def _fetch_failure(record: Record, error: NotFound | Changed | Denied | Fault) -> Failure:
     match error:
+        case Fault():
+            return Failure("fetch", error.error_class, str(error))
         case NotFound():
             return Failure("fetch", "missing", f"{error}; it was deleted after the plan, or the list is out of date")
         case Changed():

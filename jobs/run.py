@@ -28,6 +28,7 @@ from jobs.commit import Commit, Commits, Mode, leaves, nonce, pending, probe
 from jobs.decoders import Failure
 from jobs.doctor import refuse_other_channels
 from jobs.errors import Denied, JobError, Locked, NotFound, StorageError
+from jobs.inputs import Inputs
 from jobs.job import Job
 from jobs.lock import Lock
 from jobs.manifest import Manifest, Plan
@@ -35,7 +36,7 @@ from jobs.masks import Encoder
 from jobs.pipeline import SHARDS_IN_FLIGHT, Pipeline
 from jobs.recipe import fingerprint_of, load_weights, mask_values, segmenter_of
 from jobs.sample import limits_of
-from jobs.sources import Inputs, Source
+from jobs.sources import Source
 from jobs.storage import Storage, open_storage
 from unet.weights import Weights
 
@@ -338,7 +339,7 @@ def plan(job: Job, fingerprint: str) -> Plan:
     Raises:
         JobError: There is no input, or no image in it.
     """
-    source = Source(job.input, output=job.output, profile=job.profile)
+    source = Source(job.input, output=job.output, column=job.column, profile=job.profile)
     done = catalog.done(open_storage(job.output, profile=job.profile), fingerprint)
     planned = Plan.of(source, shard_size=job.run.shard_size, done=done)
     if not planned.listed:

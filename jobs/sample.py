@@ -8,8 +8,10 @@ from numpy.typing import NDArray
 
 from jobs.decoders import Decoders, Failure, Limits
 from jobs.errors import Changed, Denied, NotFound
+from jobs.inputs import Inputs
 from jobs.job import Job
-from jobs.sources import Inputs, Record
+from jobs.parts import Fault
+from jobs.sources import Record
 
 IMAGES = 16
 """Looked at, at most."""
@@ -46,12 +48,12 @@ def limits_of(job: Job, channels: int) -> Limits:
 
 def sample(job: Job, channels: int, records: Sequence[Record]) -> list[Example]:
     """The images of some records, in their order."""
-    inputs = Inputs(profile=job.profile)
+    reader = Inputs(profile=job.profile).reader(records)
 
     def fetched(record: Record) -> bytes | Failure:
         try:
-            return inputs.read(record)
-        except (NotFound, Changed, Denied) as error:
+            return reader.read(record)
+        except (NotFound, Changed, Denied, Fault) as error:
             return Failure("fetch", "missing", str(error))
 
     with Decoders(limits_of(job, channels), processes=1) as decoders:

@@ -1,28 +1,44 @@
-"""What a job's input names: a folder, a glob or a list, as records. Reads no image.
+"""What a job's input names, as records: files of images, and images within files. Reads no image.
+
+An input is a folder or glob, whose files may be images, tars and Parquet files of images; one such tar or
+Parquet file; a list (.txt, .csv, .parquet); or the `manifest.json` of an S3 Inventory.
 
 Keys: below a folder or glob, an image's key is its path relative to the folder (for a glob, to the
 last folder before the first wildcard). In a list it is the path as the line has it: a relative line
-as written, a URL without its scheme (`bucket/a/b.png`), an absolute path without its first slash.
+as written, a URL without its scheme (`bucket/a/b.png`), an absolute path without its first slash. In an
+inventory it is the object's key. Within a tar or Parquet file it is that file's key and what `jobs.containers` says.
 """
 
+import hashlib
+import heapq
 import os
 import re
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from functools import partial
 from itertools import islice
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from fsspec.utils import glob_translate
 
+from jobs import containers, lists
+from jobs.ahead import Ahead
 from jobs.errors import JobError, NotFound
+from jobs.parts import Fault
+from jobs.ranged import RangedFile
 from jobs.storage import Entry, Storage, open_storage, split_url
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".npy")
 """What an image's name ends in, in any case; other files in a folder are left alone."""
 
+METADATA = "metadata.parquet"
+"""A table beside the images of a Hugging Face image folder; no input."""
+
 _STATS_IN_FLIGHT = 32
+_CONTAINERS_AHEAD = 8
+_RECORDS_AHEAD = 8192
+_LINES_REMEMBERED = 1_000_000
 
 
 class Record(NamedTuple):
@@ -44,54 +60,70 @@ class Record(NamedTuple):
 class Source:
     """A job's input.
 
+    Args:
+        location: Folder, glob, tar, Parquet file, list or inventory.
+        output: The job's output, which may lie within.
+        column: Of Parquet files and lists: the images, or the URLs. None to find it.
+        profile: AWS profile.
+
     Attributes:
         ignored: After iteration: the files left alone, counted by ending.
 
     Raises:
-        JobError: On iteration: there is no such folder or list, or a list's line cannot be used.
+        JobError: On iteration: there is no such input, or it cannot be used.
     """
 
-    def __init__(self, location: str, *, output: str, profile: str | None = None) -> None:
+    def __init__(self, location: str, *, output: str, column: str | None = None, profile: str | None = None) -> None:
         self.location = location
+        self.column = column
         self.profile = profile
         self.ignored: Counter[str] = Counter()
         self._output = _absolute(output)
+        self._stores: dict[str, Storage] = {}
 
     def __iter__(self) -> Iterator[Record]:
-        if self.location.lower().endswith(".txt"):
-            return self._of_list()
+        """Each image once, always in the same order; of folders and globs that of keys."""
+        return self._unpacked(self._files())
+
+    def _files(self) -> Iterator[Record]:
         if any(mark in self.location for mark in "*?["):
             return self._of_glob()
+        name = self.location.rsplit("/", 1)[-1]
+        if name == lists.INVENTORY:
+            return self._of_inventory()
+        if name.lower().endswith((*lists.ENDINGS, *containers.ENDINGS)) and not os.path.isdir(self.location):
+            return self._of_file(name)
         return self._of_folder(self.location, None)
 
     def _of_folder(self, location: str, pattern: re.Pattern[str] | None) -> Iterator[Record]:
         storage = open_storage(location, profile=self.profile)
         entries = self._entries(storage, location)
-        for entry in entries:
-            url = storage.url(entry.path)
-            if self._wanted(entry.path, url, pattern):
-                yield Record(entry.path, url, entry.size, entry.etag)
+        return _in_order(self._record(storage, entry) for entry in entries if self._wanted(storage, entry, pattern))
+
+    def _record(self, storage: Storage, entry: Entry) -> Record:
+        return Record(entry.path, storage.url(entry.path), entry.size, entry.etag)
 
     def _entries(self, storage: Storage, location: str) -> Iterator[Entry]:
         if not location.startswith("s3://"):
             if os.path.isfile(storage.root):
                 raise JobError(
-                    f"input {location} is a file; name its folder, a glob, or a .txt file with a path or URL per line"
+                    f"input {location} is a file; name its folder, a glob, a .tar or .parquet file of images, or a "
+                    ".txt, .csv or .parquet list"
                 )
             if not os.path.isdir(storage.root):
                 raise JobError(f"there is no input folder {location}; correct 'input'")
         return storage.walk()
 
-    def _wanted(self, path: str, url: str, pattern: re.Pattern[str] | None) -> bool:
+    def _wanted(self, storage: Storage, entry: Entry, pattern: re.Pattern[str] | None) -> bool:
         # The output may lie within the input: last night's masks are not tonight's images.
+        url = storage.url(entry.path)
         if url == self._output or url.startswith(self._output + "/"):
             return False
-        name = path.rsplit("/", 1)[-1]
-        ending = os.path.splitext(name)[1].lower()
-        if name.startswith(".") or ending not in ENDINGS:
-            self.ignored[ending or name] += 1
+        if not _is_input(entry.path):
+            name = entry.path.rsplit("/", 1)[-1]
+            self.ignored[os.path.splitext(name)[1].lower() or name] += 1
             return False
-        return pattern is None or pattern.fullmatch(path) is not None
+        return pattern is None or pattern.fullmatch(entry.path) is not None
 
     def _of_glob(self) -> Iterator[Record]:
         fixed = re.split(r"[*?\[]", self.location, maxsplit=1)[0]
@@ -99,66 +131,128 @@ class Source:
         pattern = self.location[len(folder) + len(slash) :]
         return self._of_folder(folder or (slash or "."), re.compile(glob_translate(pattern)))
 
-    def _of_list(self) -> Iterator[Record]:
-        root, name = split_url(self.location)
+    def _of_file(self, name: str) -> Iterator[Record]:
+        root, path = split_url(self.location)
         try:
-            text = open_storage(root, profile=self.profile).read(name).decode("utf-8-sig")
+            record = self._record(self._storage(root), self._storage(root).entry(path))._replace(key=name)
+            file = self._ranged(record)
+            if name.lower().endswith(".tar") or not lists.is_list(file, name, self.column):
+                return iter([record])
         except NotFound as error:
-            raise JobError(f"there is no list {self.location}; correct 'input'") from error
-        except UnicodeDecodeError as error:
-            raise JobError(f"list {self.location} is not UTF-8 text; save it as UTF-8") from error
-        lines = (line.strip() for line in text.splitlines())
-        wanted = iter(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
-        stores: dict[str, Storage] = {}
+            raise JobError(f"there is no input {self.location}; correct 'input'") from error
+        except Fault as error:
+            raise JobError(f"input {self.location}: {error}") from error
+        return self._of_lines(lists.lines(file, self.location, self.column))
+
+    def _of_lines(self, lines: Iterable[str]) -> Iterator[Record]:
+        wanted = _once(lines)
         with ThreadPoolExecutor(_STATS_IN_FLIGHT) as pool:
             while lines_now := list(islice(wanted, 1024)):
-                yield from pool.map(lambda line: self._of_line(line, stores), lines_now)
+                yield from pool.map(self._of_line, lines_now)
 
-    def _of_line(self, line: str, stores: dict[str, Storage]) -> Record:
+    def _of_line(self, line: str) -> Record:
         url = line if "://" in line or line.startswith("/") else f"{self.location.rpartition('/')[0] or '.'}/{line}"
         root, path = split_url(url)
-        storage = stores.setdefault(root, open_storage(root, profile=self.profile))
+        storage = self._storage(root)
         key = re.sub(r"^[a-z0-9]+://|^/+", "", line)
-        full = storage.url(path) if root != "/" else f"/{path}"
         try:
-            entry = storage.entry(path)
+            return self._record(storage, storage.entry(path))._replace(key=key)
         except NotFound:
-            return Record(key, full, None, None)  # it will have a row that says so
-        return Record(key, full, entry.size, entry.etag)
+            return Record(key, storage.url(path), None, None)  # it will have a row that says so
+
+    def _of_inventory(self) -> Iterator[Record]:
+        root, path = split_url(self.location)
+        try:
+            manifest = self._storage(root).read(path)
+        except NotFound as error:
+            raise JobError(f"there is no inventory {self.location}; correct 'input'") from error
+
+        def opened(bucket: str, key: str) -> RangedFile:
+            storage = self._storage(f"s3://{bucket}")
+            entry = storage.entry(key)
+            return RangedFile(storage, key, entry.size, entry.etag)
+
+        bucket, found = lists.inventory(manifest, self.location, opened)
+        storage = self._storage(f"s3://{bucket}")
+        for item in found:
+            entry = Entry(item.key, item.size or 0, item.etag or "")
+            if not item.key.endswith("/") and self._wanted(storage, entry, None):
+                yield Record(item.key, storage.url(item.key), item.size, item.etag)
+
+    def _unpacked(self, files: Iterator[Record]) -> Iterator[Record]:
+        """With their images in the place of tars and Parquet files, several of which are read ahead."""
+        pending: deque[Record | Ahead[Record]] = deque()
+        running = 0
+        try:
+            for record in files:
+                pending.append(Ahead(partial(self._images, record)) if _is_container(record.key) else record)
+                running += isinstance(pending[-1], Ahead)
+                while pending and (not running or running >= _CONTAINERS_AHEAD or len(pending) > _RECORDS_AHEAD):
+                    running -= isinstance(pending[0], Ahead)
+                    yield from _items(pending.popleft())
+            while pending:
+                yield from _items(pending.popleft())
+        finally:
+            for item in pending:
+                if isinstance(item, Ahead):
+                    item.close()
+
+    def _images(self, container: Record) -> Iterator[Record]:
+        if container.size is None:
+            return iter([container])  # the list names it and it is not there; reading it will say so
+        return containers.records_of(container, self._ranged(container), column=self.column, wanted=_is_image)
+
+    def _ranged(self, record: Record) -> RangedFile:
+        root, path = split_url(record.url)
+        return RangedFile(self._storage(root), path, record.size or 0, record.etag)
+
+    def _storage(self, root: str) -> Storage:
+        return self._stores.setdefault(root, open_storage(root, profile=self.profile))
+
+
+def _is_image(path: str) -> bool:
+    name = path.rsplit("/", 1)[-1]
+    return not name.startswith(".") and name.lower().endswith(ENDINGS)
+
+
+def _is_container(path: str) -> bool:
+    name = path.rsplit("/", 1)[-1]
+    return not name.startswith(".") and name.lower().endswith(containers.ENDINGS)
+
+
+def _is_input(path: str) -> bool:
+    return _is_image(path) or (_is_container(path) and path.rsplit("/", 1)[-1] != METADATA)
+
+
+def _items(item: Record | Ahead[Record]) -> Iterator[Record]:
+    return iter([item]) if isinstance(item, Record) else iter(item)
+
+
+def _in_order(files: Iterator[Record]) -> Iterator[Record]:
+    """In the order of the keys of what is in them: `a.tar/x.png` comes behind `a.tar-2.png`."""
+    held: list[tuple[str, Record]] = []
+    for record in files:
+        while held and held[0][0] <= record.key:
+            yield heapq.heappop(held)[1]
+        if _is_container(record.key):
+            heapq.heappush(held, (record.key + "/", record))
+        else:
+            yield record
+    while held:
+        yield heapq.heappop(held)[1]
+
+
+def _once(lines: Iterable[str]) -> Iterator[str]:
+    """Without lines that came before; of very long lists, among the first million."""
+    seen: set[bytes] = set()
+    for line in lines:
+        digest = hashlib.blake2b(line.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        if digest in seen:
+            continue
+        if len(seen) < _LINES_REMEMBERED:
+            seen.add(digest)
+        yield line
 
 
 def _absolute(url: str) -> str:
     return url.rstrip("/") if "://" in url else os.path.abspath(url)
-
-
-class Inputs:
-    """Reads records' bytes, wherever they are. One per process; safe from several threads."""
-
-    def __init__(self, *, profile: str | None = None) -> None:
-        self.profile = profile
-        self._stores: dict[str, Storage] = {}
-
-    def read(self, record: Record) -> bytes:
-        """The bytes that the plan saw.
-
-        Raises:
-            NotFound: It is gone.
-            Changed: It is another object now.
-            StorageError: Storage failed.
-        """
-        storage, path = self._found(record)
-        return storage.read(path, record.etag)
-
-    def opened(self, record: Record) -> AbstractContextManager[BinaryIO]:
-        """The same as a local file, for what does not fit into memory. Raises likewise, on closing too."""
-        storage, path = self._found(record)
-        return storage.opened(path, record.etag)
-
-    def _found(self, record: Record) -> tuple[Storage, str]:
-        root, path = split_url(record.url)
-        return self._stores.setdefault(root, open_storage(root, profile=self.profile)), path
-
-    @property
-    def retries(self) -> int:
-        """Requests repeated so far."""
-        return sum(storage.retries for storage in self._stores.values())

@@ -1,4 +1,4 @@
-"""The only door to files and buckets: whole objects in and out, listings, and create-if-absent.
+"""The only door to files and buckets: objects and ranges of them, listings, and create-if-absent.
 
 Knows nothing of jobs. Two kinds of storage, one contract: `LocalStorage` (fsynced temporary files,
 `os.link`) and `S3Storage` (s3fs with its caches and retries off, and one retry loop here, because
@@ -64,6 +64,10 @@ class Storage(ABC):
             NotFound: There is none.
             Changed: It has another etag.
         """
+
+    @abstractmethod
+    def read_range(self, path: str, start: int, length: int, etag: str | None = None) -> bytes:
+        """A piece of the object, fewer bytes where it ends before; at least one byte must be there. Likewise."""
 
     @abstractmethod
     def opened(self, path: str, etag: str | None = None) -> AbstractContextManager[BinaryIO]:
@@ -152,6 +156,18 @@ class LocalStorage(Storage):
             data = stream.read()
             after = os.fstat(stream.fileno())
         if _etag(before) != _etag(after) or (etag is not None and _etag(after) != etag):
+            raise Changed(f"{file} changed after the plan; run again to plan it as it is now")
+        return data
+
+    def read_range(self, path: str, start: int, length: int, etag: str | None = None) -> bytes:
+        file = self._file(path)
+        with _translated(file), open(file, "rb", buffering=0) as stream:
+            stream.seek(start)
+            data = stream.read(length)
+            while len(data) < length and (more := stream.read(length - len(data))):
+                data += more
+            state = _etag(os.fstat(stream.fileno()))
+        if etag is not None and state != etag:
             raise Changed(f"{file} changed after the plan; run again to plan it as it is now")
         return data
 
@@ -320,18 +336,20 @@ class S3Storage(Storage):
 
         return self._retried(get, path, self.GET_SECONDS)
 
+    def read_range(self, path: str, start: int, length: int, etag: str | None = None) -> bytes:
+        condition = {"IfMatch": f'"{etag}"'} if etag else {}
+
+        async def get() -> bytes:
+            answer = await self._call("get_object", path, Range=f"bytes={start}-{start + length - 1}", **condition)
+            return bytes(await answer["Body"].read())
+
+        return self._retried(get, path, self.GET_SECONDS)
+
     @contextmanager
     def opened(self, path: str, etag: str | None = None) -> Iterator[BinaryIO]:
-        condition = {"IfMatch": f'"{etag}"'} if etag else {}
         with tempfile.TemporaryFile() as file:
             for start in range(0, self.entry(path).size, self.PART):
-
-                async def get(first: int = start) -> bytes:
-                    span = f"bytes={first}-{first + self.PART - 1}"
-                    answer = await self._call("get_object", path, Range=span, **condition)
-                    return bytes(await answer["Body"].read())
-
-                file.write(self._retried(get, path, self.GET_SECONDS))
+                file.write(self.read_range(path, start, self.PART, etag))
             file.seek(0)
             yield file
 

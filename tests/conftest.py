@@ -1,9 +1,11 @@
 """What tests share: a tiny network, drawn images, storage to write to, and a home of their own."""
 
+import io
 import os
 import shutil
 import socket
 import subprocess
+import tarfile
 import tempfile
 from pathlib import Path
 
@@ -82,6 +84,25 @@ def draw_images(folder: Path, count: int = 24, *, seed: int = 0) -> Path:
         else:
             image.convert("RGBA").save(f"{path}.PNG")
     return folder
+
+
+def jpeg(seed: int, side: int = 32) -> bytes:
+    """A noisy JPEG."""
+    sink = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)
+    Image.fromarray(pixels).save(sink, "JPEG")
+    return sink.getvalue()
+
+
+def tar(path: Path, members) -> Path:
+    """A tar file of names and bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, data in members:
+            header = tarfile.TarInfo(name)
+            header.size = len(data)
+            archive.addfile(header, io.BytesIO(data))
+    return path
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ import pytest
 from conftest import draw_images
 
 from jobs.errors import Changed, JobError, NotFound
-from jobs.sources import Inputs, Source
+from jobs.inputs import Inputs
+from jobs.sources import Source
 from jobs.storage import open_storage
 
 

@@ -29,6 +29,18 @@ def test_what_is_written_is_read(storage):
         storage.read("a/b.bin", entry.etag)
 
 
+def test_ranges(storage):
+    storage.write("a", bytes(range(100)))
+    etag = storage.entry("a").etag
+    assert storage.read_range("a", 10, 5) == bytes(range(10, 15))
+    assert storage.read_range("a", 90, 50, etag) == bytes(range(90, 100))
+    storage.write("a", b"another")
+    with pytest.raises(Changed):
+        storage.read_range("a", 0, 1, etag)
+    with pytest.raises(NotFound):
+        storage.read_range("none", 0, 1)
+
+
 def test_create_makes_an_object_once(storage):
     assert storage.create("x/y", b"first")
     assert not storage.create("x/y", b"second")

@@ -1,0 +1,60 @@
+"""An object as a file that is read in pieces: each read is a request for a range, on condition that nothing changed."""
+
+import io
+from typing import Any
+
+from jobs.storage import Storage
+
+
+class RangedFile(io.RawIOBase):
+    """An object of known size, open for reading. Holds nothing; wrap it in `io.BufferedReader` for small reads.
+
+    Args:
+        storage: Where it is.
+        path: Which.
+        size: In bytes.
+        etag: What it must still have; None for any.
+
+    Raises:
+        StorageError: On reading, as `jobs.storage.Storage.read_range`.
+    """
+
+    def __init__(self, storage: Storage, path: str, size: int, etag: str | None) -> None:
+        super().__init__()
+        self._storage, self._path, self._size, self._etag = storage, path, size, etag
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = base + offset
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def size(self) -> int:
+        """In bytes."""
+        return self._size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        length = self._size - self._position if size is None or size < 0 else size
+        data = self.at(self._position, length)
+        self._position += len(data)
+        return data
+
+    def readinto(self, buffer: Any, /) -> int:
+        view = memoryview(buffer).cast("B")
+        data = self.read(len(view))
+        view[: len(data)] = data
+        return len(data)
+
+    def at(self, start: int, length: int) -> bytes:
+        """Bytes from a place on, fewer where the object ends before."""
+        length = min(length, self._size - start)
+        return self._storage.read_range(self._path, start, length, self._etag) if length > 0 else b""
