@@ -13,9 +13,18 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
 
 
+def commands():
+    """By name, those of a group behind the group's."""
+    found = {}
+    for name, command in get_command(app).commands.items():
+        inner = getattr(command, "commands", None)
+        found |= {name: command} if inner is None else {f"{name} {each}": inner[each] for each in inner}
+    return found
+
+
 def test_every_command_and_key_and_column_is_in_the_readme():
-    for command in get_command(app).commands:
-        assert f"`maskfleet {command}" in README or f"maskfleet {command}" in README, command
+    for command in commands():
+        assert f"maskfleet {command}" in README, command
     for key in _keys(Job, ""):
         assert re.search(rf"^\s*#?\s*{key.rsplit('.', 1)[-1]}\s*=|`{key.rsplit('.', 1)[-1]}`", README, re.MULTILINE), (
             key
@@ -44,7 +53,7 @@ def test_the_surface_of_the_command_line_is_closed():
     """A flag more is a decision, made here."""
     surface = {
         name: sorted(option for parameter in command.params for option in parameter.opts if option.startswith("--"))
-        for name, command in get_command(app).commands.items()
+        for name, command in commands().items()
     }
     job = ["--input", "--json", "--output", "--set", "--weights"]
     assert surface == {
@@ -54,4 +63,9 @@ def test_the_surface_of_the_command_line_is_closed():
         "verify": ["--json", "--profile"],
         "convert": ["--mean", "--scale", "--std"],
         "demo": ["--images", "--no-ray", "--output"],
+        "bench forward": ["--json", "--pairs", "--precision", "--set", "--shape", "--weights"],
+        "bench run": ["--images", "--input", "--json", "--no-ray", "--pairs", "--set", "--side", "--weights"],
+        "bench null": ["--images", "--json", "--no-ray", "--pairs", "--set", "--side"],
+        "bench codecs": ["--images", "--input", "--json", "--side"],
+        "bench storage": ["--bytes", "--json", "--objects", "--profile"],
     }
