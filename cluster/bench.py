@@ -91,7 +91,8 @@ def codecs(
 ) -> None:
     """What decoding images and encoding masks reach, on every core and on one."""
     from jobs import bench
-    from jobs.sources import Inputs, Source
+    from jobs.inputs import Inputs
+    from jobs.sources import Source
 
     with bench.prepared(_job(input, ["nuclei"], None), images, side) as job:
         inputs = Inputs()
