@@ -25,7 +25,7 @@ from jobs.masks import Encoder
 from jobs.meters import Lane, Meters, Wait
 from jobs.parts import Fault
 from jobs.sources import Record
-from jobs.streams import Stream, Unreadable
+from jobs.streams import STREAM_BYTES, Stream, Unreadable
 
 if TYPE_CHECKING:  # `verify` and `status` come by here and must not wait for torch
     from unet.decision import Statistics
@@ -37,8 +37,6 @@ SHARDS_IN_FLIGHT = 2
 _FETCHES = 32
 _ENCODED_AHEAD = 64
 _OPEN_BYTES = 256 * 2**20
-_STREAM_BYTES = 2**29
-"""Larger files are not read whole, whatever their pixels."""
 
 
 class Device(Protocol):
@@ -191,7 +189,7 @@ class Pipeline:
             meters.add("fetch", busy=outcome.seconds.get("fetch", 0.0))
 
     def _fetch(self, reader: Reader, record: Record, outcome: Outcome) -> bytes | Failure:
-        if (record.size or 0) > _STREAM_BYTES:
+        if (record.size or 0) > STREAM_BYTES:
             return Failure("decode", STREAM, "larger than what is read whole")
         started = time.perf_counter()
         try:

@@ -8,6 +8,7 @@ no PNG and without more packages no LZW. What rows become for the network is the
 import importlib
 import io
 import json
+import math
 import mmap
 import os
 import sys
@@ -24,7 +25,10 @@ from jobs.decode import MIN_SIDE, Undecodable, as_seen, from_unit, narrowed, ope
 from jobs.decoders import Failure, Limits
 from jobs.isolation import DidNotStart, Isolated, be_quiet, limit_memory, limit_time, shared_block
 
-_BLOCK = 64 * 2**20
+STREAM_BYTES = 2**29
+"""Larger files are not read whole, whatever their pixels."""
+
+_BLOCK = 16 * 2**20
 """Bytes of pixels that come at once."""
 
 
@@ -70,8 +74,9 @@ class Stream:
         except Unreadable:
             self.close()
             raise
-        self._kept: NDArray[np.uint8] = np.empty((0, self.width, limits.channels), np.uint8)
-        self._next = 0
+        # One buffer, used again and again: strips of a large image are a good part of a worker's memory.
+        self._rows: NDArray[np.uint8] = np.empty((0, self.width, limits.channels), np.uint8)
+        self._start = self._next = 0
 
     def __enter__(self) -> Self:
         return self
@@ -87,22 +92,26 @@ class Stream:
     def read(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Rows (1, stop - start, W, C) as the network sees them. Neither may be less than in the call before.
 
+        They are valid until the next call.
+
         Raises:
             Unreadable: Damaged, or too slow.
         """
-        rows = np.empty((stop - start, self.width, self._limits.channels), np.uint8)
-        have = self._next - start
-        rows[:have] = self._kept[len(self._kept) - have :]
-        step = max(1, _BLOCK // rows[0].nbytes)
+        shape = (self.width, self._limits.channels)
+        kept = self._rows[start - self._start : self._next - self._start]
+        if len(self._rows) < stop - start:
+            self._rows = np.empty((stop - start, *shape), np.uint8)
+        self._rows[: len(kept)] = kept  # numpy copies rows that overlap as if they did not
+        self._start = start
+        row = math.prod(shape)
+        step = max(1, _BLOCK // row)
         while self._next < stop:
             count = min(step, stop - self._next)
             self._process.connection.send_bytes(json.dumps([self._next, count]).encode())
             self._answer()
-            size = count * rows[0].nbytes
-            rows[self._next - start :][:count] = self._pixels[:size].reshape(count, *rows.shape[1:])
+            self._rows[self._next - start :][:count] = self._pixels[: count * row].reshape(count, *shape)
             self._next += count
-        self._kept = rows
-        return rows[None]
+        return self._rows[None, : stop - start]
 
     def _answer(self) -> Any:
         try:

@@ -19,7 +19,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -31,7 +32,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from unet.decision import Decision, Statistics, decide
 from unet.model import MIN_SIDE, DoubleConv
 from unet.precision import DTYPES, Precision, device_named, resolved
-from unet.tiling import FLIPPED_HALO, GRID, HALO, Span, spans
+from unet.tiling import FLIPPED_HALO, GRID, HALO, Span, spans, within
+
+T = TypeVar("T")
 
 TIE = 16
 """Margins below this many times the difference between the fast and the plain pass, as seen on a test image, are ties.
@@ -43,8 +46,8 @@ seen to be 4e-7 to 2e-6. The factor covers images that the test image does not r
 WHOLE_PIXELS = 2**22
 """Larger images are cut into tiles where the job leaves it to us."""
 
-AUTO_CORE = 1856
-"""Core of those tiles in px: with its halo, 2048² px."""
+AUTO_CORE = {"cpu": 1344, "cuda": 1856}
+"""Core of those tiles in px: with its halo, 1536² px, which leaves a worker without a GPU below 2 GiB, or 2048² px."""
 
 _NOT_TILEABLE = (
     "a bilinear network's tiles do not give the whole image's logits; set inference.tile_mode = 'approximate' to "
@@ -189,7 +192,7 @@ class Segmenter:
 
     def _timed(self, images: NDArray[np.uint8], labels: NDArray[np.uint8], fit: Fit) -> float:
         started = time.perf_counter()
-        self._segmented(images, labels, (images.shape[1], images.shape[2]), fit, self._forward)
+        self._segmented(images, labels, (images.shape[1], images.shape[2]), self._forward, fit)
         return time.perf_counter() - started
 
     @property
@@ -241,7 +244,10 @@ class Segmenter:
             # Beyond, an image's tiles must not meet another image's: nothing decides their ties.
             alone = self._beyond(shape)
             parts = [slice(index, index + 1) for index in range(len(images))] if alone else [slice(0, len(images))]
-            found = [self._fitted(images[part], labels[part], size or shape) for part in parts]
+            found = [
+                self._fitting(shape, partial(self._segmented, images[part], labels[part], size or shape, self._forward))
+                for part in parts
+            ]
         return labels, found[0] if len(found) == 1 else _joined(found)
 
     def segment_rows(
@@ -259,31 +265,34 @@ class Segmenter:
 
         Raises:
             NotTileable: The network is bilinear.
-            torch.OutOfMemoryError: A tile does not fit; set a smaller one.
+            torch.OutOfMemoryError: Not even a tile of the least core fits.
         """
         self._check((1, height, width, self.n_channels))
         statistics = Statistics.none(1, self.classes, self.n_channels)
-        fit = self._wish((height, width))
+        shape = (height, width)
         with self._lock, torch.inference_mode(), _ieee_fp32():
-            for row in spans(height, fit.core, self._halo):
+            for row in spans(height, self._wish(shape).core, self._halo):
                 strip_BHWC = read(row.start, row.stop)
-                band, part = self._band(strip_BHWC, row, fit, self._forward)
+                band, part = self._fitting(shape, partial(self._band, strip_BHWC, row, self._forward))
                 if self._overflowed(part):
-                    band, part = self._band(strip_BHWC, row, fit._replace(batch=1), self._plain_forward)
+                    band, part = self._fitting(shape, partial(self._band, strip_BHWC, row, self._plain_forward))
                 statistics.add(part)
                 write(band)
         return statistics
 
     def _band(
-        self, strip_BHWC: NDArray[np.uint8], row: Span, fit: Fit, network: Network
+        self, strip_BHWC: NDArray[np.uint8], row: Span, network: Network, fit: Fit
     ) -> tuple[NDArray[np.uint8], Statistics]:
         """Class map (rows, W) of a row of tiles of one image, and what it adds to the image's statistics."""
         statistics = Statistics.none(1, self.classes, self.n_channels)
         band = np.empty((row.core_stop - row.core_start, strip_BHWC.shape[2]), np.uint8)
-        for piece in self._row_pieces(strip_BHWC, row, fit, statistics, network):
-            decision = decide(piece.logits, self.thresholds)
-            statistics.add_decision(piece.images, decision, piece.top, piece.left)
-            band[:, piece.left : piece.left + piece.logits.shape[3]] = decision.labels[0].cpu().numpy()
+        for part in within(row, fit.core, self._halo):
+            rows_BHWC = strip_BHWC[:, part.start - row.start : part.stop - row.start]
+            for piece in self._row_pieces(rows_BHWC, part, fit, statistics, network):
+                decision = decide(piece.logits, self.thresholds)
+                statistics.add_decision(piece.images, decision, piece.top, piece.left)
+                top, right = piece.top - row.core_start, piece.left + piece.logits.shape[3]
+                band[top : top + piece.logits.shape[2], piece.left : right] = decision.labels[0].cpu().numpy()
         return band, statistics
 
     def _check(self, shape: tuple[int, ...]) -> None:
@@ -298,7 +307,7 @@ class Segmenter:
         return self.tile != 0 and shape[0] * shape[1] > WHOLE_PIXELS
 
     def _wish(self, shape: tuple[int, int]) -> Fit:
-        core = self.tile if self.tile is not None else AUTO_CORE if self._beyond(shape) else 0
+        core = self.tile if self.tile is not None else AUTO_CORE[self.device.type] if self._beyond(shape) else 0
         return self._fit(shape, core)
 
     def _fit(self, shape: tuple[int, int], core: int) -> Fit:
@@ -307,15 +316,14 @@ class Segmenter:
         height, width = (spans(side, core, self._halo)[0] for side in shape)
         return Fit(self.batch_size(height.stop, width.stop), core)
 
-    def _fitted(self, images: NDArray[np.uint8], labels: NDArray[np.uint8], size: tuple[int, int]) -> Statistics:
-        """Segment images into `labels` with as little at once as memory asks for. What ran out is begun anew."""
-        shape = (images.shape[1], images.shape[2])
+    def _fitting(self, shape: tuple[int, int], work: Callable[[Fit], T]) -> T:
+        """Do something with as little at once as memory asks for. What ran out is begun anew."""
         if shape not in self.fits:
             self.fits[shape] = [self._wish(shape)]
         tried = self.fits[shape]
         while True:
             try:
-                return self._segmented(images, labels, size, tried[-1], self._forward)
+                return work(tried[-1])
             except torch.OutOfMemoryError:
                 smaller = self._smaller(tried[-1], shape)
                 if smaller is None:
@@ -337,7 +345,7 @@ class Segmenter:
     # Passes --------------------------------------------------------------------------------------
 
     def _segmented(
-        self, images: NDArray[np.uint8], labels: NDArray[np.uint8], size: tuple[int, int], fit: Fit, network: Network
+        self, images: NDArray[np.uint8], labels: NDArray[np.uint8], size: tuple[int, int], network: Network, fit: Fit
     ) -> Statistics:
         statistics = Statistics.none(len(images), self.classes, self.n_channels)
         again: set[int] = set()
@@ -358,7 +366,7 @@ class Segmenter:
             for index in sorted(again):
                 one = slice(index, index + 1)
                 plain = self._segmented(
-                    images[one], labels[one], size, self._plain_fit(images.shape), self._plain_forward
+                    images[one], labels[one], size, self._plain_forward, self._plain_fit(images.shape)
                 )
                 statistics.replace_decision(index, plain)
         return statistics

@@ -67,3 +67,15 @@ def spans(side: int, core: int, halo: int = HALO) -> list[Span]:
     starts = [*range(0, side - length, core), side - length]
     edges = [0, *(start + halo for start in starts[1:]), side]
     return [Span(start, start + length, *edges[index : index + 2]) for index, start in enumerate(starts)]
+
+
+def within(row: Span, core: int, halo: int = HALO) -> list[Span]:
+    """The same row of tiles as rows of shorter ones, where `core` is less than the row's."""
+    found = []
+    for part in spans(row.stop - row.start, core, halo):
+        start, stop, core_start, core_stop = (row.start + edge for edge in part)
+        # At the row's own borders its halo is that of the part there.
+        core_start, core_stop = max(core_start, row.core_start), min(core_stop, row.core_stop)
+        if core_start < core_stop:
+            found.append(Span(start, stop, core_start, core_stop))
+    return found

@@ -67,3 +67,21 @@ def test_sums_do_not_depend_on_batch_or_threads():
             assert torch.equal(module._sum(value), alone)
     finally:
         torch.set_num_threads(before)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(2, 5), st.data())
+def test_each_class_has_a_threshold_of_its_own(classes, data):
+    thresholds = data.draw(st.lists(st.floats(0.05, 0.95), min_size=classes - 1, max_size=classes - 1))
+    logits = logits_of(classes=classes, seed=data.draw(st.integers(0, 99)))
+    labels = decide(logits, thresholds).labels.numpy()
+    probabilities = logits.softmax(dim=1).numpy()
+    for index in np.ndindex(labels.shape):
+        image, *pixel = index
+        found = probabilities[(image, slice(None), *pixel)]
+        if min(abs(found[1:] - thresholds)) < 1e-5 or classes == 2:
+            continue
+        may = [class_ for class_ in range(1, classes) if found[class_] > thresholds[class_ - 1]]
+        assert labels[index] == max(may, key=lambda class_: found[class_], default=0)
+    if classes == 2:
+        assert np.array_equal(labels, (logits[:, 1] - logits[:, 0]).sigmoid().numpy() > thresholds[0])

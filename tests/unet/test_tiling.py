@@ -9,7 +9,7 @@ from unet import segmenter as module
 from unet.decision import Statistics
 from unet.ensemble import Ensemble
 from unet.segmenter import Fit, NotTileable, Segmenter
-from unet.tiling import FLIPPED_HALO, GRID, HALO, Span, spans
+from unet.tiling import FLIPPED_HALO, GRID, HALO, Span, spans, within
 
 SIDES = st.integers(16, 700)
 CORES = st.integers(1, 12).map(lambda cells: cells * GRID)
@@ -149,7 +149,7 @@ def test_rows_that_stream_give_the_same_class_map():
 
 def test_large_images_are_cut_by_default(monkeypatch):
     monkeypatch.setattr(module, "WHOLE_PIXELS", 300 * 300)
-    monkeypatch.setattr(module, "AUTO_CORE", 64)
+    monkeypatch.setitem(module.AUTO_CORE, "cpu", 64)
     drawn = pixels(2, 400, 370)
     model = seeded(width=2)
     segmenter = Segmenter(model, precision="fp32")
@@ -176,3 +176,95 @@ def test_a_bilinear_network_is_not_cut_unless_told_so(monkeypatch):
     assert (cut == whole).mean() > 0.99
     gap = difference(400, 370, 64, model=seeded(width=2, bilinear=True).double())
     assert gap > 1e-12
+
+
+class Short(Segmenter):
+    """Has memory for so many pixels at once, or none at the calls of these numbers."""
+
+    room = 10**9
+    fails = frozenset()
+    calls = 0
+
+    def _forward(self, pixels_BHWC):
+        self.calls += 1
+        if pixels_BHWC.shape[:3].numel() > self.room or self.calls in self.fails:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super()._forward(pixels_BHWC)
+
+
+def short(**more):
+    segmenter = Short(seeded(width=2), precision="fp32", batch_size=4, **more)
+    segmenter.calls = 0
+    return segmenter
+
+
+def test_batches_are_halved_and_then_images_cut_until_they_fit():
+    drawn = pixels(5, 420, 405)
+    expected, statistics = Segmenter(seeded(width=2), precision="fp32").segment(drawn)
+    segmenter = short()
+    segmenter.room = 300 * 300
+    labels, found = segmenter.segment(drawn)
+    assert np.array_equal(labels, expected)
+    assert found.class_pixels.tolist() == statistics.class_pixels.tolist()
+    assert found.input_sum.tolist() == statistics.input_sum.tolist()
+    assert segmenter.fits == {(420, 405): [Fit(4, 0), Fit(2, 0), Fit(1, 0), Fit(1, 208), Fit(1, 96)]}
+    calls = segmenter.calls
+    segmenter.segment(drawn)  # what fits is remembered: nothing fails again
+    assert segmenter.calls - calls == 5 * len(spans(420, 96)) * len(spans(405, 96))
+
+
+def test_memory_that_runs_out_at_any_batch_changes_nothing():
+    drawn = pixels(7, 33, 70)
+    expected, statistics = Segmenter(seeded(width=2), precision="fp32").segment(drawn)
+    whole = short(tile=0)
+    whole.segment(drawn)
+    assert whole.calls == 2
+    for failing in ((1,), (2,), (1, 2), (1, 4), (2, 3)):
+        segmenter = short()
+        segmenter.fails = frozenset(failing)
+        labels, found = segmenter.segment(drawn)
+        assert np.array_equal(labels, expected)
+        assert found.input_sum.tolist() == statistics.input_sum.tolist()
+        assert segmenter.fits[33, 70] == [Fit(4, 0), Fit(2, 0), Fit(1, 0)][: 1 + len(failing)]
+
+
+def test_what_cannot_be_cut_further_is_an_error():
+    segmenter = short()
+    segmenter.room = 100
+    with pytest.raises(torch.OutOfMemoryError):
+        segmenter.segment(pixels(4, 64, 64))
+    segmenter = short(tile=0)
+    segmenter.room = 300 * 300
+    with pytest.raises(torch.OutOfMemoryError):
+        segmenter.segment(pixels(1, 420, 405))
+    assert segmenter.fits[420, 405] == [Fit(4, 0), Fit(2, 0), Fit(1, 0)]
+
+
+@pytest.mark.parametrize("fails", [(), (1,), (2,), (5,), (1, 2, 3)])
+def test_rows_that_stream_are_cut_further_where_memory_is_short(fails):
+    drawn = pixels(1, 901, 480)
+    expected, statistics = Segmenter(seeded(width=2), precision="fp32").segment(drawn)
+    segmenter = short(tile=256)
+    segmenter.fails = frozenset(fails)
+    segmenter.room = 300 * 460
+    rows = []
+    found = segmenter.segment_rows(lambda start, stop: drawn[:, start:stop], 901, 480, rows.append)
+    assert np.array_equal(np.concatenate(rows), expected[0])
+    assert found.class_pixels.tolist() == statistics.class_pixels.tolist()
+    assert found.class_bbox.tolist() == statistics.class_bbox.tolist()
+    assert found.input_sum.tolist() == statistics.input_sum.tolist()
+    assert segmenter.fits[901, 480][:4] == [Fit(4, 256), Fit(2, 256), Fit(1, 256), Fit(1, 128)]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(300, 3000), CORES, CORES)
+def test_shorter_tiles_within_a_row_cover_it_once_with_their_halo(side, core, shorter):
+    for row in spans(side, core):
+        found = within(row, min(core, shorter))
+        assert (found[0].core_start, found[-1].core_stop) == (row.core_start, row.core_stop)
+        assert [part.core_start for part in found[1:]] == [part.core_stop for part in found[:-1]]
+        for part in found:
+            assert row.start <= part.start < part.stop <= row.stop
+            assert part.start % GRID == 0
+            assert part.start == 0 or part.core_start - part.start >= HALO
+            assert part.stop == side or part.stop - part.core_stop >= HALO
