@@ -14,10 +14,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 _STARTING_SECONDS = 60
+_ENDING_SECONDS = 2
 
 
 class Block(NamedTuple):
@@ -85,6 +87,8 @@ class Isolated:
             except (EOFError, OSError):
                 ready = False
             if not ready:
+                with suppress(subprocess.TimeoutExpired):  # an end of its own says more than ours
+                    self._process.wait(_ENDING_SECONDS)
                 self.stop()
                 errors.seek(0)
                 lines = errors.read().decode(errors="replace").strip().splitlines()
