@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
 import duckdb
@@ -10,6 +11,8 @@ import numpy as np
 import pyarrow.dataset
 import pytest
 from conftest import draw_images, seeded, statistics, tree
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from jobs import run as run_module
@@ -24,7 +27,10 @@ from unet import weights
 
 
 def job_of(images, output, weights_file, *sets):
-    return Job.of({"input": str(images), "output": str(output), "weights": weights_file}, ["run.shard_size=5", *sets])
+    return Job.of(
+        {"input": str(images), "output": str(output), "weights": weights_file},
+        ["run.shard_size=5", "cluster.threads=1", *sets],
+    )
 
 
 def test_every_image_gets_a_mask_and_a_row(images, tmp_path, weights_file):
@@ -309,3 +315,133 @@ def test_a_run_says_what_share_of_the_bare_forward_pass_it_reached(tmp_path, wei
     assert record["forward_share"] == pytest.approx(record["forward"]["seconds_per_image"] / worker_seconds_per_image)
     assert record["limit"].startswith("network ")
     assert record == json.loads((tmp_path / f"out/runs/{record['run_id']}/run.json").read_text())
+
+
+def test_colours_thresholds_and_views_reach_the_masks(images, tmp_path, weights_file):
+    """All choices at once against a plainly written mean of probabilities."""
+    import torch
+
+    (tmp_path / "a.safetensors").write_bytes(weights.save(seeded(3)))
+    (tmp_path / "b.safetensors").write_bytes(weights.save(seeded(3, seed=1)))
+    colours = [[0, 0, 0], [255, 0, 0], [0, 128, 255]]
+    sets = ["cluster.threads=1", "inference.threshold=[0.3, 0.5]", "inference.tta=flips", f"masks.values={colours}"]
+    table = {"input": str(images), "output": str(tmp_path / "out")}
+    job = Job.of({**table, "weights": [str(tmp_path / f"{name}.safetensors") for name in "ab"]}, sets)
+    run(job.model_copy(update={"inference": job.inference.model_copy(update={"precision": "fp32"})}))
+    for path in sorted(images.rglob("*.png"))[:3]:
+        x = torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1)[None].double() / 255
+        views = [(), (2,), (3,), (2, 3)]
+        with torch.inference_mode():
+            found = (
+                torch.stack(
+                    [
+                        model(x.flip(view)).softmax(dim=1).flip(view)
+                        for model in (seeded(3).double(), seeded(3, seed=1).double())
+                        for view in views
+                    ]
+                )
+                .mean(dim=0)[0]
+                .numpy()
+            )
+        may = found[1:] > np.array([0.3, 0.5])[:, None, None]
+        labels = np.where(may.any(axis=0), np.where(may, found[1:], 0).argmax(axis=0) + 1, 0)
+        mask = np.asarray(Image.open(tmp_path / "out/masks" / path.relative_to(images)))
+        np.testing.assert_array_equal(mask, np.array(colours, np.uint8)[labels])
+    assert verify(str(tmp_path / "out")).problems == []
+
+
+def test_memory_that_runs_out_costs_no_mask_and_is_on_record(tmp_path, weights_file, monkeypatch):
+    import torch
+
+    from unet.segmenter import Segmenter
+
+    draw_images(tmp_path / "in", 12)
+    for number in range(2):
+        pixels = np.random.default_rng(number).integers(0, 256, (420, 405, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"in/large-{number}.png")
+    sets = ["inference.precision=fp32", "inference.batch_size=4"]
+    run(job_of(tmp_path / "in", tmp_path / "whole", weights_file, *sets))
+    forward = Segmenter._forward
+
+    def short(self, pixels_BHWC):
+        batch, height, width, _ = pixels_BHWC.shape
+        if batch > 1 or height * width > 300 * 300:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, pixels_BHWC)
+
+    monkeypatch.setattr(Segmenter, "_forward", short)
+    report = run(job_of(tmp_path / "in", tmp_path / "out", weights_file, *sets))
+    assert (report.ok, report.failed, report.record["attempts_lost"]) == (14, 0, 0)
+    ladder = ["batches of 4", "batches of 2", "batches of 1"]
+    assert report.record["short_of_memory"] == {
+        "405×420": [*ladder, "batches of 1 tiles of 208 px", "batches of 1 tiles of 96 px"],
+        **dict.fromkeys(("64×48", "48×64", "70×33"), ladder),
+    }
+    assert tree(tmp_path / "out/masks") == tree(tmp_path / "whole/masks")
+    assert statistics(tmp_path / "out") == statistics(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_is_not_finite_is_a_failed_row_never_a_mask(precision, images, tmp_path):
+    model = seeded()
+    model.up4.conv.double_conv[4].weight[:] = 1e5
+    model.outc.conv.weight[:] = 3e38
+    (tmp_path / "w.safetensors").write_bytes(weights.save(model))
+    job = job_of(images, tmp_path / "out", str(tmp_path / "w.safetensors"), f"inference.precision={precision}")
+    report = run(job)
+    assert (report.exit_code, report.ok, report.record["errors"]) == (1, 0, {"non_finite": 24})
+    rows = statistics(tmp_path / "out")
+    assert {(row["stage"], row["mask_member"], row["class_pixels"]) for row in rows} == {("segment", None, None)}
+    assert "not finite, in fp32 too" in rows[0]["error_message"]
+    assert not list((tmp_path / "out").rglob("*.png"))
+    assert verify(str(tmp_path / "out")).problems == []
+
+
+def test_what_overflows_in_bf16_gets_the_mask_of_fp32(images, tmp_path):
+    model = seeded()
+    model.up4.conv.double_conv[4].weight[0] = 1e-36
+    model.up4.conv.double_conv[4].bias[0] = 1e-36
+    model.outc.conv.weight[0, 0] = 3.4e38  # fp32 holds it, bf16 rounds it to infinity
+    (tmp_path / "w.safetensors").write_bytes(weights.save(model))
+    for precision in ("fp32", "bf16"):
+        sets = [f"inference.precision={precision}"]
+        report = run(job_of(images, tmp_path / precision, str(tmp_path / "w.safetensors"), *sets))
+        assert report.ok == 24
+    assert report.record["tuning"]["precision"] == "bf16"
+    assert tree(tmp_path / "bf16/masks") == tree(tmp_path / "fp32/masks")
+
+
+@pytest.fixture(scope="module")
+def order_reference(tmp_path_factory, weights_file):
+    """Drawn images, their masks, and a folder for more."""
+    folder = tmp_path_factory.mktemp("order")
+    draw_images(folder / "in", 14)
+    pixels = np.random.default_rng(3).integers(0, 256, (300, 290, 3), np.uint8)
+    Image.fromarray(pixels).save(folder / "in/large.png")
+    listed = sorted(str(path) for path in (folder / "in").rglob("*.*"))
+    return folder, listed, masks_of(folder, listed, weights_file)
+
+
+def masks_of(folder, listed, weights_file, *sets):
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        (Path(scratch) / "list.txt").write_text("\n".join(listed))
+        report = run(job_of(f"{scratch}/list.txt", f"{scratch}/out", weights_file, "inference.precision=fp32", *sets))
+        assert report.ok == len(listed)
+        return tree(Path(scratch) / "out/masks")
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_a_mask_depends_on_its_image_alone(order_reference, weights_file, data):
+    """Not on the batch, the shard, the tiles, the decoders, or the company and order it comes in."""
+    folder, listed, expected = order_reference
+    some = data.draw(st.lists(st.sampled_from(listed), min_size=1, unique=True))
+    sets = [
+        f"run.shard_size={data.draw(st.integers(1, 9))}",
+        f"inference.batch_size={data.draw(st.integers(1, 5))}",
+        f"inference.tile={data.draw(st.sampled_from([0, 16, 64]))}",
+        f"cluster.decoders={data.draw(st.integers(1, 3))}",
+    ]
+    found = masks_of(folder, data.draw(st.permutations(some)), weights_file, *sets)
+    assert len(found) == len(some)
+    assert found.items() <= expected.items()

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from unet import segmenter as module
-from unet.segmenter import DeviceError, Segmenter
+from unet.precision import DeviceError
+from unet.segmenter import Segmenter
 
 
 def pixels(batch, height, width, channels=3, seed=0):
