@@ -2,28 +2,23 @@
 
 Only shards go out and only small reports come back; no pixel enters Ray's object store, and the
 driver's memory does not grow with the images. Retries are all here, never Ray's: it alone can count
-a shard's attempts, and the commit alone says whether an attempt took effect.
+a shard's attempts, and the commit alone says whether an attempt took effect. A worker that is lost is
+not restarted but replaced, wherever there is room: Ray would wait for the loss of a node to be certain.
 """
 
-import atexit
-import logging
-import math
-import os
-import secrets
-import shutil
-import signal
-import socket
-import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
+import ray._private.state
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
+from cluster import sizing
+from cluster.breaker import JobBreaker, NodeBreaker
+from cluster.connection import ClusterError, connected
 from cluster.worker import Worker
 from jobs.attempt import ShardReport
 from jobs.backlog import Backlog, Task
@@ -43,24 +38,36 @@ from jobs.run import (
     pipeline_of_job,
 )
 
-_STARTS = 30
-"""Times that a worker may be found dead or not yet back, a second apart, before it is ready; then it is the machine or
-the job, not bad luck."""
+_STARTS = 5
+"""Workers that may die in a row before one gets ready, and two for each that is wanted; then it is the machine or the
+job, not bad luck."""
+
+_LOOK = 1.0
+"""Seconds between looks at the cluster's nodes."""
+
+_PULSE = 10.0
+"""Seconds between questions to a worker whether its images move on."""
 
 
-class ClusterError(MaskfleetError):
-    """There is no such cluster, or it cannot run the workers; the message says what to check."""
-
-
-@dataclass
+@dataclass(eq=False)
 class _Seat:
     """A worker as the driver sees it."""
 
     actor: Any
-    ready: bool = False
-    starts: int = 0
+    needs: sizing.Needs
+    node: str | None = None
+    """Where it is, once it is ready."""
     tasks: dict[Any, Task] = field(default_factory=dict)
     """What it was given, by the reference of the call."""
+    leaving: bool = False
+    """Whether it gets nothing more, and goes when it has nothing left."""
+    worn: bool = False
+    """Whether it raised what nobody expected; a CUDA context, for one, does not recover from that."""
+    moved: float = 0.0
+    """When an image of its was last known to have moved on."""
+    asked: float = 0.0
+    pulse: Any = None
+    """The question that it has not answered yet."""
 
     @property
     def alone(self) -> bool:
@@ -85,12 +92,12 @@ def run(
         JobError: Job, input, weights or output are wrong; nothing was written.
         Locked: Another run holds the output.
         Stopped: `stopped` said so.
-        ClusterError: There is no such cluster, or no worker starts.
+        ClusterError: There is no such cluster, no worker starts, or most shards cost their workers.
         StorageError: Storage goes on failing.
     """
 
     def attempts(this: Run, backlog: Backlog, tally: Tally) -> Generator[ShardReport | None, None, None]:
-        with _connected(address):
+        with connected(address):
             fleet = Fleet(this, open_pipeline)
             tally.started = time.monotonic()
             yield from fleet.attempts(backlog, tally, stopped)
@@ -109,9 +116,14 @@ class Fleet:
     def __init__(self, this: Run, open_pipeline: OpenPipeline) -> None:
         self._run = this
         self._open_pipeline = open_pipeline
-        self._workers, self._cpus, self._gpus = _sizes(this.job)
-        self._seats = [_Seat(self._actor()) for _ in range(self._workers)]
-        self._calls: dict[Any, _Seat] = {seat.actor.ready.remote(): seat for seat in self._seats}
+        self._seats: list[_Seat] = []
+        self._calls: dict[Any, _Seat] = {}
+        self._nodes = NodeBreaker()
+        self._shards = JobBreaker()
+        self._starts = 0
+        self._why = ""
+        self._looked = 0.0
+        self._drained: set[str] = set()
 
     def attempts(
         self, backlog: Backlog, tally: Tally, stopped: Callable[[], bool] | None
@@ -124,26 +136,120 @@ class Fleet:
         draining = False
         while backlog or any(seat.tasks for seat in self._seats):
             draining = draining or bool(stopped and stopped())
-            if not draining:
-                self._fill(backlog)
-            elif not any(seat.tasks for seat in self._seats):
+            if draining and not any(seat.tasks for seat in self._seats):
                 raise Stopped
-            finished, _ = ray.wait(list(self._calls), num_returns=1, timeout=1)
+            if not draining:
+                self._scale(tally)
+                self._fill(backlog)
+            self._watch()
+            finished, _ = ray.wait(list(self._calls), num_returns=1, timeout=_LOOK)
             if not finished:
                 yield None
             for call in finished:
-                yield from self._ended(call, backlog, tally)
+                for report in self._ended(call, backlog, tally):
+                    self._shards.done(report.shard.group)
+                    yield report
+
+    # The fleet follows the cluster ---------------------------------------------------------------
+
+    def _scale(self, tally: Tally) -> None:
+        """As many workers as are wanted of the nodes that there are now."""
+        now = time.monotonic()
+        if now - self._looked < _LOOK:
+            return
+        self._looked = now
+        nodes = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
+        # The notice that a spot machine gets, and a node that scales down. Ray has it under a private name only.
+        draining = set(ray._private.state.state.get_draining_nodes())
+        self._drained |= draining
+        there = [resources for node, resources in nodes.items() if node not in draining]
+        needs = sizing.needs(self._run.job, there)
+        able = {node for node, resources in nodes.items() if node not in draining and needs.fit(resources)}
+        avoided = self._nodes.avoided(able, now)
+        for seat in self._seats:
+            seat.leaving = seat.worn or seat.node in draining or seat.node in avoided
+        for seat in [seat for seat in self._seats if seat.leaving and not seat.tasks]:
+            self._dismiss(seat)
+        wanted = sizing.target(self._run.job, there, self._shards_left(tally))
+        self._fit(wanted, needs, avoided)
+        if self._starts >= _STARTS + 2 * wanted:
+            raise ClusterError(
+                f"a worker does not get ready ({self._why}); look at its log in Ray's session folder, or try the job "
+                "with --no-ray"
+            )
+
+    def _shards_left(self, tally: Tally) -> int:
+        shards = int(self._run.record["shards"])
+        return -(-(tally.images - tally.done) * shards // max(1, tally.images))
+
+    def _fit(self, wanted: int, needs: sizing.Needs, avoided: set[str]) -> None:
+        # One that was asked for before there was a node to go by may have been asked for wrongly.
+        for seat in [seat for seat in self._seats if seat.node is None and seat.needs != needs]:
+            self._dismiss(seat)
+        staying = [seat for seat in self._seats if not seat.leaving]
+        # Those that are not even there go first; nobody goes who has work.
+        spare = sorted((seat for seat in staying if not seat.tasks), key=lambda seat: seat.node is not None)
+        for seat in spare[: max(0, len(staying) - wanted)]:
+            self._dismiss(seat)
+        for _ in range(wanted - len(staying)):
+            seat = _Seat(self._actor(needs, avoided), needs)
+            self._seats.append(seat)
+            self._calls[seat.actor.ready.remote()] = seat
+
+    def _actor(self, needs: sizing.Needs, avoided: set[str]) -> Any:
+        options: dict[str, Any] = {
+            "num_cpus": needs.cpus,
+            "num_gpus": needs.gpus,
+            "max_restarts": 0,
+            "max_task_retries": 0,
+            "max_concurrency": SHARDS_IN_FLIGHT,
+            "concurrency_groups": {"pulse": 1},
+            # See `unet.segmenter.keep_freed_memory`: Ray's threads allocate before anything of ours runs.
+            "runtime_env": {"env_vars": {"MALLOC_ARENA_MAX": "1"}},
+        }
+        if avoided:
+            options["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(avoided))})"}
+        share = needs.gpus if self._run.job.cluster.cpus_per_worker == "auto" else 0.0
+        actor = ray.remote(**options)(Worker)
+        return actor.remote(self._run.job, self._run.run_id, max(1, int(needs.cpus)), share, self._open_pipeline)
+
+    def _dismiss(self, seat: _Seat) -> None:
+        """End a worker, if it is still there."""
+        self._seats.remove(seat)
+        self._calls = {call: other for call, other in self._calls.items() if other is not seat}
+        with suppress(RayError):
+            ray.kill(seat.actor)
+
+    # Shards go out and come back -----------------------------------------------------------------
 
     def _fill(self, backlog: Backlog) -> None:
         # Every worker gets its first shard before any gets its second.
         for depth in range(SHARDS_IN_FLIGHT):
             for seat in self._seats:
-                if not seat.ready or len(seat.tasks) != depth or seat.alone:
+                if seat.node is None or seat.leaving or len(seat.tasks) != depth or seat.alone:
                     continue
                 if task := backlog.take(idle=not seat.tasks):
                     call = seat.actor.run_shard.remote(task.shard)
+                    if not seat.tasks:
+                        seat.moved = time.monotonic()
                     seat.tasks[call] = task
                     self._calls[call] = seat
+
+    def _watch(self) -> None:
+        """Ask workers whether their images move on, and end those that do not, or do not even answer."""
+        now = time.monotonic()
+        for seat in self._seats:
+            if not seat.tasks:
+                continue
+            if seat.pulse is not None and ray.wait([seat.pulse], timeout=0)[0]:
+                with suppress(RayError):  # it died, which its shards will say too
+                    seat.moved = max(seat.moved, now - ray.get(seat.pulse))
+                seat.pulse = None
+            if seat.pulse is None and now - seat.asked >= _PULSE:
+                seat.pulse, seat.asked = seat.actor.still_for.remote(), now
+            if now - seat.moved > self._run.job.cluster.stall_seconds:
+                seat.moved = now
+                ray.kill(seat.actor)  # its calls end with this, and so come by `_died`
 
     def _ended(self, call: Any, backlog: Backlog, tally: Tally) -> Iterator[ShardReport]:
         seat = self._calls.pop(call, None)
@@ -160,13 +266,14 @@ class Fleet:
             task = seat.tasks.pop(call, None)
             if task is None:
                 raise ClusterError(f"a worker does not start: {cause}; try the job with --no-ray") from error
+            # An error, unlike a death, says itself which shard it belongs to; but only a worker's first does.
+            yield from self._judged(seat, task, cause, backlog, tally, alone=not seat.worn)
+            seat.worn = seat.leaving = True
             tally.deaths += 1
-            # An error, unlike a death, says itself which shard it belongs to.
-            yield from judge(self._run, backlog, task, cause, alone=True)
         else:
             task = seat.tasks.pop(call, None)
             if task is None:
-                seat.ready, seat.starts = True, 0
+                seat.node, self._starts = answer, 0
             else:
                 yield committed(self._run, answer)
 
@@ -176,112 +283,39 @@ class Fleet:
         lost = {call: seat.tasks.pop(call)} if call in seat.tasks else {}
         for other in list(seat.tasks):
             # The worker's other shard may have ended just before it did.
-            self._calls.pop(other)
             task = seat.tasks.pop(other)
             try:
                 yield committed(self._run, ray.get(other))
             except (RayActorError, RayTaskError):
                 lost[other] = task
-        tally.deaths += seat.ready
-        preempted = getattr(error, "preempted", False)
-        for task in lost.values():
-            if preempted:
+        self._dismiss(seat)
+        self._looked = 0.0  # its successor is asked for at once
+        if getattr(error, "preempted", False) or seat.node in self._drained:
+            for task in lost.values():
                 backlog.put_back(task)
-            else:
-                yield from judge(self._run, backlog, task, error, alone=len(lost) == 1)
-        self._restart(seat, error)
+            return
+        if seat.node is None:
+            self._starts += 1
+            self._why = str(error).strip().splitlines()[-1].strip()
+            self._nodes.failed(_node_of(seat.actor), f"start {self._starts}", time.monotonic())
+        tally.deaths += seat.node is not None
+        for task in lost.values():
+            yield from self._judged(seat, task, error, backlog, tally, alone=len(lost) == 1)
 
-    def _restart(self, seat: _Seat, error: RayActorError) -> None:
-        if not seat.ready:
-            seat.starts += 1
-            if seat.starts >= _STARTS:
-                raise ClusterError(
-                    f"a worker does not get ready ({str(error).strip().splitlines()[0]}); "
-                    "look at its log in Ray's session folder, or try the job with --no-ray"
-                )
-            time.sleep(min(1.0, 0.1 * 2**seat.starts))
-        seat.ready = False
-        if isinstance(error, ActorDiedError):  # Ray will not bring this one back
-            seat.actor = self._actor()
-        self._calls[seat.actor.ready.remote()] = seat
-
-    def _actor(self) -> Any:
-        options = {
-            "num_cpus": self._cpus,
-            "num_gpus": self._gpus,
-            "max_restarts": -1,
-            "max_task_retries": 0,
-            "max_concurrency": SHARDS_IN_FLIGHT,
-            # See `unet.segmenter.keep_freed_memory`: Ray's threads allocate before anything of ours runs.
-            "runtime_env": {"env_vars": {"MALLOC_ARENA_MAX": "1"}},
-        }
-        cpus = max(1, int(self._cpus))
-        return ray.remote(Worker).options(**options).remote(self._run.job, self._run.run_id, cpus, self._open_pipeline)
+    def _judged(
+        self, seat: _Seat, task: Task, error: Exception, backlog: Backlog, tally: Tally, *, alone: bool
+    ) -> Iterator[ShardReport]:
+        yield from judge(self._run, backlog, task, error, alone=alone)
+        self._nodes.failed(seat.node or "", str(task.shard.group), time.monotonic())
+        self._shards.failed(task.shard.group)
+        if self._shards.open:
+            raise ClusterError(
+                f"most shards cost their workers ({str(error).strip().splitlines()[-1].strip()}), so it is the job or "
+                "the machines, not the images; try a few of them with --no-ray, then run the same command to go on"
+            )
 
 
-def _sizes(job: Job) -> tuple[int, float, float]:
-    """Workers, and CPU cores and GPUs of each, for the cluster that is there."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    gpus = sum(node.get("GPU", 0) for node in nodes)
-    wanted = job.cluster
-    per_worker = wanted.gpus_per_worker
-    if per_worker == "auto":
-        per_worker = 1 if (gpus and job.inference.device != "cpu") or job.inference.device == "cuda" else 0
-    if wanted.workers != "auto":
-        workers = wanted.workers
-    else:
-        workers = max(1, int(gpus / per_worker) if per_worker else sum(1 for node in nodes if node.get("CPU")))
-    cpus = wanted.cpus_per_worker
-    if cpus == "auto":
-        cores = [int(node["CPU"]) for node in nodes if node.get("CPU") and (not per_worker or node.get("GPU"))]
-        # Shared out so that the fullest node still fits its workers.
-        cpus = max(1, min(cores, default=1) // math.ceil(workers / max(1, len(cores))))
-    return workers, float(cpus), float(per_worker)
-
-
-@contextmanager
-def _connected(address: str | None) -> Iterator[None]:
-    """A connection to Ray; a Ray of one's own is ended behind it.
-
-    Raises:
-        ClusterError: There is none at that address.
-    """
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    own: dict[str, Any] = {}
-    if address == "local":
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        _own_token()
-        own = {"include_dashboard": False, "object_store_memory": 128 * 2**20}
-    try:
-        _check_reachable(address)
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **own)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        raise ClusterError(
-            f"no Ray at {address}: {str(error).strip().splitlines()[0]}; check --address and RAY_ADDRESS, "
-            "or run with --no-ray"
-        ) from error
-    try:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)  # Ray puts its own there, which would end the run without draining
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _check_reachable(address: str) -> None:
-    """Fail in seconds where nobody listens: Ray itself asks for minutes, and then ends the process."""
-    host, colon, port = address.rpartition(":")
-    if colon and "/" not in address and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=10).close()
-
-
-def _own_token() -> None:
-    """A token of its own for a local Ray: the one that Ray would write is readable by every user of the machine."""
-    names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-    if any(name in os.environ for name in names) or (Path.home() / ".ray" / "auth_token").exists():
-        return
-    folder = Path(tempfile.mkdtemp(prefix="maskfleet-"))  # open to this user alone
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    (folder / "token").write_text(secrets.token_hex(32))
-    os.environ["RAY_AUTH_TOKEN_PATH"] = str(folder / "token")
+def _node_of(actor: Any) -> str:
+    """Where an actor was that never got ready, or ''."""
+    known = ray._private.state.actors(actor._actor_id.hex())
+    return str(known.get("Address", {}).get("NodeID", ""))

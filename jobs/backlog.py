@@ -44,6 +44,7 @@ class Backlog:
         self._again: deque[Task] = deque()
         self._attempts = attempts
         self._next: Shard | None = next(self._fresh, None)
+        self._suspect_last = False
 
     def __bool__(self) -> bool:
         return bool(self._again) or self._next is not None
@@ -54,11 +55,16 @@ class Backlog:
         Args:
             idle: Whether it has nothing else, and so may have a suspect.
         """
-        if self._again and (idle or not self._again[0].alone):
-            return self._again.popleft()
+        # By turns with the others: a bad shard must not hold them back, and whether most are bad shows soon.
+        held_back = self._suspect_last and self._next is not None
+        if self._again and (not self._again[0].alone or (idle and not held_back)):
+            task = self._again.popleft()
+            self._suspect_last = task.alone
+            return task
         if self._next is None:
             return None
         task, self._next = Task(self._next), next(self._fresh, None)
+        self._suspect_last = False
         return task
 
     def put_back(self, task: Task) -> None:

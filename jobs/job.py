@@ -9,9 +9,9 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from jobs.errors import JobError
 
@@ -117,13 +117,31 @@ class Run(_Section):
         return value
 
 
+class WorkerRange(_Section):
+    """Between how many workers a cluster may scale."""
+
+    min: int = Field(default=1, ge=1)
+    """Asked for and kept until the end."""
+    max: int = Field(ge=1)
+    """Asked for while there is work for them."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min > self.max:
+            raise ValueError("min must not exceed max")
+        return self
+
+
 class Cluster(_Section):
     """How much of the machines is used. Never part of what the result depends on."""
 
-    workers: int | Literal["auto"] = "auto"
-    """Worker processes; "auto" is one per GPU, or one per machine without GPUs."""
-    gpus_per_worker: float | Literal["auto"] = "auto"
-    """GPUs of a worker; "auto" is one where there are any."""
+    workers: Annotated[int, Field(ge=1)] | Literal["auto"] | WorkerRange = "auto"
+    """Worker processes. "auto" is one per GPU, or one per machine without GPUs, as machines come and go; a number or
+    {min, max} is asked for, and what does not fit waits for the cluster to grow."""
+    gpus_per_worker: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] = "auto"
+    """GPUs of a worker: 1, a share such as 0.5, or 0; "auto" is one where there are any."""
+    stall_seconds: float = Field(default=900, gt=0)
+    """A worker none of whose images moves on for so long is ended, and its shards go to another."""
     cpus_per_worker: float | Literal["auto"] = "auto"
     """CPU cores of a worker, for its decoding processes and threads; "auto" shares the machine out."""
     threads: int | Literal["auto"] = "auto"

@@ -122,6 +122,7 @@ class Pipeline:
         self._device = threading.Lock()
         self._segmenting = Lane("segment")
         self._encoding = threading.local()
+        self._moved = time.monotonic()
 
     def __enter__(self) -> Self:
         return self
@@ -135,6 +136,13 @@ class Pipeline:
         self.inputs.close()
         self._fetchers.shutdown(cancel_futures=True)
         self._encoders.shutdown(cancel_futures=True)
+
+    def still_for(self) -> float:
+        """Seconds since an image last moved on, from one stage to the next or by rows."""
+        return time.monotonic() - self._moved
+
+    def _move(self) -> None:
+        self._moved = time.monotonic()
 
     def short_of_memory(self) -> dict[str, list[str]]:
         """By shape, how images of it went through the device, where not all at once as wished."""
@@ -197,19 +205,25 @@ class Pipeline:
         except (NotFound, Changed, Denied, Fault) as error:
             return _fetch_failure(record, error)
         finally:
+            self._move()
             outcome.seconds["fetch"] = time.perf_counter() - started
 
     def _stream(self, record: Record, outcome: Outcome, meters: Meters, wait: Wait) -> None:
         """The whole way of one image, in rows. The device is its alone for that time."""
         started = time.perf_counter()
         outcome.failure = None
+
+        def read(top: int, bottom: int) -> NDArray[np.uint8]:
+            self._move()
+            return stream.read(top, bottom)
+
         try:
             with self.inputs.opened(record) as file, Stream(file.fileno(), self.decoders.limits) as stream:
                 outcome.size = stream.height, stream.width
                 writer = self._encoder.writer(*outcome.size) if self._encoder is not None else None
                 with self._device, self._segmenting.work(meters, wait):
                     statistics = self.segmenter.segment_rows(
-                        stream.read, *outcome.size, writer.write if writer is not None else _nowhere
+                        read, *outcome.size, writer.write if writer is not None else _nowhere
                     )
             (columns,) = _columns(statistics)
             if statistics.finite[0]:
@@ -242,6 +256,7 @@ class Pipeline:
         open_: dict[tuple[int, ...], _Batch] = {}
         held = 0
         for image in decoded:
+            self._move()
             outcome = outcomes[image.number]
             outcome.seconds["decode"] = image.seconds
             outcome.failure = image.failure
@@ -280,6 +295,7 @@ class Pipeline:
                 for index in batch.indices:
                     outcomes[index].failure = Failure("segment", "not_tileable", str(error))
                 return np.empty((len(batch.indices), 0, 0), np.uint8)
+            self._move()
             share = (time.perf_counter() - started) / len(batch.indices)
         for index, finite, columns in zip(batch.indices, statistics.finite, _columns(statistics), strict=True):
             outcomes[index].seconds["segment"] = share
@@ -297,6 +313,7 @@ class Pipeline:
         with self._encoding.lane.work(meters, Wait(starved=math.inf, since=began)):
             if self._encoder is not None:
                 outcome.mask = self._encoder.encode(classes)
+        self._move()
         outcome.seconds["encode"] = time.perf_counter() - started
 
 

@@ -34,6 +34,21 @@ class Slow(Segmenter):
         return super().segment(images, size)
 
 
+class Unlucky(Segmenter):
+    """Starts well, and raises at every image."""
+
+    started = False
+
+    def __init__(self, *arguments, **more):
+        super().__init__(*arguments, **more)
+        self.started = True
+
+    def segment(self, images, size=None):
+        if self.started:
+            raise RuntimeError("no luck")
+        return super().segment(images, size)
+
+
 def _pipeline(this, kind, **more):
     model = load_weights(this.job).model
     torch.set_num_threads(this.record["threads"])
@@ -53,4 +68,8 @@ def slowly(this, cpus):
     return _pipeline(this, Slow)
 
 
-__all__ = ["KILL", "RAISE", "codecs", "slowly", "with_killer_decoder", "with_killer_segmenter"]
+def unlucky(this, cpus):
+    return _pipeline(this, Unlucky)
+
+
+__all__ = ["KILL", "RAISE", "codecs", "slowly", "unlucky", "with_killer_decoder", "with_killer_segmenter"]

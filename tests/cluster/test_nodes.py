@@ -1,0 +1,122 @@
+"""The driver on several nodes with logical GPUs, which come, go, give notice, and hang."""
+
+import os
+import signal
+import time
+from contextlib import contextmanager
+
+import psutil
+import pytest
+import ray
+from conftest import draw_images, statistics, tree
+from faults import killers
+
+import jobs.run
+from cluster import driver
+from cluster.breaker import JobBreaker
+from cluster.connection import ClusterError
+from jobs.job import Job
+from jobs.verify import verify
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(autouse=True)
+def tests_are_importable_in_workers(monkeypatch):
+    here = os.path.dirname(os.path.dirname(__file__))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([here, os.path.dirname(here), os.environ.get("PYTHONPATH", "")]))
+
+
+@contextmanager
+def cluster_of(nodes):
+    """A cluster whose head takes no work, as the generated ones have it."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 128 * 2**20})
+    try:
+        yield cluster, [add_node(cluster) for _ in range(nodes)]
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def add_node(cluster, gpus=1):
+    return cluster.add_node(num_cpus=1, num_gpus=gpus, object_store_memory=128 * 2**20, wait=False)
+
+
+def job_of(images, output, weights_file, *sets):
+    table = {"input": str(images), "output": str(output), "weights": weights_file}
+    return Job.of(table, ["run.shard_size=2", "inference.precision=fp32", "cluster.threads=1", *sets])
+
+
+def give_notice(cluster, node):
+    """What `ray start` says when its machine is about to be taken away."""
+    from ray._raylet import GcsClient
+    from ray.core.generated import autoscaler_pb2
+
+    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    accepted, why = GcsClient(address=cluster.address).drain_node(
+        node.node_id, reason, "to be taken away", int((time.time() + 60) * 1000)
+    )
+    assert accepted, why
+
+
+def test_nodes_come_and_go_give_notice_and_are_killed(tmp_path, weights_file):
+    images = draw_images(tmp_path / "images", 80)
+    jobs.run.run(job_of(images, tmp_path / "reference", weights_file))
+    with cluster_of(1) as (cluster, nodes):
+        events = [
+            (3, lambda: nodes.extend([add_node(cluster), add_node(cluster)])),
+            (10, lambda: give_notice(cluster, nodes[0])),
+            (20, lambda: cluster.remove_node(nodes[1], allow_graceful=False)),
+        ]
+
+        def happen(_, tally):
+            if events and tally.shards >= events[0][0]:
+                events.pop(0)[1]()
+
+        job = job_of(images, tmp_path / "out", weights_file, "cluster.workers=3")
+        report = driver.run(job, address=cluster.address, open_pipeline=killers.slowly, progress=happen)
+        ray.init(cluster.address, log_to_driver=False)
+        assert nodes[0].node_id not in {
+            actor["Address"]["NodeID"] for actor in ray._private.state.actors().values() if actor["State"] == "ALIVE"
+        }
+    assert not events
+    assert (report.ok, report.failed) == (80, 0)
+    assert report.record["attempts_lost"] == 1, "a notice costs no attempt"
+    assert tree(tmp_path / "out/masks") == tree(tmp_path / "reference/masks")
+    rows = statistics(tmp_path / "out")
+    assert rows == statistics(tmp_path / "reference")
+    assert verify(str(tmp_path / "out")).problems == []
+
+
+def test_a_worker_that_hangs_is_ended_and_its_shards_are_done_elsewhere(tmp_path, weights_file, monkeypatch):
+    images = draw_images(tmp_path / "images", 24)
+    monkeypatch.setattr(driver, "_PULSE", 0.5)
+    hung = []
+
+    def hang(_, tally):
+        workers = [process for process in psutil.process_iter(["cmdline"]) if ours(process)]
+        if tally.shards and not hung and workers:
+            hung.append(workers[0])
+            workers[0].send_signal(signal.SIGSTOP)
+
+    def ours(process):
+        return (process.info["cmdline"] or [""])[0].startswith("ray::Worker") and here in process.parents()
+
+    here = psutil.Process()
+    with cluster_of(1) as (cluster, _):
+        job = job_of(images, tmp_path / "out", weights_file, "cluster.stall_seconds=6")
+        report = driver.run(job, address=cluster.address, open_pipeline=killers.slowly, progress=hang)
+    assert hung
+    assert (report.ok, report.record["attempts_lost"]) == (24, 1)
+    assert verify(str(tmp_path / "out")).problems == []
+
+
+def test_a_job_whose_shards_all_fail_ends_early_and_says_so(tmp_path, weights_file, monkeypatch):
+    images = draw_images(tmp_path / "images", 60)
+    monkeypatch.setattr(driver, "JobBreaker", lambda: JobBreaker(shards=3))
+    with cluster_of(1) as (cluster, _), pytest.raises(ClusterError, match="most shards cost their workers .*no luck"):
+        driver.run(
+            job_of(images, tmp_path / "out", weights_file), address=cluster.address, open_pipeline=killers.unlucky
+        )
