@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,6 +51,18 @@ WeightsOption = Annotated[
     typer.Option("--weights", help="Safetensors file, or a built-in model: nuclei; again for each of an ensemble."),
 ]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Override a key: section.key=value. May be repeated.")]
+Date = Annotated[
+    datetime | None,
+    typer.Option("--date", formats=["%Y-%m-%d"], help="What {date} in input and output means; else today in UTC."),
+]
+Only = Annotated[
+    list[str] | None, typer.Option("--only", help="Only new, changed, stale or failed images. May be repeated.")
+]
+Since = Annotated[str | None, typer.Option("--since", help="Only images modified since, such as 2026-11-24.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only so many, the first by key.")]
+Sample = Annotated[int | None, typer.Option("--sample", min=1, help="Only so many, from all over the input.")]
+Address = Annotated[str | None, typer.Option("--address", help="Ray cluster; without it RAY_ADDRESS, else local.")]
+NoRay = Annotated[bool, typer.Option("--no-ray", help="Run in this process.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 OutputFolder = Annotated[str, typer.Argument(help="A job's output.")]
 Profile = Annotated[str | None, typer.Option("--profile", help="AWS profile.")]
@@ -122,14 +135,19 @@ def run(
     output: Output = None,
     weights: WeightsOption = None,
     set: Set = None,  # noqa: A002
-    address: Annotated[
-        str | None, typer.Option("--address", help="Ray cluster; without it RAY_ADDRESS, else local.")
-    ] = None,
-    no_ray: Annotated[bool, typer.Option("--no-ray", help="Run in this process.")] = False,
+    date: Date = None,
+    only: Only = None,
+    since: Since = None,
+    limit: Limit = None,
+    sample: Sample = None,
+    address: Address = None,
+    no_ray: NoRay = False,
     json: AsJson = False,
 ) -> int:
     """Make masks and statistics of every image; goes on with an unfinished run of the same job."""
-    return _run(_job(job, input, output, weights, set), address=address, no_ray=no_ray, as_json=json)
+    selection = _selection(only, since, limit, sample)
+    work = _job(job, input, output, weights, [*selection, *(set or [])], date=date)
+    return _run(work, address=address, no_ray=no_ray, as_json=json)
 
 
 @app.command()
@@ -139,29 +157,36 @@ def plan(
     output: Output = None,
     weights: WeightsOption = None,
     set: Set = None,  # noqa: A002
+    date: Date = None,
+    only: Only = None,
+    since: Since = None,
+    limit: Limit = None,
+    sample: Sample = None,
     json: AsJson = False,
 ) -> None:
     """Count what a run would do, and look at a sample for what makes masks come out wrong. Writes nothing."""
-    from jobs.catalog import done
     from jobs.doctor import warnings
     from jobs.recipe import fingerprint_of, load_weights, mask_values
     from jobs.run import plan as make_plan
     from jobs.run import threads_of
-    from jobs.storage import open_storage
 
-    work = _job(job, input, output, weights, set)
+    selection = _selection(only, since, limit, sample)
+    work = _job(job, input, output, weights, [*selection, *(set or [])], date=date)
     loaded = load_weights(work)
     mask_values(work, loaded)
     fingerprint = fingerprint_of(work, loaded)
     planned = make_plan(work, fingerprint)
+    table, size = planned.first
+    shards = -(-table.num_rows // size) + sum(-(-table.num_rows // size) for table, size in planned.parts)
     result = {
-        "listed": planned.listed,
-        "done": planned.listed - planned.table.num_rows,
-        "images": planned.table.num_rows,
-        "shards": planned.shards,
-        "bytes": planned.size,
+        "listed": planned.planning.listed,
+        "done": planned.planning.done,
+        "images": planned.planning.images,
+        "why": dict(planned.planning.why),
+        "gone": planned.planning.gone,
+        "shards": shards,
+        "bytes": planned.planning.bytes,
         "fingerprint": fingerprint,
-        "known": done(open_storage(work.output, profile=work.profile), fingerprint).num_rows,
         "warnings": warnings(work, loaded, planned.manifest, threads=threads_of(work)),
     }
     _show(result, as_json=json)
@@ -173,6 +198,91 @@ def status(output: OutputFolder, profile: Profile = None, json: AsJson = False) 
     from jobs.status import status as read_status
 
     _show(read_status(output, profile=profile), as_json=json)
+
+
+@app.command()
+def explain(
+    output: OutputFolder,
+    key: Annotated[str, typer.Argument(help="The image's key, or any ending of it that no other key has.")],
+    profile: Profile = None,
+    json: AsJson = False,
+) -> None:
+    """Tell an image's whole story: runs, attempts, weights, and why it was or was not planned."""
+    from jobs.explain import explain as tell
+
+    told = tell(output, key, profile=profile)
+    if json:
+        _show(told, as_json=True)
+        return
+    typer.echo(f"{told['key']}: {told['state']}")
+    for run_told in told["runs"]:
+        typer.echo(f"\nrun {run_told.pop('run')}")
+        _show(run_told, as_json=False)
+
+
+@app.command()
+def retry(
+    output: OutputFolder,
+    classes: Annotated[list[str], typer.Option("--class", help="decode, oom, io or crash. May be repeated.")],
+    set: Set = None,  # noqa: A002
+    address: Address = None,
+    no_ray: NoRay = False,
+    profile: Profile = None,
+    json: AsJson = False,
+) -> int:
+    """Do failed images of these kinds again, with the newest run's job."""
+    from jobs.status import newest_job
+
+    table = newest_job(output, profile=profile)
+    table["select"] = {"classes": classes}
+    return _run(Job.of(table, set or ()), address=address, no_ray=no_ray, as_json=json)
+
+
+@app.command()
+def gc(
+    output: OutputFolder,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete them; else they are only shown.")] = False,
+    hours: Annotated[float, typer.Option("--grace", min=0, help="Hours that a file must be old.")] = 24,
+    profile: Profile = None,
+    json: AsJson = False,
+) -> None:
+    """Find files that no commit names: attempts that lost or were cut off."""
+    from jobs.gc import collect
+
+    found = collect(output, profile=profile, grace=hours * 3600, delete=delete)
+    if json:
+        _show(vars(found), as_json=True)
+        return
+    for path in found.paths:
+        typer.echo(path)
+    verb = "deleted" if delete else "would be deleted with --delete"
+    typer.echo(f"{len(found.paths)} files, {found.size} bytes {verb}; {found.young} too young to judge")
+
+
+@app.command()
+def backfill(
+    job: Annotated[Path, typer.Argument(help="Job file (TOML) with {date} in its input.")],
+    first: Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="First day.")],
+    last: Annotated[datetime, typer.Option("--to", formats=["%Y-%m-%d"], help="Last day.")],
+    set: Set = None,  # noqa: A002
+    address: Address = None,
+    no_ray: NoRay = False,
+    json: AsJson = False,
+) -> int:
+    """Run a job for each of several days, the earliest first; a day that is done costs its listing."""
+    days = [first + timedelta(days=number) for number in range((last - first).days + 1)]
+    works = [Job.load(job, set or (), day=day.date()) for day in days]
+    if not works:
+        raise JobError("--to lies before --from; turn them round")
+    if len({work.input for work in works}) < len(works):
+        raise JobError("the job's input does not depend on {date}, so that every day would be the same; put it in")
+    code = 0
+    for day, work in zip(days, works, strict=True):
+        _err.print(f"{day:%Y-%m-%d}", highlight=False)
+        code = max(code, _run(work, address=address, no_ray=no_ray, as_json=json))
+        if code == 130:
+            break
+    return code
 
 
 @app.command()
@@ -260,13 +370,20 @@ def demo(
     return code
 
 
+def _selection(only: list[str] | None, since: str | None, limit: int | None, sample: int | None) -> list[str]:
+    given = {"only": only, "since": since, "limit": limit, "sample": sample}
+    return [f"select.{key}={json.dumps(value)}" for key, value in given.items() if value]
+
+
 def _job(
-    path: Path | None, input_: str | None, output: str | None, weights: list[str] | None, overrides: list[str] | None
-) -> Job:
+    path: Path | None, input_: str | None, output: str | None, weights: list[str] | None,
+    overrides: list[str] | None, *, date: datetime | None = None,
+) -> Job:  # fmt: skip
     given = {"input": input_, "output": output, "weights": weights}
     sets = [f"{key}={json.dumps(value)}" for key, value in given.items() if value]
     sets += overrides or []
-    return Job.load(path, sets) if path is not None else Job.of({}, sets)
+    day = date.date() if date else None
+    return Job.load(path, sets, day=day) if path is not None else Job.of({}, sets, day=day)
 
 
 def _run(job: Job, *, address: str | None, no_ray: bool, as_json: bool) -> int:

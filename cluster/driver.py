@@ -30,6 +30,7 @@ from jobs.run import (
     Progress,
     Run,
     RunReport,
+    Stop,
     Stopped,
     Tally,
     committed,
@@ -96,13 +97,13 @@ def run(
         StorageError: Storage goes on failing.
     """
 
-    def attempts(this: Run, backlog: Backlog, tally: Tally) -> Generator[ShardReport | None, None, None]:
+    def attempts(this: Run, backlog: Backlog, tally: Tally, stop: Stop) -> Generator[ShardReport | None, None, None]:
         with connected(address):
             fleet = Fleet(this, open_pipeline)
             tally.started = time.monotonic()
-            yield from fleet.attempts(backlog, tally, stopped)
+            yield from fleet.attempts(backlog, tally, stop)
 
-    return execute(job, attempts, progress=progress)
+    return execute(job, attempts, progress=progress, stopped=stopped)
 
 
 class Fleet:
@@ -142,7 +143,12 @@ class Fleet:
                 self._scale(tally)
                 self._fill(backlog)
             self._watch()
-            finished, _ = ray.wait(list(self._calls), num_returns=1, timeout=_LOOK)
+            finished: list[Any] = []
+            if self._calls:
+                # A new part of the plan is worth a look soon; it is the listing that holds us back then.
+                finished, _ = ray.wait(list(self._calls), num_returns=1, timeout=0.05 if backlog.waits else _LOOK)
+            else:
+                time.sleep(0.05)
             if not finished:
                 yield None
             for call in finished:
@@ -211,7 +217,9 @@ class Fleet:
             options["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(avoided))})"}
         share = needs.gpus if self._run.job.cluster.cpus_per_worker == "auto" else 0.0
         actor = ray.remote(**options)(Worker)
-        return actor.remote(self._run.job, self._run.run_id, max(1, int(needs.cpus)), share, self._open_pipeline)
+        return actor.remote(
+            self._run.job, self._run.run_id, max(1, int(needs.cpus)), share, self._open_pipeline, self._run.generation
+        )
 
     def _dismiss(self, seat: _Seat) -> None:
         """End a worker, if it is still there."""

@@ -20,14 +20,17 @@ class Worker:
         cpus: CPU cores that this process may use.
         gpu_share: GPUs of this worker; where it is not 0, the cores that go with them on this node count, not `cpus`.
         open_pipeline: Makes its pipeline; `jobs.run.pipeline_of_job`.
+        generation: Of the lock that the driver holds.
     """
 
-    def __init__(self, job: Job, run_id: str, cpus: int, gpu_share: float, open_pipeline: OpenPipeline) -> None:
+    def __init__(
+        self, job: Job, run_id: str, cpus: int, gpu_share: float, open_pipeline: OpenPipeline, generation: int
+    ) -> None:
         # An error of the job's is kept and raised by `ready`: raised here, it would reach the driver as the death of
         # an actor, with a traceback in place of the sentence.
         self._error: MaskfleetError | None = None
         try:
-            self._run = replace(Run.attach(job.output, run_id, profile=job.profile), job=job)
+            self._run = replace(Run.attach(job.output, run_id, profile=job.profile, generation=generation), job=job)
             self._pipeline = open_pipeline(self._run, _cores_with(gpu_share) if gpu_share else cpus)
         except MaskfleetError as error:
             self._error = error

@@ -35,19 +35,37 @@ class Backlog:
     """The shards of a run that are not done.
 
     Args:
-        shards: In order. Taken one by one, so it may be an iterator over millions.
+        shards: In order. Taken one by one, so it may be an iterator over millions; None of it means that the next
+            shard is not known yet.
         attempts: Workers that a shard may cost before it is cut, and an image before it fails.
     """
 
-    def __init__(self, shards: Iterable[Shard], *, attempts: int) -> None:
-        self._fresh: Iterator[Shard] = iter(shards)
+    def __init__(self, shards: Iterable[Shard | None], *, attempts: int) -> None:
+        self._fresh: Iterator[Shard | None] = iter(shards)
         self._again: deque[Task] = deque()
         self._attempts = attempts
-        self._next: Shard | None = next(self._fresh, None)
+        self._next: Shard | None = None
         self._suspect_last = False
+        self._more = True
+        """Whether `_fresh` may have another."""
+        self._look()
 
     def __bool__(self) -> bool:
-        return bool(self._again) or self._next is not None
+        self._look()
+        return bool(self._again) or self._next is not None or self._more
+
+    def _look(self) -> None:
+        if self._next is None and self._more:
+            try:
+                self._next = next(self._fresh)
+            except StopIteration:
+                self._more = False
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is nothing to take right now, and yet more may come."""
+        self._look()
+        return not self._again and self._next is None and self._more
 
     def take(self, *, idle: bool) -> Task | None:
         """The next task for a worker.
@@ -56,6 +74,7 @@ class Backlog:
             idle: Whether it has nothing else, and so may have a suspect.
         """
         # By turns with the others: a bad shard must not hold them back, and whether most are bad shows soon.
+        self._look()
         held_back = self._suspect_last and self._next is not None
         if self._again and (not self._again[0].alone or (idle and not held_back)):
             task = self._again.popleft()
@@ -63,7 +82,7 @@ class Backlog:
             return task
         if self._next is None:
             return None
-        task, self._next = Task(self._next), next(self._fresh, None)
+        task, self._next = Task(self._next), None
         self._suspect_last = False
         return task
 

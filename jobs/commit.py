@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple
 
 from jobs.errors import NotFound, StorageError
+from jobs.fence import Fence
 from jobs.manifest import Shard
 from jobs.storage import Storage
 
@@ -47,6 +48,7 @@ class Commit(NamedTuple):
         images: Rows in its statistics.
         failed: How many of them failed.
         split: Whether the shard was cut in two instead; then `<id>.0` and `<id>.1` have commits of their own.
+        generation: Of the lock under which it was made.
     """
 
     shard: str
@@ -55,6 +57,7 @@ class Commit(NamedTuple):
     images: int
     failed: int
     split: bool = False
+    generation: int = 0
 
     def to_json(self) -> bytes:
         """As stored."""
@@ -83,11 +86,13 @@ class Commits:
         run_id: Whose.
         mode: "worker" where storage keeps the condition; "driver" where it does not and only the
             driver may commit, one at a time.
+        fence: Of the driver that this commits for; None where nothing is committed.
     """
 
-    def __init__(self, storage: Storage, run_id: str, mode: Mode) -> None:
+    def __init__(self, storage: Storage, run_id: str, mode: Mode, fence: Fence | None = None) -> None:
         self._storage = storage
         self._folder = f"runs/{run_id}/commits"
+        self._fence = fence
         self.mode = mode
 
     def commit(self, commit: Commit) -> Commit:
@@ -95,7 +100,13 @@ class Commits:
 
         Returns:
             The commit that counts: this one, or the one that was first.
+
+        Raises:
+            Locked: Another driver has taken over.
         """
+        if self._fence is not None:
+            self._fence.check()
+            commit = commit._replace(generation=self._fence.generation)
         path = f"{self._folder}/{commit.shard}.json"
         if self.mode == "driver":
             if (first := self.get(commit.shard)) is not None:

@@ -3,6 +3,8 @@
 MaskfleetError            one line that states the remedy; the command line shows nothing else
 ├── JobError              the job, its input, its weights or its output are wrong; exit 2, never retried
 ├── Locked                another run holds the output; exit 4
+│   └── Skipped           and the job says to leave it at that; exit 0
+├── Unfinished            the deadline came first; exit 1
 └── StorageError          storage failed, after retries; exit 1
     ├── NotFound          no such object
     ├── Denied            the credentials are missing, wrong or not sufficient, or there is no such bucket
@@ -47,6 +49,16 @@ class Locked(MaskfleetError):
     """Another run holds the output."""
 
     exit_code = 4
+
+
+class Skipped(Locked):
+    """Another run holds the output, and the job says to leave it at that."""
+
+    exit_code = 0
+
+
+class Unfinished(MaskfleetError):
+    """The deadline came before the last shard; the same command goes on."""
 
 
 class StorageError(MaskfleetError):

@@ -8,6 +8,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -116,6 +117,62 @@ class Run(_Section):
             raise ValueError("must be at least 1")
         return value
 
+    on_overlap: Literal["skip", "fail", "wait"] = "fail"
+    """When another run holds the output: "skip" ends with exit code 0, "fail" with 4, "wait" waits for it to end."""
+    deadline: str | None = Field(default=None, pattern=r"^[0-9]+(\.[0-9]+)?[smh]$")
+    """Time after which no more shards are handed out, such as "90m" or "6h"; the next run goes on."""
+    webhook: str | None = Field(default=None, pattern=r"^(https?://|\$[A-Z_][A-Z0-9_]*$)")
+    """URL that the run's outcome is posted to as JSON, or `$NAME` of an environment variable that holds it."""
+
+    @property
+    def deadline_seconds(self) -> float | None:
+        """`deadline` in seconds."""
+        if self.deadline is None:
+            return None
+        return float(self.deadline[:-1]) * {"s": 1, "m": 60, "h": 3600}[self.deadline[-1]]
+
+
+class Selection(_Section):
+    """Which of the images that need work are planned."""
+
+    only: tuple[Literal["new", "changed", "stale", "failed"], ...] = ()
+    """For these reasons alone; () for all of them."""
+    classes: tuple[Literal["decode", "oom", "io", "crash"], ...] = ()
+    """Failures of these kinds alone, those included that the same bytes will likely give again."""
+    since: datetime | None = None
+    """Modified at or after this time; a time without a zone is UTC."""
+    limit: int | None = Field(default=None, ge=1)
+    """At most so many, the first in order of key; the input is listed no further than that."""
+    sample: int | None = Field(default=None, ge=1)
+    """So many from all over the input, the same ones every time."""
+
+    @field_validator("only", "classes", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("since")
+    @classmethod
+    def _in_utc(cls, value: datetime | None) -> datetime | None:
+        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+
+
+class Prices(_Section):
+    """What `maskfleet plan` reckons with; no price is known by itself."""
+
+    currency: str = "USD"
+    """Named beside every sum."""
+    gpu_hour: float = Field(default=0, ge=0)
+    """Of one GPU, with the machine around it."""
+    worker_hour: float = Field(default=0, ge=0)
+    """Of one worker without a GPU."""
+    get_1000: float = Field(default=0.0004, ge=0)
+    """Of a thousand reading requests."""
+    put_1000: float = Field(default=0.005, ge=0)
+    """Of a thousand writing or listing requests."""
+    gb_month: float = Field(default=0.023, ge=0)
+    """Of 10⁹ bytes of output, kept for a month."""
+
 
 class WorkerRange(_Section):
     """Between how many workers a cluster may scale."""
@@ -170,6 +227,8 @@ class Job(_Section):
     inference: Inference = Inference()
     masks: Masks = Masks()
     run: Run = Run()
+    select: Selection = Selection()
+    prices: Prices = Prices()
     cluster: Cluster = Cluster()
 
     @field_validator("weights", mode="before")
@@ -190,12 +249,13 @@ class Job(_Section):
         return tuple(_stated(item, word=True) for item in value)
 
     @classmethod
-    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
+    def load(cls, path: str | Path, overrides: Sequence[str] = (), *, day: date | None = None) -> Self:
         """The job in a TOML file.
 
         Args:
             path: A local file. Relative local paths in it are relative to the current folder.
             overrides: `section.key=value` each, with TOML's values; a bare word is text.
+            day: What `{date}` in `input` and `output` stands for; None for today in UTC.
 
         Raises:
             JobError: The file is missing, is no TOML, names an unknown key, or holds a wrong value.
@@ -208,17 +268,25 @@ class Job(_Section):
             ) from error
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise JobError(f"job file {path} cannot be read: {error}") from error
-        return cls.of(table, overrides)
+        return cls.of(table, overrides, day=day)
 
     @classmethod
-    def of(cls, table: Mapping[str, Any], overrides: Sequence[str] = ()) -> Self:
+    def of(cls, table: Mapping[str, Any], overrides: Sequence[str] = (), *, day: date | None = None) -> Self:
         """The job of a table such as a TOML file holds. See `load`."""
         merged = _with_overrides(table, overrides)
         _refuse_unknown(cls, merged, "")
+        for key in ("input", "output"):
+            if isinstance(merged.get(key), str):
+                merged[key] = _filled(merged[key], day, merged.get("name", cls.model_fields["name"].default))
         try:
             return cls.model_validate(merged)
         except ValidationError as error:
             raise JobError("; ".join(_sentences(error))) from error
+
+
+def _filled(place: str, day: date | None, name: object) -> str:
+    """A place with `{date}` (2026-11-24) and `{name}` filled in; other braces are left as they are."""
+    return place.replace("{date}", (day or datetime.now(UTC).date()).isoformat()).replace("{name}", str(name))
 
 
 def _stated(value: str, *, word: bool) -> str:

@@ -4,6 +4,9 @@
 output. A holder renews its record; one that has not for `STALE` seconds, or whose process is known
 to be dead, is succeeded by the next generation, and finds that out at its next renewal. So a driver
 that was killed is replaced at once on the same machine, and after `STALE` seconds on another.
+
+The generation is also the fencing token: whoever commits in the name of a holder, a worker or the driver itself, looks
+first whether there is a higher one (`Fence`). So a holder that was taken for dead and wakes up again writes no record.
 """
 
 import json
@@ -11,12 +14,14 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
 from jobs.commit import nonce
 from jobs.errors import Locked, MaskfleetError, NotFound, StorageError
+from jobs.fence import Fence, newest
 from jobs.storage import Storage
 
 RENEW = 10.0
@@ -52,6 +57,11 @@ class Lock:
     def __exit__(self, *_: object) -> None:
         self.release()
 
+    @property
+    def fence(self) -> Fence:
+        """For all that commits in this holder's name."""
+        return Fence(self._storage, self._generation)
+
     def release(self) -> None:
         """Let others in."""
         if not self._done.is_set():
@@ -62,10 +72,10 @@ class Lock:
                     self._storage.write(self._path(self._generation), self._record(released=True))
 
     def _acquire(self) -> int:
-        newest = self._newest()
-        if newest:
-            self._refuse_if_held(newest)
-        mine = newest + 1
+        before = self._newest()
+        if before:
+            self._refuse_if_held(before)
+        mine = before + 1
         created = self._storage.create(self._path(mine), self._record())
         # Two may have seen the same newest; and after a lost response "exists" may be our own record.
         if (not created and self._read(mine).get("nonce") != self._nonce) or self._newest() != mine:
@@ -79,10 +89,10 @@ class Lock:
         if not holder or holder.get("released"):
             return
         here = _place()
-        if here is not None and holder.get("place") == here:
-            if not _alive(holder):
-                return
-        elif time.time() - float(holder.get("renewed", 0)) > self._stale:
+        if here is not None and holder.get("place") == here and not _alive(holder):
+            return
+        # A process that is there and yet not heard of hangs or is stopped; the fence keeps it out when it wakes up.
+        if time.time() - float(holder.get("renewed", 0)) > self._stale:
             return
         raise Locked(
             f"{self._storage.root} is held by process {holder.get('pid')} on {holder.get('host')} "
@@ -98,10 +108,10 @@ class Lock:
                     return
                 self._storage.write(self._path(self._generation), self._record())
             except MaskfleetError:
-                continue  # storage is away for now; staleness is for the others to judge
+                continue  # storage is away for now; the others judge by their clocks, and the fence by the storage
 
     def _newest(self) -> int:
-        return max((int(name.split(".")[0]) for name in self._storage.names("lock") if name[:6].isdigit()), default=0)
+        return newest(self._storage)
 
     def _path(self, generation: int) -> str:
         return f"lock/{generation:06}.json"
@@ -125,6 +135,26 @@ class Lock:
                 "released": released,
             }
         ).encode()
+
+
+def waited(storage: Storage, stopped: Callable[[], bool] | None = None, *, pause: float = 1.0) -> Lock:
+    """The lock, once whoever holds it has let it go or is gone.
+
+    Args:
+        storage: The output.
+        stopped: Asked between tries; True ends the wait.
+        pause: Seconds between tries.
+
+    Raises:
+        Locked: `stopped` said so.
+    """
+    while True:
+        try:
+            return Lock(storage)
+        except Locked:
+            if stopped is not None and stopped():
+                raise
+            time.sleep(pause)
 
 
 def _place() -> str | None:

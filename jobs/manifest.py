@@ -1,21 +1,27 @@
-"""The frozen plan: which image is in which shard, and what its mask is called. Written once per run.
+"""The plan of a run as it is stored: which image is in which shard, and what its mask is called.
 
-The file is Parquet with one row group per shard, so that a worker reads its own records alone and
-the driver holds none.
+    runs/<run_id>/manifest/part-00000.parquet   32 shards each, a row group per shard; written while the input is listed
+    runs/<run_id>/manifest/frozen.json          last: how many parts, shards and images; from then on the plan is whole
+
+A worker reads the part that its shard is in, and of it the shard's row group; nobody holds all records. Shards of parts
+that are written may be handed out before the rest is.
 """
 
+import hashlib
 import io
-import re
-from collections.abc import Iterable, Iterator
-from itertools import islice
-from typing import NamedTuple, Self
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from jobs.errors import JobError
+from jobs.errors import NotFound
 from jobs.sources import Record
+from jobs.storage import Storage
 
 SCHEMA = pa.schema(
     [
@@ -24,19 +30,23 @@ SCHEMA = pa.schema(
         pa.field("size", pa.int64()),
         pa.field("etag", pa.string()),
         pa.field("mask", pa.string(), nullable=False),
-        pa.field("shard", pa.int32(), nullable=False),
+        pa.field("why", pa.string(), nullable=False),
     ]
 )
-"""One row per image, sorted by key. `mask` is the mask's name; `shard` the number of its shard and row group."""
+"""One row per image, sorted by key. `mask` is the mask's name; `why` it was planned: new, changed, stale or failed."""
 
-_LISTED = SCHEMA.remove(5).remove(4)
+PART_SHARDS = 32
+"""Shards of every part but the last."""
+
+_RECORD = ("key", "url", "size", "etag")
+_PARTS_HELD = 3
 
 
 class Shard(NamedTuple):
     """A unit of work: consecutive rows of one row group of the manifest.
 
     Attributes:
-        id: The row group's number, five digits or more; of a part of a shard that was cut in two,
+        id: The shard's number within the run, five digits or more; of a part of a shard that was cut in two,
             followed by `.0` or `.1` for each cut.
         start: First row within the row group.
         stop: Row after the last.
@@ -48,7 +58,7 @@ class Shard(NamedTuple):
 
     @property
     def group(self) -> int:
-        """The row group's number."""
+        """The shard's number, uncut."""
         return int(self.id.partition(".")[0])
 
     def __len__(self) -> int:
@@ -66,174 +76,208 @@ class Shard(NamedTuple):
         return Shard(f"{self.id}.0", self.start, middle), Shard(f"{self.id}.1", middle, self.stop)
 
 
-class Manifest:
-    """A written plan.
+@dataclass(frozen=True)
+class Frozen:
+    """What the marker says of a whole plan.
 
-    Args:
-        data: The Parquet file.
+    Attributes:
+        parts: How many.
+        shards: How many.
+        images: Planned.
+        shard_size: Images of every shard but the last.
+        digest: sha256 over the parts' sha256.
+        listed: Images that the input has, those included that need no work.
+        bytes: Of the planned images, as far as known.
+        whole: Whether the input was listed to its end. False where planning was cut off or limited: then what is
+            behind the last planned key is for the next run.
+        why: Planned images by reason.
+        gone: Images that the catalog knows and the input has no more.
     """
 
-    def __init__(self, data: bytes) -> None:
-        self._file = pq.ParquetFile(io.BytesIO(data))
+    parts: int
+    shards: int
+    images: int
+    shard_size: int
+    digest: str
+    listed: int
+    bytes: int
+    whole: bool
+    why: dict[str, int] = field(default_factory=dict)
+    gone: int = 0
+
+
+class Manifest:
+    """A stored plan.
+
+    Args:
+        read: Gives a part by its number.
+        frozen: The marker, or of a plan that is being written what there is of it so far.
+    """
+
+    def __init__(self, read: Callable[[int], bytes], frozen: Frozen | Callable[[], Frozen]) -> None:
+        self._read = read
+        self._frozen = frozen
+        self._held: dict[int, pq.ParquetFile] = {}
+        self._lock = threading.Lock()
+
+    @classmethod
+    def stored(cls, storage: Storage, run_id: str) -> Self:
+        """The plan of a run, or as much of it as is stored.
+
+        Raises:
+            NotFound: Nothing of it is.
+        """
+        frozen: Frozen | Callable[[], Frozen]
+        try:
+            frozen = Frozen(**json.loads(storage.read(f"{folder_of(run_id)}/frozen.json")))
+        except NotFound:
+            if not storage.exists(f"{folder_of(run_id)}/{part_name(0)}"):
+                raise
+            frozen = lambda: _so_far(storage, run_id)  # noqa: E731  (few ask, and it reads every part)
+        return cls(lambda part: storage.read(f"{folder_of(run_id)}/{part_name(part)}"), frozen)
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether the plan is whole."""
+        return isinstance(self._frozen, Frozen)
+
+    @property
+    def frozen(self) -> Frozen:
+        """What the marker says, or would say of what there is so far."""
+        return self._frozen if isinstance(self._frozen, Frozen) else self._frozen()
 
     @property
     def images(self) -> int:
         """Number of records."""
-        return int(self._file.metadata.num_rows)
+        return self.frozen.images
 
     def shards(self) -> Iterator[Shard]:
-        """Every shard, uncut, in order."""
-        for number in range(self._file.num_row_groups):
-            yield Shard(f"{number:05}", 0, self._file.metadata.row_group(number).num_rows)
+        """Every shard, uncut, in order. Of a whole plan this reads nothing: all but the last are of one size."""
+        frozen = self.frozen
+        return shards_of(0, frozen.images, frozen.shard_size)
 
     def records(self, shard: Shard) -> list[tuple[Record, str]]:
         """A shard's records, each with its mask's name, in the order that everything about the shard follows."""
-        table = self._file.read_row_group(shard.group).slice(shard.start, len(shard))
-        columns = [table[name].to_pylist() for name in ("key", "url", "size", "etag", "mask")]
-        return [(Record(*row[:4]), row[4]) for row in zip(*columns, strict=True)]
+        part, group = divmod(shard.group, PART_SHARDS)
+        with self._lock:  # two shards are in work, and a Parquet file is no place for two threads
+            table = self._part(part).read_row_group(group).slice(shard.start, len(shard))
+        columns = [table[name].to_pylist() for name in (*_RECORD, "mask")]
+        return [(Record(*row[:-1]), row[-1]) for row in zip(*columns, strict=True)]
 
     def sample(self, count: int) -> list[Record]:
-        """At most so many records, from shards all over the plan."""
-        groups = self._file.num_row_groups
+        """At most so many records, from shards all over the first part, which is there before any shard goes out."""
+        if isinstance(self._frozen, Frozen) and not self._frozen.images:
+            return []
+        metadata = self._part(0).metadata
+        groups = metadata.num_row_groups
         chosen = [groups * number // min(count, groups) for number in range(min(count, groups))]
         each = -(-count // max(1, len(chosen)))
-        rows = (self._file.metadata.row_group(number).num_rows for number in chosen)
+        rows = (metadata.row_group(number).num_rows for number in chosen)
         shards = [Shard(f"{number:05}", 0, min(each, size)) for number, size in zip(chosen, rows, strict=True)]
         return [record for shard in shards for record, _ in self.records(shard)][:count]
 
-    def keys(self) -> Iterator[tuple[str, list[str]]]:
-        """Shard numbers as in ids, with the shard's keys."""
-        for number in range(self._file.num_row_groups):
-            yield f"{number:05}", self._file.read_row_group(number, columns=["key"])["key"].to_pylist()
+    def find(self, key: str) -> dict[str, Any] | None:
+        """The row of an image, with its `shard`, or None. Halves the parts, then reads one."""
+        low, high = 0, self.frozen.parts
+        if not high:
+            return None
+        while high - low > 1:
+            middle = (low + high) // 2
+            first = self._part(middle).read_row_group(0, columns=["key"])["key"][0].as_py()
+            low, high = (middle, high) if first <= key else (low, middle)
+        for group in range(self._part(low).metadata.num_row_groups):
+            rows = self._part(low).read_row_group(group)
+            place = rows["key"].index(key).as_py()
+            if place >= 0:
+                row: dict[str, Any] = rows.slice(place, 1).to_pylist()[0]
+                return row | {"shard": f"{low * PART_SHARDS + group:05}"}
+        return None
+
+    def _part(self, number: int) -> pq.ParquetFile:
+        # A reader of its own per part: shards are handed out in order, so that a few of them serve nearly all.
+        if number not in self._held:
+            while len(self._held) >= _PARTS_HELD:
+                self._held.pop(next(iter(self._held)))
+            self._held[number] = pq.ParquetFile(io.BytesIO(self._read(number)))
+        return self._held[number]
 
 
-class Plan(NamedTuple):
-    """A plan before it is written: a table of `SCHEMA`, and what was seen on the way."""
-
-    table: pa.Table
-    listed: int
-    """Images found, those already done included."""
-
-    @classmethod
-    def of(cls, records: Iterable[Record], *, shard_size: int | str, done: pa.Table | None = None) -> Self:
-        """Plan records.
-
-        Args:
-            records: From a `Source`.
-            shard_size: Images per shard, or "auto".
-            done: Key and etag of images that need no work.
-
-        Raises:
-            JobError: Two images would need one mask name.
-        """
-        table = _listed(records)
-        listed = table.num_rows
-        # Names depend on all that is there, not on what is new tonight, so that they are the same every night.
-        table = table.append_column("mask", mask_names(table["key"]))
-        if done is not None and done.num_rows:
-            table = table.join(done.select(["key", "etag"]), ["key", "etag"], join_type="left anti")
-            table = table.sort_by("key")
-        size = _shard_size(shard_size, table.num_rows)
-        shard = pa.array([row // size for row in range(table.num_rows)], pa.int32())
-        return cls(table.append_column(SCHEMA.field("shard"), shard).cast(SCHEMA), listed)
-
-    @property
-    def shards(self) -> int:
-        """Number of shards."""
-        return int(self.table["shard"][-1].as_py()) + 1 if self.table.num_rows else 0
-
-    @property
-    def size(self) -> int:
-        """Bytes of the images, as far as their sizes are known."""
-        return int(pc.sum(self.table["size"]).as_py() or 0)
-
-    @property
-    def manifest(self) -> Manifest:
-        """As it will be read."""
-        return Manifest(self.parquet())
-
-    def parquet(self) -> bytes:
-        """The manifest's file."""
-        sink = io.BytesIO()
-        with pq.ParquetWriter(sink, SCHEMA, compression="zstd") as writer:
-            size = int(pc.sum(pc.equal(self.table["shard"], 0)).as_py() or 1)
-            for start in range(0, self.table.num_rows, size):
-                writer.write_table(self.table.slice(start, size), row_group_size=size)
-        return sink.getvalue()
+def folder_of(run_id: str) -> str:
+    """Where a run's plan lies."""
+    return f"runs/{run_id}/manifest"
 
 
-def _listed(records: Iterable[Record]) -> pa.Table:
-    # Column by column in chunks: a million tuples in a list would be most of a gigabyte.
-    rows = iter(records)
-    chunks = []
-    while chunk := list(islice(rows, 8192)):
-        columns = [
-            pa.array(column, field.type) for column, field in zip(zip(*chunk, strict=True), _LISTED, strict=True)
-        ]
-        chunks.append(pa.RecordBatch.from_arrays(columns, schema=_LISTED))
-    table = pa.Table.from_batches(chunks, _LISTED).sort_by("key")
-    counts = table["key"].value_counts()
-    if len(counts) != table.num_rows:
-        twice = next(item["values"].as_py() for item in counts if item["counts"].as_py() > 1)
-        raise JobError(
-            f"two inputs have the key {twice!r}; name each once in the list, or give them folders of their own"
-        )
-    return table
+def part_name(number: int) -> str:
+    """Of a part's file."""
+    return f"part-{number:05}.parquet"
 
 
-def _shard_size(wanted: int | str, images: int) -> int:
-    # Never by the number of workers: a shard's batches, and so its bytes, must not depend on it.
-    return wanted if isinstance(wanted, int) else max(16, min(512, -(-images // 32)))
+def shards_of(first: int, images: int, size: int) -> Iterator[Shard]:
+    """The shards of so many images, numbered from the first."""
+    for number, start in enumerate(range(0, images, size)):
+        yield Shard(f"{first + number:05}", 0, min(size, images - start))
 
 
-def mask_names(keys: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The name of each input's mask.
-
-    It is the key with its ending replaced by `.png`. Where that name would be taken twice, each of
-    the inputs concerned keeps its ending and gets `.png` behind it: `a.jpg` and `a.tif` become
-    `a.jpg.png` and `a.tif.png`. Parts that would lead out of a folder, and control characters, are
-    percent-encoded.
+def part_of(table: pa.Table, size: int) -> bytes:
+    """A part's file.
 
     Args:
-        keys: Distinct keys, as text.
-
-    Returns:
-        As many distinct names.
-
-    Raises:
-        JobError: Keys that differ only in characters that must be encoded.
+        table: Of `SCHEMA`, at most `PART_SHARDS` times `size` rows.
+        size: Images of a shard.
     """
-    safe = _safe(keys)
-    full = pc.binary_join_element_wise(safe, ".png", "")
-    short = pc.binary_join_element_wise(pc.replace_substring_regex(safe, r"\.[^./]*$", ""), ".png", "")
-    counts = short.value_counts()
-    shared = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
-    keep = pc.is_in(short, value_set=shared)
-    while True:
-        names = pc.if_else(keep, full, short)
-        # A name with its ending kept may be another input's short name; then that one keeps its ending too.
-        clash = pc.and_(pc.invert(keep), pc.is_in(short, value_set=names.filter(keep)))
-        if not pc.any(clash).as_py():
-            break
-        keep = pc.or_(keep, clash)
-    counts = names.value_counts()
-    if len(counts) != len(names):
-        twice = next(item["values"].as_py() for item in counts if item["counts"].as_py() > 1)
-        raise JobError(f"two inputs would share the mask {twice!r}; rename one of them")
-    return names
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", row_group_size=size, store_schema=False)
+    return sink.getvalue()
 
 
-_UNSAFE = r"(^|/)\.{0,2}(/|$)|[\x00-\x1f\x7f\\]"
+class Writer:
+    """Stores a plan, part by part.
+
+    Args:
+        storage: The output.
+        run_id: Whose.
+    """
+
+    def __init__(self, storage: Storage, run_id: str) -> None:
+        self._storage = storage
+        self._folder = folder_of(run_id)
+        self._digest = hashlib.sha256()
+        self.parts = 0
+
+    def add(self, data: bytes) -> None:
+        """Store the next part."""
+        self._storage.write(f"{self._folder}/{part_name(self.parts)}", data)
+        self._digest.update(hashlib.sha256(data).digest())
+        self.parts += 1
+
+    def freeze(self, **counts: object) -> Frozen:
+        """Say that this was all; see `Frozen` for the counts."""
+        frozen = Frozen(parts=self.parts, digest=self._digest.hexdigest(), **counts)  # type: ignore[arg-type]
+        self._storage.write(f"{self._folder}/frozen.json", json.dumps(asdict(frozen), indent=1).encode())
+        return frozen
 
 
-def _safe(keys: pa.ChunkedArray) -> pa.ChunkedArray:
-    unsafe = pc.match_substring_regex(keys, _UNSAFE)
-    if not pc.any(unsafe).as_py():
-        return keys
-    encoded = [_encoded(key) if bad else key for key, bad in zip(keys.to_pylist(), unsafe.to_pylist(), strict=True)]
-    return pa.chunked_array([pa.array(encoded, pa.string())])
+def freeze_so_far(storage: Storage, run_id: str) -> None:
+    """Make a plan that was cut off while it was written a whole one, of the parts that are there.
+
+    They are the images up to some key, each in one shard, so that all that was done counts; what comes behind that key
+    is for the next run, which subtracts this one. Listing again and going on would mean to trust that nothing changed
+    in between.
+    """
+    record = json.dumps(asdict(_so_far(storage, run_id)), indent=1).encode()
+    storage.write(f"{folder_of(run_id)}/frozen.json", record)
 
 
-def _encoded(key: str) -> str:
-    parts = [part if part not in ("", ".", "..") else part.replace(".", "%2E") or "%" for part in key.split("/")]
-    return re.sub(r"[\x00-\x1f\x7f\\]", lambda found: f"%{ord(found[0]):02X}", "/".join(parts))
+def _so_far(storage: Storage, run_id: str) -> Frozen:
+    digest = hashlib.sha256()
+    parts = images = known = 0
+    size = 1
+    while storage.exists(path := f"{folder_of(run_id)}/{part_name(parts)}"):
+        data = storage.read(path)
+        digest.update(hashlib.sha256(data).digest())
+        file = pq.ParquetFile(io.BytesIO(data))
+        size = size if parts else file.metadata.row_group(0).num_rows
+        images += file.metadata.num_rows
+        known += pc.sum(file.read(columns=["size"])["size"]).as_py() or 0
+        parts += 1
+    return Frozen(parts, -(-images // size), images, size, digest.hexdigest(), images, known, whole=False)

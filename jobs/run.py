@@ -7,6 +7,7 @@ finish    derive what is derived from commits: loose masks, statistics, run.json
 
 import hashlib
 import json
+import math
 import os
 import platform
 import time
@@ -16,31 +17,33 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from jobs import catalog, statistics, tuning
+from jobs import catalog, statistics, tuning, webhook
 from jobs.attempt import Desk, ShardReport, export, fail_shard, rows_of, run_shard, settle
 from jobs.backlog import Backlog, Task
 from jobs.bottleneck import limit, share_of_forward
 from jobs.commit import Commit, Commits, Mode, leaves, nonce, pending, probe
 from jobs.decoders import Failure
 from jobs.doctor import refuse_other_channels
-from jobs.errors import Denied, JobError, Locked, NotFound, StorageError
+from jobs.errors import Denied, JobError, Locked, MaskfleetError, NotFound, Skipped, StorageError, Unfinished
+from jobs.fence import Fence
 from jobs.inputs import Inputs
 from jobs.job import Job
-from jobs.lock import Lock
-from jobs.manifest import Manifest, Plan
+from jobs.lock import Lock, waited
+from jobs.manifest import Manifest, Shard, folder_of, freeze_so_far, part_name
 from jobs.masks import Encoder
 from jobs.pipeline import SHARDS_IN_FLIGHT, Pipeline
+from jobs.planning import LivePlan, Planning, first_of, gone_rows, in_memory
 from jobs.recipe import fingerprint_of, load_weights, mask_values, segmenter_of
 from jobs.sample import limits_of
 from jobs.sources import Source
 from jobs.storage import Storage, open_storage
 from unet.weights import Weights
 
-_PART_ROWS = 250_000
+_PART_ROWS = 100_000
 
 
 @dataclass(frozen=True)
@@ -52,12 +55,16 @@ class Run:
         record: What job.json says: run id, fingerprint, commit mode, versions.
         desk: Where its attempts write.
         resumed: Whether an earlier command began it.
+        generation: Of the lock that it is done under.
+        live: Its plan, where this process is writing it; None for one that is stored whole.
     """
 
     job: Job
     record: dict[str, Any]
     desk: Desk
     resumed: bool = False
+    generation: int = 0
+    live: LivePlan | None = None
 
     @property
     def run_id(self) -> str:
@@ -66,23 +73,30 @@ class Run:
 
     @property
     def images(self) -> int:
-        """Planned."""
-        return self.desk.manifest.images
+        """Planned so far."""
+        return self.live.planning.images if self.live else self.desk.manifest.images
 
     @classmethod
-    def attach(cls, output: str, run_id: str, *, profile: str | None = None) -> "Run":
+    def attach(cls, output: str, run_id: str, *, profile: str | None = None, generation: int | None = None) -> "Run":
         """The run as any process may join it.
+
+        Args:
+            output: The job's.
+            run_id: Which.
+            profile: AWS profile.
+            generation: Of the lock that its driver holds; None for one that commits nothing.
 
         Raises:
             NotFound: There is no such run.
         """
         storage = open_storage(output, profile=profile)
         record = json.loads(storage.read(f"runs/{run_id}/job.json"))
-        job = Job.of(record["job"])
-        manifest = Manifest(storage.read(f"runs/{run_id}/manifest.parquet"))
-        commits = Commits(storage, run_id, record["commit_mode"])
+        job = Job.model_validate(record["job"])
+        fence = None if generation is None else Fence(storage, generation)
+        commits = Commits(storage, run_id, record["commit_mode"], fence)
+        manifest = Manifest.stored(storage, run_id)
         desk = Desk(storage, run_id, record["fingerprint"], manifest, commits, job.masks.format == "png")
-        return cls(job, record, desk)
+        return cls(job, record, desk, generation=generation or 0)
 
 
 @dataclass
@@ -179,7 +193,8 @@ class RunReport:
 
 Progress = Callable[[Run, Tally], None]
 OpenPipeline = Callable[[Run, int], Pipeline]
-Attempts = Callable[[Run, Backlog, Tally], Generator[ShardReport | None, None, None]]
+Stop = Callable[[], bool]
+Attempts = Callable[[Run, Backlog, Tally, Stop], Generator[ShardReport | None, None, None]]
 
 
 def run(
@@ -201,29 +216,57 @@ def run(
         StorageError: Storage goes on failing.
     """
 
-    def attempts(this: Run, backlog: Backlog, tally: Tally) -> Generator[ShardReport | None, None, None]:
+    def attempts(this: Run, backlog: Backlog, tally: Tally, stop: Stop) -> Generator[ShardReport | None, None, None]:
         with (open_pipeline or pipeline_of_job)(this, os.cpu_count() or 1) as pipeline:
-            yield from _attempts(this, backlog, pipeline, tally, stopped)
+            yield from _attempts(this, backlog, pipeline, tally, stop)
 
-    return execute(job, attempts, progress=progress)
+    return execute(job, attempts, progress=progress, stopped=stopped)
 
 
-def execute(job: Job, attempts: Attempts, *, progress: Progress | None = None) -> RunReport:
+def execute(
+    job: Job, attempts: Attempts, *, progress: Progress | None = None, stopped: Callable[[], bool] | None = None
+) -> RunReport:
     """The run, whoever does the attempts.
 
     Args:
         job: What to do.
         attempts: Does the backlog, yielding the report of each shard that is on record, or None as a sign of life. Not
-            called where nothing is left to do.
+            called where nothing is left to do. Asks its last argument whether to hand out no more.
         progress: Called at the start and after everything that `attempts` yields.
+        stopped: True ends the run early.
     """
-    with begin(job) as this:
+    deadline = time.monotonic() + (job.run.deadline_seconds or math.inf)
+
+    def stop() -> bool:
+        return time.monotonic() > deadline or bool(stopped and stopped())
+
+    try:
+        report = _executed(job, attempts, progress, stop)
+        while not report.record["listed_to_its_end"]:  # planning was cut off in that run; the next one does the rest
+            rest = _executed(job, attempts, progress, stop)
+            report = replace(rest, exit_code=max(report.exit_code, rest.exit_code))
+    except Stopped:
+        if time.monotonic() <= deadline:
+            raise
+        late = Unfinished(f"the deadline of {job.run.deadline} came before the last shard; run the same command again")
+        webhook.post(job, {"name": job.name, "output": job.output, "status": "unfinished", "error": str(late)})
+        raise late from None
+    except MaskfleetError as error:
+        webhook.post(job, {"name": job.name, "output": job.output, "status": "error", "error": str(error)})
+        raise
+    webhook.post(job, {"name": job.name, "output": job.output, **report.record})
+    return report
+
+
+def _executed(job: Job, attempts: Attempts, progress: Progress | None, stop: Stop) -> RunReport:
+    with begin(job, stop) as this:
         tally, backlog = resume(this)
         if progress:
             progress(this, tally)
         if backlog:
-            with closing(attempts(this, backlog, tally)) as reports:
+            with closing(attempts(this, backlog, tally, stop)) as reports:
                 for report in reports:
+                    tally.images = this.images
                     if report is not None:
                         tally.add(report)
                     if progress:
@@ -235,12 +278,14 @@ class Stopped(Exception):
     """The run was asked to stop, and can be gone on with."""
 
 
-def _attempts(
-    this: Run, backlog: Backlog, pipeline: Pipeline, tally: Tally, stopped: Callable[[], bool] | None
-) -> Iterator[ShardReport]:
-    while task := backlog.take(idle=True):
-        if stopped and stopped():
+def _attempts(this: Run, backlog: Backlog, pipeline: Pipeline, tally: Tally, stop: Stop) -> Iterator[ShardReport]:
+    while backlog:
+        if stop():
             raise Stopped
+        task = backlog.take(idle=True)
+        if task is None:  # the listing holds us back
+            time.sleep(0.01)
+            continue
         try:
             report = run_shard(this.desk, task.shard, pipeline)
         except (StorageError, JobError):
@@ -286,9 +331,28 @@ def _line(error: Exception) -> str:
 # Begin -------------------------------------------------------------------------------------------
 
 
+class Planned(NamedTuple):
+    """A plan of which the first part is known, and nothing is written."""
+
+    planning: Planning
+    first: tuple[pa.Table, int]
+    parts: Iterator[tuple[pa.Table, int]]
+    runs: list[str]
+    """That the output had when it was begun."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """Of the first part."""
+        return in_memory(*self.first)
+
+
 @contextmanager
-def begin(job: Job) -> Iterator[Run]:
+def begin(job: Job, stop: Stop = lambda: False) -> Iterator[Run]:
     """Hold the output and have a run to do: the newest unfinished one of this job, or a new one.
+
+    Args:
+        job: What to do.
+        stop: Asked while another run is waited for.
 
     Raises:
         JobError: Job, input, weights or output are wrong; nothing was written.
@@ -299,22 +363,44 @@ def begin(job: Job) -> Iterator[Run]:
     fingerprint = fingerprint_of(job, weights)
     storage = open_storage(job.output, profile=job.profile)
     with _as_job_errors():
+        if not catalog.current(storage).number and storage.names("stats"):
+            with _locked(job, storage, stop):
+                rebuild_catalog(storage)
         planned = None if _unfinished(storage, job, fingerprint) else plan(job, fingerprint)
         if planned is not None:
             refuse_other_channels(job, weights, planned.manifest)
         mode = _probed(storage)
-        lock = Lock(storage)
+        lock = _locked(job, storage, stop)
     with lock:
         run_id = _unfinished(storage, job, fingerprint)
         if run_id is not None:
-            this = Run.attach(job.output, run_id, profile=job.profile)
+            this = Run.attach(job.output, run_id, profile=job.profile, generation=lock.fence.generation)
+            if not this.desk.manifest.is_frozen:
+                freeze_so_far(storage, run_id)
             # The limits of today's command, not of the one that was cut off.
-            this = Run(job, this.record, this.desk, resumed=True)
+            this = replace(this, job=job, resumed=True)
         else:
-            this = _new_run(storage, job, fingerprint, weights, planned or plan(job, fingerprint), mode)
-        yield this
+            if planned is None or planned.runs != storage.names("runs"):  # another run went by in between
+                planned = plan(job, fingerprint)
+            this = _new_run(storage, job, fingerprint, weights, planned, mode, lock)
+        try:
+            yield this
+        finally:
+            if this.live is not None:
+                this.live.close()
         if lock.lost.is_set():
-            raise Locked(f"another run took {job.output} over while this one was not heard of; wait for that one")
+            lock.fence.check()
+
+
+def _locked(job: Job, storage: Storage, stop: Stop) -> Lock:
+    if job.run.on_overlap == "wait":
+        return waited(storage, stop)
+    try:
+        return Lock(storage)
+    except Locked as error:
+        if job.run.on_overlap == "skip":
+            raise Skipped(f"skipped: {error}") from error
+        raise
 
 
 @contextmanager
@@ -333,19 +419,30 @@ def _probed(storage: Storage) -> Mode:
         raise JobError(f"the output cannot be written: {error}") from error
 
 
-def plan(job: Job, fingerprint: str) -> Plan:
-    """List the input, subtract what is done, cut into shards. Writes nothing.
+def plan(job: Job, fingerprint: str) -> Planned:
+    """List the input, compare it with the catalog, cut into shards: up to the first part. Writes nothing.
 
     Raises:
         JobError: There is no input, or no image in it.
     """
     source = Source(job.input, output=job.output, column=job.column, profile=job.profile)
-    done = catalog.done(open_storage(job.output, profile=job.profile), fingerprint)
-    planned = Plan.of(source, shard_size=job.run.shard_size, done=done)
-    if not planned.listed:
+    storage = open_storage(job.output, profile=job.profile)
+    runs = storage.names("runs")
+    planning = Planning(
+        source,
+        in_order=source.in_order,
+        shard_size=job.run.shard_size,
+        known=catalog.rows(storage, catalog.current(storage)),
+        fingerprint=fingerprint,
+        source=job.input,
+        selection=job.select,
+    )
+    parts = iter(planning)
+    first = first_of(parts)
+    if not planning.listed:
         others = ", ".join(f"{count} {ending}" for ending, count in source.ignored.most_common(5))
         raise JobError(f"no image in {job.input}{f' (but {others})' if others else ''}; correct 'input'")
-    return planned
+    return Planned(planning, first, parts, runs)
 
 
 def _unfinished(storage: Storage, job: Job, fingerprint: str) -> str | None:
@@ -355,8 +452,8 @@ def _unfinished(storage: Storage, job: Job, fingerprint: str) -> str | None:
             record = json.loads(storage.read(f"runs/{run_id}/job.json"))
         except NotFound:
             continue
-        if not storage.exists(f"runs/{run_id}/manifest.parquet"):
-            continue  # cut off before its plan was frozen
+        if not storage.names(folder_of(run_id)):
+            continue  # cut off before there was any of its plan
         if record["identity"] != _identity(job, fingerprint) or storage.exists(f"runs/{run_id}/run.json"):
             return None
         return run_id
@@ -365,11 +462,13 @@ def _unfinished(storage: Storage, job: Job, fingerprint: str) -> str | None:
 
 def _identity(job: Job, fingerprint: str) -> str:
     """Of a job: what must be equal for one command to go on with another's run."""
-    parts = [job.name, job.input, job.masks.format, fingerprint]
+    parts = [job.name, job.input, job.masks.format, fingerprint, job.select.model_dump(mode="json")]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _new_run(storage: Storage, job: Job, fingerprint: str, weights: Weights, planned: Plan, mode: Mode) -> Run:
+def _new_run(
+    storage: Storage, job: Job, fingerprint: str, weights: Weights, planned: Planned, mode: Mode, lock: Lock
+) -> Run:
     now = datetime.now(UTC)
     # To the millisecond: names must sort by age even when one run follows another at once.
     run_id = f"{now:%Y%m%dT%H%M%S}.{now.microsecond // 1000:03}-{nonce()[:6]}"
@@ -381,15 +480,16 @@ def _new_run(storage: Storage, job: Job, fingerprint: str, weights: Weights, pla
         "weights": {"id": weights.id, "mask_values": weights.mask_values, "metadata": dict(weights.metadata)},
         "commit_mode": mode,
         "threads": threads_of(job),
-        "listed": planned.listed,
-        "images": planned.table.num_rows,
-        "shards": planned.shards,
+        "generation": lock.fence.generation,
         "versions": versions(),
         "job": job.model_dump(mode="json", exclude_none=True),
     }
     storage.write(f"runs/{run_id}/job.json", json.dumps(record, indent=1).encode())
-    storage.write(f"runs/{run_id}/manifest.parquet", planned.parquet())
-    return Run.attach(job.output, run_id, profile=job.profile)
+    live = LivePlan(storage, run_id, planned.planning, planned.first, planned.parts)
+    manifest = Manifest(lambda part: storage.read(f"{folder_of(run_id)}/{part_name(part)}"), lambda: live.frozen)
+    commits = Commits(storage, run_id, mode, lock.fence)
+    desk = Desk(storage, run_id, fingerprint, manifest, commits, job.masks.format == "png")
+    return Run(job, record, desk, generation=lock.fence.generation, live=live)
 
 
 def threads_of(job: Job) -> int:
@@ -454,7 +554,8 @@ def resume(this: Run) -> tuple[Tally, Backlog]:
         tally.ok += commit.images - commit.failed
         tally.failed += commit.failed
     tally.before = tally.done
-    return tally, Backlog(pending(this.desk.manifest.shards(), commits), attempts=this.job.run.attempts)
+    shards: Iterator[Shard | None] = this.live.shards() if this.live else pending(this.desk.manifest.shards(), commits)
+    return tally, Backlog(shards, attempts=this.job.run.attempts)
 
 
 # Finish ------------------------------------------------------------------------------------------
@@ -476,7 +577,18 @@ def finish(this: Run, tally: Tally) -> RunReport:
         for shard, commit in done:
             if shard.id not in exported:
                 export(desk, commit)
-    errors = compact(desk, [commit for _, commit in done])
+    errors: Counter[str] = Counter()
+    rows = compacted(desk, done, this.job.input, errors)
+    gone = gone_rows(desk.storage, this.run_id)
+    catalog.add(
+        desk.storage,
+        this.run_id,
+        catalog.with_gone(rows, gone, this.run_id),
+        fence=Fence(desk.storage, this.generation),
+    )
+    for _ in rows:  # a run that was cut off behind the catalog's new version has its statistics written again
+        pass
+    frozen = desk.manifest.frozen
     failed = sum(commit.failed for _, commit in done)
     images = sum(commit.images for _, commit in done)
     rate = failed / images if images else 0.0
@@ -489,7 +601,11 @@ def finish(this: Run, tally: Tally) -> RunReport:
         "images": images,
         "ok": images - failed,
         "failed": failed,
-        "errors": errors,
+        "errors": dict(errors.most_common()),
+        "planned": frozen.why,
+        "listed": frozen.listed,
+        "listed_to_its_end": frozen.whole or this.job.select.limit is not None,
+        "gone": frozen.gone,
         "shards": len(done),
         "resumed": this.resumed,
         "seconds": round(tally.seconds, 3),
@@ -513,9 +629,11 @@ def finish(this: Run, tally: Tally) -> RunReport:
         "short_of_memory": tally.fits,
         "commit_mode": desk.commits.mode,
         "fingerprint": desk.fingerprint,
+        "generation": this.generation,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     record |= {"forward_share": share_of_forward(record), "limit": limit(record)}
+    Fence(desk.storage, this.generation).check()
     desk.storage.write(f"runs/{this.run_id}/run.json", json.dumps(record, indent=1).encode())
     return RunReport(this.run_id, exit_code, images, images - failed, failed, record)
 
@@ -525,14 +643,49 @@ def _median(forward: list[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     return sorted(forward, key=lambda each: each["seconds_per_image"])[len(forward) // 2] if forward else None
 
 
-def compact(desk: Desk, commits: Iterable[Commit]) -> dict[str, int]:
-    """Write the run's statistics as few large files, in the manifest's order. Returns failures by error class."""
-    errors: Counter[str] = Counter()
-    for number, table in enumerate(_parts(rows_of(desk.storage, commit) for commit in commits)):
+def compacted(
+    desk: Desk, done: Iterable[tuple[Shard, Commit]], input_: str, errors: Counter[str]
+) -> Iterator[pa.Table]:
+    """Write the run's statistics as few large files, in the manifest's order.
+
+    Args:
+        desk: The run.
+        done: Its shards.
+        input_: The job's.
+        errors: Receives the failures by error class.
+
+    Yields:
+        The same as catalog rows.
+    """
+
+    def tables() -> Iterator[pa.Table]:
+        for shard, commit in done:
+            table = rows_of(desk.storage, commit)
+            shards.extend([shard.id] * table.num_rows)
+            yield table
+
+    shards: list[str] = []
+    for number, table in enumerate(_parts(tables())):
         errors.update(name for name in table["error_class"].to_pylist() if name)
         data = statistics.table_parquet(table)
         desk.storage.write(f"stats/run_id={desk.run_id}/part-{number:05}.parquet", data)
-    return dict(errors.most_common())
+        yield catalog.outcomes(table, input_=input_, shards=pa.array(shards[: table.num_rows], pa.string()))
+        del shards[: table.num_rows]
+
+
+def rebuild_catalog(storage: Storage) -> None:
+    """Make the catalog of an output that has lost it, from the statistics and listings of its finished runs."""
+    for run_id in storage.names("runs"):
+        try:
+            record = json.loads(storage.read(f"runs/{run_id}/job.json"))
+        except NotFound:
+            continue
+        if not storage.exists(f"runs/{run_id}/run.json"):
+            continue
+        folder = f"stats/run_id={run_id}"
+        parts = (statistics.read(storage.read(f"{folder}/{name}")) for name in storage.names(folder))
+        rows = (catalog.outcomes(table, input_=record["job"]["input"]) for table in parts)
+        catalog.add(storage, run_id, catalog.with_gone(rows, gone_rows(storage, run_id), run_id))
 
 
 def _parts(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:

@@ -55,6 +55,8 @@ class Record(NamedTuple):
     url: str
     size: int | None
     etag: str | None
+    modified: float | None = None
+    """Seconds since 1970, or None where that is unknown."""
 
 
 class Source:
@@ -81,6 +83,12 @@ class Source:
         self._output = _absolute(output)
         self._stores: dict[str, Storage] = {}
 
+    @property
+    def in_order(self) -> bool:
+        """Whether records come in order of key, so that the first can be worked on before the last is known."""
+        name = self.location.rsplit("/", 1)[-1].lower()
+        return name != lists.INVENTORY and not name.endswith((*lists.ENDINGS, ".parquet"))
+
     def __iter__(self) -> Iterator[Record]:
         """Each image once, always in the same order; of folders and globs that of keys."""
         return self._unpacked(self._files())
@@ -101,7 +109,7 @@ class Source:
         return _in_order(self._record(storage, entry) for entry in entries if self._wanted(storage, entry, pattern))
 
     def _record(self, storage: Storage, entry: Entry) -> Record:
-        return Record(entry.path, storage.url(entry.path), entry.size, entry.etag)
+        return Record(entry.path, storage.url(entry.path), entry.size, entry.etag, entry.modified)
 
     def _entries(self, storage: Storage, location: str) -> Iterator[Entry]:
         if not location.startswith("s3://"):

@@ -1,6 +1,7 @@
 """How far an output's newest run is, from storage alone, while it runs or after."""
 
 import json
+from contextlib import suppress
 from typing import Any
 
 from jobs.commit import Commits, pending
@@ -20,14 +21,14 @@ def status(output: str, *, profile: str | None = None) -> dict[str, Any]:
         folder = f"runs/{run_id}"
         try:
             record = json.loads(storage.read(f"{folder}/job.json"))
-            manifest = Manifest(storage.read(f"{folder}/manifest.parquet"))
+            manifest = Manifest.stored(storage, run_id)
         except NotFound:
             continue
         commits = Commits(storage, run_id, record["commit_mode"]).all()
         done = [commit for commit in commits.values() if not commit.split]
         images = sum(commit.images for commit in done)
         failed = sum(commit.failed for commit in done)
-        state = "unfinished"
+        state = "unfinished" if manifest.is_frozen else "planning"
         if storage.exists(f"{folder}/run.json"):
             state = json.loads(storage.read(f"{folder}/run.json"))["status"]
         return {
@@ -42,4 +43,18 @@ def status(output: str, *, profile: str | None = None) -> dict[str, Any]:
             "fingerprint": record["fingerprint"],
             "weights": record["weights"]["id"],
         }
+    raise JobError(f"there is no run in {output}; correct the path")
+
+
+def newest_job(output: str, *, profile: str | None = None) -> dict[str, Any]:
+    """The job of an output's newest run, as a table such as a job file holds.
+
+    Raises:
+        JobError: There is no run.
+    """
+    storage = open_storage(output, profile=profile)
+    for run_id in reversed(storage.names("runs")):
+        with suppress(NotFound):
+            table: dict[str, Any] = json.loads(storage.read(f"runs/{run_id}/job.json"))["job"]
+            return table
     raise JobError(f"there is no run in {output}; correct the path")

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from jobs.errors import Changed, Denied, JobError, NotFound, StorageError
+from jobs.listing import ranged_pages
 
 T = TypeVar("T")
 
@@ -39,6 +40,8 @@ class Entry(NamedTuple):
     path: str
     size: int
     etag: str
+    modified: float | None = None
+    """Seconds since 1970."""
 
 
 class Storage(ABC):
@@ -92,7 +95,7 @@ class Storage(ABC):
 
     @abstractmethod
     def walk(self, path: str = "") -> Iterator[Entry]:
-        """Every object at or below a folder, in order of path within each folder. Nothing there gives nothing."""
+        """Every object at or below a folder, in order of path by code point. Nothing there gives nothing."""
 
     @abstractmethod
     def names(self, path: str) -> list[str]:
@@ -218,7 +221,8 @@ class LocalStorage(Storage):
     def _below(self, folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[Entry]:
         try:
             status = os.stat(folder)
-            items = sorted(os.scandir(folder), key=lambda item: item.name)
+            # A folder stands where the paths below it do: behind `a.jpg` come those of `a/`, then `a0.jpg`.
+            items = sorted(os.scandir(folder), key=lambda item: item.name + "/" * item.is_dir())
         except (FileNotFoundError, NotADirectoryError):
             return
         except PermissionError as error:
@@ -233,7 +237,7 @@ class LocalStorage(Storage):
                     yield from self._below(folder / item.name, path, above | {identity})
                 elif item.is_file() and not item.name.startswith(_TEMPORARY):
                     status = item.stat()
-                    yield Entry(path, status.st_size, _etag(status))
+                    yield Entry(path, status.st_size, _etag(status), status.st_mtime)
             except FileNotFoundError:  # deleted since the folder was read
                 continue
 
@@ -249,7 +253,7 @@ class LocalStorage(Storage):
             status = os.stat(file)
         if not stat.S_ISREG(status.st_mode):
             raise NotFound(f"{file} is no file")
-        return Entry(path, status.st_size, _etag(status))
+        return Entry(path, status.st_size, _etag(status), status.st_mtime)
 
     def _file(self, path: str) -> Path:
         if any(part == ".." for part in path.split("/")) or path.startswith("/"):
@@ -369,10 +373,12 @@ class S3Storage(Storage):
 
     def walk(self, path: str = "") -> Iterator[Entry]:
         skip = len(self.prefix) + 1 if self.prefix else 0
-        for page in self._pages(path, {}):
+        folder = self._key(path).rstrip("/")
+        for page in ranged_pages(lambda more: self._pages(path, more), f"{folder}/" if folder else ""):
             for item in page.get("Contents", ()):
                 if not item["Key"].endswith("/"):  # the empty object that stands for a folder in some tools
-                    yield Entry(item["Key"][skip:], item["Size"], item["ETag"].strip('"'))
+                    modified = item["LastModified"].timestamp()
+                    yield Entry(item["Key"][skip:], item["Size"], item["ETag"].strip('"'), modified)
 
     def names(self, path: str) -> list[str]:
         found: set[str] = set()
@@ -393,7 +399,7 @@ class S3Storage(Storage):
 
     def entry(self, path: str) -> Entry:
         head = self._retried(lambda: self._call("head_object", path), path, self.GET_SECONDS)
-        return Entry(path, head["ContentLength"], head["ETag"].strip('"'))
+        return Entry(path, head["ContentLength"], head["ETag"].strip('"'), head["LastModified"].timestamp())
 
     def _key(self, path: str) -> str:
         return f"{self.prefix}/{path}" if self.prefix else path

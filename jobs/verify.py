@@ -55,7 +55,7 @@ def verify(output: str, *, profile: str | None = None) -> Audit:
     for run_id in storage.names("runs"):
         try:
             record = json.loads(storage.read(f"runs/{run_id}/job.json"))
-            manifest = Manifest(storage.read(f"runs/{run_id}/manifest.parquet"))
+            manifest = Manifest.stored(storage, run_id)
         except NotFound:
             continue  # cut off before its plan was frozen; it promised nothing
         audit.runs[run_id] = _state(storage, run_id)

@@ -56,9 +56,14 @@ def test_the_surface_of_the_command_line_is_closed():
         for name, command in commands().items()
     }
     job = ["--input", "--json", "--output", "--set", "--weights"]
+    selection = ["--date", "--limit", "--only", "--sample", "--since"]
     assert surface == {
-        "run": sorted([*job, "--address", "--no-ray"]),
-        "plan": job,
+        "run": sorted([*job, *selection, "--address", "--no-ray"]),
+        "plan": sorted([*job, *selection]),
+        "explain": ["--json", "--profile"],
+        "retry": ["--address", "--class", "--json", "--no-ray", "--profile", "--set"],
+        "gc": ["--delete", "--grace", "--json", "--profile"],
+        "backfill": ["--address", "--from", "--json", "--no-ray", "--set", "--to"],
         "status": ["--json", "--profile"],
         "verify": ["--json", "--profile"],
         "convert": ["--mean", "--scale", "--std"],

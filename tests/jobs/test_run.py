@@ -132,6 +132,56 @@ def test_a_stopped_run_goes_on_where_it_was(images, tmp_path, weights_file):
     assert statistics(tmp_path / "out") == statistics(tmp_path / "whole")
 
 
+def test_a_run_that_was_killed_while_it_was_planned_keeps_its_work_and_the_rest_follows(
+    images, tmp_path, weights_file, monkeypatch
+):
+    monkeypatch.setattr("jobs.planning.PART_SHARDS", 2)
+    monkeypatch.setattr("jobs.manifest.PART_SHARDS", 2)
+    monkeypatch.setattr("jobs.planning.LivePlan._store_rest", lambda self: None)  # the listing hangs
+    job, calls = job_of(images, tmp_path / "out", weights_file), iter([False, False, *[True] * 99])
+    with pytest.raises(Stopped):
+        run(job, stopped=lambda: next(calls))
+    monkeypatch.undo()
+    monkeypatch.setattr("jobs.planning.PART_SHARDS", 2)
+    monkeypatch.setattr("jobs.manifest.PART_SHARDS", 2)
+    before = tree(tmp_path / "out" / "runs")
+    assert not [path for path in before if "frozen" in path]
+    report = run(job)
+    first, second = sorted(path.name for path in (tmp_path / "out/runs").iterdir())
+    one, two = (json.loads((tmp_path / f"out/runs/{name}/run.json").read_text()) for name in (first, second))
+    assert (one["images"], one["resumed"], one["listed_to_its_end"]) == (10, True, False)
+    assert (two["images"], report.run_id, two["listed_to_its_end"]) == (14, second, True)
+    after = tree(tmp_path / "out" / "runs")
+    assert {path: data for path, data in after.items() if path in before} == before
+    assert len(list((tmp_path / "out/masks").rglob("*.png"))) == 24
+    assert verify(str(tmp_path / "out")).problems == []
+    assert run(job).images == 0
+
+
+def test_a_lost_catalog_is_made_again(images, tmp_path, weights_file):
+    job = job_of(images, tmp_path / "out", weights_file)
+    run(job)
+    (images / "part-1/image-001.png").unlink()
+    assert run(job).record["gone"] == 1
+    shutil.rmtree(tmp_path / "out/catalog")
+    report = run(job)
+    assert (report.images, report.record["gone"]) == (0, 0)
+
+
+def test_a_vanished_image_is_noted_once_and_done_again_when_it_is_back(images, tmp_path, weights_file):
+    job = job_of(images, tmp_path / "out", weights_file)
+    run(job)
+    gone = images / "part-1/image-001.png"
+    data = gone.read_bytes()
+    gone.unlink()
+    assert [run(job).record["gone"] for _ in range(3)] == [1, 0, 0]
+    assert (tmp_path / "out/masks/part-1/image-001.png").exists()
+    gone.write_bytes(data)
+    report = run(job)
+    assert (report.images, report.record["planned"]) == (1, {"new": 1})
+    assert verify(str(tmp_path / "out")).problems == []
+
+
 def test_a_run_of_another_job_is_not_gone_on_with(images, tmp_path, weights_file):
     with pytest.raises(Stopped):
         run(job_of(images, tmp_path / "out", weights_file), stopped=lambda: True)

@@ -1,0 +1,99 @@
+"""A bucket's listing by several requests at once, in key order all the same.
+
+A bucket gives a thousand keys per request, one request after the other: a million keys are a thousand times the
+latency. But a listing may begin behind any key. So the folders that one delimited request shows are the places where
+the key range is cut, and the ranges are listed side by side. Each is a few pages ahead of the reader and no more.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from queue import Full, Queue
+from threading import Event
+from typing import Any
+
+Page = dict[str, Any]
+Pages = Callable[[dict[str, Any]], Iterator[Page]]
+"""Pages of a listing with these arguments of S3's ListObjectsV2; what they have in common is set already."""
+
+AT_ONCE = 8
+"""Ranges that are listed side by side."""
+
+_PAGES_AHEAD = 12
+_DEPTH = 4
+"""Levels at which a folder that is alone is looked into for others to cut at."""
+
+
+def ranged_pages(pages: Pages, folder: str) -> Iterator[Page]:
+    """All pages of objects below a folder, in key order.
+
+    Args:
+        pages: Lists.
+        folder: Prefix that all keys share, '' or ending in '/'.
+    """
+    cuts, first = _cuts(pages, folder)
+    if first is not None:
+        yield first
+        return
+    if len(cuts) < 2:
+        yield from pages({"Prefix": folder})
+        return
+    # Range i is what comes behind cut i up to cut i + 1; the first begins at the start, the last ends at the end.
+    bounds = [None, *cuts[1:], None]
+    stopping = Event()
+    with ThreadPoolExecutor(AT_ONCE, "list") as pool:
+        try:
+            ranges = list(pairwise(bounds))
+            waiting: list[Queue[Page | Exception | None]] = []
+            for number in range(len(ranges)):
+                while len(waiting) < min(number + AT_ONCE, len(ranges)):
+                    waiting.append(Queue(_PAGES_AHEAD))
+                    pool.submit(_list, pages, folder, *ranges[len(waiting) - 1], waiting[-1], stopping)
+                while (page := waiting[number].get()) is not None:
+                    if isinstance(page, Exception):
+                        raise page
+                    yield page
+        finally:
+            stopping.set()
+
+
+def _cuts(pages: Pages, folder: str) -> tuple[list[str], Page | None]:
+    """Folders to cut at; and the whole listing where one page holds it."""
+    for _ in range(_DEPTH):
+        page = next(pages({"Prefix": folder, "Delimiter": "/"}))
+        prefixes = [str(item["Prefix"]) for item in page.get("CommonPrefixes", ())]
+        if not prefixes and not page.get("IsTruncated"):
+            return [], page
+        if len(prefixes) != 1 or page.get("Contents") or page.get("IsTruncated"):
+            return prefixes, None
+        folder = prefixes[0]
+    return [], None
+
+
+def _list(
+    pages: Pages, folder: str, start: str | None, end: str | None, out: "Queue[Page | Exception | None]",
+    stopping: Event,
+) -> None:  # fmt: skip
+    """List the keys behind `start` and before `end` into a queue.
+
+    Both are folders, whose names end in '/': as keys they would be the empty objects that stand for folders in some
+    tools, which are no images.
+    """
+
+    def put(item: Page | Exception | None) -> None:
+        while not stopping.is_set():
+            try:
+                out.put(item, timeout=0.2)
+            except Full:
+                continue
+            return
+
+    try:
+        for page in pages({"Prefix": folder, **({"StartAfter": start} if start else {})}):
+            found = [item for item in page.get("Contents", ()) if end is None or item["Key"] < end]
+            put({"Contents": found})
+            if stopping.is_set() or len(found) < len(page.get("Contents", ())):
+                break
+    except Exception as error:  # the reader's to raise
+        put(error)
+    put(None)

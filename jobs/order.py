@@ -1,0 +1,175 @@
+"""Sorted streams of tables: into key order with bounded memory, and several of them as one."""
+
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from jobs.errors import JobError, StorageError
+from jobs.sources import Record
+
+CHUNK = 8192
+"""Rows that are handled at once."""
+
+_SORTED_AT_ONCE = 32 * CHUNK
+
+LISTED = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("url", pa.string(), nullable=False),
+        pa.field("size", pa.int64()),
+        pa.field("etag", pa.string()),
+        pa.field("modified", pa.float64()),
+    ]
+)
+"""A record as a row: the fields of `jobs.sources.Record`."""
+
+
+def in_key_order(records: Iterable[Record], *, sorted_already: bool) -> Iterator[pa.Table]:
+    """Tables of `LISTED`, sorted by key, all keys distinct, with bounded memory.
+
+    Args:
+        records: In any order.
+        sorted_already: Whether they are said to come in key order, which lets the first go out before the last is in.
+
+    Raises:
+        JobError: Two have one key.
+        StorageError: They do not come in the order that was promised.
+    """
+    tables = _tables(records)
+    last = None
+    for table in tables if sorted_already else _sorted(tables):
+        keys = table["key"].to_pylist()
+        for key in keys:
+            if last is not None and key <= last:
+                if key == last:
+                    raise JobError(
+                        f"two inputs have the key {key!r}; name each once in the list, "
+                        "or give them folders of their own"
+                    )
+                raise StorageError(
+                    f"the input is not listed in order of key ({key!r} after {last!r}); "
+                    "write its images into a .txt list and give that as 'input'"
+                )
+            last = key
+        yield table
+
+
+def _tables(records: Iterable[Record]) -> Iterator[pa.Table]:
+    # Column by column in chunks: a million tuples in a list would be most of a gigabyte.
+    rows = iter(records)
+    while chunk := list(islice(rows, CHUNK)):
+        columns = [pa.array(column, field.type) for column, field in zip(zip(*chunk, strict=True), LISTED, strict=True)]
+        yield pa.Table.from_arrays(columns, schema=LISTED)
+
+
+def _sorted(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Sorted by key: in memory where that is small, else in runs on the local disk that are then merged."""
+    with tempfile.TemporaryDirectory(prefix="maskfleet-sort-") as folder, ExitStack() as open_files:
+        runs: list[Iterator[pa.Table]] = []
+        while batch := list(_up_to(tables, _SORTED_AT_ONCE)):
+            table = pa.concat_tables(batch).sort_by("key")
+            if not runs and table.num_rows < _SORTED_AT_ONCE:
+                yield from _chunks(table)
+                return
+            path = str(Path(folder, str(len(runs))))
+            with pa.OSFile(path, "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+                writer.write_table(table, max_chunksize=CHUNK)
+            runs.append(_stored(open_files.enter_context(pa.memory_map(path))))
+        yield from merged(runs)
+
+
+def _up_to(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
+    seen = 0
+    while seen < rows and (table := next(tables, None)) is not None:
+        seen += table.num_rows
+        yield table
+
+
+def _stored(source: pa.MemoryMappedFile) -> Iterator[pa.Table]:
+    reader = pa.ipc.open_file(source)
+    for number in range(reader.num_record_batches):
+        yield pa.Table.from_batches([reader.get_batch(number)])
+
+
+def _chunks(table: pa.Table) -> Iterator[pa.Table]:
+    for start in range(0, table.num_rows, CHUNK):
+        yield table.slice(start, CHUNK)
+
+
+def merged(runs: Iterable[Iterator[pa.Table]], *, newest: bool = False) -> Iterator[pa.Table]:
+    """Streams that are each sorted by `key`, as one that is.
+
+    Args:
+        runs: Of equal schemas, oldest first. Of each, about a table is held at a time.
+        newest: Of the rows of one key, give only that of the last run; within one run keys must then be distinct.
+    """
+    heads = [_Head(run) for run in runs]
+    while heads := [head for head in heads if head.rows()]:
+        # Up to here no stream has anything more to say.
+        frontier = min(head.last for head in heads)
+        taken = [head.take(frontier) for head in heads]
+        if len(taken) == 1:
+            yield taken[0]
+            continue
+        ages = pa.chunked_array([pa.array([age] * len(part), pa.int32()) for age, part in enumerate(taken)])
+        rows = pa.concat_tables(taken).append_column("_age", ages)
+        rows = rows.sort_by([("key", "ascending"), ("_age", "descending")])
+        if newest and len(rows) > 1:
+            same = pc.equal(rows["key"].slice(1), rows["key"].slice(0, len(rows) - 1))
+            rows = rows.filter(pa.chunked_array([pa.array([True]), *pc.invert(same).chunks]))
+        yield rows.drop_columns("_age").combine_chunks()
+
+
+class _Head:
+    """The next rows of a sorted stream."""
+
+    def __init__(self, tables: Iterator[pa.Table]) -> None:
+        self._tables = tables
+        self._table: pa.Table | None = None
+        self.last = ""
+
+    def rows(self) -> int:
+        while self._table is None or not self._table.num_rows:
+            self._table = next(self._tables, None)
+            if self._table is None:
+                return 0
+            if self._table.num_rows:
+                self.last = self._table["key"][-1].as_py()
+        return int(self._table.num_rows)
+
+    def take(self, up_to: str) -> pa.Table:
+        """The rows with keys up to this one, which leave the stream."""
+        assert self._table is not None
+        count = rows_up_to(self._table, up_to)
+        taken, self._table = self._table.slice(0, count), self._table.slice(count)
+        return taken
+
+
+def rows_up_to(table: pa.Table, key: str) -> int:
+    """How many first rows of a sorted table have keys up to this one."""
+    return int(pc.sum(pc.less_equal(table["key"], key)).as_py() or 0)
+
+
+class Ahead:
+    """A sorted stream that is read up to a key at a time."""
+
+    def __init__(self, tables: Iterator[pa.Table]) -> None:
+        self._head = _Head(tables)
+
+    def up_to(self, key: str, schema: pa.Schema) -> pa.Table:
+        """All further rows with keys up to this one."""
+        taken = [schema.empty_table()]
+        while self._head.rows():
+            taken.append(self._head.take(key))
+            if self._head.last > key:
+                break
+        return pa.concat_tables(taken)
+
+    def next(self) -> pa.Table | None:
+        """The next rows, or None at the end."""
+        return self._head.take(self._head.last) if self._head.rows() else None

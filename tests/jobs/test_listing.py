@@ -1,0 +1,72 @@
+import threading
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jobs.listing import ranged_pages
+from jobs.storage import open_storage
+
+
+def bucket(keys, page=3, running=None):
+    """A stub of ListObjectsV2 by S3's rules."""
+    keys = sorted(keys)
+
+    def pages(arguments):
+        prefix, after, delimiter = arguments["Prefix"], arguments.get("StartAfter", ""), arguments.get("Delimiter")
+        items = {}
+        for key in keys:
+            if key.startswith(prefix) and key > after:
+                rest = key[len(prefix) :]
+                name = prefix + rest.split("/")[0] + "/" if delimiter and "/" in rest else key
+                items[name] = name != key
+        found = list(items.items())
+        for start in range(0, max(1, len(found)), page):
+            if running is not None:
+                running.append(threading.current_thread().name)
+                time.sleep(0.005)
+            chosen = found[start : start + page]
+            yield {
+                "Contents": [{"Key": name} for name, folder in chosen if not folder],
+                "CommonPrefixes": [{"Prefix": name} for name, folder in chosen if folder],
+                "IsTruncated": start + page < len(found),
+            }
+
+    return pages
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sets(st.text("ab/.-", min_size=1, max_size=7), max_size=40), st.sampled_from(["", "a/"]))
+def test_the_ranges_are_the_listing(keys, folder):
+    keys = {key for key in keys if not key.endswith("/")}
+    found = [item["Key"] for page in ranged_pages(bucket(keys), folder) for item in page.get("Contents", ())]
+    assert found == sorted(key for key in keys if key.startswith(folder))
+
+
+def test_folders_are_listed_side_by_side():
+    names = []
+    keys = [f"in/{folder}/{number:03}" for folder in "abcd" for number in range(50)]
+    list(ranged_pages(bucket(keys, 10, names), "in/"))
+    assert len({name for name in names if name.startswith("list")}) > 1
+
+
+def test_an_error_of_a_range_is_raised():
+    def pages(arguments):
+        if "StartAfter" in arguments:
+            raise OSError("gone")
+        yield from bucket([f"{folder}/x" for folder in "abc"])(arguments)
+
+    with pytest.raises(OSError, match="gone"):
+        list(ranged_pages(pages, ""))
+
+
+@pytest.mark.s3
+def test_a_bucket_is_walked_in_order_whatever_its_folders(bucket):
+    storage = open_storage(f"{bucket}/in")
+    keys = [f"{folder}/{number}.png" for folder in ("a", "a-b", "a.b", "b/c") for number in range(3)] + ["a.png", "z"]
+    for key in keys:
+        storage.write(key, b"x")
+    entries = list(storage.walk())
+    assert [entry.path for entry in entries] == sorted(keys)
+    assert all(entry.modified > 1_700_000_000 for entry in entries)
