@@ -235,7 +235,8 @@ def execute(
         progress: Called at the start and after everything that `attempts` yields.
         stopped: True ends the run early.
     """
-    deadline = time.monotonic() + (job.run.deadline_seconds or math.inf)
+    seconds = job.run.deadline_seconds
+    deadline = math.inf if seconds is None else time.monotonic() + seconds
 
     def stop() -> bool:
         return time.monotonic() > deadline or bool(stopped and stopped())

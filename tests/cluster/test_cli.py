@@ -47,6 +47,28 @@ def test_plan_run_status_verify(images, tmp_path, weights_file):
     assert (damaged.returncode, "is missing" in damaged.stdout) == (1, True)
 
 
+def test_a_backfill_does_each_day_and_its_images_are_explained_and_retried(images, tmp_path, weights_file):
+    for day in ("2026-11-01", "2026-11-02"):
+        draw_images(tmp_path / "days" / day, 2)
+    (tmp_path / "days/2026-11-02/broken.png").write_bytes(b"no image")
+    job = tmp_path / "job.toml"
+    job.write_text(
+        f'input = "{tmp_path}/days/{{date}}"\noutput = "{tmp_path}/out/{{date}}"\nweights = "{weights_file}"\n'
+        "run = { max_error_rate = 0.5 }\n"
+    )
+    days = ("--from", "2026-11-01", "--to", "2026-11-02", "--no-ray")
+    assert maskfleet("backfill", job, *days).returncode == 0
+    assert len(list((tmp_path / "out").glob("*/masks/*/*.png"))) == 4
+    out = tmp_path / "out/2026-11-02"
+    told = maskfleet("explain", out, "broken.png")
+    assert (told.returncode, "failed, by run" in told.stdout, "unidentified" in told.stdout) == (0, True, True)
+    again = maskfleet("retry", out, "--class", "decode", "--no-ray", "--json")
+    assert json.loads(again.stdout)["planned"] == {"failed": 1}
+    assert "0 files" in maskfleet("gc", out).stdout
+    same = maskfleet("backfill", job, *days, "--set", f"input={images}")
+    assert (same.returncode, "does not depend on {date}" in same.stderr) == (2, True)
+
+
 def test_a_job_file_and_the_printed_line_for_duckdb(images, tmp_path, weights_file):
     job = tmp_path / "job.toml"
     job.write_text(

@@ -1,4 +1,5 @@
 import os
+from datetime import date
 
 import pytest
 from hypothesis import given
@@ -86,3 +87,19 @@ def test_any_override_is_a_job_or_a_sentence(text):
 def test_errors_carry_no_secrets(text):
     assert "hunter22" not in redacted(text)
     assert "AKIAABCDEFGHIJKLMNOP" not in str(JobError(text))
+
+
+def test_a_date_and_a_name_are_filled_in():
+    table = {"input": "s3://b/{date}/x{no}", "output": "s3://b/out/{name}/{date}", "weights": "nuclei", "name": "n"}
+    job = Job.of(table, day=date(2026, 11, 1))
+    assert (job.input, job.output) == ("s3://b/2026-11-01/x{no}", "s3://b/out/n/2026-11-01")
+
+
+def test_a_selection_is_checked():
+    table = {"input": "in", "output": "out", "weights": "nuclei"}
+    job = Job.of(table, ['select.only="new"', 'select.since="2026-11-24"', "run.deadline=90m"])
+    assert (job.select.only, job.select.since.isoformat()) == (("new",), "2026-11-24T00:00:00+00:00")
+    assert job.run.deadline_seconds == 5400
+    for wrong in ("select.only=old", "select.classes=bad", "select.limit=0", "run.deadline=6", "run.webhook=ftp://x"):
+        with pytest.raises(JobError):
+            Job.of(table, [wrong])

@@ -7,8 +7,9 @@ import time
 
 import pytest
 
+from jobs.commit import Commit, Commits
 from jobs.errors import Locked
-from jobs.lock import Lock
+from jobs.lock import Lock, waited
 from jobs.storage import LocalStorage, open_storage
 
 
@@ -89,3 +90,29 @@ def test_renewal_keeps_it(tmp_path):
         first = json.loads(storage.read("lock/000001.json"))["renewed"]
         time.sleep(0.3)
         assert json.loads(storage.read("lock/000001.json"))["renewed"] > first
+
+
+def test_a_holder_that_is_stopped_is_succeeded_and_cannot_commit_when_it_wakes(storage):
+    lock = Lock(storage, renew=600)
+    commits = Commits(storage, "r", "worker", lock.fence)
+    assert commits.commit(Commit("00000", "a", {}, 1, 0)).generation == 1
+    record = json.loads(storage.read("lock/000001.json"))
+    storage.write("lock/000001.json", json.dumps(record | {"renewed": time.time() - 61}).encode())  # not heard of since
+    second = Lock(storage)
+    with pytest.raises(Locked, match="took .* over while this one was not heard of"):
+        commits.commit(Commit("00001", "b", {}, 1, 0))
+    assert commits.get("00001") is None
+    assert Commits(storage, "r", "worker", second.fence).commit(Commit("00001", "c", {}, 1, 0)).generation == 2
+    lock.release()
+    second.release()
+
+
+def test_waiting_ends_when_the_holder_does(tmp_path):
+    storage = LocalStorage(str(tmp_path))
+    lock = Lock(storage)
+    threading.Timer(0.3, lock.release).start()
+    began = time.monotonic()
+    waited(storage, pause=0.05).release()
+    assert time.monotonic() - began >= 0.3
+    with Lock(storage), pytest.raises(Locked):
+        waited(storage, lambda: True)

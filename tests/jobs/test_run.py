@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 import tempfile
+import threading
 from pathlib import Path
 
 import duckdb
@@ -279,9 +280,31 @@ def test_bad_jobs_leave_nothing_behind(images, tmp_path, weights_file):
 
 
 def test_a_locked_output_is_refused(images, tmp_path, weights_file):
-    with Lock(LocalStorage(str(tmp_path / "out"))), pytest.raises(Locked) as error:
-        run(job_of(images, tmp_path / "out", weights_file))
-    assert error.value.exit_code == 4
+    storage = LocalStorage(str(tmp_path / "out"))
+    for on_overlap, code in (("fail", 4), ("skip", 0)):
+        with Lock(storage), pytest.raises(Locked) as error:
+            run(job_of(images, tmp_path / "out", weights_file, f"run.on_overlap={on_overlap}"))
+        assert error.value.exit_code == code
+    lock = Lock(storage)
+    threading.Timer(0.5, lock.release).start()
+    assert run(job_of(images, tmp_path / "out", weights_file, "run.on_overlap=wait")).ok == 24
+
+
+def test_a_run_that_is_taken_over_writes_nothing_more(images, tmp_path, weights_file):
+    storage = LocalStorage(str(tmp_path / "out"))
+
+    def taken_over(this, tally):
+        if tally.shards == 2:
+            storage.write("lock/000009.json", b"{}")
+
+    with pytest.raises(Locked, match="wait for that one"):
+        run(job_of(images, tmp_path / "out", weights_file), progress=taken_over)
+    (run_folder,) = (tmp_path / "out/runs").iterdir()
+    assert len(list((run_folder / "commits").iterdir())) == 2
+    assert not (run_folder / "run.json").exists()
+    report = run(job_of(images, tmp_path / "out", weights_file))
+    assert (report.ok, report.record["resumed"], report.record["generation"]) == (24, True, 10)
+    assert verify(str(tmp_path / "out")).problems == []
 
 
 def test_an_error_of_storage_ends_the_run_and_the_next_goes_on(images, tmp_path, weights_file, monkeypatch):

@@ -1,0 +1,46 @@
+import os
+import time
+
+from conftest import draw_images, tree
+
+from jobs.gc import collect
+from jobs.job import Job
+from jobs.run import run
+from jobs.verify import verify
+
+
+def test_only_old_files_that_no_commit_names_are_garbage(tmp_path, weights_file):
+    draw_images(tmp_path / "in", 4)
+    out = tmp_path / "out"
+    report = run(Job.of({"input": str(tmp_path / "in"), "output": str(out), "weights": weights_file}))
+    shard = out / f"runs/{report.run_id}/shards/00000"
+    for name, hours in (("lost", 25), ("running", 1)):
+        (shard / name).mkdir()
+        (shard / name / "masks.tar").write_bytes(b"12345")
+        os.utime(shard / name / "masks.tar", (time.time() - hours * 3600,) * 2)
+    for path in out.rglob("*"):  # what is named may be as old as it likes
+        if path.is_file() and "running" not in str(path):
+            os.utime(path, (time.time() - 99 * 3600,) * 2)
+    before = tree(out)
+    found = collect(str(out))
+    assert found.paths == [f"runs/{report.run_id}/shards/00000/lost/masks.tar"]
+    assert (found.size, found.young, found.deleted) == (5, 1, False)
+    assert tree(out) == before
+    assert collect(str(out), delete=True).deleted
+    assert set(before) - set(tree(out)) == set(found.paths)
+    assert verify(str(out)).problems == []
+
+
+def test_catalog_files_that_were_merged_into_others_are_garbage(tmp_path):
+    import pyarrow as pa
+
+    from jobs import catalog
+    from jobs.storage import LocalStorage
+
+    storage = LocalStorage(str(tmp_path))
+    row = {"fingerprint": "f", "status": "ok", "run_id": "r", "input": "in"}
+    for night in range(12):
+        catalog.add(storage, f"{night:02}", [pa.Table.from_pylist([{**row, "key": f"k{night}"}], catalog.SCHEMA)])
+    assert len(collect(str(tmp_path), grace=-1).paths) == 8
+    collect(str(tmp_path), grace=-1, delete=True)
+    assert sum(table.num_rows for table in catalog.rows(storage, catalog.current(storage))) == 12
