@@ -185,8 +185,7 @@ class Fleet:
             )
 
     def _shards_left(self, tally: Tally) -> int:
-        shards = int(self._run.record["shards"])
-        return -(-(tally.images - tally.done) * shards // max(1, tally.images))
+        return -(-(tally.images - tally.done) * self._run.shards // max(1, tally.images))
 
     def _fit(self, wanted: int, needs: sizing.Needs, avoided: set[str]) -> None:
         # One that was asked for before there was a node to go by may have been asked for wrongly.

@@ -217,6 +217,10 @@ class LivePlan:
         planning: Of which `first` was taken, and `parts` are the rest.
         first: First part; empty where there is nothing to do.
         parts: The others.
+
+    Attributes:
+        planning: As given.
+        shards_stored: So far.
     """
 
     def __init__(
@@ -229,7 +233,7 @@ class LivePlan:
         self._parts = parts
         self._ready: SimpleQueue[tuple[int, int, int] | Frozen | Exception] = SimpleQueue()
         self._ending = threading.Event()
-        self._shards, self._shard_size, self._gone_files = 0, 1, 0
+        self.shards_stored, self._shard_size, self._gone_files = 0, 1, 0
         self._frozen: Frozen | None = None
         self._store(first)  # before anybody looks for it
         self._thread = threading.Thread(target=self._store_rest, name="plan", daemon=True)
@@ -274,8 +278,8 @@ class LivePlan:
             self._gone_files += 1
         if table.num_rows:
             self._writer.add(part_of(table, size))
-            self._ready.put((self._shards, table.num_rows, size))
-            self._shards, self._shard_size = self._shards + -(-table.num_rows // size), size
+            self._ready.put((self.shards_stored, table.num_rows, size))
+            self.shards_stored, self._shard_size = self.shards_stored + -(-table.num_rows // size), size
 
     def _store_rest(self) -> None:
         try:
@@ -286,7 +290,7 @@ class LivePlan:
             self._store((SCHEMA.empty_table(), 1))
             planned = self.planning
             frozen = self._writer.freeze(
-                shards=self._shards, images=planned.images, shard_size=self._shard_size, listed=planned.listed,
+                shards=self.shards_stored, images=planned.images, shard_size=self._shard_size, listed=planned.listed,
                 bytes=planned.bytes, whole=planned.whole, why=dict(planned.why), gone=planned.gone,
             )  # fmt: skip
             self._frozen = frozen

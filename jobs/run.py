@@ -76,6 +76,11 @@ class Run:
         """Planned so far."""
         return self.live.planning.images if self.live else self.desk.manifest.images
 
+    @property
+    def shards(self) -> int:
+        """Planned so far, uncut."""
+        return self.live.shards_stored if self.live else self.desk.manifest.frozen.shards
+
     @classmethod
     def attach(cls, output: str, run_id: str, *, profile: str | None = None, generation: int | None = None) -> "Run":
         """The run as any process may join it.
