@@ -164,8 +164,9 @@ def plan(
     sample: Sample = None,
     json: AsJson = False,
 ) -> None:
-    """Count what a run would do, and look at a sample for what makes masks come out wrong. Writes nothing."""
+    """Count what a run would do, time a sample, reckon what it costs, and warn of wrong masks. Writes nothing."""
     from jobs.doctor import warnings
+    from jobs.estimate import estimate
     from jobs.recipe import fingerprint_of, load_weights, mask_values
     from jobs.run import plan as make_plan
     from jobs.run import threads_of
@@ -176,19 +177,9 @@ def plan(
     mask_values(work, loaded)
     fingerprint = fingerprint_of(work, loaded)
     planned = make_plan(work, fingerprint)
-    table, size = planned.first
-    shards = -(-table.num_rows // size) + sum(-(-table.num_rows // size) for table, size in planned.parts)
-    result = {
-        "listed": planned.planning.listed,
-        "done": planned.planning.done,
-        "images": planned.planning.images,
-        "why": dict(planned.planning.why),
-        "gone": planned.planning.gone,
-        "shards": shards,
-        "bytes": planned.planning.bytes,
-        "fingerprint": fingerprint,
-        "warnings": warnings(work, loaded, planned.manifest, threads=threads_of(work)),
-    }
+    seen = planned.manifest
+    result = estimate(work, planned, fingerprint)
+    result["warnings"] = warnings(work, loaded, seen, threads=threads_of(work))
     _show(result, as_json=json)
 
 

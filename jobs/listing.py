@@ -19,6 +19,9 @@ Pages = Callable[[dict[str, Any]], Iterator[Page]]
 AT_ONCE = 8
 """Ranges that are listed side by side."""
 
+_RANGES = 32
+"""Ranges in all: each reads up to a page too much at its end, which must not be most of what is read."""
+
 _PAGES_AHEAD = 12
 _DEPTH = 4
 """Levels at which a folder that is alone is looked into for others to cut at."""
@@ -39,7 +42,7 @@ def ranged_pages(pages: Pages, folder: str) -> Iterator[Page]:
         yield from pages({"Prefix": folder})
         return
     # Range i is what comes behind cut i up to cut i + 1; the first begins at the start, the last ends at the end.
-    bounds = [None, *cuts[1:], None]
+    bounds = [None, *cuts[1 :: -(-len(cuts) // _RANGES)], None]
     stopping = Event()
     with ThreadPoolExecutor(AT_ONCE, "list") as pool:
         try:

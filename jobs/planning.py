@@ -74,7 +74,7 @@ class Planning:
         return self.listed - self.images
 
     def __iter__(self) -> Iterator[tuple[pa.Table, int]]:
-        rows = _sampled(self._chosen(), self._selection.sample)
+        rows = sampled(self._chosen(), self._selection.sample)
         rows = self._limited(rows)
         size = self._shard_size if isinstance(self._shard_size, int) else LARGEST
         held: list[pa.Table] = []
@@ -191,7 +191,7 @@ def _why(table: pa.Table, seen: pa.Table, fingerprint: str, wanted: Selection) -
     return pa.chunked_array([why.cast(pa.string())])
 
 
-def _sampled(rows: Iterator[pa.Table], count: int | None) -> Iterator[pa.Table]:
+def sampled(rows: Iterator[pa.Table], count: int | None) -> Iterator[pa.Table]:
     """So many of the rows, chosen by a hash of the key: the same ones every time, from all over the input."""
     if count is None:
         yield from rows

@@ -11,8 +11,9 @@ import math
 import os
 import platform
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -44,6 +45,7 @@ from jobs.storage import Storage, open_storage
 from unet.weights import Weights
 
 _PART_ROWS = 100_000
+_READS_AHEAD = 16
 
 
 @dataclass(frozen=True)
@@ -345,6 +347,8 @@ class Planned(NamedTuple):
     parts: Iterator[tuple[pa.Table, int]]
     runs: list[str]
     """That the output had when it was begun."""
+    seconds: float
+    """That it took so far."""
 
     @property
     def manifest(self) -> Manifest:
@@ -434,6 +438,7 @@ def plan(job: Job, fingerprint: str) -> Planned:
     source = Source(job.input, output=job.output, column=job.column, profile=job.profile)
     storage = open_storage(job.output, profile=job.profile)
     runs = storage.names("runs")
+    began = time.perf_counter()
     planning = Planning(
         source,
         in_order=source.in_order,
@@ -448,7 +453,7 @@ def plan(job: Job, fingerprint: str) -> Planned:
     if not planning.listed:
         others = ", ".join(f"{count} {ending}" for ending, count in source.ignored.most_common(5))
         raise JobError(f"no image in {job.input}{f' (but {others})' if others else ''}; correct 'input'")
-    return Planned(planning, first, parts, runs)
+    return Planned(planning, first, parts, runs, time.perf_counter() - began)
 
 
 def _unfinished(storage: Storage, job: Job, fingerprint: str) -> str | None:
@@ -665,10 +670,20 @@ def compacted(
     """
 
     def tables() -> Iterator[pa.Table]:
-        for shard, commit in done:
-            table = rows_of(desk.storage, commit)
-            shards.extend([shard.id] * table.num_rows)
-            yield table
+        # Some shards ahead: one after the other, a bucket's latency would be most of the end of a large run.
+        reading: deque[tuple[Shard, Future[pa.Table]]] = deque()
+        with ThreadPoolExecutor(_READS_AHEAD) as pool:
+            for shard, commit in done:
+                reading.append((shard, pool.submit(rows_of, desk.storage, commit)))
+                if len(reading) > _READS_AHEAD:
+                    yield read(*reading.popleft())
+            while reading:
+                yield read(*reading.popleft())
+
+    def read(shard: Shard, reading: Future[pa.Table]) -> pa.Table:
+        table = reading.result()
+        shards.extend([shard.id] * table.num_rows)
+        return table
 
     shards: list[str] = []
     for number, table in enumerate(_parts(tables())):

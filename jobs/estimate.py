@@ -1,0 +1,145 @@
+"""What a run would cost: a few of its images go the whole way on this machine, and the rest is multiplication.
+
+The sample is one real attempt into a temporary folder, by the job's own pipeline: what it takes and what it writes are
+measured, not modelled. Its images come from all over the plan.
+"""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import chain
+from typing import Any
+
+import pyarrow as pa
+
+from jobs.attempt import Desk, ShardReport, run_shard
+from jobs.catalog import FINAL
+from jobs.commit import Commits
+from jobs.job import Job
+from jobs.manifest import Manifest, Shard
+from jobs.planning import in_memory, sampled
+from jobs.run import Planned, Run, pipeline_of_job, threads_of
+from jobs.storage import LocalStorage
+
+SAMPLE = 64
+"""Images that are timed."""
+
+WORKERS = (1, 8, 64)
+_WARM = 8
+_PAGE = 1000
+"""Keys of a listing request."""
+
+
+def estimate(job: Job, planned: Planned, fingerprint: str) -> dict[str, Any]:
+    """Count the whole plan, time a sample, and reckon.
+
+    Args:
+        job: What to do.
+        planned: Its plan, of which nothing was taken yet.
+        fingerprint: Of the job.
+
+    Returns:
+        What `maskfleet plan` shows.
+
+    Raises:
+        JobError: The device is not there or cannot do what the job asks.
+    """
+    began = time.perf_counter()
+    shards = 0
+
+    def parts() -> Iterator[pa.Table]:
+        nonlocal shards
+        for table, size in chain([planned.first], planned.parts):
+            shards += -(-table.num_rows // size)
+            yield table
+
+    (chosen,) = sampled(parts(), SAMPLE)
+    planning = planned.planning
+    counted = {
+        "listed": planning.listed,
+        "done": planning.done,
+        "images": planning.images,
+        "why": dict(planning.why),
+        "gone": planning.gone,
+        "shards": shards,
+        "bytes": planning.bytes,
+        "listing_seconds": round(planned.seconds + time.perf_counter() - began, 2),
+        "fingerprint": fingerprint,
+    }
+    if not planning.images:
+        return counted
+    with tempfile.TemporaryDirectory(prefix="maskfleet-plan-") as folder:
+        storage = LocalStorage(folder)
+        run = _trial(job, storage, fingerprint, in_memory(chosen, chosen.num_rows))
+        began = time.perf_counter()
+        with pipeline_of_job(run, threads_of(job)) as pipeline:
+            warm = Shard("00000", 0, min(_WARM, chosen.num_rows))
+            run_shard(run.desk, warm, pipeline)
+            start = time.perf_counter() - began
+            # Another run id, so that what was written to get warm does not count.
+            desk = replace(run.desk, run_id="timed", commits=Commits(storage, "timed", "worker"))
+            report = run_shard(desk, Shard("00000", 0, chosen.num_rows), pipeline)
+            device = str(getattr(pipeline.segmenter, "device", "cpu"))
+        written = {path: sum(entry.size for entry in storage.walk(path)) for path in ("masks", "runs/timed")}
+    return counted | _reckoned(job, counted, report, start, written, device)
+
+
+def _trial(job: Job, storage: LocalStorage, fingerprint: str, manifest: Manifest) -> Run:
+    record = {"run_id": "warm", "threads": threads_of(job)}
+    desk = Desk(storage, "warm", fingerprint, manifest, Commits(storage, "warm", "worker"), job.masks.format == "png")
+    return Run(job, record, desk)
+
+
+def _reckoned(
+    job: Job, counted: dict[str, Any], report: ShardReport, start: float, written: dict[str, int], device: str
+) -> dict[str, Any]:
+    images, shards = counted["images"], counted["shards"]
+    each = report.seconds / report.commit.images
+    share = images / report.commit.images
+    workers = [_with(job, count, counted, each, start, gpu=device.startswith("cuda")) for count in WORKERS]
+    # Per shard: its tar or table, its statistics, its commit, and the note that it was exported.
+    loose = images if job.masks.format == "png" else 0
+    requests = {
+        "list": -(-counted["listed"] // _PAGE),
+        "get": images + 3 * shards,
+        "put": 4 * shards + loose,
+    }
+    output = round(sum(written.values()) * share)
+    prices = job.prices
+    money = requests["get"] * prices.get_1000 / 1000 + (requests["put"] + requests["list"]) * prices.put_1000 / 1000
+    failed = {name: round(count * share) for name, count in report.errors.items()}
+    again = sum(count for name, count in failed.items() if name not in FINAL)
+    return {
+        "device": device,
+        "sample": report.commit.images,
+        "images_per_second_of_a_worker": round(1 / each, 2),
+        "start_seconds": round(start, 1),
+        "expected_failures": failed,
+        "workers": workers,
+        "limit": max(report.busy, key=lambda stage: report.busy[stage]) if report.busy else "",
+        "requests": requests,
+        "output_bytes": output,
+        "requests_cost": f"{money:.2f} {prices.currency}",
+        "keeping_cost": f"{output / 1e9 * prices.gb_month:.2f} {prices.currency} a month",
+        "next_night": f"{again} of these failures again, and what is new or changed by then",
+    }
+
+
+def _with(job: Job, workers: int, counted: dict[str, Any], each: float, start: float, *, gpu: bool) -> dict[str, Any]:
+    # Shards are whole: the last round is as long as any, however few workers it keeps busy.
+    size = -(-counted["images"] // counted["shards"])
+    rounds = counted["images"] / (workers * size)
+    rounds = rounds + 0.5 if workers > 1 else rounds
+    work = max(rounds, 1.0 if workers > 1 else 0.0) * size * each if counted["shards"] > workers else size * each
+    seconds = max(start + work, counted["listing_seconds"])
+    hours = workers * seconds / 3600
+    price = job.prices.gpu_hour if gpu else job.prices.worker_hour
+    found: dict[str, Any] = {
+        "workers": workers,
+        "seconds": round(seconds, 1),
+        "start_share": round(start / seconds, 3),
+        "cost": f"{hours * price:.2f} {job.prices.currency}",
+        "limit": "listing" if seconds <= counted["listing_seconds"] else "start" if start > work else "work",
+    }
+    return found | ({"gpu_hours": round(hours, 3)} if gpu else {"worker_hours": round(hours, 3)})

@@ -1,0 +1,42 @@
+import pytest
+from conftest import draw_images
+
+from jobs.estimate import estimate
+from jobs.job import Job
+from jobs.recipe import fingerprint_of, load_weights
+from jobs.run import plan, run
+
+
+def test_the_prediction_of_counts_and_bytes_is_what_the_run_then_does(tmp_path, weights_file):
+    images = draw_images(tmp_path / "in", 96)
+    (images / "broken.png").write_bytes(b"x")
+    table = {"input": str(images), "output": str(tmp_path / "out"), "weights": weights_file}
+    job = Job.of(table, ["run.shard_size=64", "run.max_error_rate=0.5", "prices.worker_hour=3600"])
+    fingerprint = fingerprint_of(job, load_weights(job))
+    told = estimate(job, plan(job, fingerprint), fingerprint)
+    assert not (tmp_path / "out").exists()
+    assert (told["images"], told["shards"], told["sample"], told["why"]) == (97, 2, 64, {"new": 97})
+    assert (told["requests"]["get"], told["requests"]["list"]) == (97 + 6, 1)
+    report = run(job)
+    assert report.images == told["images"]
+    written = sum(
+        path.stat().st_size
+        for pattern in ("masks/**/*.png", "runs/*/shards/**/*", "runs/*/commits/*")
+        for path in (tmp_path / "out").glob(pattern)
+        if path.is_file()
+    )
+    assert told["output_bytes"] == pytest.approx(written, rel=0.1)
+    one, eight, _ = told["workers"]
+    assert one["seconds"] >= told["start_seconds"]
+    assert one["seconds"] >= eight["seconds"]
+    assert float(one["cost"].split()[0]) == pytest.approx(one["seconds"], rel=0.05)
+
+
+def test_nothing_to_do_costs_nothing(tmp_path, weights_file):
+    draw_images(tmp_path / "in", 4)
+    job = Job.of({"input": str(tmp_path / "in"), "output": str(tmp_path / "out"), "weights": weights_file})
+    run(job)
+    fingerprint = fingerprint_of(job, load_weights(job))
+    told = estimate(job, plan(job, fingerprint), fingerprint)
+    assert (told["images"], told["done"], told["shards"]) == (0, 4, 0)
+    assert "workers" not in told
