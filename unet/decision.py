@@ -15,6 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
+_FACTORS = 64
+
+
 @dataclass(frozen=True)
 class Statistics:
     """What is known of each image of a batch; B images, K classes (two for a one-logit network), C channels.
@@ -85,11 +88,13 @@ class Statistics:
 
     def add_decision(self, images: slice, part: "Decision", top: int = 0, left: int = 0) -> None:
         """Count a part of some images, which lies at (`top`, `left`) px of each."""
-        boxes = part.class_bbox.cpu().numpy()
+        rows, columns, *sums = (
+            column.cpu().numpy() for column in (part.rows, part.columns, part.confidence, part.entropy)
+        )
+        pixels, boxes = _extents(rows, columns)
         if top or left:
             boxes = boxes + np.array([left, top, left, top], np.int32)
-        pixels, *sums = (column.cpu().numpy() for column in (part.class_pixels, part.confidence_sum, part.entropy_sum))
-        self._add_mask(images, pixels, boxes, *sums)
+        self._add_mask(images, pixels, boxes, *(values.sum(axis=1, dtype=np.float64) for values in sums))
 
     def add(self, other: Self) -> None:
         """Count other parts of the same images, in the same px."""
@@ -122,20 +127,26 @@ class Statistics:
 
 
 class Decision(NamedTuple):
-    """A batch decided, on the device.
+    """A batch decided, on the device; counts and sums are of rows and columns, and the host adds them up.
 
     Attributes:
         labels: The class of each pixel, (B, H, W), uint8.
         margin: The least difference between a pixel's best and second best logit, (B,).
-        class_pixels: See `Statistics`; likewise the others.
+        largest: The largest absolute logit, (B,).
+        rows: Pixels of each class but the first in every row, (B, K - 1, H), fp32; exact, as none reaches 2^24.
+        columns: Likewise in every column, (B, K - 1, W).
+        confidence: Probability of the chosen class, summed over each row, (B, H), fp32. One thread sums a row, so
+            that the order of the terms depends on nothing.
+        entropy: Entropy of the class probabilities in nats, in parts that add up, (B, N); likewise.
     """
 
     labels: Tensor
     margin: Tensor
-    class_pixels: Tensor
-    class_bbox: Tensor
-    confidence_sum: Tensor
-    entropy_sum: Tensor
+    largest: Tensor
+    rows: Tensor
+    columns: Tensor
+    confidence: Tensor
+    entropy: Tensor
 
 
 def decide(logits_BKHW: Tensor, thresholds: Sequence[float] | None = None) -> Decision:
@@ -147,31 +158,37 @@ def decide(logits_BKHW: Tensor, thresholds: Sequence[float] | None = None) -> De
             may be of it. Of those that may, the likeliest wins; where none may, class 0. None for 0.5 with
             one logit, and with several for the largest logit, the first of equals.
     """
-    if logits_BKHW.shape[1] <= 2:
-        return _decide_two(logits_BKHW, thresholds)
-    return _decide_several(logits_BKHW, thresholds)
+    decided = _decide_two if logits_BKHW.shape[1] <= 2 else _decide_several
+    if logits_BKHW.device.type != "cpu":
+        return decided(logits_BKHW, thresholds)
+    # Image by image: a pass over one stays in a core's cache, and torch rounds what lies at the end of a vector or of a
+    # thread's share otherwise than the rest, so that a batch would show in the last bits.
+    parts = [decided(part, thresholds) for part in logits_BKHW.split(1)]
+    return parts[0] if len(parts) == 1 else Decision(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
 def _decide_two(logits_BKHW: Tensor, thresholds: Sequence[float] | None) -> Decision:
     # torch.argmax over two classes costs far more than the comparison; equals go to class 0 in both.
     single = logits_BKHW.shape[1] == 1
     logit_BHW = logits_BKHW[:, 0] if single else logits_BKHW[:, 1] - logits_BKHW[:, 0]
-    foreground_BHW = torch.empty_like(logit_BHW)
-    distance_BHW = logit_BHW.abs()
-    # Written as 0.0 and 1.0 at once: a comparison into bool is not vectorised on a CPU.
-    if single or thresholds is not None:
-        threshold = thresholds[0] if thresholds is not None else 0.5
-        torch.gt(logit_BHW.sigmoid(), threshold, out=foreground_BHW)
-        margin_B = (logit_BHW - _logit(threshold)).abs_().amin(dim=(1, 2))
-    else:
-        torch.gt(logit_BHW, 0, out=foreground_BHW)
+    if thresholds is None and not single:
+        labels_BHW = _above(logit_BHW, 0.0)
+        distance_BHW = logit_BHW.abs_()
         margin_B = distance_BHW.amin(dim=(1, 2))
-    confidence_BHW, entropy_BHW = _binary_certainty(distance_BHW)
-    if thresholds is not None:  # the class chosen need not be the likelier one
+        # Probability of the less likely class.
+        other_BHW = distance_BHW.neg().sigmoid_()
+        confidence_BH = distance_BHW.shape[2] - other_BHW.sum(dim=2)
+    else:  # the class chosen need not be the likelier one
+        threshold = thresholds[0] if thresholds is not None else 0.5
         probability_BHW = logit_BHW.sigmoid()
-        confidence_BHW = torch.where(foreground_BHW > 0, probability_BHW, 1 - probability_BHW)
-    labels_BHW = foreground_BHW.to(torch.uint8)
-    return Decision(labels_BHW, margin_B, *_extents([foreground_BHW]), _sum(confidence_BHW), _sum(entropy_BHW))
+        labels_BHW = _above(probability_BHW, threshold)
+        margin_B = (logit_BHW - _logit(threshold)).abs_().amin(dim=(1, 2))
+        confidence_BH = torch.where(labels_BHW > 0, probability_BHW, 1 - probability_BHW).sum(dim=2)
+        distance_BHW = logit_BHW.abs()
+        other_BHW = distance_BHW.neg().sigmoid_()
+    occupied = _occupied([labels_BHW])
+    entropy_BN = _binary_entropy(distance_BHW, other_BHW)
+    return Decision(labels_BHW, margin_B, _largest(logits_BKHW), *occupied, confidence_BH, entropy_BN)
 
 
 def _decide_several(logits_BKHW: Tensor, thresholds: Sequence[float] | None) -> Decision:
@@ -180,10 +197,9 @@ def _decide_several(logits_BKHW: Tensor, thresholds: Sequence[float] | None) -> 
     probability = log_probability.exp()
     entropy_BHW = -(probability * log_probability).sum(dim=1)
     if thresholds is None:
-        best_B2HW, index_B2HW = logits_BKHW.topk(2, dim=1)
+        best_B2HW = logits_BKHW.topk(2, dim=1).values
         margin_B = (best_B2HW[:, 0] - best_B2HW[:, 1]).amin(dim=(1, 2))
-        # Of equal logits topk takes any, argmax the first.
-        labels_BHW = index_B2HW[:, 0] if bool((margin_B > 0).all()) else logits_BKHW.argmax(dim=1)
+        labels_BHW = logits_BKHW.argmax(dim=1)
         confidence_BHW = probability.amax(dim=1)
     else:
         limits = torch.tensor(thresholds, device=logits_BKHW.device).view(-1, 1, 1)
@@ -196,8 +212,22 @@ def _decide_several(logits_BKHW: Tensor, thresholds: Sequence[float] | None) -> 
         best_B2HW = logits_BKHW[:, 1:].topk(2, dim=1).values
         margin_B = torch.minimum(from_limit.float(), (best_B2HW[:, 0] - best_B2HW[:, 1]).amin(dim=(1, 2)))
     labels_BHW = labels_BHW.to(torch.uint8)
-    extents = _extents([(labels_BHW == index).float() for index in range(1, classes)])
-    return Decision(labels_BHW, margin_B, *extents, _sum(confidence_BHW), _sum(entropy_BHW))
+    occupied = _occupied([labels_BHW == index for index in range(1, classes)])
+    sums = confidence_BHW.sum(dim=2), entropy_BHW.sum(dim=2)
+    return Decision(labels_BHW, margin_B, _largest(logits_BKHW), *occupied, *sums)
+
+
+def _above(value_BHW: Tensor, limit: float) -> Tensor:
+    """1 where a value exceeds a limit, else 0; uint8."""
+    if value_BHW.device.type == "cpu":  # torch's comparison is not vectorised there, NumPy's is
+        return torch.from_numpy(np.greater(value_BHW.numpy(), np.float32(limit)).view(np.uint8))
+    return (value_BHW > limit).to(torch.uint8)
+
+
+def _largest(logits_BKHW: Tensor) -> Tensor:
+    # As they lie in memory, channels last: a reduction that jumps costs ten times as much.
+    bounds = [bound(logits_BKHW.permute(0, 2, 3, 1), dim=(1, 2, 3)) for bound in (torch.amin, torch.amax)]
+    return torch.maximum(*(bound.abs() for bound in bounds))
 
 
 def moments(pixels_BHWC: Tensor) -> tuple[Tensor, Tensor]:
@@ -223,49 +253,54 @@ def _logit(probability: float) -> float:
     return float(torch.logit(torch.tensor(probability, dtype=torch.float64)))
 
 
-def _binary_certainty(distance_BHW: Tensor) -> tuple[Tensor, Tensor]:
-    """Probability of the likelier of two classes, and their entropy in nats, from how far the logits are apart.
-
-    With e = exp(-d) they are 1 / (1 + e) and log(1 + e) + d e / (1 + e).
-    """
-    e = distance_BHW.neg().exp_()
-    confidence = e + 1
-    entropy = confidence.log()
-    confidence.reciprocal_()
-    return confidence, entropy.addcmul_(e.mul_(distance_BHW), confidence)
-
-
-def _sum(value_BHW: Tensor) -> Tensor:
-    """Sum over the pixels, float64.
-
-    Rows are summed in fp32, one thread to a row, so that the order of the terms depends on nothing; a
-    product with ones would be as fast, and differ in the last place with batch and threads.
-    """
-    return value_BHW.sum(dim=2).sum(dim=1, dtype=torch.float64)
-
-
-def _extents(masks: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Pixels (B, K) and bounding boxes (B, K, 4) of class 0, which has what no other has, and of each mask.
-
-    From the pixels of each class in every row and column, counted by products with ones: a fraction
-    of the time of comparisons and integer sums, and exact, as no count reaches 2^24.
+def _binary_entropy(distance_BHW: Tensor, other_BHW: Tensor) -> Tensor:
+    """Entropy in nats of two classes, in parts that add up, (B, N).
 
     Args:
-        masks: Of the classes from 1 on: (B, H, W), fp32, ones and zeros.
+        distance_BHW: How far the two logits are apart, d. Overwritten: less memory is more of it in the cache.
+        other_BHW: Probability of the less likely class, q = 1 / (1 + exp(d)). Overwritten.
+
+    A pixel's is q d - log(1 - q), as log(q / (1 - q)) = -d. Logarithms are dear, so that of a product is taken:
+    64 factors of at least a half do not underflow.
+    """
+    linear_BH = distance_BHW.mul_(other_BHW).sum(dim=2)
+    certain_BN = other_BHW.neg_().add_(1).flatten(1)
+    whole = certain_BN.shape[1] // _FACTORS * _FACTORS
+    logarithms = certain_BN[:, :whole].unflatten(1, (_FACTORS, -1)).prod(dim=1).log_(), certain_BN[:, whole:].log()
+    return torch.cat((linear_BH, *(-part for part in logarithms)), dim=1)
+
+
+def _occupied(masks: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Pixels of each mask in every row (B, K - 1, H) and column (B, K - 1, W).
+
+    By products with ones: a fraction of the time of comparisons and integer sums.
+
+    Args:
+        masks: (B, H, W), ones and zeros or booleans.
     """
     _, height, width = masks[0].shape
     ones_H, ones_W = (torch.ones(side, device=masks[0].device) for side in (height, width))
-    rows_BKH = torch.stack([mask_BHW @ ones_W for mask_BHW in masks], dim=1)
-    columns_BKW = torch.stack([ones_H @ mask_BHW for mask_BHW in masks], dim=1)
-    rows_BKH = torch.cat((width - rows_BKH.sum(dim=1, keepdim=True), rows_BKH), dim=1)
-    columns_BKW = torch.cat((height - columns_BKW.sum(dim=1, keepdim=True), columns_BKW), dim=1)
-    pixels_BK = rows_BKH.sum(dim=2, dtype=torch.float64).to(torch.int64)
-    top, bottom = _span(rows_BKH > 0)
-    left, right = _span(columns_BKW > 0)
-    box_BK4 = torch.stack((left, top, right, bottom), dim=-1)
-    return pixels_BK, (box_BK4 * (pixels_BK > 0).unsqueeze(-1)).to(torch.int32)
+    floats = [mask_BHW.float() for mask_BHW in masks]
+    rows = [mask_BHW @ ones_W for mask_BHW in floats]
+    columns = [ones_H @ mask_BHW for mask_BHW in floats]
+    return torch.stack(rows, dim=1), torch.stack(columns, dim=1)
 
 
-def _span(occupied_BKN: Tensor) -> tuple[Tensor, Tensor]:
-    occupied = occupied_BKN.to(torch.uint8)
-    return occupied.argmax(dim=2), occupied.shape[2] - occupied.flip(2).argmax(dim=2)
+def _extents(rows: NDArray[np.float32], columns: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Pixels (B, K) and bounding boxes (B, K, 4) of every class, from `Decision.rows` and `Decision.columns`.
+
+    Class 0 has what no other has; an absent class has the box 0, 0, 0, 0.
+    """
+    height, width = rows.shape[2], columns.shape[2]
+    rows, columns = (
+        np.concatenate((across - counts.sum(axis=1, keepdims=True), counts), axis=1)
+        for counts, across in ((rows, width), (columns, height))
+    )
+    pixels = rows.sum(axis=2, dtype=np.float64).astype(np.int64)
+    (top, bottom), (left, right) = _span(rows > 0), _span(columns > 0)
+    boxes = np.stack((left, top, right, bottom), axis=-1) * (pixels > 0)[..., None]
+    return pixels, boxes.astype(np.int32)
+
+
+def _span(occupied: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    return occupied.argmax(axis=2), occupied.shape[2] - occupied[..., ::-1].argmax(axis=2)

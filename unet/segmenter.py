@@ -358,7 +358,7 @@ class Segmenter:
             bottom, right = piece.top + piece.logits.shape[2], piece.left + piece.logits.shape[3]
             labels[piece.images, piece.top : bottom, piece.left : right] = decision.labels.cpu().numpy()
             if network == self._forward:
-                again |= {piece.images.start + index for index in self._tied(decision, piece.logits)}
+                again |= {piece.images.start + index for index in self._tied(decision)}
         if network == self._forward:
             again = (again if not self._beyond((images.shape[1], images.shape[2])) else set()) | self._overflowed(
                 statistics
@@ -450,12 +450,10 @@ class Segmenter:
         largest = max(float(plain_BKHW.abs().max()), torch.finfo(torch.float32).tiny)
         return TIE * float((fast_BKHW - plain_BKHW).abs().max()) / largest
 
-    def _tied(self, decision: Decision, logits_BKHW: Tensor) -> list[int]:
+    def _tied(self, decision: Decision) -> list[int]:
         if not self._tie:  # another precision, or nothing to fold
             return []
-        # As they lie in memory, channels last: a reduction that jumps costs ten times as much.
-        largest_B = torch.maximum(*(bound.abs() for bound in _bounds(logits_BKHW.permute(0, 2, 3, 1))))
-        return [int(index) for index in (decision.margin < self._tie * largest_B).nonzero()[:, 0]]
+        return [int(index) for index in (decision.margin < self._tie * decision.largest).nonzero()[:, 0]]
 
 
 def _groups(columns: list[Span], images: int, batch: int) -> Iterator[list[tuple[Span, slice]]]:
@@ -474,10 +472,6 @@ def _groups(columns: list[Span], images: int, batch: int) -> Iterator[list[tuple
                 group, room = [], batch
     if group:
         yield group
-
-
-def _bounds(value_BHWK: Tensor) -> tuple[Tensor, Tensor]:
-    return value_BHWK.amin(dim=(1, 2, 3)), value_BHWK.amax(dim=(1, 2, 3))
 
 
 def _joined(found: list[Statistics]) -> Statistics:

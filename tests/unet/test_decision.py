@@ -38,8 +38,8 @@ def test_extents_of_any_class_map(height, width, classes, data):
     seed, share = data.draw(st.integers(0, 10**6)), data.draw(st.sampled_from([0.0, 0.003, 0.5]))
     random = np.random.default_rng(seed)
     labels = random.integers(1, classes, (1, height, width)) * (random.random((1, height, width)) < share)
-    masks = [torch.from_numpy((labels == class_).astype(np.float32)) for class_ in range(1, classes)]
-    counts, boxes = module._extents(masks)
+    masks = [torch.from_numpy(labels == class_) for class_ in range(1, classes)]
+    counts, boxes = module._extents(*(part.numpy() for part in module._occupied(masks)))
     for class_ in range(classes):
         rows, columns = np.nonzero(labels[0] == class_)
         assert counts[0, class_] == len(rows)
@@ -55,18 +55,6 @@ def test_moments_are_exact(batch, height, width, channels, seed):
     total, squares = moments(torch.from_numpy(pixels).float())
     assert np.array_equal(total, pixels.sum(axis=(1, 2)))
     assert np.array_equal(squares, (pixels**2).sum(axis=(1, 2)))
-
-
-def test_sums_do_not_depend_on_batch_or_threads():
-    value = torch.rand(7, 61, 203)
-    alone = torch.cat([module._sum(value[index : index + 1]) for index in range(7)])
-    before = torch.get_num_threads()
-    try:
-        for threads in (1, 2, 4):
-            torch.set_num_threads(threads)
-            assert torch.equal(module._sum(value), alone)
-    finally:
-        torch.set_num_threads(before)
 
 
 @settings(max_examples=40, deadline=None)
@@ -85,3 +73,35 @@ def test_each_class_has_a_threshold_of_its_own(classes, data):
         assert labels[index] == max(may, key=lambda class_: found[class_], default=0)
     if classes == 2:
         assert np.array_equal(labels, (logits[:, 1] - logits[:, 0]).sigmoid().numpy() > thresholds[0])
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3])
+@pytest.mark.parametrize("thresholds", [None, 0.8])
+def test_certainty_is_that_of_the_probabilities(classes, thresholds):
+    logits = 4 * logits_of(batch=3, classes=classes, height=37, width=201)
+    decision = decide(logits, thresholds and [thresholds] * max(1, classes - 1))
+    both = torch.cat((torch.zeros_like(logits), logits), dim=1) if classes == 1 else logits
+    probability = both.double().softmax(dim=1)
+    chosen = probability.gather(1, decision.labels.long().unsqueeze(1))[:, 0]
+    np.testing.assert_allclose(decision.confidence, chosen.sum(dim=2), rtol=1e-6)
+    entropy = -(probability * probability.log()).sum(dim=(1, 2, 3))
+    np.testing.assert_allclose(decision.entropy.double().sum(dim=1), entropy, rtol=1e-5)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("classes", [1, 2, 3])
+def test_what_is_not_finite_shows_in_the_entropy(value, classes):
+    logits = logits_of(classes=classes)
+    logits[1, 0, 5, 5] = value
+    entropy = decide(logits).entropy
+    assert entropy[0].isfinite().all()
+    assert not entropy[1].isfinite().all()
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3])
+def test_a_decision_does_not_depend_on_the_batch(classes):
+    logits = logits_of(batch=7, classes=classes, height=61, width=203)
+    together = decide(logits)
+    for index in range(7):
+        for name, value in decide(logits[index : index + 1])._asdict().items():
+            assert torch.equal(value[0], getattr(together, name)[index]), name
