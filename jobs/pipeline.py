@@ -35,7 +35,10 @@ SHARDS_IN_FLIGHT = 2
 """Shards that one pipeline serves at once, so that the device works through one's end and the next one's start."""
 
 _FETCHES = 32
-_ENCODED_AHEAD = 64
+_FETCHED_TOGETHER = 4
+"""Records of one fetching thread, one after the other: a thread woken for each costs more than a small local file."""
+
+_BATCHES_ENCODED_AHEAD = 4
 _OPEN_BYTES = 256 * 2**20
 
 
@@ -169,11 +172,9 @@ class Pipeline:
         for batch in self._batches(_awaited(decoded, wait), records, outcomes, meters, wait):
             classes = self._segmented(batch, outcomes, meters, wait)
             with wait.for_room():
-                while len(encoding) > _ENCODED_AHEAD:
+                while len(encoding) >= _BATCHES_ENCODED_AHEAD:
                     encoding.popleft().result()
-            for index, class_map in zip(batch.indices, classes, strict=True):
-                if outcomes[index].failure is None:
-                    encoding.append(self._encoders.submit(self._encode, class_map, outcomes[index], meters, began))
+            encoding.append(self._encoders.submit(self._encode, batch.indices, classes, outcomes, meters, began))
         for future in encoding:
             future.result()
         return outcomes
@@ -181,20 +182,26 @@ class Pipeline:
     def _fetched(
         self, records: Sequence[Record], outcomes: list[Outcome], meters: Meters
     ) -> Iterator[tuple[int, bytes | Failure]]:
-        pending: deque[Future[bytes | Failure]] = deque()
+        pending: deque[Future[list[bytes | Failure]]] = deque()
         reader = self.inputs.reader(records)
-        ahead = iter(zip(records, outcomes, strict=True))
-        for index in range(len(records)):
-            while len(pending) < _FETCHES and (item := next(ahead, None)):
-                pending.append(self._fetchers.submit(self._fetch, reader, *item))
-            fetched = pending.popleft().result()
+        groups = iter(range(0, len(records), _FETCHED_TOGETHER))
+        for first in range(0, len(records), _FETCHED_TOGETHER):
+            while len(pending) < _FETCHES and (start := next(groups, None)) is not None:
+                part = slice(start, start + _FETCHED_TOGETHER)
+                pending.append(self._fetchers.submit(self._fetch_group, reader, records[part], outcomes[part]))
+            group = pending.popleft().result()
             full = bool(pending) and pending[-1].done()
             handed = time.perf_counter()
-            yield index, fetched
+            yield from enumerate(group, start=first)
             if full:
                 meters.add("fetch", blocked=time.perf_counter() - handed)
         for outcome in outcomes:
             meters.add("fetch", busy=outcome.seconds.get("fetch", 0.0))
+
+    def _fetch_group(
+        self, reader: Reader, records: Sequence[Record], outcomes: Sequence[Outcome]
+    ) -> list[bytes | Failure]:
+        return [self._fetch(reader, record, outcome) for record, outcome in zip(records, outcomes, strict=True)]
 
     def _fetch(self, reader: Reader, record: Record, outcome: Outcome) -> bytes | Failure:
         if (record.size or 0) > STREAM_BYTES:
@@ -305,16 +312,24 @@ class Pipeline:
                 outcomes[index].failure = _NON_FINITE
         return classes
 
-    def _encode(self, classes: NDArray[np.uint8], outcome: Outcome, meters: Meters, began: float) -> None:
+    def _encode(
+        self,
+        indices: Sequence[int],
+        classes: NDArray[np.uint8],
+        outcomes: list[Outcome],
+        meters: Meters,
+        began: float,
+    ) -> None:
         if not hasattr(self._encoding, "lane"):
             self._encoding.lane = Lane("encode")
-        started = time.perf_counter()
         # Masks wait for nothing but the class maps; what they take is held by the shard until it is written.
         with self._encoding.lane.work(meters, Wait(starved=math.inf, since=began)):
-            if self._encoder is not None:
-                outcome.mask = self._encoder.encode(classes)
+            for index, class_map in zip(indices, classes, strict=True):
+                started = time.perf_counter()
+                if self._encoder is not None and outcomes[index].failure is None:
+                    outcomes[index].mask = self._encoder.encode(class_map)
+                outcomes[index].seconds["encode"] = time.perf_counter() - started
         self._move()
-        outcome.seconds["encode"] = time.perf_counter() - started
 
 
 _NON_FINITE = Failure(

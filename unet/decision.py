@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-
 _FACTORS = 64
 
 
@@ -163,7 +162,8 @@ def decide(logits_BKHW: Tensor, thresholds: Sequence[float] | None = None) -> De
         return decided(logits_BKHW, thresholds)
     # Image by image: a pass over one stays in a core's cache, and torch rounds what lies at the end of a vector or of a
     # thread's share otherwise than the rest, so that a batch would show in the last bits.
-    parts = [decided(part, thresholds) for part in logits_BKHW.split(1)]
+    dense_BKHW = logits_BKHW.contiguous(memory_format=torch.channels_last)
+    parts = [decided(part, thresholds) for part in torch.split(dense_BKHW, 1)]
     return parts[0] if len(parts) == 1 else Decision(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
@@ -244,9 +244,11 @@ def moments(pixels_BHWC: Tensor) -> tuple[Tensor, Tensor]:
     runs = flat.reshape(batch, -1, 256, columns)
 
     def added(value: Tensor) -> Tensor:
-        return value.sum(dim=2).reshape(batch, -1, channels).sum(dim=1, dtype=torch.float64)
+        return value.sum(dim=2).reshape(len(value), -1, channels).sum(dim=1, dtype=torch.float64)
 
-    return added(runs), added(runs * runs)
+    # Image by image on a CPU, where the squares then stay in its cache.
+    parts = torch.split(runs, 1 if runs.device.type == "cpu" else max(1, batch))
+    return added(runs), torch.cat([added(part * part) for part in parts])
 
 
 def _logit(probability: float) -> float:
@@ -266,7 +268,8 @@ def _binary_entropy(distance_BHW: Tensor, other_BHW: Tensor) -> Tensor:
     linear_BH = distance_BHW.mul_(other_BHW).sum(dim=2)
     certain_BN = other_BHW.neg_().add_(1).flatten(1)
     whole = certain_BN.shape[1] // _FACTORS * _FACTORS
-    logarithms = certain_BN[:, :whole].unflatten(1, (_FACTORS, -1)).prod(dim=1).log_(), certain_BN[:, whole:].log()
+    factors_BFN = certain_BN[:, :whole].reshape(len(certain_BN), _FACTORS, -1)
+    logarithms = factors_BFN.prod(dim=1).log_(), certain_BN[:, whole:].log()
     return torch.cat((linear_BH, *(-part for part in logarithms)), dim=1)
 
 
