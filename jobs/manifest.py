@@ -133,7 +133,7 @@ class Manifest:
         except NotFound:
             if not storage.exists(f"{folder_of(run_id)}/{part_name(0)}"):
                 raise
-            frozen = lambda: _so_far(storage, run_id)  # noqa: E731  (few ask, and it reads every part)
+            frozen = lambda: so_far(storage, run_id)  # noqa: E731  (few ask, and it reads every part)
         return cls(lambda part: storage.read(f"{folder_of(run_id)}/{part_name(part)}"), frozen)
 
     @property
@@ -264,11 +264,12 @@ def freeze_so_far(storage: Storage, run_id: str) -> None:
     is for the next run, which subtracts this one. Listing again and going on would mean to trust that nothing changed
     in between.
     """
-    record = json.dumps(asdict(_so_far(storage, run_id)), indent=1).encode()
+    record = json.dumps(asdict(so_far(storage, run_id)), indent=1).encode()
     storage.write(f"{folder_of(run_id)}/frozen.json", record)
 
 
-def _so_far(storage: Storage, run_id: str) -> Frozen:
+def so_far(storage: Storage, run_id: str) -> Frozen:
+    """What the marker would say of what is stored of a plan. Reads every part."""
     digest = hashlib.sha256()
     parts = images = known = 0
     size = 1

@@ -261,9 +261,8 @@ class LivePlan:
 
     @property
     def frozen(self) -> Frozen:
-        """What the marker says; to be asked once the last shard is known."""
-        assert self._frozen is not None
-        return self._frozen
+        """What the marker says, or would say of what is stored so far."""
+        return self._frozen or manifest.so_far(self._storage, self._run_id)
 
     def close(self) -> None:
         """Let the thread end, whether the plan is whole or not."""

@@ -1,3 +1,5 @@
+import threading
+
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -143,3 +145,23 @@ def test_an_error_of_the_listing_reaches_who_asks_for_shards(tmp_path):
         list(live.shards())
     live.close()
     assert not LocalStorage(str(tmp_path)).exists("runs/r/manifest/frozen.json")
+
+
+def test_a_plan_that_is_not_whole_says_what_there_is_so_far(tmp_path):
+    """The first worker asks for it while the listing goes on."""
+    go_on = threading.Event()
+
+    def slow():
+        yield from records(20_000)
+        go_on.wait(60)
+        yield from []
+
+    planning = Planning(slow(), in_order=True, shard_size=64)
+    parts = iter(planning)
+    live = LivePlan(LocalStorage(str(tmp_path)), "r", planning, first_of(parts), parts)
+    assert not live.frozen.whole
+    assert live.frozen.images > 0
+    go_on.set()
+    assert sum(len(shard) for shard in live.shards() if shard) == 20_000
+    assert (live.frozen.whole, live.frozen.images) == (True, 20_000)
+    live.close()
