@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -65,6 +65,7 @@ Address = Annotated[str | None, typer.Option("--address", help="Ray cluster; wit
 NoRay = Annotated[bool, typer.Option("--no-ray", help="Run in this process.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 OutputFolder = Annotated[str, typer.Argument(help="A job's output.")]
+Form = Literal["png", "voc", "coco"]
 Profile = Annotated[str | None, typer.Option("--profile", help="AWS profile.")]
 
 
@@ -295,6 +296,24 @@ def verify(output: OutputFolder, profile: Profile = None, json: AsJson = False) 
 
 
 @app.command()
+def export(
+    output: OutputFolder,
+    destination: Annotated[str, typer.Argument(help="Folder or s3:// prefix to write to, outside the output.")],
+    to: Annotated[Form, typer.Option("--to", help="Loose PNG, palette PNG as VOC has it, or COCO JSON.")] = "png",
+    key: Annotated[str | None, typer.Option("--key", help="One image: any unique ending of its key.")] = None,
+    names: Annotated[str | None, typer.Option("--names", help="Of the classes after the first: cell,wall")] = None,
+    profile: Profile = None,
+) -> None:
+    """Write the newest mask of every image in another form."""
+    from jobs.export import export as export_masks
+
+    classes = tuple(names.split(",")) if names else ()
+    done = export_masks(output, to, destination, key=key, names=classes, profile=profile)
+    left = f"; {done.failed} failed and have none" if done.failed else ""
+    typer.echo(f"{done.images} masks in {destination}{left}")
+
+
+@app.command()
 def convert(
     checkpoint: Annotated[Path, typer.Argument(help="Pytorch-UNet checkpoint (.pth) of any release.")],
     weights: Annotated[Path, typer.Argument(help="Safetensors file to write.")],
@@ -427,8 +446,10 @@ def _summary(job: Job, record: dict[str, Any]) -> None:
         typer.echo(f"memory   {shape} px: {', then '.join(tried)}")
     if job.masks.format == "png":
         typer.echo(f"masks    {output}/masks/")
-    if job.masks.format != "none":
+    if job.masks.format in ("png", "tar"):
         typer.echo(f"tars     {output}/runs/{record['run_id']}/shards/*/*/masks.tar")
+    if job.masks.format == "parquet":
+        typer.echo(f"tables   {output}/runs/{record['run_id']}/shards/*/*/masks.parquet")
     typer.echo(f"table    {output}/stats/run_id={record['run_id']}/")
     typer.echo(
         f"""DuckDB   duckdb -c "SELECT status, count(*) FROM '{output}/stats/**/*.parquet' GROUP BY status" """.rstrip()

@@ -25,6 +25,7 @@ from jobs.storage import LocalStorage, Storage
 _WRITES_IN_FLIGHT = 32
 
 MASKS = "masks.tar"
+TABLE = "masks.parquet"
 STATS = "stats.parquet"
 
 
@@ -73,7 +74,7 @@ class Desk:
         fingerprint: Of the run.
         manifest: Its plan.
         commits: Its commits.
-        loose: Whether masks are wanted as loose files too.
+        format: Of the masks; see `jobs.job.Masks`.
     """
 
     storage: Storage
@@ -81,7 +82,12 @@ class Desk:
     fingerprint: str
     manifest: Manifest
     commits: Commits
-    loose: bool
+    format: str
+
+    @property
+    def loose(self) -> bool:
+        """Whether masks are wanted as loose files too."""
+        return self.format == "png"
 
 
 def run_shard(desk: Desk, shard: Shard, pipeline: Pipeline) -> ShardReport:
@@ -99,7 +105,7 @@ def run_shard(desk: Desk, shard: Shard, pipeline: Pipeline) -> ShardReport:
         committed = desk.commits.mode == "worker"
         if committed:
             commit = settle(
-                desk, commit, {name: outcome.mask for (_, name), outcome in zip(records, outcomes, strict=True)}
+                desk, commit, _files((name, outcome) for (_, name), outcome in zip(records, outcomes, strict=True))
             )
     return ShardReport(
         shard,
@@ -125,7 +131,7 @@ def fail_shard(desk: Desk, shard: Shard, failure: Failure) -> ShardReport:
     return ShardReport(shard, commit, True, 0.0, {failure.error_class: len(outcomes)})
 
 
-def settle(desk: Desk, commit: Commit, images: Mapping[str, bytes | None] | None = None) -> Commit:
+def settle(desk: Desk, commit: Commit, images: Mapping[str, bytes] | None = None) -> Commit:
     """Commit an attempt that is written, and export its masks if it is the one that counts.
 
     Args:
@@ -142,11 +148,7 @@ def settle(desk: Desk, commit: Commit, images: Mapping[str, bytes | None] | None
             with suppress(StorageError):  # nothing reads it, so it may as well stay
                 desk.storage.delete(item.path)
     elif desk.loose:
-        export(
-            desk,
-            commit,
-            None if images is None else ((name, data) for name, data in images.items() if data is not None),
-        )
+        export(desk, commit, None if images is None else images.items())
     return first
 
 
@@ -159,7 +161,7 @@ def export(desk: Desk, commit: Commit, images: Iterable[tuple[str, bytes]] | Non
         images: Its masks by name, or None to read them from its tar.
     """
     if images is None:
-        images = masks.untar(checked(desk.storage, commit.objects[MASKS])) if MASKS in commit.objects else ()
+        images = masks_of(desk.storage, commit)
     if isinstance(desk.storage, LocalStorage):
         for name, data in images:
             desk.storage.export(f"masks/{name}", data)
@@ -167,6 +169,18 @@ def export(desk: Desk, commit: Commit, images: Iterable[tuple[str, bytes]] | Non
         with ThreadPoolExecutor(_WRITES_IN_FLIGHT) as pool:
             list(pool.map(lambda item: desk.storage.write(f"masks/{item[0]}", item[1]), images))
     desk.storage.write(f"runs/{desk.run_id}/exports/{commit.shard}", b"")
+
+
+def masks_of(storage: Storage, commit: Commit) -> Iterator[tuple[str, bytes]]:
+    """A committed shard's mask files by name, in the order of its rows.
+
+    Raises:
+        StorageError: They are missing or damaged.
+    """
+    if MASKS in commit.objects:
+        yield from masks.untar(checked(storage, commit.objects[MASKS]))
+    elif TABLE in commit.objects:
+        yield from statistics.masks_in(checked(storage, commit.objects[TABLE]))
 
 
 def checked(storage: Storage, item: Object) -> bytes:
@@ -193,12 +207,18 @@ def _written(desk: Desk, shard: Shard, done: list[tuple[tuple[Record, str], Outc
     attempt = nonce()
     folder = f"runs/{desk.run_id}/shards/{shard.id}/{attempt}"
     objects: dict[str, Object] = {}
-    images = [(name, outcome.mask) for (_, name), outcome in done if outcome.mask is not None]
+    images = _files((name, outcome) for (_, name), outcome in done)
+    kind = TABLE if desk.format == "parquet" else MASKS
+    rows = list(_rows(desk, attempt, f"{folder}/{kind}", done))
     if images:
-        objects[MASKS] = _put(desk.storage, f"{folder}/{MASKS}", masks.tar(images))
-    rows = list(_rows(desk, attempt, objects.get(MASKS), done))
+        data = statistics.parquet_with_masks(rows, images) if kind == TABLE else masks.tar(images.items())
+        objects[kind] = _put(desk.storage, f"{folder}/{kind}", data)
     objects[STATS] = _put(desk.storage, f"{folder}/{STATS}", statistics.parquet(rows))
     return Commit(shard.id, attempt, objects, len(rows), sum(row["status"] == "failed" for row in rows))
+
+
+def _files(named: Iterable[tuple[str, Outcome]]) -> dict[str, bytes]:
+    return {name: outcome.mask for name, outcome in named if isinstance(outcome.mask, bytes)}
 
 
 def _put(storage: Storage, path: str, data: bytes) -> Object:
@@ -207,7 +227,7 @@ def _put(storage: Storage, path: str, data: bytes) -> Object:
 
 
 def _rows(
-    desk: Desk, attempt: str, archive: Object | None, done: list[tuple[tuple[Record, str], Outcome]]
+    desk: Desk, attempt: str, archive: str, done: list[tuple[tuple[Record, str], Outcome]]
 ) -> Iterator[dict[str, Any]]:
     worker = worker_name()
     for (record, name), outcome in done:
@@ -230,9 +250,11 @@ def _rows(
             }
         else:
             row |= {"status": "ok", **outcome.columns}
-        if outcome.mask is not None and archive is not None:
+        if isinstance(outcome.mask, list):
+            row |= {"mask_rle": outcome.mask, "mask_member": name}
+        elif outcome.mask is not None:
             row |= {
-                "mask_object": archive.path,
+                "mask_object": archive,
                 "mask_member": name,
                 "mask_bytes": len(outcome.mask),
                 "mask_sha256": hashlib.sha256(outcome.mask).hexdigest(),

@@ -74,8 +74,9 @@ class Inference(_Section):
 class Masks(_Section):
     """What a mask is and where it goes."""
 
-    format: Literal["png", "tar", "none"] = "png"
-    """"png": a loose PNG per image under masks/, beside the shards' tars. "tar": the tars alone. "none": no masks."""
+    format: Literal["png", "tar", "parquet", "rle", "none"] = "png"
+    """"png": a loose PNG per image under masks/, beside the shards' tars. "tar": the tars alone. "parquet": in place of
+    them, statistics with the PNGs in them. "rle": COCO's run lengths in the statistics. "none": no masks."""
     values: tuple[int | tuple[int, int, int], ...] | None = None
     """What a pixel of each class shows, 0 … 255 or RGB; None for the weights' own mask values, else 0, 1, 2 …"""
 

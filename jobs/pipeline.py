@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from jobs import rle
 from jobs.decode import STREAM
 from jobs.decoders import CODEC, Decoded, Decoders, Failure, Limits
 from jobs.errors import Changed, Denied, NotFound
 from jobs.inputs import Inputs, Reader
-from jobs.masks import Encoder
 from jobs.meters import Lane, Meters, Wait
 from jobs.parts import Fault
 from jobs.sources import Record
@@ -61,19 +61,35 @@ class Device(Protocol):
     ) -> "Statistics": ...  # fmt: skip
 
 
+class Writer(Protocol):
+    """A mask that grows by rows."""
+
+    def write(self, classes: NDArray[np.uint8]) -> None: ...
+
+    def finish(self) -> bytes | rle.Masks: ...
+
+
+class Encoder(Protocol):
+    """What the pipeline needs of `jobs.masks.Encoder` or `jobs.rle.Encoder`."""
+
+    def encode(self, classes: NDArray[np.uint8]) -> bytes | rle.Masks: ...
+
+    def writer(self, height: int, width: int) -> Writer: ...
+
+
 @dataclass
 class Outcome:
     """What became of a record.
 
     Attributes:
-        mask: PNG file, or None where it failed or masks are not wanted.
+        mask: PNG file, or run lengths, or None where it failed or masks are not wanted.
         size: Stored height and width; None if it was not decoded.
         failure: Why there is no result, or None.
         columns: The statistics' columns that the segmenter filled.
         seconds: By stage.
     """
 
-    mask: bytes | None = None
+    mask: bytes | rle.Masks | None = None
     size: tuple[int, int] | None = None
     failure: Failure | None = None
     columns: dict[str, Any] = field(default_factory=dict)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from jobs import statistics
+from jobs import rle, statistics
 from jobs.errors import Denied, JobError, NotFound
 from jobs.job import Job
 from jobs.masks import Encoder, default_values
@@ -68,6 +68,15 @@ def mask_values(job: Job, weights: Weights) -> tuple[Any, ...]:
     except (ValueError, TypeError) as error:
         raise JobError(f"the mask values cannot be written ({error}); set masks.values") from error
     return tuple(values)
+
+
+def encoder_of(job: Job, weights: Weights) -> Encoder | rle.Encoder | None:
+    """What writes the job's masks; None where they are not wanted."""
+    if job.masks.format == "none":
+        return None
+    if job.masks.format == "rle":
+        return rle.Encoder(max(2, weights.model.n_classes))
+    return Encoder(mask_values(job, weights))
 
 
 def thresholds(job: Job, weights: Weights) -> tuple[float, ...] | None:

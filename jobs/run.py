@@ -35,10 +35,9 @@ from jobs.inputs import Inputs
 from jobs.job import Job
 from jobs.lock import Lock, waited
 from jobs.manifest import Manifest, Shard, folder_of, freeze_so_far, part_name
-from jobs.masks import Encoder
-from jobs.pipeline import SHARDS_IN_FLIGHT, Pipeline
+from jobs.pipeline import SHARDS_IN_FLIGHT, Encoder, Pipeline
 from jobs.planning import LivePlan, Planning, first_of, gone_rows, in_memory
-from jobs.recipe import fingerprint_of, load_weights, mask_values, segmenter_of
+from jobs.recipe import encoder_of, fingerprint_of, load_weights, mask_values, segmenter_of
 from jobs.sample import limits_of
 from jobs.sources import Source
 from jobs.storage import Storage, open_storage
@@ -102,7 +101,7 @@ class Run:
         fence = None if generation is None else Fence(storage, generation)
         commits = Commits(storage, run_id, record["commit_mode"], fence)
         manifest = Manifest.stored(storage, run_id)
-        desk = Desk(storage, run_id, record["fingerprint"], manifest, commits, job.masks.format == "png")
+        desk = Desk(storage, run_id, record["fingerprint"], manifest, commits, job.masks.format)
         return cls(job, record, desk, generation=generation or 0)
 
 
@@ -499,7 +498,7 @@ def _new_run(
     live = LivePlan(storage, run_id, planned.planning, planned.first, planned.parts)
     manifest = Manifest(lambda part: storage.read(f"{folder_of(run_id)}/{part_name(part)}"), lambda: live.frozen)
     commits = Commits(storage, run_id, mode, lock.fence)
-    desk = Desk(storage, run_id, fingerprint, manifest, commits, job.masks.format == "png")
+    desk = Desk(storage, run_id, fingerprint, manifest, commits, job.masks.format)
     return Run(job, record, desk, generation=lock.fence.generation, live=live)
 
 
@@ -541,7 +540,7 @@ def pipeline_of_job(this: Run, cpus: int) -> Pipeline:
         storage, this.run_id, this.desk.commits.mode, tuning.tune(job, weights, this.desk.manifest, threads=threads)
     )
     segmenter = segmenter_of(job, weights, threads=threads, precision=tuned.precision, batch_pixels=tuned.batch_pixels)
-    encoder = None if job.masks.format == "none" else Encoder(mask_values(job, weights))
+    encoder = encoder_of(job, weights)
     forward = tuning.forward_of(segmenter, tuned.shape, this.images)
     return pipeline_of(this, segmenter, cpus, encoder=encoder, forward=forward)
 

@@ -1,7 +1,8 @@
 """The statistics: one row per image, ok or failed, with an explicit schema."""
 
 import io
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -43,10 +44,16 @@ SCHEMA = pa.schema(
         _column("mean_entropy", pa.float32(), "entropy of the class probabilities in nats, mean over the pixels"),
         _column("input_mean", pa.list_(pa.float64()), "mean of each channel as the network saw it, in [0, 1]"),
         _column("input_std", pa.list_(pa.float64()), "standard deviation of each channel, likewise"),
-        _column("mask_object", pa.string(), "path in the output of the tar that holds the mask"),
-        _column("mask_member", pa.string(), "the mask's name in the tar, and below masks/ where masks are loose"),
+        _column("mask_object", pa.string(), "path in the output of the tar or Parquet file that holds the mask"),
+        _column("mask_member", pa.string(), "the mask's name there, below masks/, and in exports"),
         _column("mask_bytes", pa.int64(), "bytes of the mask's PNG"),
         _column("mask_sha256", pa.string(), "sha256 of the mask's PNG, hexadecimal"),
+        _column(
+            "mask_rle",
+            pa.list_(pa.struct([("size", pa.list_(pa.int32())), ("counts", pa.string())])),
+            "masks of the classes as COCO's compressed run lengths, where masks.format is rle; null for class 0 "
+            "and absent classes",
+        ),
         _column("attempt", pa.string(), "the attempt at the shard that was committed", nullable=False),
         _column("worker", pa.string(), "host and process that made it", nullable=False),
         *(_column(f"{stage}_seconds", pa.float32(), f"seconds in {stage}; a batch's are shared") for stage in STAGES),
@@ -54,6 +61,21 @@ SCHEMA = pa.schema(
     metadata={"maskfleet.schema": str(VERSION)},
 )
 """Columns of statistics tables; each field's metadata state its meaning."""
+
+
+MASK = pa.field(
+    "mask",
+    pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
+    metadata={"meaning": "the mask's PNG and its name; null for a failed image"},
+)
+"""What tables with the masks in them have beside `SCHEMA`, in the form of Hugging Face's images."""
+
+_ROW_GROUP = 8192
+"""Small enough that the statistics of `key` leave little to read for one image, large enough to compress."""
+
+_MASK_ROW_GROUP = 128
+
+_HUGGING_FACE = json.dumps({"info": {"features": {"mask": {"_type": "Image"}}}})
 
 
 def parquet(rows: Iterable[Mapping[str, Any]]) -> bytes:
@@ -65,6 +87,34 @@ def parquet(rows: Iterable[Mapping[str, Any]]) -> bytes:
     return table_parquet(pa.Table.from_pylist([dict(row) for row in rows], SCHEMA))
 
 
+def parquet_with_masks(rows: Iterable[Mapping[str, Any]], images: Mapping[str, bytes]) -> bytes:
+    """The same with a column `MASK`, filled by `mask_member`. Its row groups are small, for whoever streams them."""
+    rows = [dict(row) for row in rows]
+    names = [row.get("mask_member") for row in rows]
+    column = pa.array([{"bytes": images[name], "path": name} if name else None for name in names], MASK.type)
+    table = pa.Table.from_pylist(rows, SCHEMA).append_column(MASK, column)
+    table = table.replace_schema_metadata(SCHEMA.metadata | {b"huggingface": _HUGGING_FACE})
+    sink = io.BytesIO()
+    # PNG does not get any smaller.
+    compression = {path: "none" if path.startswith("mask.") else "zstd" for path in _leaves(table.schema)}
+    pq.write_table(table, sink, row_group_size=_MASK_ROW_GROUP, compression=compression, write_page_index=True)
+    return sink.getvalue()
+
+
+def masks_in(data: bytes) -> Iterator[tuple[str, bytes]]:
+    """Names and PNG files in a table with masks."""
+    for mask in pq.read_table(io.BytesIO(data), columns=["mask"])["mask"].to_pylist():
+        if mask is not None:
+            yield mask["path"], mask["bytes"]
+
+
+def _leaves(schema: pa.Schema) -> list[str]:
+    sink = io.BytesIO()
+    pq.write_table(schema.empty_table(), sink)
+    columns = pq.ParquetFile(sink).schema
+    return [columns.column(number).path for number in range(len(columns))]
+
+
 def table_parquet(table: pa.Table) -> bytes:
     """A Parquet file of a table of `SCHEMA`."""
     table.validate(full=True)
@@ -72,7 +122,16 @@ def table_parquet(table: pa.Table) -> bytes:
         if not field.nullable and table[field.name].null_count:
             raise pa.ArrowInvalid(f"column {field.name} must not be null")
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
+    # Parts of several nights overlap, and so do their least and largest keys: there Bloom filters rule out the most.
+    bloom = {"key": {"ndv": max(1, min(table.num_rows, _ROW_GROUP)), "fpp": 0.01}}
+    pq.write_table(
+        table,
+        sink,
+        row_group_size=_ROW_GROUP,
+        compression="zstd",
+        write_page_index=True,
+        bloom_filter_options=bloom,
+    )
     return sink.getvalue()
 
 

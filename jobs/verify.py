@@ -2,7 +2,8 @@
 
 1. Every planned image has exactly one row in its run's statistics, in the manifest's order.
 2. Every shard has one commit, and each file that it names is there with its size and sha256.
-3. Every `ok` row has its mask in the tar, with its size and sha256; no `failed` row has one.
+3. Every `ok` row has its mask in the tar or table, with its size and sha256, or as run lengths in the row; no
+   `failed` row has one.
 4. The class counts of every row are those of its mask's pixels, and the mask has the image's size.
 5. The compacted statistics are the committed rows.
 6. Every loose mask is its tar's member.
@@ -20,8 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from jobs import masks, statistics
-from jobs.attempt import MASKS, checked, rows_of
+from jobs import rle, statistics
+from jobs.attempt import TABLE, checked, masks_of, rows_of
 from jobs.commit import Commit, Commits, leaves, pending
 from jobs.errors import JobError, NotFound, StorageError
 from jobs.manifest import Manifest, Shard
@@ -83,16 +84,17 @@ def _of_run(
     if finished and missing:
         yield f"{len(missing)} shards have no commit, the first is {missing[0].id}"
     committed = []
+    form = record["job"].get("masks", {}).get("format", "png")
     for shard, commit in leaves(manifest.shards(), commits):
         try:
             table = rows_of(storage, commit)
-            yield from _of_shard(storage, manifest, shard, commit, table)
+            yield from _of_shard(storage, manifest, shard, commit, table, form)
         except StorageError as error:
             yield f"shard {shard.id}: {error}"
             continue
         audit.images += table.num_rows
         committed.append(table)
-        if record["job"].get("masks", {}).get("format", "png") == "png":
+        if form == "png":
             for row in table.to_pylist():
                 if row["mask_member"] is not None and finished:
                     owners[row["mask_member"]] = row["mask_sha256"]
@@ -102,32 +104,41 @@ def _of_run(
         yield from _of_compacted(storage, run_id, committed)
 
 
-def _of_shard(storage: Storage, manifest: Manifest, shard: Shard, commit: Commit, table: pa.Table) -> Iterator[str]:
+def _of_shard(
+    storage: Storage, manifest: Manifest, shard: Shard, commit: Commit, table: pa.Table, form: str
+) -> Iterator[str]:
     planned = [record.key for record, _ in manifest.records(shard)]
     rows = table.to_pylist()
     if [row["key"] for row in rows] != planned:
         yield f"shard {shard.id}: rows are not the planned images, one each"
     if commit.images != len(rows) or commit.failed != sum(row["status"] == "failed" for row in rows):
         yield f"shard {shard.id}: its commit counts other rows than its statistics have"
-    archive = dict(masks.untar(checked(storage, commit.objects[MASKS]))) if MASKS in commit.objects else {}
+    archive = dict(masks_of(storage, commit))
+    if TABLE in commit.objects:
+        beside = pq.read_table(io.BytesIO(checked(storage, commit.objects[TABLE])), schema=statistics.SCHEMA)
+        if not beside.equals(table):
+            yield f"shard {shard.id}: the rows beside its masks are not those of its statistics"
     for row in rows:
-        yield from (f"{row['key']}: {problem}" for problem in _of_row(row, archive, MASKS in commit.objects))
+        yield from (f"{row['key']}: {problem}" for problem in _of_row(row, archive, form))
     if archive:
         yield f"shard {shard.id}: {len(archive)} masks belong to no row, such as {next(iter(archive))}"
 
 
-def _of_row(row: dict[str, Any], archive: dict[str, bytes], has_masks: bool) -> Iterator[str]:
+def _of_row(row: dict[str, Any], archive: dict[str, bytes], form: str) -> Iterator[str]:
     if row["status"] == "failed":
-        if row["mask_member"] is not None:
+        if row["mask_member"] is not None or row["mask_rle"] is not None:
             yield "failed, and yet has a mask"
         if not (row["stage"] and row["error_class"] and row["error_message"]):
             yield "failed without a reason"
         return
-    if not has_masks:
+    if form == "none":
+        return
+    if form == "rle":
+        yield from _of_runs(row)
         return
     data = archive.pop(row["mask_member"], None)
     if data is None:
-        yield f"its mask {row['mask_member']} is not in the tar"
+        yield f"its mask {row['mask_member']} is not in its shard's file"
     elif len(data) != row["mask_bytes"] or hashlib.sha256(data).hexdigest() != row["mask_sha256"]:
         yield "its mask is not the one that its row describes"
     else:
@@ -142,6 +153,19 @@ def _of_mask(row: dict[str, Any], data: bytes) -> Iterator[str]:
     flat = pixels.reshape(-1, *pixels.shape[2:])
     counts = np.unique(flat, axis=0, return_counts=True)[1]
     if sorted(counts.tolist()) != sorted(count for count in row["class_pixels"] if count):
+        yield "its class_pixels are not those of its mask"
+
+
+def _of_runs(row: dict[str, Any]) -> Iterator[str]:
+    if row["mask_rle"] is None:
+        yield "it has no mask"
+        return
+    try:
+        classes = rle.decode(row["mask_rle"], row["height"], row["width"])
+    except (ValueError, IndexError) as error:
+        yield f"its mask does not decode ({error})"
+        return
+    if np.bincount(classes.reshape(-1), minlength=len(row["class_pixels"])).tolist() != row["class_pixels"]:
         yield "its class_pixels are not those of its mask"
 
 

@@ -66,6 +66,7 @@ def test_the_surface_of_the_command_line_is_closed():
         "backfill": ["--address", "--from", "--json", "--no-ray", "--set", "--to"],
         "status": ["--json", "--profile"],
         "verify": ["--json", "--profile"],
+        "export": ["--key", "--names", "--profile", "--to"],
         "convert": ["--mean", "--scale", "--std"],
         "demo": ["--images", "--no-ray", "--output"],
         "bench forward": ["--json", "--pairs", "--precision", "--set", "--shape", "--weights"],

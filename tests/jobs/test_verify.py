@@ -85,3 +85,36 @@ def test_a_mask_that_its_row_does_not_describe_is_found():
     Image.fromarray(np.zeros((4, 5), np.uint8)).save(sink, "PNG")
     assert list(_of_mask({"height": 4, "width": 5, "class_pixels": [20, 0]}, sink.getvalue())) == []
     assert len(list(_of_mask({"height": 5, "width": 4, "class_pixels": [19, 1]}, sink.getvalue()))) == 2
+
+
+def test_run_lengths_that_do_not_fit_their_row_are_found():
+    from jobs.rle import Encoder
+    from jobs.verify import _of_runs
+
+    classes = np.array([[0, 1], [1, 1]], np.uint8)
+    row = {"height": 2, "width": 2, "class_pixels": [1, 3], "mask_rle": Encoder(2).encode(classes)}
+    assert list(_of_runs(row)) == []
+    assert list(_of_runs(row | {"mask_rle": None})) == ["it has no mask"]
+    assert list(_of_runs(row | {"class_pixels": [2, 2]})) == ["its class_pixels are not those of its mask"]
+    assert "is not of 3×2 px" in next(_of_runs(row | {"width": 3}))
+
+
+def test_a_table_of_masks_beside_other_rows_is_found(images, tmp_path, weights_file):
+    import hashlib
+
+    job = {"input": str(images), "output": str(tmp_path / "out"), "weights": weights_file}
+    run(Job.of(job, ["masks.format=parquet", "run.shard_size=12"]))
+    assert verify(str(tmp_path / "out")).problems == []
+    path = one(tmp_path / "out", "runs/*/shards/00000/*/masks.parquet")
+    table = pq.read_table(path)
+    changed = table.set_column(0, table.schema.field("key"), table["key"].take(list(range(11, -1, -1))))
+    pq.write_table(changed, path)
+    commit = one(tmp_path / "out", "runs/*/commits/00000.json")
+    record = json.loads(commit.read_text())
+    sums = {"size": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    record["objects"]["masks.parquet"] |= sums
+    commit.write_text(json.dumps(record))
+    problems = verify(str(tmp_path / "out")).problems
+    assert problems == [
+        "run " + problems[0].split()[1] + " shard 00000: the rows beside its masks are not those of its statistics"
+    ]
