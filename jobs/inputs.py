@@ -228,6 +228,8 @@ class _Window:
             if size:
                 start = offset - self._ranges[number].start
                 data = self._pieces[number].result()[start : start + size]
+            if len(data) < size:
+                raise Fault("damaged_tar", f"{self._file} ends before byte {offset + size}; write it again")
         finally:
             with self._lock:
                 self._left -= 1

@@ -11,7 +11,11 @@ from urllib.parse import parse_qsl, quote
 
 from jobs.errors import StorageError
 
-_FORM = re.compile(r"(?P<file>.+\.(?:tar|parquet))#(?P<place>(?:[a-z]+=[^#&]*&?)+)", re.IGNORECASE | re.DOTALL)
+_FORM = re.compile(
+    r"(?P<file>.+\.(?:(?i:tar)|(?i:parquet)))#"
+    r"(?P<place>offset=\d+&size=\d+|row=\d+&column=[^&#]+|fault=[a-z_]+(?:&offset=\d+)?)",
+    re.DOTALL,
+)
 
 FAULTS = {
     "damaged_tar": "no valid header here, or the tar ends too early; members before it are done, write it again",
@@ -54,6 +58,11 @@ class Part(NamedTuple):
     def url(self) -> str:
         """As text."""
         return f"{self.file}#" + "&".join(f"{name}={quote(value, safe='.@')}" for name, value in self.place.items())
+
+
+def is_part(url: str) -> bool:
+    """Whether a URL names a part of a file."""
+    return _FORM.fullmatch(url) is not None
 
 
 def part_of(url: str) -> Part | None:

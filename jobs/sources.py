@@ -25,7 +25,7 @@ from fsspec.utils import glob_translate
 from jobs import containers, lists
 from jobs.ahead import Ahead
 from jobs.errors import JobError, NotFound
-from jobs.parts import Fault
+from jobs.parts import Fault, is_part
 from jobs.ranged import RangedFile
 from jobs.storage import Entry, Storage, open_storage, split_url
 
@@ -163,6 +163,8 @@ class Source:
         root, path = split_url(url)
         storage = self._storage(root)
         key = re.sub(r"^[a-z0-9]+://|^/+", "", line)
+        if is_part(url):
+            raise JobError(f"list {self.location} names a part of a file ({line}); name the file, all of it is taken")
         try:
             return self._record(storage, storage.entry(path))._replace(key=key)
         except NotFound:
@@ -206,8 +208,14 @@ class Source:
                     item.close()
 
     def _images(self, container: Record) -> Iterator[Record]:
-        if container.size is None:
-            return iter([container])  # the list names it and it is not there; reading it will say so
+        if container.size is None or container.etag is None:
+            # An inventory need not say; and what is read in pieces must be known to be the same all the time.
+            root, path = split_url(container.url)
+            try:
+                entry = self._storage(root).entry(path)
+            except NotFound:
+                return iter([container])  # it is listed and not there; reading it will say so
+            container = container._replace(size=entry.size, etag=entry.etag)
         return containers.records_of(container, self._ranged(container), column=self.column, wanted=_is_image)
 
     def _ranged(self, record: Record) -> RangedFile:

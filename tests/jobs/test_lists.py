@@ -78,6 +78,12 @@ def test_a_list_may_name_tars(tmp_path):
     assert keys(tmp_path / "list.txt") == ["x.tar/a.jpg", "x.tar/b.jpg", "missing.tar"]
 
 
+def test_a_list_names_files_not_parts(tmp_path):
+    (tmp_path / "list.txt").write_text("x.tar#offset=512&size=9\n")
+    with pytest.raises(JobError, match="names a part of a file .x.tar#offset=512&size=9."):
+        keys(tmp_path / "list.txt")
+
+
 def inventory(storage, bucket, kind, rows):
     """An inventory of (key, size, etag) as S3 writes it, in two files."""
     names, files = ["bucket", "key", "is_latest", "is_delete_marker", "size", "e_tag"], []

@@ -4,7 +4,17 @@ from jobs.parts import FAULTS, Fault, Part, part_of
 
 
 @pytest.mark.parametrize(
-    "url", ["/in/a#b.jpg", "s3://b/x.tar", "/in/x.tar.png#offset=1&size=2", "/in/x.tar#", "x.tar#a.jpg"]
+    "url",
+    [
+        "/in/a#b.jpg",
+        "s3://b/x.tar",
+        "/in/x.tar.png#offset=1&size=2",
+        "/in/x.tar#",
+        "x.tar#a.jpg",
+        "x.tar#offset=1",
+        "x.tar#offset=-1&size=2",
+        "x.parquet#row=1",
+    ],
 )
 def test_names_of_files_are_no_parts(url):
     assert part_of(url) is None
