@@ -1,7 +1,7 @@
 """The members of a tar archive, by its headers alone: nothing is extracted, and of the data nothing is kept.
 
 POSIX.1-1988 (ustar), POSIX.1-2001 (pax: `path` and `size`) and GNU (long names, base-256 sizes). Not by
-`tarfile`: it ends without a word where a header in the middle is damaged, and takes four times as long.
+`tarfile`: it ends without a word where a header in the middle is damaged, and takes twice as long (17 µs a member).
 """
 
 import re
