@@ -87,7 +87,7 @@ def estimate(job: Job, planned: Planned, fingerprint: str) -> dict[str, Any]:
 
 def _trial(job: Job, storage: LocalStorage, fingerprint: str, manifest: Manifest) -> Run:
     record = {"run_id": "warm", "threads": threads_of(job)}
-    desk = Desk(storage, "warm", fingerprint, manifest, Commits(storage, "warm", "worker"), job.masks.format == "png")
+    desk = Desk(storage, "warm", fingerprint, manifest, Commits(storage, "warm", "worker"), job.masks.format)
     return Run(job, record, desk)
 
 
