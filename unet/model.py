@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unet.checkpointing import checkpointed
+
 LEVELS = 4
 """Down-sampling steps."""
 
@@ -35,7 +37,15 @@ class DoubleConv(nn.Module):
         )
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        return self.double_conv(x_BCHW)
+        return self.second(self.first(x_BCHW))
+
+    def first(self, x_BCHW: Tensor) -> Tensor:
+        """Up to the first ReLU."""
+        return self.double_conv[:3](x_BCHW)
+
+    def second(self, x_BCHW: Tensor) -> Tensor:
+        """The rest."""
+        return self.double_conv[3:](x_BCHW)
 
 
 class Down(nn.Module):
@@ -62,13 +72,17 @@ class Up(nn.Module):
             self.conv = DoubleConv(in_channels, out_channels)
 
     def forward(self, x_BCHW: Tensor, skip_BCHW: Tensor) -> Tensor:
+        return self.conv.second(self.first(x_BCHW, skip_BCHW))
+
+    def first(self, x_BCHW: Tensor, skip_BCHW: Tensor) -> Tensor:
+        """Up to the first ReLU."""
         up_BCHW = self.up(x_BCHW)
         rows = skip_BCHW.shape[-2] - up_BCHW.shape[-2]
         columns = skip_BCHW.shape[-1] - up_BCHW.shape[-1]
         if rows or columns:
             left, top = columns // 2, rows // 2
             up_BCHW = F.pad(up_BCHW, (left, columns - left, top, rows - top))
-        return self.conv(torch.cat((skip_BCHW, up_BCHW), dim=1))
+        return self.conv.first(torch.cat((skip_BCHW, up_BCHW), dim=1))
 
 
 class OutConv(nn.Module):
@@ -103,6 +117,7 @@ class UNet(nn.Module):
         self.n_classes = n_classes
         self.bilinear = bilinear
         self.width = width
+        self.checkpointing = False
         factor = 2 if bilinear else 1
         self.inc = DoubleConv(n_channels, width)
         self.down1 = Down(width, width * 2)
@@ -114,6 +129,14 @@ class UNet(nn.Module):
         self.up3 = Up(width * 4, width * 2 // factor, bilinear=bilinear)
         self.up4 = Up(width * 2, width, bilinear=bilinear)
         self.outc = OutConv(width, n_classes)
+
+    def use_checkpointing(self, on: bool = True) -> None:
+        """Train in less memory and more time: activations are made again in the backward pass, block by block.
+
+        Of the state dict, the gradients and the running statistics nothing changes. What it saves and costs is in
+        tests/benchmarks/README.md, and so is why the last block alone is made again in halves.
+        """
+        self.checkpointing = on
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Logits of images.
@@ -132,6 +155,8 @@ class UNet(nn.Module):
             raise ValueError(
                 f"the U-Net needs sides of at least {MIN_SIDE} px, got {width}×{height}; enlarge the image"
             )
+        if self.checkpointing and torch.is_grad_enabled():
+            return self._checkpointed(x_BCHW)
         x1 = self.inc(x_BCHW)
         x2 = self.down1(x1)
         x3 = self.down2(x2)
@@ -140,4 +165,18 @@ class UNet(nn.Module):
         x = self.up2(x, x3)
         x = self.up3(x, x2)
         x = self.up4(x, x1)
+        return self.outc(x)
+
+    def _checkpointed(self, x_BCHW: Tensor) -> Tensor:
+        x1 = checkpointed(self.inc, x_BCHW, owner=self.inc)
+        x2 = checkpointed(self.down1, x1, owner=self.down1)
+        x3 = checkpointed(self.down2, x2, owner=self.down2)
+        x4 = checkpointed(self.down3, x3, owner=self.down3)
+        x = checkpointed(self.down4, x4, owner=self.down4)
+        x = checkpointed(self.up1, x, x4, owner=self.up1)
+        x = checkpointed(self.up2, x, x3, owner=self.up2)
+        x = checkpointed(self.up3, x, x2, owner=self.up3)
+        # The peak of the whole step: the widest maps at full size, made again when all the rest is still kept.
+        x = checkpointed(self.up4.first, x, x1, owner=self.up4)
+        x = checkpointed(self.up4.conv.second, x, owner=self.up4)
         return self.outc(x)

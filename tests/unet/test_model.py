@@ -58,7 +58,7 @@ def test_smaller_images_are_refused_with_the_remedy():
 def test_the_skip_comes_first_and_odd_sizes_are_padded_behind():
     model = UNet(1, 1, width=2).eval()
     seen = {}
-    model.up4.conv.register_forward_pre_hook(lambda _, inputs: seen.update(x=inputs[0]))
+    model.up4.conv.double_conv[0].register_forward_pre_hook(lambda _, inputs: seen.update(x=inputs[0]))
     model.inc.register_forward_hook(lambda _, inputs, output: seen.update(skip=output))
     model(torch.rand(1, 1, 17, 19))
     assert torch.equal(seen["x"][:, :2], seen["skip"])

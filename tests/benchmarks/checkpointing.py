@@ -1,0 +1,125 @@
+"""What activation checkpointing saves and costs, by granularity; prints the table in README.md.
+
+Kept is what the forward pass saves for backward (saved-tensor hooks), peak the most that lived at once in the whole
+step, recomputation and gradients included, parameters not (every storage that an operator made, until it was freed).
+"""
+
+import argparse
+import time
+import weakref
+from functools import partial
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from unet.checkpointing import checkpointed
+from unet.model import DoubleConv, UNet
+
+
+class Peak(TorchDispatchMode):
+    """Bytes of storages made while it is on, and the most at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.most = 0
+        self._seen = weakref.WeakKeyDictionary()
+
+    def _freed(self, size):
+        self.now -= size
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        made = function(*arguments, **(options or {}))
+        given = {t.untyped_storage()._cdata for t in tree_leaves((arguments, options)) if isinstance(t, torch.Tensor)}
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage()._cdata not in given:
+                storage = tensor.untyped_storage()
+                if storage not in self._seen:
+                    self._seen[storage] = True
+                    self.now += storage.nbytes()
+                    weakref.finalize(storage, self._freed, storage.nbytes())
+        self.most = max(self.most, self.now)
+        return made
+
+
+def by_halves(model: UNet) -> None:
+    for module in model.modules():
+        if isinstance(module, DoubleConv):
+            module.forward = partial(_halves, module)
+
+
+def _halves(block, x):
+    return checkpointed(block.second, checkpointed(block.first, x, owner=block), owner=block)
+
+
+def measured(granularity: str, batch: int, side: int, width: int, pairs: int):
+    def fresh():
+        torch.manual_seed(0)
+        model = UNet(3, 2, width=width).train()
+        if granularity == "on":
+            model.use_checkpointing()
+        elif granularity == "blocks":
+            model._checkpointed = partial(_in_blocks, model)
+            model.use_checkpointing()
+        elif granularity == "halves":
+            by_halves(model)
+        return model
+
+    model, image = fresh(), torch.rand(batch, 3, side, side)
+    kept: dict[int, int] = {}
+    parameters = {value.untyped_storage().data_ptr() for value in model.parameters()}
+
+    def pack(tensor):
+        if tensor.untyped_storage().data_ptr() not in parameters:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = model(image).square().mean()
+    del loss
+    with Peak() as peak:
+        model(image).square().mean().backward()
+    times = []
+    for _ in range(pairs):
+        started = time.perf_counter()
+        model(image).square().mean().backward()
+        times.append(time.perf_counter() - started)
+    return sum(kept.values()), peak.most, sorted(times)[len(times) // 2]
+
+
+def _in_blocks(model, x):
+    x1 = checkpointed(model.inc, x, owner=model.inc)
+    x2 = checkpointed(model.down1, x1, owner=model.down1)
+    x3 = checkpointed(model.down2, x2, owner=model.down2)
+    x4 = checkpointed(model.down3, x3, owner=model.down3)
+    x = checkpointed(model.down4, x4, owner=model.down4)
+    for up, skip in ((model.up1, x4), (model.up2, x3), (model.up3, x2), (model.up4, x1)):
+        x = checkpointed(up, x, skip, owner=up)
+    return model.outc(x)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--shapes", default="1x256,4x256,4x512")
+    parser.add_argument("--pairs", type=int, default=1)
+    options = parser.parse_args()
+    print("| batch × side | granularity | kept, MiB | of off | peak, MiB | of off | step, s | of off |")
+    print("|---|---|---|---|---|---|---|---|")
+    for shape in options.shapes.split(","):
+        batch, side = map(int, shape.split("x"))
+        base = None
+        for granularity in ("off", "blocks", "halves", "on"):
+            kept, peak, seconds = measured(granularity, batch, side, options.width, options.pairs)
+            base = base or (kept, peak, seconds)
+            cells = (
+                f"{value / 2**20:.0f} | {value / first:.2f}"
+                for value, first in zip((kept, peak), base[:2], strict=True)
+            )
+            print(
+                f"| {batch} × {side}² | {granularity} | {' | '.join(cells)} | {seconds:.2f} | {seconds / base[2]:.2f} |"
+            )
+
+
+if __name__ == "__main__":
+    main()
