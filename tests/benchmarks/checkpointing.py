@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from unet.checkpointing import checkpointed
-from unet.model import DoubleConv, UNet
+from unet.model import UNet
 
 
 class Peak(TorchDispatchMode):
@@ -42,16 +42,6 @@ class Peak(TorchDispatchMode):
         return made
 
 
-def by_halves(model: UNet) -> None:
-    for module in model.modules():
-        if isinstance(module, DoubleConv):
-            module.forward = partial(_halves, module)
-
-
-def _halves(block, x):
-    return checkpointed(block.second, checkpointed(block.first, x, owner=block), owner=block)
-
-
 def measured(granularity: str, batch: int, side: int, width: int, pairs: int):
     def fresh():
         torch.manual_seed(0)
@@ -61,8 +51,6 @@ def measured(granularity: str, batch: int, side: int, width: int, pairs: int):
         elif granularity == "blocks":
             model._checkpointed = partial(_in_blocks, model)
             model.use_checkpointing()
-        elif granularity == "halves":
-            by_halves(model)
         return model
 
     model, image = fresh(), torch.rand(batch, 3, side, side)
@@ -109,7 +97,7 @@ def main() -> None:
     for shape in options.shapes.split(","):
         batch, side = map(int, shape.split("x"))
         base = None
-        for granularity in ("off", "blocks", "halves", "on"):
+        for granularity in ("off", "blocks", "on"):
             kept, peak, seconds = measured(granularity, batch, side, options.width, options.pairs)
             base = base or (kept, peak, seconds)
             cells = (
