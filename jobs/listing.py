@@ -22,7 +22,10 @@ AT_ONCE = 8
 _RANGES = 32
 """Ranges in all: each reads up to a page too much at its end, which must not be most of what is read."""
 
-_PAGES_AHEAD = 12
+_PAGES_EACH = 4
+"""Pages that are read before one more range is begun."""
+
+_PAGES_AHEAD = 8
 _DEPTH = 4
 """Levels at which a folder that is alone is looked into for others to cut at."""
 
@@ -48,13 +51,19 @@ def ranged_pages(pages: Pages, folder: str) -> Iterator[Page]:
         try:
             ranges = list(pairwise(bounds))
             waiting: list[Queue[Page | Exception | None]] = []
+            read = 0
             for number in range(len(ranges)):
-                while len(waiting) < min(number + AT_ONCE, len(ranges)):
-                    waiting.append(Queue(_PAGES_AHEAD))
-                    pool.submit(_list, pages, folder, *ranges[len(waiting) - 1], waiting[-1], stopping)
-                while (page := waiting[number].get()) is not None:
+                while True:
+                    # Few at first: the first pages are waited for, and parsing the others would hold them back.
+                    while len(waiting) < min(number + min(AT_ONCE, 1 + read // _PAGES_EACH), len(ranges)):
+                        waiting.append(Queue(_PAGES_AHEAD))
+                        pool.submit(_list, pages, folder, *ranges[len(waiting) - 1], waiting[-1], stopping)
+                    page = waiting[number].get()
                     if isinstance(page, Exception):
                         raise page
+                    if page is None:
+                        break
+                    read += 1
                     yield page
         finally:
             stopping.set()

@@ -17,6 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import AbstractContextManager, contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
@@ -413,9 +414,13 @@ class S3Storage(Storage):
         if self._fs is None:
             # Imported here: listing a local folder must not pay for the AWS libraries.
             import s3fs
+            from aiobotocore.session import AioSession
 
+            session = AioSession(profile=self.profile)
+            # Most of a listing's time was botocore's guessing at the format of every object's date.
+            session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_timestamp)
             self._fs = s3fs.S3FileSystem(
-                profile=self.profile,
+                session=session,
                 skip_instance_cache=True,
                 use_listings_cache=False,
                 max_concurrency=1,
@@ -456,6 +461,16 @@ class S3Storage(Storage):
                 self.retries += 1
                 time.sleep(pause)
         raise AssertionError("unreachable")
+
+
+def _timestamp(text: Any) -> Any:
+    """A response's date: as listings have it, else as headers do."""
+    try:
+        return datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        from botocore.utils import parse_timestamp
+
+        return parse_timestamp(text)
 
 
 def _s3_storage(root: str, profile: str | None) -> S3Storage:

@@ -128,7 +128,7 @@ def peak():
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--keys", type=int, default=1_000_000)
-    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--pairs", type=int, default=3, help="0: the first shard alone")
     options = parser.parse_args()
     keys = options.keys
     context = multiprocessing.get_context("spawn")
@@ -186,6 +186,19 @@ def measured(url, folder, keys, count):  # noqa: PLR0915  (one night after the o
         live.close()
         return first, time.perf_counter() - began
 
+    def first(number):
+        began = time.perf_counter()
+        plan = jobs.run.plan(job, fingerprint)
+        live = LivePlan(storage, f"first-{number}", plan.planning, plan.first, iter(()))
+        next(live.shards())
+        seconds = time.perf_counter() - began
+        live.close()
+        plan.parts.close()
+        return seconds
+
+    out["first shard alone, s (five)"] = ", ".join(f"{first(number):.2f}" for number in range(5))
+    if not count:
+        return
     pairs = [(listed(), *planned(number)) for number in range(count)]
     ratios = sorted(plan / alone for alone, _, plan in pairs)
     out["listing alone, s"] = ", ".join(f"{alone:.1f}" for alone, _, _ in pairs)
