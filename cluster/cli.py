@@ -65,7 +65,7 @@ Address = Annotated[str | None, typer.Option("--address", help="Ray cluster; wit
 NoRay = Annotated[bool, typer.Option("--no-ray", help="Run in this process.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 OutputFolder = Annotated[str, typer.Argument(help="A job's output.")]
-Form = Literal["png", "voc", "coco"]
+Form = Literal["png", "voc", "coco", "geotiff"]
 Profile = Annotated[str | None, typer.Option("--profile", help="AWS profile.")]
 
 
@@ -299,7 +299,9 @@ def verify(output: OutputFolder, profile: Profile = None, json: AsJson = False) 
 def export(
     output: OutputFolder,
     destination: Annotated[str, typer.Argument(help="Folder or s3:// prefix to write to, outside the output.")],
-    to: Annotated[Form, typer.Option("--to", help="Loose PNG, palette PNG as VOC has it, or COCO JSON.")] = "png",
+    to: Annotated[
+        Form, typer.Option("--to", help="Loose PNG, palette PNG as VOC has it, COCO JSON, or GeoTIFF.")
+    ] = "png",
     key: Annotated[str | None, typer.Option("--key", help="One image: any unique ending of its key.")] = None,
     names: Annotated[str | None, typer.Option("--names", help="Of the classes after the first: cell,wall")] = None,
     profile: Profile = None,
@@ -309,8 +311,9 @@ def export(
 
     classes = tuple(names.split(",")) if names else ()
     done = export_masks(output, to, destination, key=key, names=classes, profile=profile)
+    placed = f", {done.placed} with their image's place or resolution" if to == "geotiff" else ""
     left = f"; {done.failed} failed and have none" if done.failed else ""
-    typer.echo(f"{done.images} masks in {destination}{left}")
+    typer.echo(f"{done.images} masks in {destination}{placed}{left}")
 
 
 @app.command()

@@ -21,7 +21,8 @@ What a file becomes, by Pillow's mode, for a network of three channels, of one, 
 An array's bool is 0 or 255, its uint8 as stored, its uint16 and floats as I;16 and F. 16-bit colour PNG
 and TIFF reach the network by their high byte. Nothing is clipped. EXIF orientation is applied only where the
 job says so; the mask's grid is then the upright one, else the stored one. ICC profiles are left alone. A
-file of several frames or pages is refused rather than cut down to its first.
+file of several frames or pages is refused rather than cut down to its first; a TIFF's smaller copies of its first
+page and its transparency mask are no pages.
 """
 
 import io
@@ -31,7 +32,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP")
 """The only decoders that are ever tried, by content, whatever the name says."""
@@ -56,6 +57,11 @@ _BACK = {
     8: Image.Transpose.ROTATE_270,
 }
 """From upright to stored, by EXIF orientation."""
+
+_BIGTIFF = 43
+_SUBFILE_TYPE = 254
+_OF_ANOTHER = 0b101
+"""Bits of a TIFF page that is another's smaller copy (as cloud-optimised GeoTIFFs have them) or transparency mask."""
 
 _AS_STORED = {"LA": 2, "RGBA": 4, "RGBX": 4, "CMYK": 4}
 
@@ -130,7 +136,7 @@ def opened(file: Any, max_pixels: int) -> Image.Image:
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(file, formats=FORMATS)
-            frames = getattr(image, "n_frames", 1)
+            frames = _pages(file) if image.format == "TIFF" else getattr(image, "n_frames", 1)
     except UnidentifiedImageError as error:
         file.seek(0)
         raise Undecodable(
@@ -145,6 +151,23 @@ def opened(file: Any, max_pixels: int) -> Image.Image:
     if frames > 1 and image.format != "MPO":
         raise Undecodable("unsupported", f"{frames} frames or pages in one file; split it into single images")
     return image
+
+
+def _pages(file: Any) -> int:
+    """Of a TIFF, the first page and those that are images of their own: not its smaller copies and its mask."""
+    before = file.tell()
+    file.seek(0)
+    header = file.read(8)
+    tags = TiffImagePlugin.ImageFileDirectory_v2(header + (file.read(8) if header[2] == _BIGTIFF else b""))
+    places: list[int] = []
+    found = 0
+    while tags.next and tags.next not in places:
+        places.append(tags.next)
+        file.seek(tags.next)
+        tags.load(file)
+        found += not found or not tags.get(_SUBFILE_TYPE, 0) & _OF_ANOTHER
+    file.seek(before)
+    return found
 
 
 def _loaded(image: Image.Image, upright: bool) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Committed masks in the forms that other programs take: loose PNG, VOC's palette PNG, COCO JSON.
+"""Committed masks in the forms that other programs take: loose PNG, VOC's palette PNG, COCO JSON, GeoTIFF.
 
 Of each image its newest outcome over all runs counts, and only if it is a mask. An export reads commits alone,
 can be made again at any time, and writes nothing into the output that it reads.
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
@@ -19,17 +20,27 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image
 
-from jobs import rle
+from jobs import geotiff, rle
 from jobs.attempt import masks_of, rows_of
 from jobs.commit import Commits
-from jobs.errors import JobError, NotFound
+from jobs.errors import Changed, JobError, NotFound
+from jobs.inputs import Inputs
 from jobs.keys import chosen
-from jobs.masks import Encoder, default_values
+from jobs.masks import Encoder, bands, default_values, shape_of
+from jobs.parts import Fault, part_of
+from jobs.ranged import RangedFile
+from jobs.sources import Record
 from jobs.storage import LocalStorage, Storage, open_storage
 
-Kind = Literal["png", "voc", "coco"]
+Kind = Literal["png", "voc", "coco", "geotiff"]
 
 _WRITES_IN_FLIGHT = 32
+_ROWS = 512
+"""Of a mask, taken apart together."""
+
+_HEADER = 2**16
+"""Bytes of an image that are read at once for its tags."""
+
 _VOC_CLASSES = 255
 """The palette's last entry is VOC's border, which is no class."""
 
@@ -41,10 +52,12 @@ class Exported:
     Attributes:
         images: Masks.
         failed: Images whose newest outcome is a failure, which have none.
+        placed: GeoTIFFs with the place or the resolution that their image states.
     """
 
     images: int = 0
     failed: int = 0
+    placed: int = 0
 
 
 class Mask(NamedTuple):
@@ -54,11 +67,13 @@ class Mask(NamedTuple):
         row: Of the statistics.
         values: What a pixel of each class shows in its file.
         file: The PNG file, or None where the row has run lengths.
+        upright: Whether it lies on the grid that EXIF orientation turns the image to.
     """
 
     row: dict[str, Any]
     values: tuple[Any, ...]
     file: bytes | None
+    upright: bool = False
 
     @property
     def name(self) -> str:
@@ -73,14 +88,14 @@ class Mask(NamedTuple):
         """The class map (H, W)."""
         if self.file is None:
             return rle.decode(self.row["mask_rle"], self.row["height"], self.row["width"])
-        with Image.open(io.BytesIO(self.file), formats=["PNG"]) as image:
-            pixels = np.asarray(image).astype(np.uint8)
         # Each class has a value of its own.
         table = np.asarray(self.values, np.uint8).reshape(len(self.values), -1)
-        shown = pixels.reshape(*pixels.shape[:2], -1)
-        classes = np.zeros(pixels.shape[:2], np.uint8)
-        for number in range(1, len(table)):
-            classes[(shown == table[number]).all(axis=2)] = number
+        classes = np.zeros(shape_of(self.file)[:2], np.uint8)
+        for number, band in enumerate(bands(self.file, _ROWS)):
+            shown = band.reshape(*band.shape[:2], -1)
+            part = classes[number * _ROWS :][: len(band)]
+            for class_ in range(1, len(table)):
+                part[(shown == table[class_]).all(axis=2)] = class_
         return classes
 
     def runs(self) -> rle.Masks:
@@ -104,7 +119,7 @@ def export(
     Args:
         output: Of a job.
         kind: `png`: loose files. `voc`: SegmentationClass/ and labels.txt. `coco`: annotations.json, with one
-            annotation per image and class.
+            annotation per image and class. `geotiff`: TIFF, where the image lies as far as its own tags say so.
         destination: Folder or s3:// prefix outside the output.
         key: Any ending of one image's key that is unique; None for all images.
         names: Of the classes after the first; without it `class_1` and so on.
@@ -120,7 +135,8 @@ def export(
         raise JobError(f"{destination} lies within the output {output}; export to another place")
     done = Exported()
     only = None if key is None else _found(source, key)
-    with _WRITERS[kind](target, names) as write:
+    writers = _WRITERS | {"geotiff": partial(_geotiffs, inputs=Inputs(profile=profile), done=done)}
+    with writers[kind](target, names) as write:
         for masks in _newest(source, only, done):
             write(masks)
             done.images += len(masks)
@@ -179,7 +195,8 @@ def _mask(record: dict[str, Any], row: dict[str, Any], files: dict[str, bytes]) 
             f"run {record['run_id']} made no masks (masks.format is 'none'); run the job with another masks.format"
         )
     stated = record["job"].get("masks", {}).get("values") or record["weights"]["mask_values"]
-    return Mask(row, tuple(stated or default_values(len(row["class_pixels"]))), file)
+    upright = record["job"].get("inference", {}).get("orientation") == "upright"
+    return Mask(row, tuple(stated or default_values(len(row["class_pixels"]))), file, upright)
 
 
 # Forms -------------------------------------------------------------------------------------------
@@ -252,6 +269,38 @@ def _annotate(file: IO[str], mask: Mask, numbers: dict[str, int]) -> None:
         }
         file.write(",\n" * bool(numbers["annotation"]) + json.dumps(annotation))
         numbers["annotation"] += 1
+
+
+@contextmanager
+def _geotiffs(target: Storage, names: tuple[str, ...], *, inputs: Inputs, done: Exported) -> Iterator[Write]:
+    placed: set[str] = set()
+
+    def form(mask: Mask) -> tuple[str, bytes]:
+        place = _place(mask, inputs)
+        if place is not None:
+            placed.add(mask.row["key"])
+        data = mask.png()
+        name = mask.name.removesuffix(".png") + ".tif"
+        return name, geotiff.tiff(bands(data, geotiff.TILE), shape_of(data), place)
+
+    with _files(target, form) as write:
+        yield write
+    done.placed = len(placed)
+    inputs.close()
+
+
+def _place(mask: Mask, inputs: Inputs) -> geotiff.Placement | None:
+    """Of the image that the mask was made of; an image that is gone or another by now has none."""
+    record = Record(*(mask.row[name] for name in Record._fields))
+    size = mask.row["height"], mask.row["width"]
+    try:
+        if part_of(record.url) is not None:
+            return geotiff.placement(io.BytesIO(inputs.read(record)), *size, upright=mask.upright)
+        storage, path = inputs.found(record.url)
+        ranged = RangedFile(storage, path, storage.entry(path).size, record.etag)
+        return geotiff.placement(io.BufferedReader(ranged, _HEADER), *size, upright=mask.upright)
+    except (NotFound, Changed, Fault):
+        return None
 
 
 _WRITERS = {"png": _pngs, "voc": _voc, "coco": _coco}

@@ -90,6 +90,61 @@ class Writer:
         return b"".join((_SIGNATURE, *_chunk(b"IHDR", self._header), *_chunk(b"IDAT", data), *_chunk(b"IEND", b"")))
 
 
+def shape_of(data: bytes) -> tuple[int, ...]:
+    """Height, width, and 3 where it shows colours, of a PNG that `Encoder` wrote.
+
+    Raises:
+        ValueError: It is another file.
+    """
+    if data[:8] != _SIGNATURE or data[12:16] != b"IHDR" or data[37:41] != b"IDAT":
+        raise ValueError("no mask of this package")
+    width, height, _, colour = struct.unpack_from(">IIBB", data, 16)
+    return (height, width, 3) if colour == _RGB else (height, width)
+
+
+def bands(data: bytes, rows: int) -> Iterator[NDArray[np.uint8]]:
+    """The pixels of a PNG that `Encoder` wrote, so many rows at a time: of a large mask the whole is never in memory.
+
+    Yields:
+        (rows, W), or (rows, W, 3), from top to bottom; the last may be fewer.
+
+    Raises:
+        ValueError: It is another file, or damaged.
+    """
+    height, width, *colours = shape_of(data)
+    bits = data[24]
+    line = 1 + (-(-width * bits // 8)) * (3 if colours else 1)
+    (size,) = struct.unpack_from(">I", data, 33)
+    inflate, packed = zlib.decompressobj(), data[41 : 41 + size]
+    if len(packed) < size:
+        raise ValueError("cut off, no whole mask")
+    try:
+        for top in range(0, height, rows):
+            raw = _inflated(inflate, packed, min(rows, height - top) * line)
+            packed = inflate.unconsumed_tail
+            lines = np.frombuffer(raw, np.uint8).reshape(-1, line)[:, 1:]
+            if bits == 1:
+                yield np.unpackbits(lines, axis=1, count=width)
+            elif colours:
+                yield lines.reshape(-1, width, 3).cumsum(axis=1, dtype=np.uint8)
+            else:
+                yield lines
+    except zlib.error as error:
+        raise ValueError(f"damaged ({error}), no mask") from error
+
+
+def _inflated(inflate: Any, packed: bytes, size: int) -> bytes:
+    parts: list[bytes] = []
+    while size:
+        part = inflate.decompress(packed, size)
+        packed = inflate.unconsumed_tail
+        size -= len(part)
+        parts.append(part)
+        if not part and not packed:
+            raise ValueError("cut off, no whole mask")
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
 def _chunk(kind: bytes, data: bytes) -> tuple[bytes, bytes, bytes, bytes]:
     return struct.pack(">I", len(data)), kind, data, struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
 

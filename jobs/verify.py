@@ -12,6 +12,7 @@
 import hashlib
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,14 +20,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
-from jobs import rle, statistics
+from jobs import masks, rle, statistics
 from jobs.attempt import TABLE, checked, masks_of, rows_of
 from jobs.commit import Commit, Commits, leaves, pending
 from jobs.errors import JobError, NotFound, StorageError
 from jobs.manifest import Manifest, Shard
 from jobs.storage import Storage, open_storage
+
+_ROWS = 512
+"""Of a mask, looked at together."""
 
 
 @dataclass
@@ -146,13 +149,15 @@ def _of_row(row: dict[str, Any], archive: dict[str, bytes], form: str) -> Iterat
 
 
 def _of_mask(row: dict[str, Any], data: bytes) -> Iterator[str]:
-    with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-        pixels = np.asarray(image)
-    if pixels.shape[:2] != (row["height"], row["width"]):
-        yield f"its mask has {pixels.shape[1]}×{pixels.shape[0]} px and the image {row['width']}×{row['height']}"
-    flat = pixels.reshape(-1, *pixels.shape[2:])
-    counts = np.unique(flat, axis=0, return_counts=True)[1]
-    if sorted(counts.tolist()) != sorted(count for count in row["class_pixels"] if count):
+    try:
+        height, width, *_ = masks.shape_of(data)
+        counts = _counted(data)
+    except ValueError as error:
+        yield f"its mask is {error}"
+        return
+    if (height, width) != (row["height"], row["width"]):
+        yield f"its mask has {width}×{height} px and the image {row['width']}×{row['height']}"
+    if sorted(counts) != sorted(count for count in row["class_pixels"] if count):
         yield "its class_pixels are not those of its mask"
 
 
@@ -167,6 +172,15 @@ def _of_runs(row: dict[str, Any]) -> Iterator[str]:
         return
     if np.bincount(classes.reshape(-1), minlength=len(row["class_pixels"])).tolist() != row["class_pixels"]:
         yield "its class_pixels are not those of its mask"
+
+
+def _counted(data: bytes) -> list[int]:
+    """Pixels of each value or colour that is there."""
+    counts: Counter[int] = Counter()
+    for band in masks.bands(data, _ROWS):
+        shown = band if band.ndim == 2 else band.astype(np.int32) @ np.array([1, 2**8, 2**16], np.int32)
+        counts.update(dict(zip(*(column.tolist() for column in np.unique(shown, return_counts=True)), strict=True)))
+    return list(counts.values())
 
 
 def _of_compacted(storage: Storage, run_id: str, committed: list[pa.Table]) -> Iterator[str]:

@@ -235,3 +235,21 @@ def test_damaged_files_give_pixels_or_a_reason(whole, data):
             assert str(error)
         else:
             assert pixels.shape == (height, width, 3)
+
+
+def with_overviews():
+    """A TIFF as cloud-optimised GeoTIFFs are: smaller copies and a transparency mask behind the image."""
+    tifffile = pytest.importorskip("tifffile", reason="needs the extra 'geo'")
+    sink = io.BytesIO()
+    big = np.kron(RGB, np.ones((4, 4, 1), np.uint8))
+    with tifffile.TiffWriter(sink) as writer:
+        writer.write(big, photometric="rgb", metadata=None)
+        writer.write(big[::2, ::2], photometric="rgb", subfiletype=1, metadata=None)
+        writer.write(big[::4, ::4], photometric="rgb", subfiletype=1, metadata=None)
+        writer.write(big[..., 0] > 127, photometric="minisblack", subfiletype=4, metadata=None)
+    return sink.getvalue(), big
+
+
+def test_smaller_copies_of_a_page_are_no_pages():
+    data, pixels = with_overviews()
+    np.testing.assert_array_equal(decode(data, channels=3)[0], pixels)

@@ -227,3 +227,63 @@ def test_one_key_is_found_without_reading_every_row(tmp_path):
         f"SELECT count(*) FROM parquet_metadata('{tmp_path}/part.parquet') WHERE path_in_schema = 'key' AND bloom_filter_offset > 0"
     ).fetchall()
     assert found == [(file.num_row_groups,)]
+
+
+def geotiff_inputs(folder):
+    """Satellite images and others; of each, the size and the tie point."""
+    tifffile = pytest.importorskip("tifffile", reason="needs the extra 'geo'")
+    folder.mkdir()
+    found = {}
+    for number, name in enumerate(("a.tif", "b.TIFF", "changed.tif")):
+        pixels = np.random.default_rng(number).integers(0, 256, (300, 280 + number, 3), np.uint8)
+        tie = (0.0, 0.0, 0.0, 399960.0 + number, 5700000.0, 0.0)
+        tags = [(33550, 12, 3, (10.0, 10.0, 0.0), True), (33922, 12, 6, tie, True)]
+        tifffile.imwrite(
+            folder / name, pixels, photometric="rgb", metadata=None, extratags=tags, resolution=((254, 1), (254, 1))
+        )
+        found[name] = tie
+    Image.new("RGB", (40, 50)).save(folder / "plain.png")
+    return found
+
+
+@pytest.mark.parametrize("form", ["png", "rle"])
+@pytest.mark.parametrize("values", [VALUES, [[0, 0, 0], [255, 0, 0], [0, 0, 255]]])
+def test_geotiffs_lie_where_their_images_lie(form, values, tmp_path):
+    import io
+
+    ties = geotiff_inputs(tmp_path / "in")
+    (tmp_path / "three.safetensors").write_bytes(weights.save(seeded(3)))
+    run_as(tmp_path, tmp_path / "in", form, f"masks.values={values}")
+    with (tmp_path / "in/changed.tif").open("ab") as file:
+        file.write(b"more")
+    done = export(str(tmp_path / form), "geotiff", str(tmp_path / "as-tif"))
+    assert (done.images, done.placed) == (4, 2)
+    export(str(tmp_path / form), "png", str(tmp_path / "as-png"))
+    found = tree(tmp_path / "as-tif")
+    assert set(found) == {"a.tif", "b.tif", "changed.tif", "plain.tif"}
+    for name, data in found.items():
+        with (
+            Image.open(io.BytesIO(data)) as mask,
+            Image.open(tmp_path / "as-png" / name.replace(".tif", ".png")) as png,
+        ):
+            np.testing.assert_array_equal(np.asarray(mask), np.asarray(png))
+            tie = ties.get(name.replace("b.tif", "b.TIFF"))
+            assert mask.tag_v2.get(33922) == (None if name == "changed.tif" else tie)
+            if name in ("a.tif", "b.tif"):
+                assert mask.info["dpi"] == (254, 254)
+                assert mask.tag_v2[33550] == (10, 10, 0)
+
+
+@pytest.mark.s3
+def test_geotiffs_from_and_to_a_bucket(tmp_path, bucket):
+    ties = geotiff_inputs(tmp_path / "in")
+    storage = open_storage(bucket)
+    for path, data in tree(tmp_path / "in").items():
+        storage.write(f"in/{path}", data)
+    (tmp_path / "three.safetensors").write_bytes(weights.save(seeded(3)))
+    run_as(tmp_path, f"{bucket}/in", "png")
+    assert export(str(tmp_path / "png"), "geotiff", f"{bucket}/tif").placed == 3
+    import io
+
+    with Image.open(io.BytesIO(storage.read("tif/a.tif"))) as mask:
+        assert mask.tag_v2[33922] == ties["a.tif"]

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from jobs.masks import Encoder, default_values, tar, untar
+from jobs.masks import Encoder, bands, default_values, shape_of, tar, untar
 
 
 def read(data):
@@ -66,3 +66,26 @@ def test_only_regular_files_come_out():
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         archive.addfile(link)
     assert list(untar(sink.getvalue())) == []
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 70), st.sampled_from(["bits", "grey", "colours"]))
+def test_a_mask_is_read_back_in_rows(height, width, rows, kind):
+    values = {"bits": [0, 1], "grey": [3, 200], "colours": [[1, 2, 3], [255, 0, 9]]}[kind]
+    labels = np.random.default_rng(height * width).integers(0, 2, (height, width)).astype(np.uint8)
+    data = Encoder(values).encode(labels)
+    found = list(bands(data, rows))
+    assert {len(band) for band in found[:-1]} <= {rows}
+    assert shape_of(data) == np.concatenate(found).shape
+    np.testing.assert_array_equal(np.concatenate(found), np.asarray(read(data)).astype(np.uint8))
+
+
+def test_other_and_damaged_files_are_no_masks():
+    labels = np.random.default_rng(0).integers(0, 2, (90, 80)).astype(np.uint8)
+    whole = Encoder([0, 255]).encode(labels)
+    other = io.BytesIO()
+    Image.fromarray(labels).save(other, "PNG", dpi=(72, 72))
+    damaged = whole[:60] + bytes([whole[60] ^ 255]) + whole[61:]
+    for data in (b"", b"text", other.getvalue(), whole[:-40], damaged):
+        with pytest.raises(ValueError, match="mask"):
+            list(bands(data, 7))

@@ -97,3 +97,12 @@ def test_a_reader_that_dies_costs_its_image_alone(tmp_path):
         with pytest.raises(Unreadable, match="killed the process") as error:
             stream.read(0, 20)
     assert error.value.failure.error_class == "crash"
+
+
+def test_smaller_copies_of_a_page_are_no_pages(tmp_path):
+    tifffile = pytest.importorskip("tifffile", reason="needs the extra 'geo'")
+    with tifffile.TiffWriter(tmp_path / "image") as writer:
+        writer.write(RGB, photometric="rgb", metadata=None)
+        writer.write(RGB[::2, ::2], photometric="rgb", subfiletype=1, metadata=None)
+    with (tmp_path / "image").open("rb") as opened, Stream(opened.fileno(), Limits(3)) as stream:
+        np.testing.assert_array_equal(stream.read(0, HEIGHT)[0], RGB)

@@ -1,6 +1,5 @@
 """Each kind of damage is found."""
 
-import io
 import json
 
 import numpy as np
@@ -16,7 +15,12 @@ from jobs.verify import verify
 
 @pytest.fixture
 def output(images, tmp_path, weights_file):
-    run(Job.of({"input": str(images), "output": str(tmp_path / "out"), "weights": weights_file}, ["run.shard_size=6"]))
+    run(
+        Job.of(
+            {"input": str(images), "output": str(tmp_path / "out"), "weights": weights_file},
+            ["run.shard_size=6", "cluster.threads=1"],
+        )
+    )
     return tmp_path / "out"
 
 
@@ -79,12 +83,13 @@ def test_an_output_without_runs_is_no_output(tmp_path):
 
 
 def test_a_mask_that_its_row_does_not_describe_is_found():
+    from jobs.masks import Encoder
     from jobs.verify import _of_mask
 
-    sink = io.BytesIO()
-    Image.fromarray(np.zeros((4, 5), np.uint8)).save(sink, "PNG")
-    assert list(_of_mask({"height": 4, "width": 5, "class_pixels": [20, 0]}, sink.getvalue())) == []
-    assert len(list(_of_mask({"height": 5, "width": 4, "class_pixels": [19, 1]}, sink.getvalue()))) == 2
+    data = Encoder([0, 255]).encode(np.zeros((4, 5), np.uint8))
+    assert list(_of_mask({"height": 4, "width": 5, "class_pixels": [20, 0]}, data)) == []
+    assert len(list(_of_mask({"height": 5, "width": 4, "class_pixels": [19, 1]}, data))) == 2
+    assert "no whole mask" in next(_of_mask({"height": 4, "width": 5, "class_pixels": [20, 0]}, data[:-22]))
 
 
 def test_run_lengths_that_do_not_fit_their_row_are_found():
@@ -118,3 +123,10 @@ def test_a_table_of_masks_beside_other_rows_is_found(images, tmp_path, weights_f
     assert problems == [
         "run " + problems[0].split()[1] + " shard 00000: the rows beside its masks are not those of its statistics"
     ]
+
+
+def test_masks_of_more_pixels_than_pillow_opens_are_checked(images, tmp_path, weights_file, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    table = {"input": str(images), "output": str(tmp_path / "out"), "weights": weights_file}
+    run(Job.of(table, ["cluster.threads=1", "masks.values=[[0, 0, 0], [1, 2, 3]]"]))
+    assert verify(str(tmp_path / "out")).problems == []

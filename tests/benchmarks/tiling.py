@@ -1,0 +1,63 @@
+"""Tiles against the whole image, as a ratio: `python tests/benchmarks/tiling.py --side 3072`.
+
+The same drawn image through the same network, whole and cut, one after the other, several times; medians of the ratios.
+By arithmetic a ratio is the pixels of all tiles over those of the image; with many tiles of core c it
+tends to ((c + 192) / c)², which is 1.41 for 1024. The plain pass that decides ties is left out of both.
+"""
+
+import argparse
+import statistics
+import time
+
+import numpy as np
+import torch
+
+from unet.model import UNet
+from unet.segmenter import Segmenter
+from unet.tiling import spans
+
+
+def drawn(side: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (1, side, side, 3), np.uint8)
+
+
+def seconds(segmenter: Segmenter, image: np.ndarray) -> float:
+    started = time.perf_counter()
+    segmenter.segment(image)
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--side", type=int, default=3072)
+    parser.add_argument("--width", type=int, default=8)
+    parser.add_argument("--cores", type=int, nargs="+", default=[512, 1024, 1344, 1856])
+    parser.add_argument("--pairs", type=int, default=3)
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    model = UNet(3, 2, width=options.width).eval()
+    image = drawn(options.side)
+    whole = Segmenter(model, precision="fp32", tile=0)
+    whole._tie = 0.0
+    whole.segment(image)
+    print(f"{options.side}² px, width {options.width}, fp32, {torch.get_num_threads()} threads, {options.pairs} pairs")
+    print("core | tiles | by arithmetic | measured (least to most) | whole, Mpx/s | tiles, Mpx/s")
+    for core in options.cores:
+        cut = Segmenter(model, precision="fp32", tile=core)
+        cut._tie = 0.0
+        tiles = spans(options.side, core)
+        expected = (len(tiles) * tiles[0].stop / options.side) ** 2
+        cut.segment(image)
+        pairs = [(seconds(whole, image), seconds(cut, image)) for _ in range(options.pairs)]
+        ratios = [tiled / alone for alone, tiled in pairs]
+        rates = [options.side**2 / statistics.median(column) / 1e6 for column in zip(*pairs, strict=True)]
+        spread = f"{min(ratios):.2f}–{max(ratios):.2f}"
+        print(
+            f"{core} | {len(tiles)}² of {tiles[0].stop}² px | {expected:.2f} | {statistics.median(ratios):.2f} ({spread}) | "
+            f"{rates[0]:.2f} | {rates[1]:.2f}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
