@@ -229,8 +229,11 @@ def _array_planes(data: bytes, channels: int, max_pixels: int) -> list[Image.Ima
     array = np.load(io.BytesIO(data), allow_pickle=False)
     if array.ndim not in (2, 3) or not array.size:
         raise Undecodable("unsupported", f"an array of shape {array.shape}; an image has (H, W) or (H, W, C)")
-    if array.shape[0] * array.shape[1] > max_pixels:
-        raise _too_large(str(array.shape[0] * array.shape[1]), max_pixels)
+    pixels = array.shape[0] * array.shape[1]
+    if pixels > max_pixels:
+        raise _too_large(str(pixels), max_pixels)
+    if pixels > STREAM_PIXELS:
+        raise Undecodable("unsupported", f"an array of {pixels} px cannot be read in rows; store TIFF or PNG")
     if array.dtype == np.bool_:
         array = array * np.uint8(255)
     elif array.dtype == np.uint16:

@@ -183,6 +183,8 @@ def _opened(settings: dict[str, Any]) -> tuple[list[int], Callable[[int, int], N
         raise Undecodable("unsupported", "an image that is read in rows cannot be scaled; set inference.scale = 1")
     if settings["upright"] and orientation != 1:
         raise Undecodable("unsupported", "an image that is read in rows cannot be turned; store it upright")
+    if header.format == "BMP":
+        raise Undecodable("unsupported", "a BMP of this size cannot be read in rows; store TIFF or PNG")
     if header.mode == "I":
         raise Undecodable("unsupported", "32-bit integers (mode I) state no range; store 8 or 16 bits")
     try:

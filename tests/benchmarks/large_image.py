@@ -7,6 +7,7 @@ count, since there the crop ends and the image does not.
 """
 
 import argparse
+import copy
 import json
 import os
 import sys
@@ -87,24 +88,35 @@ def starts(side: int) -> list[int]:
     )
 
 
-def differing(image: Path, mask: Path, model: UNet, side: int) -> tuple[int, int]:
-    """Pixels compared with the untiled network on crops, and those that differ."""
+def differing(image: Path, mask: Path, model: UNet, side: int) -> tuple[int, int, float]:
+    """Pixels compared with the untiled network on crops, those that differ, and how far apart the logits are there.
+
+    The last is the largest difference of the two classes' logits, in fp64, as a share of the largest logit.
+    """
     segmenter = Segmenter(model, precision="fp32", tile=0)
-    pixels, different = 0, 0
+    exact = copy.deepcopy(model).double()
+    pixels, different, apart = 0, 0, 0.0
     for top in starts(side):
         for left in starts(side):
             size = min(CROP + GRID, side - left), min(CROP + GRID, side - top)
             crop, found = (
                 pyvips.Image.new_from_file(str(path)).crop(left, top, *size).numpy() for path in (image, mask)
             )
-            labels, _ = segmenter.segment(np.ascontiguousarray(crop)[None])
+            crop = np.ascontiguousarray(crop)
+            labels, _ = segmenter.segment(crop[None])
             inner = tuple(
                 slice(HALO if start else 0, length if start + length == side else (length // GRID * GRID) - HALO)
                 for start, length in ((top, size[1]), (left, size[0]))
             )
-            different += int((labels[0][inner] * 255 != found[inner]).sum())
-            pixels += found[inner].size
-    return pixels, different
+            unlike = labels[0][inner] * 255 != found[inner]
+            pixels += unlike.size
+            if unlike.any():
+                different += int(unlike.sum())
+                with torch.inference_mode():
+                    logits = exact(torch.from_numpy(crop)[None].permute(0, 3, 1, 2).double() / 255)[0].numpy()
+                margins = abs(logits[1] - logits[0])[inner][unlike]
+                apart = max(apart, float(margins.max() / abs(logits).max()))
+    return pixels, different, apart
 
 
 def main() -> None:
@@ -123,7 +135,6 @@ def main() -> None:
         keys = [
             "inference.precision=fp32",
             "run.max_image_pixels=2_000_000_000",
-            "run.decode_seconds=120",
             *options.set,
         ]
         command = [sys.executable, "-m", "cluster.cli", "run", "--no-ray", "--json", "--input", str(image.parent)]
@@ -131,14 +142,14 @@ def main() -> None:
         output, seconds, most = watched([*command, *(part for key in keys for part in ("--set", key))])
         assert json.loads(output)["ok"] == 1, output
         (mask,) = (folder / "out" / "masks").iterdir()
-        pixels, different = differing(image, mask, model, options.side)
+        pixels, different, apart = differing(image, mask, model, options.side)
         print(
             f"{options.side}² px, {options.kind}, {image.stat().st_size / 2**20:.0f} MiB; mask {mask.stat().st_size / 2**20:.1f} MiB"
         )
         print(f"{seconds:.0f} s, {options.side**2 / seconds / 1e6:.2f} Mpx/s, {torch.get_num_threads()} threads")
         for name, value in most.items():
             print(f"{name}: {value / 2**20:.0f} MiB")
-        print(f"{different} of {pixels} pixels of crops differ from the untiled network's")
+        print(f"{different} of {pixels} pixels of crops differ from the untiled network's; logits apart: {apart:.1e}")
 
 
 if __name__ == "__main__":

@@ -253,3 +253,9 @@ def with_overviews():
 def test_smaller_copies_of_a_page_are_no_pages():
     data, pixels = with_overviews()
     np.testing.assert_array_equal(decode(data, channels=3)[0], pixels)
+
+
+def test_an_array_that_cannot_be_read_in_rows_says_so(monkeypatch):
+    monkeypatch.setattr(module, "STREAM_PIXELS", 100)
+    with pytest.raises(Undecodable, match="cannot be read in rows; store TIFF or PNG"):
+        decode(array(GREY), channels=1, max_pixels=10**9)

@@ -71,6 +71,8 @@ def test_pages_bombs_and_damage_are_named(tmp_path):
     first = Image.fromarray(RGB)
     whole = io.BytesIO()
     first.save(whole, "PNG")
+    bmp = io.BytesIO()
+    first.save(bmp, "BMP")
     pages = io.BytesIO()
     first.save(pages, "TIFF", save_all=True, append_images=[first])
     cases = [
@@ -80,6 +82,7 @@ def test_pages_bombs_and_damage_are_named(tmp_path):
         (whole.getvalue(), Limits(3, scale=0.5), "unsupported"),
         (whole.getvalue(), Limits(4), "unsupported"),
         (whole.getvalue()[:50_000], Limits(3), "corrupt"),
+        (bmp.getvalue(), Limits(3), "unsupported"),
     ]
     for data, limits, error_class in cases:
         path = tmp_path / "image"
