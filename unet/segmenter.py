@@ -47,7 +47,7 @@ WHOLE_PIXELS = 2**22
 """Larger images are cut into tiles where the job leaves it to us."""
 
 AUTO_CORE = {"cpu": 1344, "cuda": 1856}
-"""Core of those tiles in px: with its halo, 1536² px, which leaves a worker without a GPU below 2 GiB, or 2048² px."""
+"""Core of those tiles in px, at most: with its halo, 1536² px, which leaves a worker below 2 GiB, or 2048² px."""
 
 _NOT_TILEABLE = (
     "a bilinear network's tiles do not give the whole image's logits; set inference.tile_mode = 'approximate' to "

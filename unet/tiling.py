@@ -49,7 +49,7 @@ def spans(side: int, core: int, halo: int = HALO) -> list[Span]:
     """The tiles along one axis, all of one length, so that they can share a batch.
 
     The last one ends with the image, whose length need not be a multiple of `GRID`; so all are longer
-    by that rest.
+    by that rest. They are as few as `core` allows, and then as short as so many may be.
 
     Args:
         side: Length of the image's axis in px.
@@ -64,6 +64,10 @@ def spans(side: int, core: int, halo: int = HALO) -> list[Span]:
     length = core + 2 * halo + side % GRID
     if not core or side <= length:
         return [Span(0, side, 0, side)]
+    inner = side // GRID * GRID - 2 * halo
+    tiles = -(-inner // core)
+    core = -(-inner // (tiles * GRID)) * GRID
+    length = core + 2 * halo + side % GRID
     starts = [*range(0, side - length, core), side - length]
     edges = [0, *(start + halo for start in starts[1:]), side]
     return [Span(start, start + length, *edges[index : index + 2]) for index, start in enumerate(starts)]

@@ -268,3 +268,16 @@ def test_shorter_tiles_within_a_row_cover_it_once_with_their_halo(side, core, sh
             assert part.start % GRID == 0
             assert part.start == 0 or part.core_start - part.start >= HALO
             assert part.stop == side or part.stop - part.core_stop >= HALO
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(300, 5000), CORES)
+def test_tiles_are_as_few_and_then_as_short_as_can_be(side, core):
+    found = spans(side, core)
+    inner = side // GRID * GRID - 2 * HALO
+    if len(found) > 1:
+        assert len(found) == -(-inner // core)
+        length = found[0].stop
+        shorter = length - GRID - 2 * HALO - side % GRID
+        assert shorter * len(found) < inner  # a grid cell less, and they would not reach
+        assert length <= core + 2 * HALO + side % GRID
