@@ -291,7 +291,7 @@ def _geotiffs(target: Storage, names: tuple[str, ...], *, inputs: Inputs, done: 
 
 def _place(mask: Mask, inputs: Inputs) -> geotiff.Placement | None:
     """Of the image that the mask was made of; an image that is gone or another by now has none."""
-    record = Record(*(mask.row[name] for name in Record._fields))
+    record = Record(*(mask.row[name] for name in ("key", "url", "size", "etag")))
     size = mask.row["height"], mask.row["width"]
     try:
         if part_of(record.url) is not None:
