@@ -1,0 +1,128 @@
+"""Every ratio of the README's table in one command: `python tests/benchmarks/compare.py`.
+
+Each pair is measured in turn: what it is compared with, then maskfleet, then the next rival. Ours is counted from the
+first shard's beginning to the last one's end, the rivals' from their first written batch to their last, which favours
+them. Both read loose files and write loose PNG masks and Parquet.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+import jobs.run
+from cluster import driver
+from jobs import bench
+from jobs.job import Job
+from jobs.recipe import load_weights, segmenter_of
+from jobs.sources import Source
+from unet import roofline, weights
+from unet.model import UNet
+
+HERE = Path(__file__).resolve().parent
+
+
+def job_of(root: Path, name: str, width: int) -> Job:
+    """A job for a random network of this width; `bench.prepared` gives it its input."""
+    path = root / f"{name}.safetensors"
+    path.write_bytes(weights.save(UNet(3, 2, width=width)))
+    return Job.of({"input": "-", "output": "bench", "weights": str(path)}).model_copy(update={"input": ""})
+
+
+def rival(job: Job, *arguments: str) -> dict:
+    """What a rival's process printed."""
+    output = tempfile.mkdtemp(dir=Path(job.input).parent)
+    command = [sys.executable, str(HERE / "rivals.py"), arguments[0], job.input, output, *arguments[1:]]
+    environment = os.environ | {"PYTHONPATH": str(HERE.parents[1]), "RAY_AUTH_MODE": "disabled"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def forward_rate(job: Job, precision: str, seconds: float, side: int) -> float:
+    loaded = load_weights(job)
+    segmenter = segmenter_of(job, loaded, threads=jobs.run.threads_of(job), precision=precision)
+    batch = segmenter.batch_size(side, side)
+    once = segmenter.resident(batch, side, side)
+    once()
+    return batch / roofline.seconds_per_pass(once, least_seconds=seconds)
+
+
+def network(root: Path, name: str, width: int, images: int, options: argparse.Namespace, *, rivals: bool) -> None:
+    """Ours against the bare forward pass, and against both rivals."""
+    ratios = {"bare forward": bench.Ratio()}
+    ratios |= {"Ray Data": bench.Ratio(), "one-image loop, fp32": bench.Ratio()} if rivals else {}
+    run = jobs.run.run if options.no_ray else driver.run
+    with bench.prepared(job_of(root, name, width), images, options.side) as job:
+        for _ in range(options.pairs):
+            record = run(bench._anew(job)).record
+            ours = bench.steady(record)
+            precision = (record["tuning"] or {}).get("precision", "fp32")
+            ratios["bare forward"].add(ours, forward_rate(job, precision, options.seconds, options.side))
+            if rivals:
+                bf16 = ["--bf16"] if precision == "bf16" else []
+                theirs = rival(job, "raydata", "--weights", job.weights[0], *bf16)
+                ratios["Ray Data"].add(ours, theirs["steady"])
+                ratios["one-image loop, fp32"].add(ours, rival(job, "loop", "--weights", job.weights[0])["steady"])
+    report(f"{name} (width {width}), {precision}, {images} JPEGs of {options.side}²", ratios)
+
+
+def identity(root: Path, images: int, options: argparse.Namespace) -> None:
+    """Ours around a network that computes nothing, against the codecs alone and Ray Data, both ways of writing it."""
+    ratios = {name: bench.Ratio() for name in ("decode and encode alone", "Ray Data", "Ray Data, masks by the actor")}
+    run = jobs.run.run if options.no_ray else driver.run
+    with bench.prepared(job_of(root, "identity", 4), images, options.side) as job:
+        files = [Path(record.url).read_bytes() for record in Source(job.input, output=job.output)]
+        for _ in range(options.pairs):
+            alone = bench.codecs(files)["both_per_second"]
+            ours = bench.steady(run(bench._anew(job), open_pipeline=bench.with_identity).record)
+            ratios["decode and encode alone"].add(ours, alone)
+            ratios["Ray Data"].add(ours, rival(job, "raydata", "--threads", "1")["steady"])
+            theirs = rival(job, "raydata", "--threads", "1", "--fused")["steady"]
+            ratios["Ray Data, masks by the actor"].add(ours, theirs)
+    report(f"identity network, {images} JPEGs of {options.side}²", ratios)
+
+
+def report(title: str, ratios: dict[str, bench.Ratio]) -> None:
+    print(f"\n| {title}: against | theirs, images/s | maskfleet | ratio (least to most) |\n|---|---|---|---|")
+    for name, ratio in ratios.items():
+        found = ratio.summary
+        print(
+            f"| {name} | {found['reference_per_second']:.2f} | {found['images_per_second']:.2f} "
+            f"| {found['ratio']:.2f} ({found['ratio_least']:.2f}–{found['ratio_most']:.2f}) |",
+            flush=True,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--full-images", type=int, default=160)
+    parser.add_argument("--narrow-images", type=int, default=2000)
+    parser.add_argument("--identity-images", type=int, default=4000)
+    parser.add_argument("--side", type=int, default=256)
+    parser.add_argument("--seconds", type=float, default=6, help="of each measurement of the bare forward pass")
+    parser.add_argument("--only", choices=["full", "narrow", "identity"])
+    parser.add_argument("--no-ray", action="store_true", help="ours in one process")
+    options = parser.parse_args()
+    os.environ["PYTHONPATH"] = str(HERE.parents[1])  # for Ray's workers
+    torch_threads, capability = torch.get_num_threads(), torch.backends.cpu.get_cpu_capability()
+    print(
+        f"{platform.processor() or platform.machine()}, {torch_threads} threads, {capability}, torch {torch.__version__}"
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        if options.only in (None, "full"):
+            network(Path(scratch), "full width", 64, options.full_images, options, rivals=True)
+        if options.only in (None, "narrow"):
+            network(Path(scratch), "narrow", 8, options.narrow_images, options, rivals=False)
+        if options.only in (None, "identity"):
+            identity(Path(scratch), options.identity_images, options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Every line that needs a GPU, in one command: `python tests/benchmarks/gpu.py`. Prints JSON, a section per line.
+
+Forward at 256², 512² and half of Carvana's 1918×1280, in fp32, bf16 and fp16; end to end with JPEG input and tar
+output against it; labels against fp32 on drawn images.
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from cluster import driver
+from jobs import bench
+from jobs.job import Job
+from unet import weights
+from unet.model import UNet
+from unet.precision import compared
+from unet.segmenter import Segmenter
+
+SHAPES = ((256, 256), (512, 512), (640, 959))
+CARVANA = (1918, 1280)
+
+
+def job_of(path: Path, input_: str = "", *sets: str) -> Job:
+    job = Job.of(
+        {"input": input_ or "-", "output": "bench", "weights": str(path)},
+        ["masks.format=tar", "inference.device=cuda", *sets],
+    )
+    return job.model_copy(update={"input": input_})
+
+
+def say(name: str, found) -> None:
+    print(json.dumps({name: found}), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--images", type=int, default=4000, help="of each end-to-end run")
+    options = parser.parse_args()
+    if not torch.cuda.is_available():
+        raise SystemExit("no GPU: PyTorch sees none; check nvidia-smi and the CUDA build")
+    say("device", torch.cuda.get_device_name())
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch, "full.safetensors")
+        path.write_bytes(weights.save(UNet(3, 2)))
+        for row in bench.forward(job_of(path), SHAPES, ["bf16", "fp16", "fp32"], pairs=options.pairs):
+            say("forward", row)
+        for side in (512, 256):
+            with bench.prepared(job_of(path), options.images, side) as job:
+                say(f"end to end {side}²", bench.end_to_end(job, driver.run, pairs=options.pairs))
+        photos = Path(scratch, "carvana")
+        for file in bench.draw(photos, options.images // 8, 320).iterdir():
+            Image.open(file).resize(CARVANA, Image.Resampling.BICUBIC).save(file, quality=90)
+        with bench.prepared(job_of(path, str(photos), "inference.scale=0.5"), options.images, 0) as job:
+            say("end to end 1918×1280 at 0.5", bench.end_to_end(job, driver.run, pairs=options.pairs))
+        images = [np.asarray(Image.open(file)) for file in sorted(photos.iterdir())[:16]]
+        model = weights.load(path.read_bytes()).model
+        exact = Segmenter(model, device="cuda", precision="fp32")
+        for precision in ("bf16", "fp16"):
+            found = compared(Segmenter(model, device="cuda", precision=precision), exact, images)
+            say(f"labels, {precision} against fp32", found._asdict())
+
+
+if __name__ == "__main__":
+    main()
