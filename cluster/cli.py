@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from cluster import bench
+from cluster import bench, generate, operations
 from jobs.errors import JobError, MaskfleetError, redacted
 from jobs.job import Job
 
@@ -35,6 +35,8 @@ app = typer.Typer(
 )
 
 app.add_typer(bench.app, name="bench")
+app.add_typer(operations.app)
+app.add_typer(generate.app)
 
 _out = Console()
 _err = Console(stderr=True)
@@ -185,11 +187,19 @@ def plan(
 
 
 @app.command()
-def status(output: OutputFolder, profile: Profile = None, json: AsJson = False) -> None:
-    """Show how far the newest run of an output is."""
+def status(
+    target: Annotated[str, typer.Argument(help="An output or its job file; with --address also a submission's id.")],
+    address: operations.MaybeAddress = None,
+    profile: Profile = None,
+    json: AsJson = False,
+) -> None:
+    """Show how far the newest run of an output, or a submission, is."""
     from jobs.status import status as read_status
 
-    _show(read_status(output, profile=profile), as_json=json)
+    if address is not None:
+        _show(operations.submission_status(target, address, profile=profile), as_json=json)
+    else:
+        _show(read_status(operations.output_of(target), profile=profile), as_json=json)
 
 
 @app.command()
@@ -408,6 +418,9 @@ def _run(job: Job, *, address: str | None, no_ray: bool, as_json: bool) -> int:
             if no_ray:
                 report = run_here(job, progress=progress, stopped=stopped)
             else:
+                from cluster import auth
+
+                auth.settle()
                 from cluster.driver import run as run_on_ray
 
                 report = run_on_ray(job, address=address, progress=progress, stopped=stopped)

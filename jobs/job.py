@@ -4,6 +4,7 @@ Secrets are never in a job: it names an AWS profile, or leaves credentials to th
 """
 
 import difflib
+import json
 import os
 import re
 import tomllib
@@ -11,11 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from zoneinfo import available_timezones
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from jobs.crontab import Crontab
 from jobs.errors import JobError
 
+_DNS_LABEL = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 _SECRET_KEY = re.compile(r"secret|password|passwd|token|credential|access_?key|api_?key", re.IGNORECASE)
 
 
@@ -207,6 +211,53 @@ class Cluster(_Section):
     cores of the machine that begins the run."""
     decoders: int | Literal["auto"] = "auto"
     """Decoding processes of a worker; "auto" is one per core, less one on a machine that computes on its CPU."""
+    image: str = Field(default="maskfleet:0.1.0", pattern=r"^[a-zA-Z0-9][\w./:@-]*$")
+    """Container image of generated clusters; `maskfleet cluster-config` writes its Dockerfile."""
+    namespace: str = Field(default="default", pattern=_DNS_LABEL)
+    """Kubernetes namespace."""
+    service_account: str = Field(default="maskfleet", pattern=_DNS_LABEL)
+    """Who workers are, in place of keys: a Kubernetes service account, or an AWS instance profile."""
+    spot: bool = True
+    """Whether workers may be on machines that can be taken away."""
+    node_cpus: int = Field(default=8, ge=1)
+    """CPU cores of a generated cluster's node."""
+    node_memory_gib: int = Field(default=30, ge=1)
+    """Its memory."""
+    node_gpus: int = Field(default=1, ge=0)
+    """Its GPUs."""
+    instance: str = Field(default="g6.2xlarge", pattern=r"^[a-z0-9.-]+$")
+    """AWS instance type of workers."""
+    region: str = Field(default="us-east-1", pattern=r"^[a-z0-9-]+$")
+    """AWS region."""
+    ami: str | None = Field(default=None, pattern=r"^ami-[0-9a-f]+$")
+    """AWS machine image with the NVIDIA driver and Docker; None for the one that Ray knows for the region."""
+
+
+class Schedule(_Section):
+    """When `maskfleet schedule` has the job run."""
+
+    cron: str | None = None
+    """Cron's five fields; None for a job that nobody schedules."""
+    timezone: str = "UTC"
+    """IANA name of the zone that they are read in."""
+    start_within: int = Field(default=3600, ge=60)
+    """Seconds after which a night that could not start is skipped (Kubernetes)."""
+    hours: int = Field(default=24, ge=1)
+    """A night that takes longer is ended (Kubernetes); the next one goes on."""
+
+    @field_validator("cron")
+    @classmethod
+    def _understood(cls, value: str | None) -> str | None:
+        if value is not None:
+            Crontab.parse(value)
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in available_timezones():
+            raise ValueError("is no time zone; give an IANA name such as Europe/Berlin or UTC")
+        return value
 
 
 class Job(_Section):
@@ -231,6 +282,7 @@ class Job(_Section):
     select: Selection = Selection()
     prices: Prices = Prices()
     cluster: Cluster = Cluster()
+    schedule: Schedule = Schedule()
 
     @field_validator("weights", mode="before")
     @classmethod
@@ -254,7 +306,7 @@ class Job(_Section):
         """The job in a TOML file.
 
         Args:
-            path: A local file. Relative local paths in it are relative to the current folder.
+            path: A local file; JSON if its name ends so. Relative local paths in it are relative to the current folder.
             overrides: `section.key=value` each, with TOML's values; a bare word is text.
             day: What `{date}` in `input` and `output` stands for; None for today in UTC.
 
@@ -262,12 +314,13 @@ class Job(_Section):
             JobError: The file is missing, is no TOML, names an unknown key, or holds a wrong value.
         """
         try:
-            table = tomllib.loads(Path(path).read_text("utf-8"))
+            text = Path(path).read_text("utf-8")
+            table = json.loads(text) if Path(path).suffix == ".json" else tomllib.loads(text)
         except FileNotFoundError as error:
             raise JobError(
                 f"there is no job file {path}; write one, or give --input, --output and --weights"
             ) from error
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        except (OSError, ValueError) as error:  # of the text, the TOML or the JSON
             raise JobError(f"job file {path} cannot be read: {error}") from error
         return cls.of(table, overrides, day=day)
 

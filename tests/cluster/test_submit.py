@@ -1,0 +1,223 @@
+"""Submissions to a real Ray head with its Jobs API, in its own processes, which asks for a token."""
+
+import json
+import os
+import re
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import draw_images, statistics
+
+from cluster.submit import environment, exit_code, pack, pinned
+from jobs.job import Job
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "expected"),
+    [
+        ("SUCCEEDED", 0, 0),
+        ("SUCCEEDED", None, 0),
+        ("FAILED", None, 1),
+        ("FAILED", -9, 137),
+        ("STOPPED", None, 130),
+        ("STOPPED", 0, 130),
+        *(("FAILED", code, code) for code in (1, 2, 3, 4)),
+    ],
+)
+def test_the_drivers_own_exit_code(state, code, expected):
+    assert exit_code(state, code) == expected
+
+
+def test_what_travels(tmp_path, monkeypatch):
+    from ray.runtime_env import RuntimeEnv
+
+    file = tmp_path / "job.toml"
+    file.write_text('# AKIAIOSFODNN7EXAMPLE\nname="n"\ninput="s3://b/in put"\noutput="s3://b/out"\nweights="nuclei"\n')
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-secret")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "canary-token")
+    (tmp_path / "packed").mkdir()
+    job = Job.load(file, ["run.shard_size=7"])
+    pack(tmp_path / "packed", job)
+    assert Job.load(tmp_path / "packed/job.json") == job
+    packed = {path.relative_to(tmp_path / "packed") for path in (tmp_path / "packed").rglob("*") if path.is_file()}
+    assert {path.parts[0] for path in packed} == {"unet", "jobs", "cluster", "job.json"}
+    assert not [path for path in packed if path.suffix == ".pyc"]
+    for install in ("none", "pip", "uv"):
+        made = environment(str(tmp_path / "packed"), install)
+        assert RuntimeEnv(**made)
+        assert "canary" not in json.dumps(made)
+        assert int(made["env_vars"]["RAY_JOB_STOP_WAIT_TIME_S"]) > 60
+    assert any(re.fullmatch(r"torch==[\d.]+", need) for need in pinned())
+    assert not [need for need in pinned() if need.startswith("ray=")]
+    assert b"AKIA" not in b"".join(path.read_bytes() for path in (tmp_path / "packed").glob("*.json"))
+
+
+# On a real head ----------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory):
+    """A head with a token; yields its dashboard's address, the token's file, and its folder."""
+    folder = tmp_path_factory.mktemp("ray")
+    token = folder / "token"
+    token.touch(0o600)
+    token.write_text(secrets.token_hex(32))
+    environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    ports = {name: free_port() for name in ("port", "dashboard-port", "ray-client-server-port", "metrics-export-port")}
+    ports |= {name: free_port() for name in ("dashboard-agent-listen-port", "dashboard-agent-grpc-port")}
+    session = Path("/tmp") / f"mf-{secrets.token_hex(4)}"  # sockets need a short path
+    command = [
+        Path(sys.executable).parent / "ray",
+        "start",
+        "--head",
+        "--block",
+        "--num-cpus=2",
+        "--disable-usage-stats",
+    ]
+    command += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--temp-dir={session}"]
+    command += ["--object-store-memory=134217728", *(f"--{name}={port}" for name, port in ports.items())]
+    with (folder / "ray.log").open("w") as log:
+        process = subprocess.Popen([*map(str, command)], env=environment, stdout=log, stderr=log)
+    try:
+        wait_for(lambda: answers(ports["dashboard-port"], process))
+        yield f"http://127.0.0.1:{ports['dashboard-port']}", token, session, ports["metrics-export-port"]
+    finally:
+        below = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+        process.send_signal(signal.SIGTERM)
+        psutil.wait_procs(below, timeout=15)
+        for left in below:
+            if left.is_running():
+                left.kill()
+        process.wait(20)
+        subprocess.run(["rm", "-rf", str(session)], check=False)
+
+
+def answers(port, process):
+    assert process.poll() is None, "ray start ended"
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+def wait_for(condition, seconds=90):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+def maskfleet(head, *arguments, token=True, wait=True):
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    variables |= {"PYTHONPATH": str(ROOT), "COLUMNS": "200"} | ({"RAY_AUTH_TOKEN_PATH": str(head[1])} if token else {})
+    command = [sys.executable, "-m", "cluster.cli", *map(str, arguments)]
+    if not wait:
+        return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=200, check=False)
+
+
+def job_file(folder, weights_file, name, images, *lines):
+    file = folder / f"{name}.toml"
+    text = f'name="{name}"\ninput="{images}"\noutput="{folder}/{name}"\nweights="{weights_file}"\n'
+    file.write_text(text + "[run]\nshard_size=2\n[cluster]\nthreads=1\nworkers=1\n" + "\n".join(lines))
+    return file
+
+
+@pytest.mark.ray
+def test_nights_on_a_cluster(head, tmp_path, weights_file):
+    address, token, session, _ = head
+    images = draw_images(tmp_path / "images", 160)
+    job = job_file(tmp_path, weights_file, "nuclei", images)
+    there = ["--address", address]
+    submit = ["submit", job, *there, "--date", "2026-11-24", "--python", sys.executable]
+
+    refused = maskfleet(head, *submit, token=False)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "asks for a token" in refused.stderr
+    assert len(refused.stderr.strip().splitlines()) == 1
+
+    following = maskfleet(head, *submit, "--follow", wait=False)
+    wait_for(lambda: list((tmp_path / "nuclei").glob("runs/*/commits/*.json")))
+    assert token.read_text() not in " ".join(" ".join(process.cmdline()) for process in processes())
+    again = maskfleet(head, *submit)
+    assert (again.returncode, "nuclei-2026-11-24 is running" in again.stderr) == (4, True)
+    shown = json.loads(maskfleet(head, "status", job, *there, "--json").stdout)
+    assert (shown["id"], shown["state"], shown["run"]["state"]) == ("nuclei-2026-11-24", "RUNNING", "unfinished")
+    stopped = maskfleet(head, "stop", job, *there)
+    assert (stopped.returncode, stopped.stdout) == (0, "nuclei-2026-11-24 stopped\n")
+    assert following.wait(30) == 130
+    assert "run the same command to go on" in following.stderr.read()
+    done = set((tmp_path / "nuclei").glob("runs/*/commits/*.json"))
+    assert 0 < len(done) < 80
+    assert len(list((tmp_path / "nuclei").glob("runs/*/shards/*"))) == len(done), "it drained"
+
+    gone_on = maskfleet(head, *submit, "--follow")
+    assert gone_on.returncode == 0, gone_on.stderr
+    assert len(list((tmp_path / "nuclei/runs").iterdir())) == 1
+    assert len(statistics(tmp_path / "nuclei")) == 160
+    listed = json.loads(maskfleet(head, "list", *there, "--json").stdout)
+    assert [(row["id"], row["state"]) for row in listed] == [
+        ("nuclei-2026-11-24-2", "SUCCEEDED"),
+        ("nuclei-2026-11-24", "STOPPED"),
+    ]
+    assert "160 ok" in maskfleet(head, "logs", job, *there).stdout
+    assert maskfleet(head, "list", job).stdout.split()[1:4] == ["complete", "exit", "0"], "from its own records"
+    logs = [path.read_text(errors="replace") for path in session.rglob("*") if path.is_file() and "log" in str(path)]
+    assert logs
+    assert not [text for text in logs if token.read_text() in text]
+
+
+def processes():
+    for process in psutil.process_iter():
+        try:
+            process.cmdline()
+        except psutil.Error:
+            continue
+        else:
+            yield process
+
+
+@pytest.mark.ray
+def test_exit_codes_come_back(head, tmp_path, weights_file):
+    from jobs.lock import Lock
+    from jobs.storage import LocalStorage
+
+    images = draw_images(tmp_path / "images", 6)
+    follow = ["--address", head[0], "--python", sys.executable, "--follow"]
+    wrong = maskfleet(head, "submit", job_file(tmp_path, "/none.safetensors", "wrong", images), *follow)
+    assert (wrong.returncode, "none.safetensors" in wrong.stderr) == (2, True)
+    with Lock(LocalStorage(str(tmp_path / "locked"))):
+        locked = maskfleet(head, "submit", job_file(tmp_path, weights_file, "locked", images), *follow)
+    assert (locked.returncode, "is held by process" in locked.stderr) == (4, True)
+    (images / "broken.png").write_bytes(b"")
+    failed = maskfleet(head, "submit", job_file(tmp_path, weights_file, "failed", images), *follow)
+    assert (failed.returncode, "6 ok, 1 failed" in failed.stderr) == (1, True)
+    ids = [row["id"] for row in json.loads(maskfleet(head, "list", "--address", head[0], "--json").stdout)]
+    assert re.fullmatch(r"failed-\d{4}-\d\d-\d\d", ids[0])
+
+
+@pytest.mark.ray
+def test_where_there_is_no_cluster(head, tmp_path, weights_file):
+    job = job_file(tmp_path, weights_file, "nuclei", draw_images(tmp_path / "images", 4))
+    gone = maskfleet(head, "status", "some-id", "--address", f"http://127.0.0.1:{free_port()}")
+    assert (gone.returncode, len(gone.stderr.strip().splitlines())) == (1, 1)
+    assert "no Ray dashboard at" in gone.stderr
+    assert maskfleet(head, "run", job, "--no-ray").returncode == 0
+    told = maskfleet(head, "status", job, "--address", f"http://127.0.0.1:{free_port()}", "--json")
+    assert (told.returncode, json.loads(told.stdout)["state"]) == (0, "complete")
