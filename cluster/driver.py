@@ -6,6 +6,7 @@ a shard's attempts, and the commit alone says whether an attempt took effect. A 
 not restarted but replaced, wherever there is room: Ray would wait for the loss of a node to be certain.
 """
 
+import logging
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
@@ -19,6 +20,8 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from cluster import sizing
 from cluster.breaker import JobBreaker, NodeBreaker
 from cluster.connection import ClusterError, connected
+from cluster.journal import Journal
+from cluster.metrics import Metrics
 from cluster.worker import Worker
 from jobs.attempt import ShardReport
 from jobs.backlog import Backlog, Task
@@ -45,6 +48,9 @@ job, not bad luck."""
 
 _LOOK = 1.0
 """Seconds between looks at the cluster's nodes."""
+
+_WAITED = 60.0
+"""Seconds without any worker after which that is said, and again."""
 
 _PULSE = 10.0
 """Seconds between questions to a worker whether its images move on."""
@@ -125,6 +131,10 @@ class Fleet:
         self._why = ""
         self._looked = 0.0
         self._drained: set[str] = set()
+        self._journal = Journal(this)
+        self._metrics = Metrics(this.job.name)
+        self._served = time.monotonic()
+        self._device_seconds = self._ready_seconds = 0.0
 
     def attempts(
         self, backlog: Backlog, tally: Tally, stopped: Callable[[], bool] | None
@@ -134,6 +144,16 @@ class Fleet:
         Raises:
             Stopped: It was asked to, and what was in work has ended.
         """
+        self._journal.write("started", images=tally.images, done=tally.done)
+        try:
+            yield from self._handed_out(backlog, tally, stopped)
+        finally:
+            self._journal.write("ended", images=tally.images, done=tally.done, failed=tally.failed)
+            self._journal.flush()
+
+    def _handed_out(
+        self, backlog: Backlog, tally: Tally, stopped: Callable[[], bool] | None
+    ) -> Iterator[ShardReport | None]:
         draining = False
         while backlog or any(seat.tasks for seat in self._seats):
             draining = draining or bool(stopped and stopped())
@@ -153,8 +173,17 @@ class Fleet:
                 yield None
             for call in finished:
                 for report in self._ended(call, backlog, tally):
-                    self._shards.done(report.shard.group)
+                    self._note(report)
                     yield report
+
+    def _note(self, report: ShardReport) -> None:
+        self._shards.done(report.shard.group)
+        self._metrics.report(report)
+        self._device_seconds += report.busy.get("segment", 0.0)
+        self._journal.write(
+            "shard done", shard=report.shard.id, attempt=report.commit.attempt, worker=report.worker,
+            images=report.commit.images, failed=report.commit.failed, seconds=round(report.seconds, 3),
+        )  # fmt: skip
 
     # The fleet follows the cluster ---------------------------------------------------------------
 
@@ -163,7 +192,8 @@ class Fleet:
         now = time.monotonic()
         if now - self._looked < _LOOK:
             return
-        self._looked = now
+        # After a loss `_looked` is 0, which is no time.
+        passed, self._looked = (now - self._looked if self._looked else 0.0), now
         nodes = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
         # The notice that a spot machine gets, and a node that scales down. Ray has it under a private name only.
         draining = set(ray._private.state.state.get_draining_nodes())
@@ -178,11 +208,30 @@ class Fleet:
             self._dismiss(seat)
         wanted = sizing.target(self._run.job, there, self._shards_left(tally))
         self._fit(wanted, needs, avoided)
+        self._say(now, passed, needs, self._shards_left(tally))
         if self._starts >= _STARTS + 2 * wanted:
             raise ClusterError(
                 f"a worker does not get ready ({self._why}); look at its log in Ray's session folder, or try the job "
                 "with --no-ray"
             )
+
+    def _say(self, now: float, passed: float, needs: sizing.Needs, shards_left: int) -> None:
+        """How things stand, for Prometheus; and in the log when there is nobody to work."""
+        ready = sum(seat.node is not None for seat in self._seats)
+        in_work = sum(len(seat.tasks) for seat in self._seats)
+        self._ready_seconds += ready * passed
+        self._metrics.fleet(
+            ready=ready,
+            pending=len(self._seats) - ready,
+            waiting=max(0, shards_left - in_work),
+            in_work=in_work,
+            device_share=min(1.0, self._device_seconds / self._ready_seconds) if self._ready_seconds else 0.0,
+        )
+        if ready:
+            self._served = now
+        elif now - self._served > _WAITED:
+            self._served = now
+            self._journal.write("no worker yet", level=logging.WARNING, asked_for=len(self._seats), **needs._asdict())
 
     def _shards_left(self, tally: Tally) -> int:
         return -(-(tally.images - tally.done) * self._run.shards // max(1, tally.images))
@@ -256,6 +305,7 @@ class Fleet:
                 seat.pulse, seat.asked = seat.actor.still_for.remote(), now
             if now - seat.moved > self._run.job.cluster.stall_seconds:
                 seat.moved = now
+                self._journal.write("worker hangs", level=logging.WARNING, node=seat.node)
                 ray.kill(seat.actor)  # its calls end with this, and so come by `_died`
 
     def _ended(self, call: Any, backlog: Backlog, tally: Tally) -> Iterator[ShardReport]:
@@ -276,11 +326,13 @@ class Fleet:
             # An error, unlike a death, says itself which shard it belongs to; but only a worker's first does.
             yield from self._judged(seat, task, cause, backlog, tally, alone=not seat.worn)
             seat.worn = seat.leaving = True
+            self._metrics.lost()
             tally.deaths += 1
         else:
             task = seat.tasks.pop(call, None)
             if task is None:
                 seat.node, self._starts = answer, 0
+                self._journal.write("worker ready", node=seat.node)
             else:
                 yield committed(self._run, answer)
 
@@ -297,7 +349,12 @@ class Fleet:
                 lost[other] = task
         self._dismiss(seat)
         self._looked = 0.0  # its successor is asked for at once
-        if getattr(error, "preempted", False) or seat.node in self._drained:
+        preempted = getattr(error, "preempted", False) or seat.node in self._drained
+        self._journal.write(
+            "worker lost", level=logging.WARNING, node=seat.node, preempted=preempted,
+            shards=[task.shard.id for task in lost.values()], why=str(error).strip().splitlines()[0],
+        )  # fmt: skip
+        if preempted:
             for task in lost.values():
                 backlog.put_back(task)
             return
@@ -305,13 +362,19 @@ class Fleet:
             self._starts += 1
             self._why = str(error).strip().splitlines()[-1].strip()
             self._nodes.failed(_node_of(seat.actor), f"start {self._starts}", time.monotonic())
-        tally.deaths += seat.node is not None
+        else:
+            self._metrics.lost()
+            tally.deaths += 1
         for task in lost.values():
             yield from self._judged(seat, task, error, backlog, tally, alone=len(lost) == 1)
 
     def _judged(
         self, seat: _Seat, task: Task, error: Exception, backlog: Backlog, tally: Tally, *, alone: bool
     ) -> Iterator[ShardReport]:
+        self._journal.write(
+            "attempt failed", level=logging.WARNING, shard=task.shard.id, attempt=task.deaths + 1, alone=alone,
+            node=seat.node, why=str(error).strip().splitlines()[-1].strip(),
+        )  # fmt: skip
         yield from judge(self._run, backlog, task, error, alone=alone)
         self._nodes.failed(seat.node or "", str(task.shard.group), time.monotonic())
         self._shards.failed(task.shard.group)

@@ -116,7 +116,7 @@ def ray_cluster(job: Job) -> list[Object]:
 def ray_job_spec(job: Job) -> Object:
     """A run and the cluster that lives as long as it does."""
     return {
-        "entrypoint": f"maskfleet run {_FOLDER}/job.json",
+        "entrypoint": f"maskfleet --log run {_FOLDER}/job.json",
         "runtimeEnvYAML": json.dumps({"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_SECONDS)}}),
         "shutdownAfterJobFinishes": True,
         "ttlSecondsAfterFinished": 600,

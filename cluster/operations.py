@@ -46,7 +46,7 @@ def submit(
 
     night = (date or datetime.now(UTC)).date()
     submissions = Submissions(address)
-    name = submissions.submit(_job(job, set), night, python=python, install=install)  # type: ignore[arg-type]
+    name = submissions.submit(Job.load(job, set or (), day=night), night, python=python, install=install)  # type: ignore[arg-type]
     if not follow:
         typer.echo(name)
         return 0
@@ -138,20 +138,16 @@ def found(target: str, address: str) -> "tuple[Submissions, str]":
     from cluster.submit import Submissions
 
     submissions = Submissions(address)
-    return submissions, submissions.newest(_job(Path(target), None).name) if _is_job(target) else target
+    return submissions, submissions.newest(Job.load(target).name) if _is_job(target) else target
 
 
 def output_of(target: str) -> str:
     """The output that is meant, by itself or by its job."""
-    return _job(Path(target), None).output if _is_job(target) else target
+    return Job.load(target).output if _is_job(target) else target
 
 
 def _is_job(target: str) -> bool:
     return target.endswith((".toml", ".json")) and "://" not in target
-
-
-def _job(path: Path, overrides: list[str] | None) -> Job:
-    return Job.load(path, overrides or ())
 
 
 def _follow(submissions: "Submissions", name: str) -> int:

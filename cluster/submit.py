@@ -89,7 +89,7 @@ class Submissions:
             pack(Path(folder), job)
             try:
                 self._client.submit_job(
-                    entrypoint=f"exec {shlex.quote(python)} -m cluster.cli run job.json",
+                    entrypoint=f"exec {shlex.quote(python)} -m cluster.cli --log run job.json",
                     submission_id=name,
                     runtime_env=environment(folder, install),
                     metadata={

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import psutil
@@ -78,6 +79,7 @@ def head(tmp_path_factory):
     token.touch(0o600)
     token.write_text(secrets.token_hex(32))
     environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    environment |= {"RAY_metrics_report_interval_ms": "500"}
     ports = {name: free_port() for name in ("port", "dashboard-port", "ray-client-server-port", "metrics-export-port")}
     ports |= {name: free_port() for name in ("dashboard-agent-listen-port", "dashboard-agent-grpc-port")}
     session = Path("/tmp") / f"mf-{secrets.token_hex(4)}"  # sockets need a short path
@@ -143,7 +145,8 @@ def job_file(folder, weights_file, name, images, *lines):
 def test_nights_on_a_cluster(head, tmp_path, weights_file):
     address, token, session, _ = head
     images = draw_images(tmp_path / "images", 160)
-    job = job_file(tmp_path, weights_file, "nuclei", images)
+    # Eight views of each image, so that there is a middle to be stopped in on a fast machine too.
+    job = job_file(tmp_path, "nuclei", "nuclei", images, "[inference]", 'tta="d4"', 'precision="fp32"')
     there = ["--address", address]
     submit = ["submit", job, *there, "--date", "2026-11-24", "--python", sys.executable]
 
@@ -155,10 +158,13 @@ def test_nights_on_a_cluster(head, tmp_path, weights_file):
     following = maskfleet(head, *submit, "--follow", wait=False)
     wait_for(lambda: list((tmp_path / "nuclei").glob("runs/*/commits/*.json")))
     assert token.read_text() not in " ".join(" ".join(process.cmdline()) for process in processes())
+    wait_for(lambda: {"images_total", "workers", "queue_shards", "device_share"} <= scraped(head), 30)
     again = maskfleet(head, *submit)
     assert (again.returncode, "nuclei-2026-11-24 is running" in again.stderr) == (4, True)
     shown = json.loads(maskfleet(head, "status", job, *there, "--json").stdout)
-    assert (shown["id"], shown["state"], shown["run"]["state"]) == ("nuclei-2026-11-24", "RUNNING", "unfinished")
+    assert (shown["id"], shown["state"], shown["run"]["state"]) == ("nuclei-2026-11-24", "RUNNING", "unfinished"), (
+        maskfleet(head, "logs", job, *there).stdout[-3000:]
+    )
     stopped = maskfleet(head, "stop", job, *there)
     assert (stopped.returncode, stopped.stdout) == (0, "nuclei-2026-11-24 stopped\n")
     assert following.wait(30) == 130
@@ -178,9 +184,19 @@ def test_nights_on_a_cluster(head, tmp_path, weights_file):
     ]
     assert "160 ok" in maskfleet(head, "logs", job, *there).stdout
     assert maskfleet(head, "list", job).stdout.split()[1:4] == ["complete", "exit", "0"], "from its own records"
+    records = [json.loads(line) for line in maskfleet(head, "logs", job).stdout.splitlines()]
+    done_shards = [record for record in records if record["event"] == "shard done"]
+    assert len({record["shard"] for record in done_shards}) == len(done_shards) == 80
+    assert all(record["run"] and record["attempt"] for record in done_shards)
     logs = [path.read_text(errors="replace") for path in session.rglob("*") if path.is_file() and "log" in str(path)]
     assert logs
     assert not [text for text in logs if token.read_text() in text]
+
+
+def scraped(head):
+    """What Prometheus would see of ours, without prefix."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{head[3]}/metrics", timeout=5) as answer:
+        return set(re.findall(r"^ray_maskfleet_(\w+)\{", answer.read().decode(), re.MULTILINE))
 
 
 def processes():
