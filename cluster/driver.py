@@ -15,7 +15,7 @@ from typing import Any
 
 import ray
 import ray._private.state
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayError, RayTaskError
 
 from cluster import sizing
 from cluster.breaker import JobBreaker, NodeBreaker
@@ -54,6 +54,9 @@ _WAITED = 60.0
 
 _PULSE = 10.0
 """Seconds between questions to a worker whether its images move on."""
+
+_LOST = (RayActorError, OutOfMemoryError, NodeDiedError)
+"""That a worker is gone. Ray names what its memory monitor ends, and a node's end, otherwise than a death."""
 
 
 @dataclass(eq=False)
@@ -314,7 +317,7 @@ class Fleet:
             return
         try:
             answer = ray.get(call)
-        except RayActorError as error:
+        except _LOST as error:
             yield from self._died(seat, call, error, backlog, tally)
         except RayTaskError as error:
             cause = error.cause
@@ -336,16 +339,14 @@ class Fleet:
             else:
                 yield committed(self._run, answer)
 
-    def _died(
-        self, seat: _Seat, call: Any, error: RayActorError, backlog: Backlog, tally: Tally
-    ) -> Iterator[ShardReport]:
+    def _died(self, seat: _Seat, call: Any, error: RayError, backlog: Backlog, tally: Tally) -> Iterator[ShardReport]:
         lost = {call: seat.tasks.pop(call)} if call in seat.tasks else {}
         for other in list(seat.tasks):
             # The worker's other shard may have ended just before it did.
             task = seat.tasks.pop(other)
             try:
                 yield committed(self._run, ray.get(other))
-            except (RayActorError, RayTaskError):
+            except (*_LOST, RayTaskError):
                 lost[other] = task
         self._dismiss(seat)
         self._looked = 0.0  # its successor is asked for at once

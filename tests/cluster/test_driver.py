@@ -14,6 +14,7 @@ from PIL import Image
 
 import jobs.run
 from cluster import driver
+from cluster.connection import ClusterError
 from jobs.errors import JobError, MaskfleetError
 from jobs.job import Job
 from jobs.run import Stopped
@@ -148,6 +149,13 @@ def test_a_stopped_run_ends_what_is_in_work_and_goes_on_later(images, tmp_path, 
 def test_a_worker_that_cannot_start_says_why(images, tmp_path, weights_file):
     with pytest.raises(JobError, match="there is no cuda"):
         driver.run(job_of(images, tmp_path / "out", weights_file, "inference.device=cuda", "cluster.gpus_per_worker=0"))
+
+
+def test_workers_that_ray_ends_for_want_of_memory_are_lost_workers(images, tmp_path, weights_file, monkeypatch):
+    monkeypatch.setenv("RAY_memory_usage_threshold", "0.001")
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "50")
+    with pytest.raises(ClusterError, match="memory"):
+        driver.run(job_of(images, tmp_path / "out", weights_file))
 
 
 def test_a_cluster_that_is_not_there_is_named(images, tmp_path, weights_file):
