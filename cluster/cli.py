@@ -74,6 +74,10 @@ Profile = Annotated[str | None, typer.Option("--profile", help="AWS profile.")]
 
 def main() -> None:
     """The console script. Exit codes: 0 complete, 1 incomplete, 2 wrong job, 4 locked, 130 stopped."""
+    from jobs.pipeline import PATIENT_THREADS
+
+    for name, value in PATIENT_THREADS.items():
+        os.environ.setdefault(name, value)  # read once, when torch is loaded
     code = _guarded(lambda: app(standalone_mode=False))
     # The C++ threads of torch, pyarrow and Ray were seen to abort an interpreter that was ending (exit 134),
     # and schedulers read this code: so all that Python has to end is ended here, and the process leaves.

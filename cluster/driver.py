@@ -27,7 +27,7 @@ from jobs.attempt import ShardReport
 from jobs.backlog import Backlog, Task
 from jobs.errors import MaskfleetError
 from jobs.job import Job
-from jobs.pipeline import SHARDS_IN_FLIGHT
+from jobs.pipeline import PATIENT_THREADS, SHARDS_IN_FLIGHT
 from jobs.run import (
     OpenPipeline,
     Progress,
@@ -54,6 +54,12 @@ _WAITED = 60.0
 
 _PULSE = 10.0
 """Seconds between questions to a worker whether its images move on."""
+
+WORKER_ENVIRONMENT = {
+    # See `unet.segmenter.keep_freed_memory`: Ray's threads allocate before anything of ours runs.
+    "MALLOC_ARENA_MAX": "1",
+    **PATIENT_THREADS,
+}
 
 _LOST = (RayActorError, OutOfMemoryError, NodeDiedError)
 """That a worker is gone. Ray names what its memory monitor ends, and a node's end, otherwise than a death."""
@@ -261,8 +267,7 @@ class Fleet:
             "max_task_retries": 0,
             "max_concurrency": SHARDS_IN_FLIGHT,
             "concurrency_groups": {"pulse": 1},
-            # See `unet.segmenter.keep_freed_memory`: Ray's threads allocate before anything of ours runs.
-            "runtime_env": {"env_vars": {"MALLOC_ARENA_MAX": "1"}},
+            "runtime_env": {"env_vars": WORKER_ENVIRONMENT},
         }
         if avoided:
             options["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(avoided))})"}

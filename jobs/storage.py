@@ -261,23 +261,25 @@ class LocalStorage(Storage):
             raise StorageError(f"path {path!r} leads out of {self.root}")
         return Path(self.root, path)
 
-    def _temporary(self, file: Path, data: bytes, *, sync: bool = True) -> Path:
+    def _temporary(self, file: Path, data: bytes, *, sync: bool = True) -> str:
         # In the final folder, since a name can only be given atomically within one file system.
-        temporary = file.parent / f"{_TEMPORARY}{secrets.token_hex(8)}"
+        temporary = f"{file.parent}/{_TEMPORARY}{secrets.token_hex(8)}"
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         except FileNotFoundError:
             file.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
-            with open(descriptor, "wb") as stream:
-                stream.write(data)
-                stream.flush()
-                if sync:
-                    os.fsync(stream.fileno())
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+            if sync:
+                os.fsync(descriptor)
         except BaseException:
             os.unlink(temporary)
             raise
+        finally:
+            os.close(descriptor)
         return temporary
 
 

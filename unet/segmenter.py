@@ -154,7 +154,11 @@ class Segmenter:
         self._batch_pixels = batch_pixels or _BATCH_PIXELS[self.device.type]
         if tile:
             self._fit((MIN_SIDE, MIN_SIDE), tile)
-        self._plain_threads = plain_threads or torch.get_num_threads()
+        self._network_threads = torch.get_num_threads()
+        # What is no convolution is over in microseconds, less than threads take to meet that share their cores with
+        # decoders.
+        self._other_threads = 1 if self.device.type == "cpu" else self._network_threads
+        self._plain_threads = plain_threads or self._network_threads
         self._dtype = DTYPES[self.precision]
         self._plain = copy.deepcopy(model).requires_grad_(False).eval()
         if self.precision == "fp32":
@@ -240,7 +244,7 @@ class Segmenter:
         self._check(images.shape)
         shape = (images.shape[1], images.shape[2])
         labels = np.empty((len(images), *(size or shape)), np.uint8)
-        with self._lock, torch.inference_mode(), _ieee_fp32():
+        with self._lock, torch.inference_mode(), _ieee_fp32(), _threads(self._other_threads):
             # Beyond, an image's tiles must not meet another image's: nothing decides their ties.
             alone = self._beyond(shape)
             parts = [slice(index, index + 1) for index in range(len(images))] if alone else [slice(0, len(images))]
@@ -270,7 +274,7 @@ class Segmenter:
         self._check((1, height, width, self.n_channels))
         statistics = Statistics.none(1, self.classes, self.n_channels)
         shape = (height, width)
-        with self._lock, torch.inference_mode(), _ieee_fp32():
+        with self._lock, torch.inference_mode(), _ieee_fp32(), _threads(self._other_threads):
             for row in spans(height, self._wish(shape).core, self._halo):
                 strip_BHWC = read(row.start, row.stop)
                 band, part = self._fitting(shape, partial(self._band, strip_BHWC, row, self._forward))
@@ -418,7 +422,8 @@ class Segmenter:
             bottom, right = top + logits_BKHW.shape[2], left + logits_BKHW.shape[3]
             stitched_BKHW[images, :, top:bottom, left:right] = logits_BKHW
         assert stitched_BKHW is not None
-        logits_BKHW = F.interpolate(stitched_BKHW, size, mode="bilinear")
+        with _threads(self._network_threads):
+            logits_BKHW = F.interpolate(stitched_BKHW, size, mode="bilinear")
         rows = max(1, _DECIDED_PIXELS // (batch * size[1]))
         for top in range(0, size[0], rows):
             yield _Piece(slice(0, batch), top, 0, logits_BKHW[:, :, top : top + rows])
@@ -432,7 +437,9 @@ class Segmenter:
         return x_BHWC.permute(0, 3, 1, 2)
 
     def _forward(self, pixels_BHWC: Tensor) -> Tensor:
-        logits: Tensor = self._model(self._scaled(pixels_BHWC).to(self._dtype))
+        x_BCHW = self._scaled(pixels_BHWC).to(self._dtype)
+        with _threads(self._network_threads):
+            logits: Tensor = self._model(x_BCHW)
         return logits.float()
 
     def _plain_forward(self, pixels_BHWC: Tensor) -> Tensor:
