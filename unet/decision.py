@@ -131,7 +131,6 @@ class Decision(NamedTuple):
     Attributes:
         labels: The class of each pixel, (B, H, W), uint8.
         margin: The least difference between a pixel's best and second best logit, (B,).
-        largest: The largest absolute logit, (B,).
         rows: Pixels of each class but the first in every row, (B, K - 1, H), fp32; exact, as none reaches 2^24.
         columns: Likewise in every column, (B, K - 1, W).
         confidence: Probability of the chosen class, summed over each row, (B, H), fp32. One thread sums a row, so
@@ -141,7 +140,6 @@ class Decision(NamedTuple):
 
     labels: Tensor
     margin: Tensor
-    largest: Tensor
     rows: Tensor
     columns: Tensor
     confidence: Tensor
@@ -162,8 +160,7 @@ def decide(logits_BKHW: Tensor, thresholds: Sequence[float] | None = None) -> De
         return decided(logits_BKHW, thresholds)
     # Image by image: a pass over one stays in a core's cache, and torch rounds what lies at the end of a vector or of a
     # thread's share otherwise than the rest, so that a batch would show in the last bits.
-    dense_BKHW = logits_BKHW.contiguous(memory_format=torch.channels_last)
-    parts = [decided(part, thresholds) for part in torch.split(dense_BKHW, 1)]
+    parts = [decided(part, thresholds) for part in torch.split(logits_BKHW, 1)]
     return parts[0] if len(parts) == 1 else Decision(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
@@ -188,7 +185,7 @@ def _decide_two(logits_BKHW: Tensor, thresholds: Sequence[float] | None) -> Deci
         other_BHW = distance_BHW.neg().sigmoid_()
     occupied = _occupied([labels_BHW])
     entropy_BN = _binary_entropy(distance_BHW, other_BHW)
-    return Decision(labels_BHW, margin_B, _largest(logits_BKHW), *occupied, confidence_BH, entropy_BN)
+    return Decision(labels_BHW, margin_B, *occupied, confidence_BH, entropy_BN)
 
 
 def _decide_several(logits_BKHW: Tensor, thresholds: Sequence[float] | None) -> Decision:
@@ -214,7 +211,7 @@ def _decide_several(logits_BKHW: Tensor, thresholds: Sequence[float] | None) -> 
     labels_BHW = labels_BHW.to(torch.uint8)
     occupied = _occupied([labels_BHW == index for index in range(1, classes)])
     sums = confidence_BHW.sum(dim=2), entropy_BHW.sum(dim=2)
-    return Decision(labels_BHW, margin_B, _largest(logits_BKHW), *occupied, *sums)
+    return Decision(labels_BHW, margin_B, *occupied, *sums)
 
 
 def _above(value_BHW: Tensor, limit: float) -> Tensor:
@@ -222,12 +219,6 @@ def _above(value_BHW: Tensor, limit: float) -> Tensor:
     if value_BHW.device.type == "cpu":  # torch's comparison is not vectorised there, NumPy's is
         return torch.from_numpy(np.greater(value_BHW.numpy(), np.float32(limit)).view(np.uint8))
     return (value_BHW > limit).to(torch.uint8)
-
-
-def _largest(logits_BKHW: Tensor) -> Tensor:
-    # As they lie in memory, channels last: a reduction that jumps costs ten times as much.
-    bounds = [bound(logits_BKHW.permute(0, 2, 3, 1), dim=(1, 2, 3)) for bound in (torch.amin, torch.amax)]
-    return torch.maximum(*(bound.abs() for bound in bounds))
 
 
 def moments(pixels_BHWC: Tensor) -> tuple[Tensor, Tensor]:

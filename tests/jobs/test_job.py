@@ -25,7 +25,7 @@ def test_a_job_file_with_overrides(tmp_path):
         ({}, [], "input is missing; state it in the job file or with --input"),
         (GOOD | {"run": {"shard_sise": 3}}, [], r"unknown key run.shard_sise; did you mean run.shard_size\?"),
         (GOOD | {"precision": "fp32"}, [], r"unknown key precision; did you mean inference.precision\?"),
-        (GOOD | {"zzz": 1}, [], "unknown key zzz; known are input, output"),
+        (GOOD | {"zzz": 1}, [], "unknown key zzz; known are input, column, output"),
         (GOOD, ["inference.precision=fp8"], "inference.precision: Input should be 'auto', 'fp32'"),
         (GOOD, ["run.max_error_rate=2"], "run.max_error_rate: .* less than or equal to 1"),
         (GOOD, ["run.shard_size=0"], "run.shard_size: must be at least 1"),
