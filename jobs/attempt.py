@@ -47,6 +47,7 @@ class ShardReport:
         began: When the attempt did, by a clock of the worker's own.
         fits: By shape, the batches and tiles that were tried, where memory was short.
         worker: Who did it.
+        pixels: Of the images as the network saw them.
     """
 
     shard: Shard
@@ -62,6 +63,7 @@ class ShardReport:
     began: float = 0.0
     fits: Mapping[str, list[str]] = field(default_factory=dict)
     worker: str = ""
+    pixels: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,8 @@ def run_shard(desk: Desk, shard: Shard, pipeline: Pipeline) -> ShardReport:
         started,
         pipeline.short_of_memory(),
         worker_name(),
+        sum(height * width for height, width in (outcome.size or (0, 0) for outcome in outcomes))
+        * pipeline.decoders.limits.scale**2,
     )
 
 

@@ -9,15 +9,18 @@ _GOOD = 0.97
 
 
 def share_of_forward(record: Mapping[str, Any]) -> float | None:
-    """Images per second of worker time as a share of the bare forward pass; None where that is not known.
+    """Pixels per second of worker time as a share of the bare forward pass; None where that is not known.
+
+    Pixels, since images may have many sizes, and the pass was measured at one.
 
     Args:
         record: What run.json says.
     """
     forward = record["forward"]
-    if not forward or not record["worker_seconds"] or not record["measured_images"]:
+    if not forward or not record["worker_seconds"] or not record["measured_pixels"]:
         return None
-    return float(record["measured_images"] / record["worker_seconds"] * forward["seconds_per_image"])
+    seconds_per_pixel = forward["seconds_per_image"] / (forward["height"] * forward["width"])
+    return float(record["measured_pixels"] / record["worker_seconds"] * seconds_per_pixel)
 
 
 def idle_share(record: Mapping[str, Any]) -> float | None:

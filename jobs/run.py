@@ -129,6 +129,8 @@ class Tally:
     """Of each worker: its bare forward pass."""
     measured: int = 0
     """Images of shards that were metered."""
+    pixels: float = 0.0
+    """Of those images, as the network saw them."""
     fits: dict[str, list[str]] = field(default_factory=dict)
     """By shape, how images went through where memory was short."""
     started: float = field(default_factory=time.monotonic)
@@ -150,6 +152,7 @@ class Tally:
                 self.forward.append(report.forward)
             self.lanes.update(report.lanes)
             self.measured += report.commit.images
+            self.pixels += report.pixels
             first, last = self.serving.get(report.worker, (report.began, 0.0))
             ended = report.began + report.seconds
             self.serving[report.worker] = min(first, report.began), max(last, ended)
@@ -631,6 +634,7 @@ def finish(this: Run, tally: Tally) -> RunReport:
             for stage in tally.busy
         },
         "measured_images": tally.measured,
+        "measured_pixels": round(tally.pixels),
         "device": None if not tally.forward else tally.forward[0]["device"],
         "loose": desk.loose,
         "forward": _median(tally.forward),

@@ -13,11 +13,11 @@ def record(segment, *, decode=None, encode=None, write=None, device="cuda", loos
     stages = {"segment": segment, "decode": decode or stage(), "encode": encode or stage(), "write": write or stage()}
     return {
         "worker_seconds": 100.0,
-        "measured_images": 1000,
+        "measured_pixels": 1000 * 512 * 256,
         "stages": stages,
         "device": device,
         "loose": loose,
-        "forward": {"seconds_per_image": 0.09},
+        "forward": {"seconds_per_image": 0.09, "height": 512, "width": 256},
     }
 
 

@@ -384,8 +384,14 @@ def test_a_run_says_what_share_of_the_bare_forward_pass_it_reached(tmp_path, wei
     record = run(job_of(draw_images(tmp_path / "in", 102), tmp_path / "out", weights_file)).record
     assert (record["forward"]["height"], record["forward"]["width"]) in {(48, 64), (64, 48), (33, 70)}
     assert record["forward"]["seconds_per_image"] > 0
-    worker_seconds_per_image = record["worker_seconds"] / 102
-    assert record["forward_share"] == pytest.approx(record["forward"]["seconds_per_image"] / worker_seconds_per_image)
+    # A third of the images each.
+    assert record["measured_pixels"] == 34 * (48 * 64 + 64 * 48 + 33 * 70)
+    seconds_per_pixel = record["forward"]["seconds_per_image"] / (
+        record["forward"]["height"] * record["forward"]["width"]
+    )
+    assert record["forward_share"] == pytest.approx(
+        seconds_per_pixel * record["measured_pixels"] / record["worker_seconds"]
+    )
     assert record["limit"].startswith("network ")
     assert record == json.loads((tmp_path / f"out/runs/{record['run_id']}/run.json").read_text())
 
