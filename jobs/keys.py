@@ -2,29 +2,21 @@
 
 from collections.abc import Iterable
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from jobs.errors import JobError
 
 _SHOWN = 5
 
 
-def find(keys: pa.ChunkedArray | pa.Array, ending: str) -> str:
+def chosen(ending: str, matching: Iterable[str]) -> str:
     """The key that an ending means: the key itself, else the only one with these last parts, else with these letters.
 
     Args:
-        keys: As text; repeated ones count once.
         ending: As typed.
+        matching: The keys that end so, each once.
 
     Raises:
         JobError: No key ends so, or several do; some are named.
     """
-    return chosen(ending, pc.unique(keys.filter(pc.ends_with(keys, ending))).to_pylist())
-
-
-def chosen(ending: str, matching: Iterable[str]) -> str:
-    """The same among the keys that end so, each once."""
     matching = list(matching)
     if ending in matching:
         return ending

@@ -1,10 +1,13 @@
-import pyarrow as pa
 import pytest
 
 from jobs.errors import JobError
-from jobs.keys import find
+from jobs.keys import chosen
 
-KEYS = pa.array(["a/b.png", "b.png", "c/a.tar/x/1.jpg", "c/b.tar/x/1.jpg", "d/11.jpg", "e/01.tif"])
+KEYS = ["a/b.png", "b.png", "c/a.tar/x/1.jpg", "c/b.tar/x/1.jpg", "d/11.jpg", "e/01.tif"]
+
+
+def among_all(ending):
+    return chosen(ending, [key for key in KEYS if key.endswith(ending)])
 
 
 @pytest.mark.parametrize(
@@ -18,12 +21,11 @@ KEYS = pa.array(["a/b.png", "b.png", "c/a.tar/x/1.jpg", "c/b.tar/x/1.jpg", "d/11
     ],
 )
 def test_an_ending_that_is_unique_is_enough(ending, key):
-    assert find(KEYS, ending) == key
-    assert find(pa.chunked_array([KEYS, KEYS]), ending) == key
+    assert among_all(ending) == key
 
 
 def test_others_are_refused_with_what_they_may_be():
     with pytest.raises(JobError, match="'1.jpg' may be c/a.tar/x/1.jpg, c/b.tar/x/1.jpg; give more"):
-        find(KEYS, "1.jpg")
+        among_all("1.jpg")
     with pytest.raises(JobError, match="no image's key ends with 'z'"):
-        find(KEYS, "z")
+        among_all("z")
