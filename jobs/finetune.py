@@ -9,6 +9,7 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from jobs.decode import decode
 from unet import weights
-from unet.finetune import finetune
+from unet.finetune import Training
 from unet.model import UNet
 from unet.segmenter import Segmenter
 
@@ -141,18 +142,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _LOG.info("%d pairs to train on, %d held back", len(training), len(validation))
     model = UNet(3, 2, width=options.width)
     batches = crops(training, side=options.side, batch_size=options.batch_size, seed=options.seed)
-    for step in finetune(model, batches, steps=options.steps):
+    learning = Training(model, steps=options.steps, learning_rate=1e-3)
+    for pixels, truth in islice(batches, options.steps):
+        step = learning.step(pixels, truth)
         if step.number % 50 == 0:
             _LOG.info("step %d loss %.4f %.3f s", step.number, step.loss, step.seconds)
         if step.number % (options.steps // 5) == 0:
-            scores = _save(model, validation, len(training), options)
+            scores = _save(learning.result, validation, len(training), options)
             _LOG.info("step %d Dice mean %.4f median %.4f", step.number, scores.mean(), np.median(scores))
-            model.train()
 
 
 def _save(model: UNet, validation: Sequence[Pair], trained_on: int, options: argparse.Namespace) -> NDArray[np.float64]:
     """Write the weights in fp16 with the scores that this file, read back, has."""
-    model.eval()
     stored = weights.load(weights.save(model, dtype=torch.float16)).model
     scores = dice_scores(stored, validation)
     metadata = {

@@ -1,16 +1,44 @@
-"""The training loop: batches in, steps out, the network changed in place. Knows no file, no folder, no logging."""
+"""Training: an object that holds all of its state and makes one optimizer step at a time. Knows no file, no logging.
 
+A step follows from the state and its batch alone: nothing in a U-Net is drawn, and the caller draws batches by their
+number. So a state that is restored goes on exactly, bit for bit on one machine's CPU.
+"""
+
+import copy
+import json
 import math
+import resource
 import time
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any, Literal
 
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from unet.losses import segmentation_loss
-from unet.precision import resolved
+from unet.losses import pytorch_unet_loss, segmentation_loss
+from unet.model import UNet
+from unet.precision import DTYPES, device_named, native
 from unet.segmenter import keep_freed_memory
+
+Recipe = Literal["default", "pytorch-unet"]
+Checkpointing = Literal["off", "on", "auto"]
+
+AVERAGE = 0.995
+"""Of the recipe "default": the share that the running mean of the weights keeps at a step; that is the result."""
+
+WARMUP = 0.05
+"""Share of the steps that the rate of "default" rises over."""
+
+LEARNING_RATES: dict[Recipe, float] = {"default": 3e-4, "pytorch-unet": 1e-5}
+"""At their peak, for a network that knows something already."""
+
+_CLIP = 1.0
+_NOT_TENSORS = "state"
+
+
+class NotFinite(ArithmeticError):
+    """The loss or its gradient is not a number or infinite; the step was not made."""
 
 
 @dataclass(frozen=True)
@@ -22,63 +50,253 @@ class Step:
         loss: Of its batch.
         learning_rate: That it was made with.
         seconds: That it took.
+        memory: Bytes at its peak so far: of the GPU's tensors, or of this process on a CPU.
+        checkpointing: Whether activations were made again.
+        parts: That the batch went through in.
     """
 
     number: int
     loss: float
     learning_rate: float
     seconds: float
+    memory: int
+    checkpointing: bool
+    parts: int
 
 
-def finetune(
-    model: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    *,
-    steps: int,
-    learning_rate: float = 1e-3,
-    weight_decay: float = 1e-4,
-    warmup: float = 0.05,
-    device: str = "cpu",
-) -> Iterator[Step]:
-    """Train a network, one batch per step: AdamW, linear warm-up, then cosine to zero; gradients clipped to norm 1.
+class Training:
+    """A network being trained.
 
     Args:
         model: Trained in place; moved to the device.
-        batches: Pixels (B, C, H, W), uint8, and classes (B, H, W), uint8.
-        steps: The length of the schedule; the loop ends there or with the batches.
-        learning_rate: At its peak.
-        weight_decay: AdamW's.
-        warmup: Share of the steps that the rate rises over.
-        device: Where; bf16 autocast where the device has instructions for it.
+        recipe: "default" is AdamW, warm-up and cosine, bf16 where the device has instructions for it, and a running
+            mean of the weights. "pytorch-unet" is that project's: RMSprop with momentum 0.999 and weight decay 1e-8,
+            fp32, a tenth of the rate when the validation score has not risen for six rounds. Both clip to norm 1.
+        steps: The length of the schedule.
+        learning_rate: At its peak; None for the recipe's.
+        checkpointing: "auto" turns it on when memory runs out, then cuts batches into parts, and goes on at the same
+            step. A batch in parts is normalised part by part.
+        device: Where.
 
-    Yields:
-        Each step, after it was made, so that the caller decides what to print, keep or end.
+    Attributes:
+        number: Steps made.
+        best: The highest validation score so far, or None.
     """
-    where = torch.device(device)
-    if where.type == "cpu":
-        keep_freed_memory()
-    model.to(where).to(memory_format=torch.channels_last).train().requires_grad_(True)  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step / steps, warmup))
-    bf16 = resolved("auto", where) == "bf16"
-    for number, (pixels_BCHW, target_BHW) in enumerate(batches, start=1):
+
+    def __init__(
+        self,
+        model: UNet,
+        *,
+        recipe: Recipe = "default",
+        steps: int,
+        learning_rate: float | None = None,
+        checkpointing: Checkpointing = "auto",
+        device: str = "cpu",
+    ) -> None:
+        self.device = device_named(device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        self.model = model.to(self.device).to(memory_format=torch.channels_last).train().requires_grad_(True)  # type: ignore[call-overload]
+        self.model.use_checkpointing(checkpointing == "on")
+        self.number = 0
+        self.best: float | None = None
+        self._steps, self._recipe = steps, recipe
+        self._automatic = checkpointing == "auto"
+        self._parts = 1
+        self._peak = learning_rate or LEARNING_RATES[recipe]
+        self._average: UNet | None = None
+        self._plateau: torch.optim.lr_scheduler.ReduceLROnPlateau | None = None
+        self._optimizer: torch.optim.Optimizer
+        self._dtype = torch.float32
+        if recipe == "default":
+            self._optimizer = torch.optim.AdamW(model.parameters(), lr=self._peak, weight_decay=1e-4)
+            self._average = copy.deepcopy(self.model).requires_grad_(False)
+            self._dtype = DTYPES[native(self.device)[0]]
+        else:
+            self._optimizer = torch.optim.RMSprop(
+                model.parameters(), lr=self._peak, momentum=0.999, weight_decay=1e-8, foreach=True
+            )
+            self._plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(self._optimizer, mode="max", patience=5)
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=self._dtype == torch.float16)
+
+    @property
+    def result(self) -> UNet:
+        """A copy of the network as it would be used now, on the CPU."""
+        network = copy.deepcopy(self._average or self.model).cpu().requires_grad_(False).eval()
+        network.use_checkpointing(False)
+        return network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+
+    def step(self, pixels_BCHW: Tensor, target_BHW: Tensor) -> Step:
+        """Make the next step.
+
+        Args:
+            pixels_BCHW: uint8; divided by 255 here.
+            target_BHW: Class of each pixel, uint8.
+
+        Raises:
+            NotFinite: The loss is no number.
+            torch.OutOfMemoryError: Even with checkpointing and an image at a time, or where neither is allowed.
+        """
         started = time.perf_counter()
-        x_BCHW = pixels_BCHW.to(where, torch.float32, memory_format=torch.channels_last) / 255
-        with torch.autocast(where.type, torch.bfloat16, enabled=bf16):
-            logits_BKHW = model(x_BCHW)
-        loss = segmentation_loss(logits_BKHW, target_BHW.to(where))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        rate = float(schedule.get_last_lr()[0])
-        schedule.step()
-        yield Step(number, loss.item(), rate, time.perf_counter() - started)
-        if number >= steps:
-            return
+        if self._plateau is None:
+            for group in self._optimizer.param_groups:
+                group["lr"] = self._peak * rate(self.number / self._steps)
+        loss = self._gradients(pixels_BCHW, target_BHW)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self.number += 1
+        if self._average is not None:
+            self._follow(self._average)
+        return Step(
+            number=self.number,
+            loss=loss,
+            learning_rate=float(self._optimizer.param_groups[0]["lr"]),
+            seconds=time.perf_counter() - started,
+            memory=_memory(self.device),
+            checkpointing=self.model.checkpointing,
+            parts=self._parts,
+        )
+
+    def validated(self, score: float) -> bool:
+        """Take note of a validation score. Returns whether it is the best so far."""
+        if self._plateau is not None:
+            self._plateau.step(score)
+        better = self.best is None or score > self.best
+        if better:
+            self.best = score
+        return better
+
+    def _gradients(self, pixels_BCHW: Tensor, target_BHW: Tensor) -> float:
+        """Clipped gradients of a batch, in less memory where there is too little; the batch's loss."""
+        # A pass that fails has updated some running statistics already.
+        before = [buffer.clone() for buffer in self.model.buffers()]
+        while True:
+            self._optimizer.zero_grad(set_to_none=True)
+            try:
+                loss = self._passes(pixels_BCHW, target_BHW)
+            except (RuntimeError, MemoryError) as error:
+                self._undo(before)
+                if not (_short_of_memory(error) and self._saves_memory(len(pixels_BCHW))):
+                    raise
+                continue
+            self._scaler.unscale_(self._optimizer)
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), _CLIP)
+            # A scaler skips steps whose gradients overflowed, and scales less from then on.
+            if not math.isfinite(loss) or not (self._scaler.is_enabled() or math.isfinite(norm.item())):
+                self._undo(before)
+                raise NotFinite(f"the loss of step {self.number + 1} is {loss} and its gradient's norm {norm.item()}")
+            return loss
+
+    @torch.no_grad()
+    def _undo(self, before: list[Tensor]) -> None:
+        self._optimizer.zero_grad(set_to_none=True)
+        for buffer, value in zip(self.model.buffers(), before, strict=True):
+            buffer.copy_(value)
+
+    def _passes(self, pixels_BCHW: Tensor, target_BHW: Tensor) -> float:
+        criterion = segmentation_loss if self._recipe == "default" else pytorch_unet_loss
+        total = 0.0
+        for pixels, target in zip(pixels_BCHW.chunk(self._parts), target_BHW.chunk(self._parts), strict=True):
+            x_BCHW = pixels.to(self.device, torch.float32, memory_format=torch.channels_last) / 255
+            with torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32):
+                logits_BKHW = self.model(x_BCHW)
+            loss = criterion(logits_BKHW, target.to(self.device)) * (len(pixels) / len(pixels_BCHW))
+            total += loss.item()
+            self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        return total
+
+    def _saves_memory(self, batch: int) -> bool:
+        """Turn the next thing on that needs less memory, if there is one and it is ours to choose."""
+        if not self._automatic:
+            return False
+        if not self.model.checkpointing:
+            self.model.use_checkpointing()
+            return True
+        if self._parts >= batch:
+            return False
+        self._parts = min(batch, 2 * self._parts)
+        return True
+
+    @torch.no_grad()
+    def _follow(self, average: UNet) -> None:
+        # Young, it forgets quickly, so that a random start does not linger.
+        keep = min(AVERAGE, self.number / (self.number + 9))
+        for mean, value in zip(average.state_dict().values(), self.model.state_dict().values(), strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(value, 1 - keep)
+            else:
+                mean.copy_(value)
+
+    def state(self) -> bytes:
+        """All that the next step depends on, as a safetensors file with JSON in its header; no pickle."""
+        packed = self._optimizer.state_dict()
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        if self._average is not None:
+            tensors |= {f"average.{name}": value for name, value in self._average.state_dict().items()}
+        for index, values in packed["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
+        header = {
+            "number": self.number,
+            "best": self.best,
+            "parts": self._parts,
+            "checkpointing": self.model.checkpointing,
+            "groups": packed["param_groups"],
+            "plateau": None if self._plateau is None else _plain(self._plateau.state_dict()),
+            "scaler": self._scaler.state_dict(),
+        }
+        # Clones: two names must not share a storage. How a tensor lies in memory is not in the file.
+        stored = {
+            name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()
+        }
+        return safetensors.torch.save(stored, {_NOT_TENSORS: json.dumps(header)})
+
+    def restore(self, state: bytes) -> None:
+        """Go on from a state of the same network, recipe and schedule."""
+        tensors = safetensors.torch.load(state)
+        length = int.from_bytes(state[:8], "little")
+        header: dict[str, Any] = json.loads(json.loads(state[8 : 8 + length])["__metadata__"][_NOT_TENSORS])
+        self.model.load_state_dict(_below("model.", tensors))
+        if self._average is not None:
+            self._average.load_state_dict(_below("average.", tensors))
+        packed: dict[int, dict[str, Tensor]] = {}
+        for name, value in _below("optimizer.", tensors).items():
+            index, _, key = name.partition(".")
+            packed.setdefault(int(index), {})[key] = value
+        self._optimizer.load_state_dict({"state": packed, "param_groups": header["groups"]})
+        for parameter, values in self._optimizer.state.items():
+            for key, value in values.items():
+                if value.shape == parameter.shape:  # laid out in memory as it was
+                    values[key] = torch.empty_like(parameter, requires_grad=False).copy_(value)
+        self.number, self.best, self._parts = header["number"], header["best"], header["parts"]
+        self.model.use_checkpointing(header["checkpointing"])
+        if self._plateau is not None:
+            self._plateau.load_state_dict(header["plateau"])
+        self._scaler.load_state_dict(header["scaler"])
 
 
-def _rate(progress: float, warmup: float) -> float:
-    if progress < warmup:
-        return max(progress / warmup, 1e-3)
-    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+def rate(progress: float) -> float:
+    """Share of the peak learning rate, by the share of the steps that are done: linear rise, then cosine to zero."""
+    if progress < WARMUP:
+        return max(progress / WARMUP, 1e-3)
+    return 0.5 * (1 + math.cos(math.pi * (progress - WARMUP) / (1 - WARMUP)))
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _plain(state: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in state.items() if isinstance(value, bool | int | float | str | list | None)}
+
+
+def _memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _short_of_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    # Torch's CPU allocator has no class of its own for it.
+    return "can't allocate memory" in str(error) or "not enough memory" in str(error)
