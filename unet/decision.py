@@ -146,7 +146,21 @@ class Decision(NamedTuple):
     entropy: Tensor
 
 
-def decide(logits_BKHW: Tensor, thresholds: Sequence[float] | None = None) -> Decision:
+class Settled(NamedTuple):
+    """Labels of some pixels of one image that are known already.
+
+    Attributes:
+        rows: Of each pixel, (n,).
+        columns: Likewise.
+        labels: Its class, (n,), uint8.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    labels: Tensor
+
+
+def decide(logits_BKHW: Tensor, thresholds: Sequence[float] | None = None, settled: Settled | None = None) -> Decision:
     """The class of each pixel, and how sure it is.
 
     Args:
@@ -154,22 +168,33 @@ def decide(logits_BKHW: Tensor, thresholds: Sequence[float] | None = None) -> De
         thresholds: Of each class after the first (and of the only one), the probability above which a pixel
             may be of it. Of those that may, the likeliest wins; where none may, class 0. None for 0.5 with
             one logit, and with several for the largest logit, the first of equals.
+        settled: What is known already, where it is a batch of one.
     """
     decided = _decide_two if logits_BKHW.shape[1] <= 2 else _decide_several
     if logits_BKHW.device.type != "cpu":
-        return decided(logits_BKHW, thresholds)
+        return decided(logits_BKHW, thresholds, settled)
     # Image by image: a pass over one stays in a core's cache, and torch rounds what lies at the end of a vector or of a
     # thread's share otherwise than the rest, so that a batch would show in the last bits.
-    parts = [decided(part, thresholds) for part in torch.split(logits_BKHW, 1)]
+    parts = [decided(part, thresholds, settled) for part in torch.split(logits_BKHW, 1)]
     return parts[0] if len(parts) == 1 else Decision(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def _decide_two(logits_BKHW: Tensor, thresholds: Sequence[float] | None) -> Decision:
+def margins(logits_BKHW: Tensor, thresholds: Sequence[float] | None = None) -> Tensor:
+    """How far, in logits, each pixel is from another label, (B, H, W). `Decision.margin` is the least of an image's."""
+    if logits_BKHW.shape[1] > 2:
+        return _margins_of_several(logits_BKHW, logits_BKHW.log_softmax(dim=1).exp(), thresholds)
+    single = logits_BKHW.shape[1] == 1
+    logit_BHW = logits_BKHW[:, 0] if single else logits_BKHW[:, 1] - logits_BKHW[:, 0]
+    threshold = thresholds[0] if thresholds is not None else 0.5
+    return (logit_BHW - _logit(threshold)).abs_()
+
+
+def _decide_two(logits_BKHW: Tensor, thresholds: Sequence[float] | None, settled: Settled | None) -> Decision:
     # torch.argmax over two classes costs far more than the comparison; equals go to class 0 in both.
     single = logits_BKHW.shape[1] == 1
     logit_BHW = logits_BKHW[:, 0] if single else logits_BKHW[:, 1] - logits_BKHW[:, 0]
     if thresholds is None and not single:
-        labels_BHW = _above(logit_BHW, 0.0)
+        labels_BHW = _with(settled, _above(logit_BHW, 0.0))
         distance_BHW = logit_BHW.abs_()
         margin_B = distance_BHW.amin(dim=(1, 2))
         # Probability of the less likely class.
@@ -178,7 +203,7 @@ def _decide_two(logits_BKHW: Tensor, thresholds: Sequence[float] | None) -> Deci
     else:  # the class chosen need not be the likelier one
         threshold = thresholds[0] if thresholds is not None else 0.5
         probability_BHW = logit_BHW.sigmoid()
-        labels_BHW = _above(probability_BHW, threshold)
+        labels_BHW = _with(settled, _above(probability_BHW, threshold))
         margin_B = (logit_BHW - _logit(threshold)).abs_().amin(dim=(1, 2))
         confidence_BH = torch.where(labels_BHW > 0, probability_BHW, 1 - probability_BHW).sum(dim=2)
         distance_BHW = logit_BHW.abs()
@@ -188,30 +213,43 @@ def _decide_two(logits_BKHW: Tensor, thresholds: Sequence[float] | None) -> Deci
     return Decision(labels_BHW, margin_B, *occupied, confidence_BH, entropy_BN)
 
 
-def _decide_several(logits_BKHW: Tensor, thresholds: Sequence[float] | None) -> Decision:
+def _decide_several(logits_BKHW: Tensor, thresholds: Sequence[float] | None, settled: Settled | None) -> Decision:
     classes = logits_BKHW.shape[1]
     log_probability = logits_BKHW.log_softmax(dim=1)
     probability = log_probability.exp()
     entropy_BHW = -(probability * log_probability).sum(dim=1)
     if thresholds is None:
-        best_B2HW = logits_BKHW.topk(2, dim=1).values
-        margin_B = (best_B2HW[:, 0] - best_B2HW[:, 1]).amin(dim=(1, 2))
-        labels_BHW = logits_BKHW.argmax(dim=1)
+        labels_BHW = _with(settled, logits_BKHW.argmax(dim=1))
         confidence_BHW = probability.amax(dim=1)
     else:
         limits = torch.tensor(thresholds, device=logits_BKHW.device).view(-1, 1, 1)
         may_BKHW = probability[:, 1:] > limits
         candidates_BKHW = logits_BKHW[:, 1:].masked_fill(~may_BKHW, -torch.inf)
-        labels_BHW = torch.where(may_BKHW.any(dim=1), candidates_BKHW.argmax(dim=1) + 1, 0)
+        labels_BHW = _with(settled, torch.where(may_BKHW.any(dim=1), candidates_BKHW.argmax(dim=1) + 1, 0))
         confidence_BHW = probability.gather(1, labels_BHW.unsqueeze(1))[:, 0]
-        # How far, as logits, from a limit and from a rival.
-        from_limit = (torch.logit(probability[:, 1:].double()) - torch.logit(limits.double())).abs().amin(dim=(1, 2, 3))
-        best_B2HW = logits_BKHW[:, 1:].topk(2, dim=1).values
-        margin_B = torch.minimum(from_limit.float(), (best_B2HW[:, 0] - best_B2HW[:, 1]).amin(dim=(1, 2)))
+    margin_B = _margins_of_several(logits_BKHW, probability, thresholds).amin(dim=(1, 2))
     labels_BHW = labels_BHW.to(torch.uint8)
     occupied = _occupied([labels_BHW == index for index in range(1, classes)])
     sums = confidence_BHW.sum(dim=2), entropy_BHW.sum(dim=2)
     return Decision(labels_BHW, margin_B, *occupied, *sums)
+
+
+def _margins_of_several(logits_BKHW: Tensor, probability: Tensor, thresholds: Sequence[float] | None) -> Tensor:
+    first = 0 if thresholds is None else 1
+    best_B2HW = logits_BKHW[:, first:].topk(2, dim=1).values
+    from_rival = best_B2HW[:, 0] - best_B2HW[:, 1]
+    if thresholds is None:
+        return from_rival
+    # How far, as logits, from a limit and from a rival.
+    limits = torch.tensor(thresholds, device=logits_BKHW.device, dtype=torch.float64).view(-1, 1, 1)
+    from_limit = (torch.logit(probability[:, 1:].double()) - torch.logit(limits)).abs().amin(dim=1)
+    return torch.minimum(from_limit.float(), from_rival)
+
+
+def _with(settled: Settled | None, labels_BHW: Tensor) -> Tensor:
+    if settled is not None:
+        labels_BHW[0, settled.rows, settled.columns] = settled.labels.to(labels_BHW.dtype)
+    return labels_BHW
 
 
 def _above(value_BHW: Tensor, limit: float) -> Tensor:

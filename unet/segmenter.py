@@ -8,8 +8,8 @@ and folding. The difference is a few units in the last place, yet it can flip a 
 classes are that close. In fp32 such pixels are found (the margin between the two best logits is
 below `TIE`), and their image is decided by the plain pass: unfolded network, contiguous memory, one
 whole image, which is the arithmetic of Pytorch-UNet's predict.py. So in fp32 an image's mask depends
-neither on its batch nor on its tiles, and equals that program's. An image beyond `WHOLE_PIXELS` has no
-plain pass; its tiles are batched among themselves alone, so that its mask depends on nothing else.
+neither on its batch nor on its tiles, and equals that program's. Images beyond `WHOLE_PIXELS`, or cut for
+want of memory, have no plain pass: `unet.ties` decides such pixels, so that they too do not depend on tiles.
 """
 
 import copy
@@ -29,9 +29,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from unet.decision import Decision, Statistics, decide
+from unet.decision import Decision, Settled, Statistics, decide, margins
 from unet.model import MIN_SIDE, DoubleConv
 from unet.precision import DTYPES, Precision, device_named, resolved
+from unet.ties import Referee, neighbours, reach
 from unet.tiling import FLIPPED_HALO, GRID, HALO, Span, spans, within
 
 T = TypeVar("T")
@@ -41,6 +42,13 @@ TIE = 16
 
 The difference is taken as a share of the image's largest logit, since both grow together; it was
 seen to be 4e-7 to 2e-6. The factor covers images that the test image does not resemble.
+"""
+
+TILE_TIE = {"cpu": 4, "cuda": 16}
+"""The same between the fast pass over a tile and over another, whose difference is that of shapes alone.
+
+On a CPU it was seen to be 0 for most networks and shapes, and at most 1.2 times that of the two passes on the test
+image.
 """
 
 WHOLE_PIXELS = 2**22
@@ -87,6 +95,17 @@ class _Piece(NamedTuple):
     top: int
     left: int
     logits: Tensor
+
+
+class _Strip(NamedTuple):
+    """Some rows (1, rows, W, C) of an image, the first of which is `top`, and the image's height and width."""
+
+    pixels: NDArray[np.uint8]
+    top: int
+    shape: tuple[int, int]
+
+    def crop(self, rows: Span, columns: Span) -> NDArray[np.uint8]:
+        return self.pixels[:, rows.start - self.top : rows.stop - self.top, columns.start : columns.stop]
 
 
 Read = Callable[[int, int], NDArray[np.uint8]]
@@ -147,6 +166,7 @@ class Segmenter:
         self.thresholds = thresholds
         self.tile = tile
         self.tileable = approximate or not model.bilinear
+        self._exactly_tileable = not model.bilinear
         self.fits: dict[tuple[int, int], list[Fit]] = {}
         self._halo = HALO if getattr(model, "views", "off") == "off" else FLIPPED_HALO
         self._normalize = _normalization(normalize, self.device)
@@ -167,7 +187,8 @@ class Segmenter:
         self._lock = threading.Lock()
         if self.device.type == "cpu":
             keep_freed_memory()
-        self._tie = self._calibrated_tie() if self.precision == "fp32" else 0.0
+        self._tie, self._tested_logit = self._calibrated_tie() if self.precision == "fp32" else (0.0, 0.0)
+        self._tile_tie = self._tie / TIE * TILE_TIE[self.device.type]
         self.segment(np.zeros((1, MIN_SIDE, MIN_SIDE, self.n_channels), np.uint8))
         self.fits.clear()
 
@@ -245,8 +266,8 @@ class Segmenter:
         shape = (images.shape[1], images.shape[2])
         labels = np.empty((len(images), *(size or shape)), np.uint8)
         with self._lock, torch.inference_mode(), _ieee_fp32(), _threads(self._other_threads):
-            # Beyond, an image's tiles must not meet another image's: nothing decides their ties.
-            alone = self._beyond(shape)
+            # An image of many batches gains nothing from another, and is decided for itself.
+            alone = shape[0] * shape[1] > WHOLE_PIXELS
             parts = [slice(index, index + 1) for index in range(len(images))] if alone else [slice(0, len(images))]
             found = [
                 self._fitting(shape, partial(self._segmented, images[part], labels[part], size or shape, self._forward))
@@ -276,24 +297,24 @@ class Segmenter:
         shape = (height, width)
         with self._lock, torch.inference_mode(), _ieee_fp32(), _threads(self._other_threads):
             for row in spans(height, self._wish(shape).core, self._halo):
-                strip_BHWC = read(row.start, row.stop)
-                band, part = self._fitting(shape, partial(self._band, strip_BHWC, row, self._forward))
+                top, bottom = reach(row, height, self._halo)
+                strip = _Strip(read(top, bottom), top, shape)
+                band, part = self._fitting(shape, partial(self._band, strip, row, self._forward))
                 if self._overflowed(part):
-                    band, part = self._fitting(shape, partial(self._band, strip_BHWC, row, self._plain_forward))
+                    band, part = self._fitting(shape, partial(self._band, strip, row, self._plain_forward))
                 statistics.add(part)
                 write(band)
         return statistics
 
-    def _band(
-        self, strip_BHWC: NDArray[np.uint8], row: Span, network: Network, fit: Fit
-    ) -> tuple[NDArray[np.uint8], Statistics]:
+    def _band(self, strip: _Strip, row: Span, network: Network, fit: Fit) -> tuple[NDArray[np.uint8], Statistics]:
         """Class map (rows, W) of a row of tiles of one image, and what it adds to the image's statistics."""
         statistics = Statistics.none(1, self.classes, self.n_channels)
-        band = np.empty((row.core_stop - row.core_start, strip_BHWC.shape[2]), np.uint8)
+        band = np.empty((row.core_stop - row.core_start, strip.shape[1]), np.uint8)
+        referee = self._referee(strip)
         for part in within(row, fit.core, self._halo):
-            rows_BHWC = strip_BHWC[:, part.start - row.start : part.stop - row.start]
+            rows_BHWC = strip.pixels[:, part.start - strip.top : part.stop - strip.top]
             for piece in self._row_pieces(rows_BHWC, part, fit, statistics, network):
-                decision = decide(piece.logits, self.thresholds)
+                decision = self._decided(piece, referee)
                 statistics.add_decision(piece.images, decision, piece.top, piece.left)
                 top, right = piece.top - row.core_start, piece.left + piece.logits.shape[3]
                 band[top : top + piece.logits.shape[2], piece.left : right] = decision.labels[0].cpu().numpy()
@@ -353,31 +374,39 @@ class Segmenter:
     ) -> Statistics:
         statistics = Statistics.none(len(images), self.classes, self.n_channels)
         again: set[int] = set()
+        inner = (images.shape[1], images.shape[2])
+        fast = network == self._forward
+        has_plain_pass = self._has_plain_pass(inner, fit)
+        settle = fast and not has_plain_pass
         pieces = self._pieces(images, fit, statistics, network)
-        if size != images.shape[1:3]:
-            pieces = self._resized_pieces(pieces, images.shape, size)
+        if size != inner:
+            pieces = self._resized_pieces(pieces, images, size, settle=settle)
         for piece in pieces:
-            decision = decide(piece.logits, self.thresholds)
+            decision = self._decided(
+                piece, self._referee_of(images[piece.images]) if settle and size == inner else None
+            )
             statistics.add_decision(piece.images, decision, piece.top, piece.left)
             bottom, right = piece.top + piece.logits.shape[2], piece.left + piece.logits.shape[3]
             labels[piece.images, piece.top : bottom, piece.left : right] = decision.labels.cpu().numpy()
-            if network == self._forward:
+            if fast and has_plain_pass:
                 again |= {piece.images.start + index for index in self._tied(decision, piece.logits)}
-        if network == self._forward:
-            again = (again if not self._beyond((images.shape[1], images.shape[2])) else set()) | self._overflowed(
-                statistics
-            )
+        if fast:
+            again |= self._overflowed(statistics)
             for index in sorted(again):
                 one = slice(index, index + 1)
-                plain = self._segmented(
-                    images[one], labels[one], size, self._plain_forward, self._plain_fit(images.shape)
-                )
+                plain = self._segmented(images[one], labels[one], size, self._plain_forward, self._plain_fit(inner))
                 statistics.replace_decision(index, plain)
         return statistics
 
-    def _plain_fit(self, shape: tuple[int, ...]) -> Fit:
-        inner = (shape[1], shape[2])
-        return Fit(1, self._wish(inner).core if self._beyond(inner) else 0)
+    def _has_plain_pass(self, shape: tuple[int, int], fit: Fit) -> bool:
+        """Whether ties are decided by the network as it is on the whole image, as predict.py would."""
+        if not self._exactly_tileable:
+            return not self._beyond(shape)
+        cut_for_memory = 0 < fit.core < (self._wish(shape).core or max(shape))
+        return shape[0] * shape[1] <= WHOLE_PIXELS and not cut_for_memory
+
+    def _plain_fit(self, shape: tuple[int, int]) -> Fit:
+        return Fit(1, self._wish(shape).core if self._beyond(shape) else 0)
 
     def _overflowed(self, statistics: Statistics) -> set[int]:
         return set() if self.precision == "fp32" else set(np.flatnonzero(~statistics.finite).tolist())
@@ -395,8 +424,7 @@ class Segmenter:
         for group in _groups(spans(strip_BHWC.shape[2], fit.core, self._halo), len(strip_BHWC), fit.batch):
             crops = [strip_BHWC[part, :, column.start : column.stop] for column, part in group]
             crop_BHWC = crops[0] if len(crops) == 1 else np.concatenate(crops)
-            pixels_BHWC = torch.from_numpy(np.require(crop_BHWC, requirements="W"))
-            pixels_BHWC = pixels_BHWC.to(self.device, non_blocking=True).float()
+            pixels_BHWC = self._on_device(crop_BHWC)
             offset = 0
             kept = []
             for column, part in group:
@@ -408,25 +436,82 @@ class Segmenter:
                 yield _Piece(part, row.core_start, column.core_start, logits_BKHW[here, :, row.core, column.core])
 
     def _resized_pieces(
-        self, pieces: Iterator[_Piece], shape: tuple[int, ...], size: tuple[int, int]
+        self, pieces: Iterator[_Piece], images: NDArray[np.uint8], size: tuple[int, int], *, settle: bool
     ) -> Iterator[_Piece]:
         """Logits at another size: stitched first, since every one comes from its neighbours."""
-        batch, height, width, _ = shape
+        batch, height, width, _ = images.shape
         stitched_BKHW: Tensor | None = None
-        for images, top, left, logits_BKHW in pieces:
+        for part, top, left, logits_BKHW in pieces:
             if logits_BKHW.shape[0] == batch and logits_BKHW.shape[2:] == (height, width):
-                stitched_BKHW = logits_BKHW
+                # In one layout, with tiles and without: the resizing rounds otherwise in another.
+                stitched_BKHW = logits_BKHW.contiguous() if settle else logits_BKHW
                 break
             if stitched_BKHW is None:
                 stitched_BKHW = logits_BKHW.new_empty((batch, self.n_classes, height, width))
             bottom, right = top + logits_BKHW.shape[2], left + logits_BKHW.shape[3]
-            stitched_BKHW[images, :, top:bottom, left:right] = logits_BKHW
+            stitched_BKHW[part, :, top:bottom, left:right] = logits_BKHW
         assert stitched_BKHW is not None
-        with _threads(self._network_threads):
-            logits_BKHW = F.interpolate(stitched_BKHW, size, mode="bilinear")
+        resized_BKHW = self._resized(stitched_BKHW, size)
+        if settle and self._settled_before_resizing(stitched_BKHW, resized_BKHW, images):
+            resized_BKHW = self._resized(stitched_BKHW, size)
         rows = max(1, _DECIDED_PIXELS // (batch * size[1]))
         for top in range(0, size[0], rows):
-            yield _Piece(slice(0, batch), top, 0, logits_BKHW[:, :, top : top + rows])
+            yield _Piece(slice(0, batch), top, 0, resized_BKHW[:, :, top : top + rows])
+
+    def _resized(self, logits_BKHW: Tensor, size: tuple[int, int]) -> Tensor:
+        with _threads(self._network_threads):
+            return F.interpolate(logits_BKHW, size, mode="bilinear")
+
+    # Ties without a plain pass -------------------------------------------------------------------
+
+    def _referee(self, strip: _Strip) -> Referee | None:
+        """None where ties are no more than what precision or network cost anyway."""
+        if not self._tile_tie or not self._exactly_tileable:
+            return None
+        return Referee(strip.shape, self._halo, strip.crop, lambda crop: self._forward(self._on_device(crop)))
+
+    def _referee_of(self, image_BHWC: NDArray[np.uint8]) -> Referee | None:
+        """Of an image that is in memory."""
+        return self._referee(_Strip(image_BHWC, 0, (image_BHWC.shape[1], image_BHWC.shape[2])))
+
+    def _decided(self, piece: _Piece, referee: Referee | None) -> Decision:
+        decision = decide(piece.logits, self.thresholds)
+        if referee is None or bool((decision.margin >= self._tile_bound(piece.logits)).all()):
+            return decision
+        rows, columns = self._near(piece.logits)
+        logits_NK = referee.logits(rows + piece.top, columns + piece.left)
+        # In fp64, where what lies at the end of a vector is rounded like the rest as far as anyone can tell.
+        labels = decide(logits_NK.double().T[None, :, :, None], self.thresholds).labels.view(-1)
+        return decide(piece.logits, self.thresholds, Settled(rows, columns, labels))
+
+    def _settled_before_resizing(self, stitched_BKHW: Tensor, resized_BKHW: Tensor, images: NDArray[np.uint8]) -> bool:
+        """Put the referee's logits under every tie of the resized ones; whether there was any."""
+        any_ = False
+        for index in range(len(images)):
+            one = slice(index, index + 1)
+            referee = self._referee_of(images[one])
+            rows, columns = self._near(resized_BKHW[one])
+            if referee is None or not len(rows):
+                continue
+            size, shape = ((tensor.shape[2], tensor.shape[3]) for tensor in (resized_BKHW, stitched_BKHW))
+            rows, columns = neighbours(rows, columns, size, shape)
+            stitched_BKHW[index, :, rows, columns] = referee.logits(rows, columns).T
+            any_ = True
+        return any_
+
+    def _near(self, logits_1KHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows and columns of one image's ties."""
+        near_HW = margins(logits_1KHW, self.thresholds)[0] < self._tile_bound(logits_1KHW)
+        rows, columns = near_HW.nonzero(as_tuple=True)
+        return rows, columns
+
+    def _tile_bound(self, logits_BKHW: Tensor) -> Tensor:
+        # A tile of small logits rounds no finer where it is their terms that are large.
+        return self._tile_tie * self._largest(logits_BKHW).clamp(min=self._tested_logit)
+
+    def _on_device(self, pixels_BHWC: NDArray[np.uint8]) -> Tensor:
+        pixels = torch.from_numpy(np.require(pixels_BHWC, requirements="W"))
+        return pixels.to(self.device, non_blocking=True).float()
 
     def _scaled(self, pixels_BHWC: Tensor) -> Tensor:
         # Divided, not multiplied by 1/255: the product differs from Pytorch-UNet's quotient for 126 of 256 values.
@@ -447,23 +532,27 @@ class Segmenter:
             logits: Tensor = self._plain.to(self.device)(self._scaled(pixels_BHWC).contiguous())
         return logits
 
-    def _calibrated_tie(self) -> float:
-        """`TIE` times the difference between the two passes, as a share of the largest logit."""
+    def _calibrated_tie(self) -> tuple[float, float]:
+        """`TIE` times the difference between the two passes, as a share of the largest logit, and that logit."""
         generator = torch.Generator().manual_seed(0)
         pixels_BHWC = 255 * torch.rand(1, _TEST_SIDE, _TEST_SIDE, self.n_channels, generator=generator).to(self.device)
         with torch.inference_mode(), _ieee_fp32():
             plain_BKHW = self._plain_forward(pixels_BHWC.clone())
             fast_BKHW = self._forward(pixels_BHWC)
         largest = max(float(plain_BKHW.abs().max()), torch.finfo(torch.float32).tiny)
-        return TIE * float((fast_BKHW - plain_BKHW).abs().max()) / largest
+        return TIE * float((fast_BKHW - plain_BKHW).abs().max()) / largest, largest
 
     def _tied(self, decision: Decision, logits_BKHW: Tensor) -> list[int]:
         if not self._tie:  # another precision, or nothing to fold
             return []
+        bound_B = self._tie * self._largest(logits_BKHW)
+        return [int(index) for index in (decision.margin < bound_B).nonzero()[:, 0]]
+
+    @staticmethod
+    def _largest(logits_BKHW: Tensor) -> Tensor:
         # As they lie in memory, channels last: a reduction that jumps costs ten times as much.
         logits_BHWK = logits_BKHW.permute(0, 2, 3, 1)
-        largest_B = torch.maximum(-logits_BHWK.amin(dim=(1, 2, 3)), logits_BHWK.amax(dim=(1, 2, 3)))
-        return [int(index) for index in (decision.margin < self._tie * largest_B).nonzero()[:, 0]]
+        return torch.maximum(-logits_BHWK.amin(dim=(1, 2, 3)), logits_BHWK.amax(dim=(1, 2, 3)))
 
 
 def _groups(columns: list[Span], images: int, batch: int) -> Iterator[list[tuple[Span, slice]]]:

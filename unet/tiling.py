@@ -73,6 +73,20 @@ def spans(side: int, core: int, halo: int = HALO) -> list[Span]:
     return [Span(start, start + length, *edges[index : index + 2]) for index, start in enumerate(starts)]
 
 
+def around(start: int, core: int, side: int, halo: int = HALO) -> Span:
+    """A tile around a given core, of one length wherever the core lies, in px of the image.
+
+    Args:
+        start: Where the core begins, a multiple of `GRID`.
+        core: Its length, a multiple of `GRID`; the last core of an axis may be cut off by the image's end.
+        side: Length of the image's axis.
+        halo: Border that does not count.
+    """
+    length = min(side, core + 2 * halo + side % GRID)
+    begin = min(max(0, start - halo), side - length)
+    return Span(begin, begin + length, start, min(side, start + core))
+
+
 def within(row: Span, core: int, halo: int = HALO) -> list[Span]:
     """The same row of tiles as rows of shorter ones, where `core` is less than the row's."""
     found = []
