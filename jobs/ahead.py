@@ -1,4 +1,4 @@
-"""Iterators that are worked through in threads, a few ahead of the one whose items are taken."""
+"""Iterators that are worked through in threads, a few items ahead of the one that takes them."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -8,15 +8,14 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-_ITEMS = 1024
-_CHUNKS = 8
+_AHEAD = 8
 _POLL_SECONDS = 0.2
 
 
 class Ahead(Generic[T]):
     """An iterator in a thread of its own. Iterate once, or close it.
 
-    Memory stays bounded: one that is `_CHUNKS` chunks of items ahead of its reader waits.
+    Memory stays bounded: one that is `_AHEAD` items ahead of its reader waits.
 
     Args:
         make: Makes the iterator, in the thread.
@@ -25,7 +24,7 @@ class Ahead(Generic[T]):
     def __init__(self, make: Callable[[], Iterator[T]]) -> None:
         self._make = make
         self._closed = threading.Event()
-        self._queue: Queue[list[T] | BaseException | None] = Queue(_CHUNKS)
+        self._queue: Queue[T | BaseException | None] = Queue(_AHEAD)
         threading.Thread(target=self._work, name="ahead", daemon=True).start()
 
     def __iter__(self) -> Iterator[T]:
@@ -33,7 +32,7 @@ class Ahead(Generic[T]):
             while (item := self._queue.get()) is not None:
                 if isinstance(item, BaseException):
                     raise item
-                yield from item
+                yield item
         finally:
             self.close()
 
@@ -42,21 +41,16 @@ class Ahead(Generic[T]):
         self._closed.set()
 
     def _work(self) -> None:
-        chunk: list[T] = []
         try:
             for item in self._make():
-                chunk.append(item)
-                if len(chunk) >= _ITEMS:
-                    self._put(chunk)
-                    chunk = []
+                self._put(item)
                 if self._closed.is_set():
                     return
-            self._put(chunk)
             self._put(None)
         except BaseException as error:  # raised again where the items are taken
             self._put(error)
 
-    def _put(self, item: list[T] | BaseException | None) -> None:
+    def _put(self, item: T | BaseException | None) -> None:
         while not self._closed.is_set():
             with suppress(Full):
                 self._queue.put(item, timeout=_POLL_SECONDS)

@@ -12,7 +12,10 @@ from queue import Full, Queue
 from threading import Event
 from typing import Any
 
-Page = dict[str, Any]
+import pyarrow.compute as pc
+
+from jobs.pages import Page
+
 Pages = Callable[[dict[str, Any]], Iterator[Page]]
 """Pages of a listing with these arguments of S3's ListObjectsV2; what they have in common is set already."""
 
@@ -73,12 +76,11 @@ def _cuts(pages: Pages, folder: str) -> tuple[list[str], Page | None]:
     """Folders to cut at; and the whole listing where one page holds it."""
     for _ in range(_DEPTH):
         page = next(pages({"Prefix": folder, "Delimiter": "/"}))
-        prefixes = [str(item["Prefix"]) for item in page.get("CommonPrefixes", ())]
-        if not prefixes and not page.get("IsTruncated"):
+        if not page.folders and page.more is None:
             return [], page
-        if len(prefixes) != 1 or page.get("Contents") or page.get("IsTruncated"):
-            return prefixes, None
-        folder = prefixes[0]
+        if len(page.folders) != 1 or page.objects.num_rows or page.more is not None:
+            return page.folders, None
+        folder = page.folders[0]
     return [], None
 
 
@@ -102,9 +104,11 @@ def _list(
 
     try:
         for page in pages({"Prefix": folder, **({"StartAfter": start} if start else {})}):
-            found = [item for item in page.get("Contents", ()) if end is None or item["Key"] < end]
-            put({"Contents": found})
-            if stopping.is_set() or len(found) < len(page.get("Contents", ())):
+            keys = page.objects["path"]
+            beyond = end is not None and len(keys) > 0 and keys[-1].as_py() >= end
+            objects = page.objects.filter(pc.less(keys, end)) if beyond else page.objects
+            put(page._replace(objects=objects))
+            if stopping.is_set() or beyond:
                 break
     except Exception as error:  # the reader's to raise
         put(error)

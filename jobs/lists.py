@@ -11,13 +11,17 @@ import io
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from typing import Any, NamedTuple
+from itertools import islice
+from typing import Any
 from urllib.parse import unquote_plus
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from jobs import tables
 from jobs.errors import JobError, NotFound
+from jobs.order import CHUNK
+from jobs.pages import OBJECTS
 from jobs.parts import Fault
 from jobs.ranged import RangedFile
 
@@ -27,20 +31,7 @@ INVENTORY = "manifest.json"
 
 _COLUMNS = ("url", "uri", "path", "key", "file", "filename", "file_name", "image", "image_url")
 _BUFFER = 2**20
-
-
-class Listed(NamedTuple):
-    """An object in an inventory.
-
-    Attributes:
-        key: In its bucket.
-        size: Bytes, or None where the inventory has none.
-        etag: Likewise.
-    """
-
-    key: str
-    size: int | None
-    etag: str | None
+_OBJECTS = pa.schema([field.with_nullable(True) for field in OBJECTS])
 
 
 def is_list(file: RangedFile, name: str, column: str | None) -> bool:
@@ -125,8 +116,10 @@ def _no_column(name: str, column: str | None, names: list[str]) -> JobError:
 # S3 Inventory ------------------------------------------------------------------------------------
 
 
-def inventory(manifest: bytes, name: str, opened: Callable[[str, str], RangedFile]) -> tuple[str, Iterator[Listed]]:
-    """What an S3 Inventory lists: its bucket, and the newest version of each object.
+def inventory(manifest: bytes, name: str, opened: Callable[[str, str], RangedFile]) -> tuple[str, Iterator[pa.Table]]:
+    """What an S3 Inventory lists: its bucket, and the newest version of each object, as tables of `jobs.pages.OBJECTS`.
+
+    Sizes and etags are null where the inventory has none.
 
     Args:
         manifest: The `manifest.json`.
@@ -147,7 +140,7 @@ def inventory(manifest: bytes, name: str, opened: Callable[[str, str], RangedFil
     if kind not in ("CSV", "Parquet"):
         raise JobError(f"inventory {name} is in {kind}; configure it to be CSV or Parquet")
 
-    def listed() -> Iterator[Listed]:
+    def listed() -> Iterator[pa.Table]:
         for key in files:
             try:
                 file = opened(there, key)
@@ -160,23 +153,37 @@ def inventory(manifest: bytes, name: str, opened: Callable[[str, str], RangedFil
     return bucket, listed()
 
 
-def _of_inventory_csv(file: RangedFile, names: list[str]) -> Iterator[Listed]:
-    with closing(gzip.GzipFile(fileobj=io.BufferedReader(file, _BUFFER))) as plain:
+def _of_inventory_csv(file: RangedFile, names: list[str]) -> Iterator[pa.Table]:
+    def objects() -> Iterator[dict[str, Any]]:
         for values in csv.reader(io.TextIOWrapper(plain, "utf-8", newline="")):
             row = {name: value or None for name, value in zip(names, values, strict=True)}
             if row.get("IsLatest") != "false" and row.get("IsDeleteMarker") != "true":
                 size = row.get("Size")
                 # In CSV alone, keys are URL-encoded.
-                key = unquote_plus(row["Key"] or "")
-                yield Listed(key, None if size is None else int(size), row.get("ETag"))
+                path = unquote_plus(row["Key"] or "")
+                yield {"path": path, "size": None if size is None else int(size), "etag": row.get("ETag")}
+
+    with closing(gzip.GzipFile(fileobj=io.BufferedReader(file, _BUFFER))) as plain:
+        found = objects()
+        while chunk := list(islice(found, CHUNK)):
+            yield _without_folders(pa.Table.from_pylist(chunk, _OBJECTS))
 
 
-def _of_inventory_table(file: RangedFile) -> Iterator[Listed]:
+def _of_inventory_table(file: RangedFile) -> Iterator[pa.Table]:
     table = tables.opened(file)
     there = set(table.schema_arrow.names)
     wanted = ["key", *({"size", "e_tag", "is_latest", "is_delete_marker"} & there)]
     for batch in table.iter_batches(columns=wanted, use_threads=False):
-        rows: list[dict[str, Any]] = batch.to_pylist()
-        for row in rows:
-            if row.get("is_latest") is not False and not row.get("is_delete_marker"):
-                yield Listed(row["key"], row.get("size"), row.get("e_tag"))
+        rows = pa.table(batch)
+        if "is_latest" in there:
+            rows = rows.filter(pc.fill_null(rows["is_latest"], True))
+        if "is_delete_marker" in there:
+            rows = rows.filter(pc.invert(pc.fill_null(rows["is_delete_marker"], False)))
+        nulls = pa.nulls(rows.num_rows)
+        columns = [rows[name] if name in wanted else nulls for name in ("key", "size", "e_tag")]
+        yield _without_folders(pa.table([*columns, nulls], _OBJECTS.names).cast(_OBJECTS))
+
+
+def _without_folders(objects: pa.Table) -> pa.Table:
+    """Without the empty objects that stand for folders in some tools."""
+    return objects.filter(pc.invert(pc.ends_with(objects["path"], "/")))

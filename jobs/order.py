@@ -3,68 +3,59 @@
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.errors import JobError, StorageError
-from jobs.sources import Record
 
 CHUNK = 8192
 """Rows that are handled at once."""
 
 _SORTED_AT_ONCE = 32 * CHUNK
 
-LISTED = pa.schema(
-    [
-        pa.field("key", pa.string(), nullable=False),
-        pa.field("url", pa.string(), nullable=False),
-        pa.field("size", pa.int64()),
-        pa.field("etag", pa.string()),
-        pa.field("modified", pa.float64()),
-    ]
-)
-"""A record as a row: the fields of `jobs.sources.Record`."""
 
-
-def in_key_order(records: Iterable[Record], *, sorted_already: bool) -> Iterator[pa.Table]:
-    """Tables of `LISTED`, sorted by key, all keys distinct, with bounded memory.
+def in_key_order(tables: Iterable[pa.Table], *, sorted_already: bool) -> Iterator[pa.Table]:
+    """Tables sorted by `key`, all keys distinct, of `CHUNK` rows or a few more, with bounded memory.
 
     Args:
-        records: In any order.
+        tables: In any order.
         sorted_already: Whether they are said to come in key order, which lets the first go out before the last is in.
 
     Raises:
-        JobError: Two have one key.
+        JobError: Two rows have one key.
         StorageError: They do not come in the order that was promised.
     """
-    tables = _tables(records)
-    last = None
-    for table in tables if sorted_already else _sorted(tables):
-        keys = table["key"].to_pylist()
-        for key in keys:
-            if last is not None and key <= last:
-                if key == last:
-                    raise JobError(
-                        f"two inputs have the key {key!r}; name each once in the list, "
-                        "or give them folders of their own"
-                    )
-                raise StorageError(
-                    f"the input is not listed in order of key ({key!r} after {last!r}); "
-                    "write its images into a .txt list and give that as 'input'"
-                )
-            last = key
+    last: pa.Scalar = pa.scalar(None, pa.string())
+    for table in _gathered(iter(tables)) if sorted_already else _sorted(iter(tables)):
+        keys = table["key"].combine_chunks()
+        before = pa.concat_arrays([pa.array([last]), keys.slice(0, len(keys) - 1)])
+        if pc.any(pc.less_equal(keys, before)).as_py():
+            raise _misplaced(before, keys)
+        last = keys[-1]
         yield table
 
 
-def _tables(records: Iterable[Record]) -> Iterator[pa.Table]:
-    # Column by column in chunks: a million tuples in a list would be most of a gigabyte.
-    rows = iter(records)
-    while chunk := list(islice(rows, CHUNK)):
-        columns = [pa.array(column, field.type) for column, field in zip(zip(*chunk, strict=True), LISTED, strict=True)]
-        yield pa.Table.from_arrays(columns, schema=LISTED)
+def _misplaced(before: pa.Array, keys: pa.Array) -> JobError | StorageError:
+    wrong = pc.index(pc.less_equal(keys, before), True).as_py()
+    key, last = keys[wrong].as_py(), before[wrong].as_py()
+    if key == last:
+        return JobError(
+            f"two inputs have the key {key!r}; name each once in the list, or give them folders of their own"
+        )
+    return StorageError(
+        f"the input is not listed in order of key ({key!r} after {last!r}); "
+        "write its images into a .txt list and give that as 'input'"
+    )
+
+
+def _gathered(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Small tables as few: what is done to each costs the same for one row and for a thousand."""
+    while batch := list(_up_to(tables, CHUNK)):
+        whole = pa.concat_tables(batch).combine_chunks()
+        if whole.num_rows:
+            yield whole
 
 
 def _sorted(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:

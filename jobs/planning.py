@@ -18,8 +18,8 @@ from jobs import catalog, manifest
 from jobs.job import Selection
 from jobs.manifest import PART_SHARDS, SCHEMA, Frozen, Manifest, Shard, Writer, part_of, shards_of
 from jobs.names import mask_names, settled
-from jobs.order import CHUNK, LISTED, Ahead, in_key_order
-from jobs.sources import Record
+from jobs.order import CHUNK, Ahead, in_key_order
+from jobs.sources import LISTED
 from jobs.storage import Storage
 
 LARGEST = 512
@@ -32,7 +32,7 @@ class Planning:
     """A plan in the making: iterate once, for tables of `SCHEMA` and the size of their shards.
 
     Args:
-        records: From a `Source`.
+        listing: Tables of a `jobs.sources.Source`.
         in_order: Whether they come in key order.
         shard_size: Images per shard, or "auto".
         known: Catalog rows in key order, the newest of each key.
@@ -52,7 +52,7 @@ class Planning:
 
     def __init__(
         self,
-        records: Iterable[Record],
+        listing: Iterable[pa.Table],
         *,
         in_order: bool,
         shard_size: int | str,
@@ -61,7 +61,7 @@ class Planning:
         source: str = "",
         selection: Selection | None = None,
     ) -> None:
-        self._records, self._in_order, self._shard_size = records, in_order, shard_size
+        self._listing, self._in_order, self._shard_size = listing, in_order, shard_size
         self._known, self._fingerprint, self._source = known, fingerprint, source
         self._selection = selection or Selection()
         self.listed = self.images = self.bytes = self.gone = 0
@@ -115,7 +115,7 @@ class Planning:
     def _chosen(self) -> Iterator[pa.Table]:
         """The rows that need work, and that the job wants done."""
         known = Ahead(iter(self._known))
-        for table in _named(in_key_order(self._records, sorted_already=self._in_order)):
+        for table in _named(in_key_order(self._listing, sorted_already=self._in_order)):
             self.listed += table.num_rows
             seen = known.up_to(table["key"][-1].as_py(), catalog.SCHEMA)
             self._note_gone(seen, table)

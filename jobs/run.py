@@ -442,7 +442,7 @@ def plan(job: Job, fingerprint: str) -> Planned:
     runs = storage.names("runs")
     began = time.perf_counter()
     planning = Planning(
-        source,
+        source.tables(),
         in_order=source.in_order,
         shard_size=job.run.shard_size,
         known=catalog.rows(storage, catalog.current(storage)),

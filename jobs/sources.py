@@ -17,14 +17,17 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import islice
+from itertools import groupby, islice
 from typing import NamedTuple
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from fsspec.utils import glob_translate
 
 from jobs import containers, lists
 from jobs.ahead import Ahead
 from jobs.errors import JobError, NotFound
+from jobs.order import CHUNK, rows_up_to
 from jobs.parts import Fault, is_part
 from jobs.ranged import RangedFile
 from jobs.storage import Entry, Storage, open_storage, split_url
@@ -37,7 +40,7 @@ METADATA = "metadata.parquet"
 
 _STATS_IN_FLIGHT = 32
 _CONTAINERS_AHEAD = 8
-_RECORDS_AHEAD = 8192
+_ROWS_AHEAD = 8192
 _LINES_REMEMBERED = 1_000_000
 
 
@@ -57,6 +60,18 @@ class Record(NamedTuple):
     etag: str | None
     modified: float | None = None
     """Seconds since 1970, or None where that is unknown."""
+
+
+LISTED = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("url", pa.string(), nullable=False),
+        pa.field("size", pa.int64()),
+        pa.field("etag", pa.string()),
+        pa.field("modified", pa.float64()),
+    ]
+)
+"""Records as rows."""
 
 
 class Source:
@@ -89,29 +104,28 @@ class Source:
         name = self.location.rsplit("/", 1)[-1].lower()
         return name != lists.INVENTORY and not name.endswith((*lists.ENDINGS, ".parquet"))
 
-    def __iter__(self) -> Iterator[Record]:
-        """Each image once, always in the same order; of folders and globs that of keys."""
+    def tables(self) -> Iterator[pa.Table]:
+        """Each image once, as rows of `LISTED`, always in the same order; of folders and globs that of keys."""
         return self._unpacked(self._files())
 
-    def _files(self) -> Iterator[Record]:
+    def __iter__(self) -> Iterator[Record]:
+        """The same one by one, where there are few."""
+        for table in self.tables():
+            yield from records(table)
+
+    def _files(self) -> "Iterator[pa.Table | Record]":
+        """Tables of images, and between them the files that hold some."""
         if any(mark in self.location for mark in "*?["):
             return self._of_glob()
         name = self.location.rsplit("/", 1)[-1]
         if name == lists.INVENTORY:
-            return self._of_inventory()
+            return _in_any_order(self._of_inventory())
         if name.lower().endswith((*lists.ENDINGS, *containers.ENDINGS)) and not os.path.isdir(self.location):
-            return self._of_file(name)
+            return _in_any_order(self._of_file(name))
         return self._of_folder(self.location, None)
 
-    def _of_folder(self, location: str, pattern: re.Pattern[str] | None) -> Iterator[Record]:
+    def _of_folder(self, location: str, pattern: re.Pattern[str] | None) -> "Iterator[pa.Table | Record]":
         storage = open_storage(location, profile=self.profile)
-        entries = self._entries(storage, location)
-        return _in_order(self._record(storage, entry) for entry in entries if self._wanted(storage, entry, pattern))
-
-    def _record(self, storage: Storage, entry: Entry) -> Record:
-        return Record(entry.path, storage.url(entry.path), entry.size, entry.etag, entry.modified)
-
-    def _entries(self, storage: Storage, location: str) -> Iterator[Entry]:
         if not location.startswith("s3://"):
             if os.path.isfile(storage.root):
                 raise JobError(
@@ -120,20 +134,30 @@ class Source:
                 )
             if not os.path.isdir(storage.root):
                 raise JobError(f"there is no input folder {location}; correct 'input'")
-        return storage.walk()
+        return _in_order(self._wanted(storage, objects, pattern) for objects in storage.listed())
 
-    def _wanted(self, storage: Storage, entry: Entry, pattern: re.Pattern[str] | None) -> bool:
+    def _record(self, storage: Storage, entry: Entry) -> Record:
+        return Record(entry.path, storage.url(entry.path), entry.size, entry.etag, entry.modified)
+
+    def _wanted(self, storage: Storage, objects: pa.Table, pattern: re.Pattern[str] | None) -> pa.Table:
+        """The inputs among objects of a listing, as rows of `LISTED`."""
+        urls = pc.binary_join_element_wise(storage.url("x")[:-1], objects["path"], "")
+        rows = pa.Table.from_arrays([objects["path"], urls, *objects.columns[1:]], schema=LISTED)
         # The output may lie within the input: last night's masks are not tonight's images.
-        url = storage.url(entry.path)
-        if url == self._output or url.startswith(self._output + "/"):
-            return False
-        if not _is_input(entry.path):
-            name = entry.path.rsplit("/", 1)[-1]
-            self.ignored[os.path.splitext(name)[1].lower() or name] += 1
-            return False
-        return pattern is None or pattern.fullmatch(entry.path) is not None
+        rows = rows.filter(pc.invert(pc.starts_with(rows["url"], f"{self._output}/")))
+        inputs = _are_inputs(rows["key"])
+        self._ignore(rows["key"].filter(pc.invert(inputs)))
+        rows = rows.filter(inputs)
+        if pattern is not None:
+            rows = rows.filter(pa.array([bool(pattern.fullmatch(key)) for key in rows["key"].to_pylist()], pa.bool_()))
+        return rows
 
-    def _of_glob(self) -> Iterator[Record]:
+    def _ignore(self, paths: pa.ChunkedArray) -> None:
+        for path in paths.to_pylist():
+            name = path.rsplit("/", 1)[-1]
+            self.ignored[os.path.splitext(name)[1].lower() or name] += 1
+
+    def _of_glob(self) -> "Iterator[pa.Table | Record]":
         fixed = re.split(r"[*?\[]", self.location, maxsplit=1)[0]
         folder, slash, _ = fixed.rpartition("/")
         pattern = self.location[len(folder) + len(slash) :]
@@ -184,39 +208,48 @@ class Source:
 
         bucket, found = lists.inventory(manifest, self.location, opened)
         storage = self._storage(f"s3://{bucket}")
-        for item in found:
-            entry = Entry(item.key, item.size or 0, item.etag or "")
-            if not item.key.endswith("/") and self._wanted(storage, entry, None):
-                yield Record(item.key, storage.url(item.key), item.size, item.etag)
+        for objects in found:
+            yield from records(self._wanted(storage, objects, None))
 
-    def _unpacked(self, files: Iterator[Record]) -> Iterator[Record]:
+    def _unpacked(self, files: "Iterator[pa.Table | Record]") -> Iterator[pa.Table]:
         """With their images in the place of tars and Parquet files, several of which are read ahead."""
-        pending: deque[Record | Ahead[Record]] = deque()
-        running = 0
+        pending: deque[pa.Table | Ahead[pa.Table]] = deque()
+        running = rows = 0
         try:
-            for record in files:
-                pending.append(Ahead(partial(self._images, record)) if _is_container(record.key) else record)
-                running += isinstance(pending[-1], Ahead)
-                while pending and (not running or running >= _CONTAINERS_AHEAD or len(pending) > _RECORDS_AHEAD):
-                    running -= isinstance(pending[0], Ahead)
-                    yield from _items(pending.popleft())
+            for item in files:
+                if isinstance(item, Record):
+                    pending.append(Ahead(partial(self._images, item)))
+                    running += 1
+                else:
+                    pending.append(item)
+                    rows += item.num_rows
+                while pending and (not running or running >= _CONTAINERS_AHEAD or rows > _ROWS_AHEAD):
+                    first = pending.popleft()
+                    if isinstance(first, Ahead):
+                        running -= 1
+                        yield from first
+                    else:
+                        rows -= first.num_rows
+                        yield first
             while pending:
-                yield from _items(pending.popleft())
+                first = pending.popleft()
+                yield from first if isinstance(first, Ahead) else [first]
         finally:
             for item in pending:
                 if isinstance(item, Ahead):
                     item.close()
 
-    def _images(self, container: Record) -> Iterator[Record]:
+    def _images(self, container: Record) -> Iterator[pa.Table]:
         if container.size is None or container.etag is None:
             # An inventory need not say; and what is read in pieces must be known to be the same all the time.
             root, path = split_url(container.url)
             try:
                 entry = self._storage(root).entry(path)
             except NotFound:
-                return iter([container])  # it is listed and not there; reading it will say so
+                return iter([_table([container])])  # it is listed and not there; reading it will say so
             container = container._replace(size=entry.size, etag=entry.etag)
-        return containers.records_of(container, self._ranged(container), column=self.column, wanted=_is_image)
+        found = containers.records_of(container, self._ranged(container), column=self.column, wanted=_is_image)
+        return tables(found)
 
     def _ranged(self, record: Record) -> RangedFile:
         root, path = split_url(record.url)
@@ -236,26 +269,70 @@ def _is_container(path: str) -> bool:
     return not name.startswith(".") and name.lower().endswith(containers.ENDINGS)
 
 
-def _is_input(path: str) -> bool:
-    return _is_image(path) or (_is_container(path) and path.rsplit("/", 1)[-1] != METADATA)
+_VISIBLE = r"(?i)(?:^|/)[^./][^/]*(?:{})$"
+_IMAGES = _VISIBLE.format("|".join(map(re.escape, ENDINGS)))
+_CONTAINERS = _VISIBLE.format("|".join(map(re.escape, containers.ENDINGS)))
 
 
-def _items(item: Record | Ahead[Record]) -> Iterator[Record]:
-    return iter([item]) if isinstance(item, Record) else iter(item)
+def _are_inputs(paths: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Which are images or files of images, by their names."""
+    with_images = pc.match_substring_regex(paths, _CONTAINERS)
+    tables = pc.match_substring_regex(paths, f"(?:^|/){re.escape(METADATA)}$")
+    return pc.or_(pc.match_substring_regex(paths, _IMAGES), pc.and_not(with_images, tables))
 
 
-def _in_order(files: Iterator[Record]) -> Iterator[Record]:
+def records(table: pa.Table) -> Iterator[Record]:
+    """The rows of a table of `LISTED`, one by one."""
+    return map(Record, *(column.to_pylist() for column in table.columns))
+
+
+def tables(found: Iterable[Record]) -> Iterator[pa.Table]:
+    """Records as tables of `LISTED`."""
+    rows = iter(found)
+    while chunk := list(islice(rows, CHUNK)):
+        yield _table(chunk)
+
+
+def _table(rows: list[Record]) -> pa.Table:
+    columns = zip(zip(*rows, strict=True), LISTED, strict=True)
+    return pa.Table.from_arrays([pa.array(column, field.type) for column, field in columns], schema=LISTED)
+
+
+def _in_order(files: Iterator[pa.Table]) -> "Iterator[pa.Table | Record]":
     """In the order of the keys of what is in them: `a.tar/x.png` comes behind `a.tar-2.png`."""
     held: list[tuple[str, Record]] = []
-    for record in files:
-        while held and held[0][0] <= record.key:
-            yield heapq.heappop(held)[1]
-        if _is_container(record.key):
-            heapq.heappush(held, (record.key + "/", record))
-        else:
-            yield record
+    for table in files:
+        start = 0
+        for place in pc.indices_nonzero(pc.match_substring_regex(table["key"], _CONTAINERS)).to_pylist():
+            yield from _with_held(held, table.slice(start, place - start))
+            (record,) = records(table.slice(place, 1))
+            while held and held[0][0] <= record.key:
+                yield heapq.heappop(held)[1]
+            heapq.heappush(held, (f"{record.key}/", record))
+            start = place + 1
+        yield from _with_held(held, table.slice(start))
     while held:
         yield heapq.heappop(held)[1]
+
+
+def _with_held(held: list[tuple[str, Record]], images: pa.Table) -> "Iterator[pa.Table | Record]":
+    """Images, and between them those of the held files whose turn has come."""
+    while held and images.num_rows and held[0][0] <= images["key"][-1].as_py():
+        before = rows_up_to(images, held[0][0])
+        yield images.slice(0, before)
+        yield heapq.heappop(held)[1]
+        images = images.slice(before)
+    if images.num_rows:
+        yield images
+
+
+def _in_any_order(files: Iterator[Record]) -> "Iterator[pa.Table | Record]":
+    """In the order in which they are listed."""
+    for contains, group in groupby(files, lambda record: _is_container(record.key)):
+        if contains:
+            yield from group
+        else:
+            yield from tables(group)
 
 
 def _once(lines: Iterable[str]) -> Iterator[str]:

@@ -1,11 +1,13 @@
 import threading
 import time
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.listing import ranged_pages
+from jobs.pages import OBJECTS, Page
 from jobs.storage import open_storage
 
 
@@ -27,11 +29,9 @@ def bucket(keys, page=3, running=None):
                 running.append(threading.current_thread().name)
                 time.sleep(0.005)
             chosen = found[start : start + page]
-            yield {
-                "Contents": [{"Key": name} for name, folder in chosen if not folder],
-                "CommonPrefixes": [{"Prefix": name} for name, folder in chosen if folder],
-                "IsTruncated": start + page < len(found),
-            }
+            objects = [{"path": name, "size": 1, "etag": "e", "modified": 0.0} for name, folder in chosen if not folder]
+            more = "more" if start + page < len(found) else None
+            yield Page(pa.Table.from_pylist(objects, OBJECTS), [name for name, folder in chosen if folder], more)
 
     return pages
 
@@ -40,7 +40,7 @@ def bucket(keys, page=3, running=None):
 @given(st.sets(st.text("ab/.-", min_size=1, max_size=7), max_size=40), st.sampled_from(["", "a/"]))
 def test_the_ranges_are_the_listing(keys, folder):
     keys = {key for key in keys if not key.endswith("/")}
-    found = [item["Key"] for page in ranged_pages(bucket(keys), folder) for item in page.get("Contents", ())]
+    found = [key for page in ranged_pages(bucket(keys), folder) for key in page.objects["path"].to_pylist()]
     assert found == sorted(key for key in keys if key.startswith(folder))
 
 

@@ -9,7 +9,7 @@ from jobs import catalog
 from jobs.errors import JobError, StorageError
 from jobs.job import Selection
 from jobs.planning import LivePlan, Planning, first_of
-from jobs.sources import Record
+from jobs.sources import Record, tables
 from jobs.storage import LocalStorage
 
 
@@ -27,11 +27,11 @@ def known(*rows):
 
 def planned(listed, rows=(), *, in_order=True, size="auto", **selection):
     planning = Planning(
-        listed, in_order=in_order, shard_size=size, known=rows, fingerprint="f", source="in",
+        tables(listed), in_order=in_order, shard_size=size, known=rows, fingerprint="f", source="in",
         selection=Selection(**selection),
     )  # fmt: skip
-    tables = [table for table, _ in planning]
-    found = pa.concat_tables(tables).to_pylist() if tables else []
+    parts = [table for table, _ in planning]
+    found = pa.concat_tables(parts).to_pylist() if parts else []
     return planning, {row["key"]: row["why"] for row in found}
 
 
@@ -121,7 +121,7 @@ def test_the_first_shards_go_out_before_the_listing_ends(tmp_path):
             listed.append(record.key)
             yield record
 
-    planning = Planning(slow(), in_order=True, shard_size="auto")
+    planning = Planning(tables(slow()), in_order=True, shard_size="auto")
     parts = iter(planning)
     first = first_of(parts)
     assert len(listed) < 30_000
@@ -138,7 +138,7 @@ def test_an_error_of_the_listing_reaches_who_asks_for_shards(tmp_path):
         yield from records(60_000)
         raise StorageError("the bucket is gone")
 
-    planning = Planning(broken(), in_order=True, shard_size="auto")
+    planning = Planning(tables(broken()), in_order=True, shard_size="auto")
     parts = iter(planning)
     live = LivePlan(LocalStorage(str(tmp_path)), "r", planning, first_of(parts), parts)
     with pytest.raises(StorageError, match="bucket is gone"):
@@ -156,7 +156,7 @@ def test_a_plan_that_is_not_whole_says_what_there_is_so_far(tmp_path):
         go_on.wait(60)
         yield from []
 
-    planning = Planning(slow(), in_order=True, shard_size=64)
+    planning = Planning(tables(slow()), in_order=True, shard_size=64)
     parts = iter(planning)
     live = LivePlan(LocalStorage(str(tmp_path)), "r", planning, first_of(parts), parts)
     assert not live.frozen.whole
