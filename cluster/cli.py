@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from cluster import bench, generate, operations
-from jobs.errors import JobError, MaskfleetError, redacted
+from jobs.errors import JobError, MaskfleetError, Stopped, redacted
 from jobs.job import Job
 
 # Ray and torch are imported inside the commands that need them: `--help` and `status` answer at once.
@@ -180,9 +180,8 @@ def plan(
     """Count what a run would do, time a sample, reckon what it costs, and warn of wrong masks. Writes nothing."""
     from jobs.doctor import warnings
     from jobs.estimate import estimate
-    from jobs.recipe import fingerprint_of, load_weights, mask_values
+    from jobs.recipe import fingerprint_of, load_weights, mask_values, threads_of
     from jobs.run import plan as make_plan
-    from jobs.run import threads_of
 
     selection = _selection(only, since, limit, sample)
     work = _job(job, input, output, weights, [*selection, *(set or [])], date=date)
@@ -337,6 +336,46 @@ def export(
 
 
 @app.command()
+def finetune(
+    job: JobFile = None,
+    set: Set = None,  # noqa: A002
+    evaluate: Annotated[
+        bool, typer.Option("--evaluate", help="Only score the job's weights on the pairs that are held back.")
+    ] = False,
+    json: AsJson = False,
+) -> int:
+    """Make better weights of corrected masks ([finetune] in the job); goes on with an unfinished training."""
+    from jobs import finetune as training
+
+    work = _job(job, None, None, None, set)
+    if evaluate:
+        record = training.evaluate(work)
+    else:
+        with _draining() as stopped:
+            try:
+                record = training.finetune(work, progress=_plain_training(), stopped=stopped).record
+            except Stopped:
+                return _said_stopped()
+    if json:
+        _show(record, as_json=True)
+    else:
+        _tell_scores(work, record)
+    return 0
+
+
+def _tell_scores(job: Job, record: dict[str, Any]) -> None:
+    for name, scores in (("base", record.get("base")), ("new" if "base" in record else "scores", record)):
+        for row in scores["classes"] if scores else ():
+            shown = ", ".join(
+                f"{kind} {row[kind]['mean']:.4f} ({row[kind]['low']:.4f} … {row[kind]['high']:.4f})"
+                for kind in ("dice", "iou", "precision", "recall")
+            )
+            typer.echo(f"{name:<8} class {row['class']} on {record['images']} held-back images: {shown}")
+    if "base" in record:
+        typer.echo(f"weights  {job.output.rstrip('/')}/finetune/{record['id']}/{record['weights']}")
+
+
+@app.command()
 def convert(
     checkpoint: Annotated[Path, typer.Argument(help="Pytorch-UNet checkpoint (.pth) of any release.")],
     weights: Annotated[Path, typer.Argument(help="Safetensors file to write.")],
@@ -420,7 +459,6 @@ def _job(
 
 
 def _run(job: Job, *, address: str | None, no_ray: bool, as_json: bool) -> int:
-    from jobs.run import Stopped
     from jobs.run import run as run_here
 
     with _draining() as stopped, _progress() as progress:
@@ -435,13 +473,17 @@ def _run(job: Job, *, address: str | None, no_ray: bool, as_json: bool) -> int:
 
                 report = run_on_ray(job, address=address, progress=progress, stopped=stopped)
         except Stopped:
-            _err.print("stopped; what is done is kept: run the same command to go on", highlight=False)
-            return 130
+            return _said_stopped()
     if as_json:
         _show(report.record, as_json=True)
     else:
         _summary(job, report.record)
     return report.exit_code
+
+
+def _said_stopped() -> int:
+    _err.print("stopped; what is done is kept: run the same command to go on", highlight=False)
+    return 130
 
 
 def _summary(job: Job, record: dict[str, Any]) -> None:
@@ -563,6 +605,28 @@ def _plain_progress() -> Callable[..., None]:
         _err.print(
             f"{tally.done}/{tally.images} images, {tally.rate:.1f} images/s, {left:.0f} s left, {tally.failed} failed"
             + (f", most work in {tally.busiest}" if tally.busiest else ""),
+            highlight=False,
+        )
+
+    return show
+
+
+def _plain_training() -> Callable[[Any], None]:
+    """A line every ten seconds, and the last."""
+    last = [0.0]
+
+    def show(moment: Any) -> None:
+        step = moment.step
+        if time.monotonic() - last[0] < 10 and step.number < moment.steps:
+            return
+        last[0] = time.monotonic()
+        saving = ", checkpointing" if step.checkpointing else ""
+        parts = f", in {step.parts} parts" if step.parts > 1 else ""
+        _err.print(
+            f"step {step.number}/{moment.steps}, loss {step.loss:.4f}, "
+            f"Dice {'not yet known' if moment.dice is None else f'{moment.dice:.4f}'}, "
+            f"{moment.images_per_second:.1f} images/s, {step.memory / 2**30:.1f} GiB{saving}{parts}, "
+            f"{moment.seconds_left:.0f} s left",
             highlight=False,
         )
 

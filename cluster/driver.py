@@ -25,7 +25,7 @@ from cluster.metrics import Metrics
 from cluster.worker import Worker
 from jobs.attempt import ShardReport
 from jobs.backlog import Backlog, Task
-from jobs.errors import MaskfleetError
+from jobs.errors import MaskfleetError, Stopped
 from jobs.job import Job
 from jobs.pipeline import PATIENT_THREADS, SHARDS_IN_FLIGHT
 from jobs.run import (
@@ -34,7 +34,6 @@ from jobs.run import (
     Run,
     RunReport,
     Stop,
-    Stopped,
     Tally,
     committed,
     execute,

@@ -26,8 +26,8 @@ from jobs.errors import JobError
 from jobs.job import Job
 from jobs.masks import Encoder, default_values
 from jobs.pipeline import Pipeline
-from jobs.recipe import load_weights, segmenter_of
-from jobs.run import Run, RunReport, pipeline_of, threads_of
+from jobs.recipe import load_weights, segmenter_of, threads_of
+from jobs.run import Run, RunReport, pipeline_of
 from jobs.sources import Source
 from jobs.storage import open_storage
 from unet import roofline

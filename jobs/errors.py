@@ -61,6 +61,10 @@ class Unfinished(MaskfleetError):
     """The deadline came before the last shard; the same command goes on."""
 
 
+class Stopped(Exception):
+    """A run was asked to stop and has kept what is done; the same command goes on. No error: exit 130."""
+
+
 class StorageError(MaskfleetError):
     """Storage failed, after retries."""
 

@@ -19,7 +19,8 @@ from jobs.commit import Commits
 from jobs.job import Job
 from jobs.manifest import Manifest, Shard
 from jobs.planning import in_memory, sampled
-from jobs.run import Planned, Run, pipeline_of_job, threads_of
+from jobs.recipe import threads_of
+from jobs.run import Planned, Run, pipeline_of_job
 from jobs.storage import LocalStorage
 
 SAMPLE = 64

@@ -1,173 +1,173 @@
-"""Pairs of image and mask to weights: reads and splits them, draws crops, trains, validates, saves.
+"""Fine-tuning: pairs and weights to better weights, or what weights are worth on pairs that were held back.
 
-`python -m jobs.finetune --images DIR --masks DIR --output model.safetensors` makes the built-in
-model again.
+What it leaves is below `OUTPUT/finetune/<id>/`, where the id names base, data and settings: the same command goes on
+there, or finds it done.
 """
 
-import argparse
-import hashlib
-import logging
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from itertools import islice
-from pathlib import Path
-from typing import NamedTuple
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
-from torch import Tensor
 
-from jobs.decode import decode
-from unet import weights
-from unet.finetune import Training
+from jobs.checkpoints import Checkpoints
+from jobs.errors import JobError, NotFound
+from jobs.fence import Fence
+from jobs.job import Job
+from jobs.lock import locked
+from jobs.masks import default_values
+from jobs.pairs import Pairs, read_pairs
+from jobs.recipe import load_one, load_weights, threads_of, thresholds
+from jobs.scores import Scores, scores_of
+from jobs.storage import Storage, open_storage
+from jobs.training import Plan, Progress, train
+from unet import weights as unet_weights
 from unet.model import UNet
-from unet.segmenter import Segmenter
-
-HELD_BACK = 0.2
-"""Share of the pairs that validation alone sees."""
-
-_LOG = logging.getLogger(__name__)
+from unet.weights import Weights
 
 
-class Pair(NamedTuple):
-    """An image and its truth.
+@dataclass(frozen=True)
+class Outcome:
+    """What a training came to; `result.json` holds the same.
 
     Attributes:
-        image: (H, W, 3), uint8.
-        truth: Class of each pixel, (H, W), uint8.
+        weights: URL of the new weights.
+        record: All of it.
     """
 
-    image: NDArray[np.uint8]
-    truth: NDArray[np.uint8]
+    weights: str
+    record: dict[str, Any]
 
 
-def held_back(content: bytes) -> bool:
-    """Whether an image file is for validation: by its bytes, so that no name, order or copy changes the split."""
-    return int.from_bytes(hashlib.sha256(content).digest()[:4], "big") < HELD_BACK * 2**32
-
-
-def read_pairs(images: Path, masks: Path) -> tuple[list[Pair], list[Pair]]:
-    """Pairs for training and for validation, from two folders with equal file names.
+def evaluate(job: Job) -> dict[str, Any]:
+    """How well the job's weights do on the pairs that are held back, as `run` would apply them in fp32.
 
     Raises:
-        FileNotFoundError: An image has no mask.
-        ValueError: A mask has another size than its image, or there are too few pairs to hold any back.
+        JobError: Something about the pairs or weights is wrong.
     """
-    training: list[Pair] = []
-    validation: list[Pair] = []
-    for path in sorted(images.iterdir()):
-        content = path.read_bytes()
-        image, _ = decode(content, channels=3)
-        with Image.open(masks / path.name) as mask:
-            truth = (np.asarray(mask.convert("L")) > 127).astype(np.uint8)
-        if truth.shape != image.shape[:2]:
-            raise ValueError(f"mask of {path.name} is {truth.shape[::-1]} px and the image {image.shape[1::-1]}")
-        (validation if held_back(content) else training).append(Pair(image, truth))
-    if not training or not validation:
-        raise ValueError(
-            f"{len(training)} and {len(validation)} held back: both parts of the split need pairs; give more"
-        )
-    return training, validation
+    weights = load_weights(job)
+    own = _own_values(weights)
+    pairs = read_pairs(job, channels=weights.model.n_channels, classes=len(own), own=own)
+    scores = scores_of(job, weights, pairs.validation, threads=threads_of(job))
+    return {"weights": weights.id, "data": pairs.digest, **_scored(scores, pairs)}
 
 
-def crops(pairs: Sequence[Pair], *, side: int, batch_size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless batches of augmented square crops: zoomed, flipped, turned, brightened, sometimes inverted.
+def finetune(job: Job, *, progress: Progress | None = None, stopped: Callable[[], bool] = lambda: False) -> Outcome:
+    """Train, or go on, or find it done.
 
-    Sizes stand for kinds of microscope; a rare one is drawn more often than its share, by the root
-    of its count.
+    Args:
+        job: With a `finetune` section.
+        progress: Called after every step.
+        stopped: Asked before every step; True keeps what is done and ends.
+
+    Raises:
+        JobError: Something about the pairs, weights or settings is wrong.
+        Locked: Another run holds the output.
+        Stopped: `stopped` said so.
+        StorageError: Storage goes on failing.
     """
-    random = np.random.default_rng(seed)
-    counts = Counter(pair.truth.shape for pair in pairs)
-    chance = np.array([counts[pair.truth.shape] ** -0.5 for pair in pairs])
-    chance /= chance.sum()
-    while True:
-        drawn = [_crop(pairs[random.choice(len(pairs), p=chance)], side, random) for _ in range(batch_size)]
-        pixels = np.stack([image for image, _ in drawn]).transpose(0, 3, 1, 2)
-        yield torch.from_numpy(pixels), torch.from_numpy(np.stack([truth for _, truth in drawn]))
+    if len(job.weights) > 1:
+        raise JobError("fine-tuning begins with one network and 'weights' names several; name one")
+    base = load_one(job, job.weights[0])
+    own = None if job.finetune.start == "random" else _own_values(base)
+    pairs = read_pairs(job, channels=base.model.n_channels, classes=None if own is None else len(own), own=own)
+    plan = Plan(job, base, pairs)
+    storage = open_storage(job.output, profile=job.profile)
+    with locked(storage, job.run.on_overlap, stopped) as lock:
+        if (known := _outcome(plan, storage)) is not None:
+            return known
+        return _made(plan, storage, lock.fence, progress, stopped)
 
 
-def _crop(pair: Pair, side: int, random: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    height, width = pair.truth.shape
-    window = min(height, width, int(side * random.uniform(0.7, 1.4)))
-    top, left = random.integers(height - window + 1), random.integers(width - window + 1)
-    box = (left, top, left + window, top + window)
-    image = Image.fromarray(pair.image).resize((side, side), Image.Resampling.BILINEAR, box)
-    truth = Image.fromarray(pair.truth).resize((side, side), Image.Resampling.NEAREST, box)
-    turns, mirrored = int(random.integers(4)), random.random() < 0.5
-    pixels = np.rot90(np.asarray(image), turns)
-    classes = np.rot90(np.asarray(truth), turns)
-    if mirrored:
-        pixels, classes = pixels[:, ::-1], classes[:, ::-1]
-    return _relit(pixels, random), np.ascontiguousarray(classes)
+def _own_values(weights: Weights) -> tuple[Any, ...]:
+    return weights.mask_values or tuple(default_values(max(2, weights.model.n_classes)))
 
 
-def _relit(pixels: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
-    # Gain and gamma only: an offset would drown the many images whose nuclei are a tenth as bright as white.
-    curve = np.linspace(0, 1, 256) ** random.uniform(0.75, 1.3) * random.uniform(0.7, 1.4)
-    if random.random() < 0.1:
-        curve = 1 - curve
-    table = (curve.clip(0, 1) * 255).round().astype(np.uint8)
-    return np.ascontiguousarray(table[pixels])
+def _outcome(plan: Plan, storage: Storage) -> Outcome | None:
+    """That is on record."""
+    try:
+        record = json.loads(storage.read(f"{plan.folder}/result.json"))
+    except NotFound:
+        return None
+    return Outcome(storage.url(f"{plan.folder}/{record['weights']}"), record)
 
 
-def dice_scores(model: torch.nn.Module, pairs: Sequence[Pair]) -> NDArray[np.float64]:
-    """Dice of class 1 of each whole image, in fp32; (images,). An image without it scores 1 if none is found."""
-    segmenter = Segmenter(model, precision="fp32")
-    return np.array([dice(segmenter.segment(pair.image[None])[0][0], pair.truth) for pair in pairs])
-
-
-def dice(found: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:
-    """2 |A ∩ B| / (|A| + |B|) of the pixels that are not 0; 1 if both have none."""
-    total = np.count_nonzero(found) + np.count_nonzero(truth)
-    return 2 * np.count_nonzero((found > 0) & (truth > 0)) / total if total else 1.0
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Train on two folders and write weights with their scores."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--images", type=Path, required=True)
-    parser.add_argument("--masks", type=Path, required=True)
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--width", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--side", type=int, default=192)
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.manual_seed(options.seed)
-    training, validation = read_pairs(options.images, options.masks)
-    _LOG.info("%d pairs to train on, %d held back", len(training), len(validation))
-    model = UNet(3, 2, width=options.width)
-    batches = crops(training, side=options.side, batch_size=options.batch_size, seed=options.seed)
-    learning = Training(model, steps=options.steps, learning_rate=1e-3)
-    for pixels, truth in islice(batches, options.steps):
-        step = learning.step(pixels, truth)
-        if step.number % 50 == 0:
-            _LOG.info("step %d loss %.4f %.3f s", step.number, step.loss, step.seconds)
-        if step.number % (options.steps // 5) == 0:
-            scores = _save(learning.result, validation, len(training), options)
-            _LOG.info("step %d Dice mean %.4f median %.4f", step.number, scores.mean(), np.median(scores))
-
-
-def _save(model: UNet, validation: Sequence[Pair], trained_on: int, options: argparse.Namespace) -> NDArray[np.float64]:
-    """Write the weights in fp16 with the scores that this file, read back, has."""
-    stored = weights.load(weights.save(model, dtype=torch.float16)).model
-    scores = dice_scores(stored, validation)
-    metadata = {
-        "data": "2018 Data Science Bowl, stage 1, CC0",
-        "split": f"{trained_on} to train on, {len(validation)} held back by jobs.finetune.held_back",
-        "recipe": f"{options.steps} steps of {options.batch_size} crops of {options.side} px, seed {options.seed}",
-        "dice_mean": f"{scores.mean():.4f}",
-        "dice_median": f"{np.median(scores):.4f}",
-        "dice_worst": f"{scores.min():.4f}",
+def _made(
+    plan: Plan, storage: Storage, fence: Fence, progress: Progress | None, stopped: Callable[[], bool]
+) -> Outcome:
+    threads = _threads(plan, storage)
+    torch.set_num_threads(threads)
+    # Before hours are spent: whether the job can apply what will come of it, and what the base is worth.
+    thresholds(plan.job, replace(plan.base, model=plan.network()))
+    before = scores_of(plan.job, plan.base, plan.pairs.validation, threads=threads) if plan.comparable else None
+    checkpoints = Checkpoints(storage, f"{plan.folder}/checkpoints", fence)
+    trained = train(plan, checkpoints, threads=threads, progress=progress, stopped=stopped)
+    new = unet_weights.load(trained.best if plan.job.finetune.pick == "best" else trained.last)
+    assert isinstance(new.model, UNet)
+    scores = scores_of(plan.job, new, plan.pairs.validation, threads=threads)
+    record = {
+        "id": plan.id,
+        "weights": "weights.safetensors",
+        "about": plan.about,
+        "trained_on": len(plan.pairs.training),
+        **_scored(scores, plan.pairs),
+        "base": None if before is None else _scored(before, plan.pairs),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    data = weights.save(model, mask_values=(0, 255), metadata=metadata, dtype=torch.float16)
-    options.output.write_bytes(data)
-    return scores
+    storage.write(f"{plan.folder}/metrics.parquet", trained.metrics)
+    storage.write(f"{plan.folder}/{record['weights']}", plan.weights(new.model, _lineage(plan, scores)))
+    fence.check()
+    storage.write(f"{plan.folder}/result.json", json.dumps(record, indent=1).encode())
+    return Outcome(storage.url(f"{plan.folder}/{record['weights']}"), record)
 
 
-if __name__ == "__main__":
-    main()
+def _threads(plan: Plan, storage: Storage) -> int:
+    """That this training computes with, on record since its first command."""
+    path = f"{plan.folder}/finetune.json"
+    try:
+        return int(json.loads(storage.read(path))["threads"])
+    except NotFound:
+        threads = threads_of(plan.job)
+        record = {
+            "id": plan.id,
+            "about": plan.about,
+            "threads": threads,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "job": plan.job.model_dump(mode="json", exclude_none=True),
+        }
+        storage.write(path, json.dumps(record, indent=1).encode())
+        return threads
+
+
+def _lineage(plan: Plan, scores: Scores) -> dict[str, str]:
+    """What new weights say of where they come from. Equal trainings say the same: nothing of when or where."""
+    kept = {} if plan.job.inference.scale == 1 else {"scale": f"{plan.job.inference.scale:g}"}
+    return kept | {
+        "base": "none" if plan.new else plan.base.id,
+        "base_name": "a new network" if plan.new else plan.job.weights[0].rsplit("/", 1)[-1],
+        "data": plan.pairs.digest,
+        "split": f"{len(plan.pairs.training)} pairs to train on, {len(plan.pairs.validation)} held back by content",
+        "recipe": json.dumps(plan.about, sort_keys=True),
+        "code": f"maskfleet {version('maskfleet')}, torch {version('torch')}",
+        "dice_mean": f"{scores.mean:.4f}",
+        "dice_median": f"{np.median(scores.of_images):.4f}",
+        "dice_worst": f"{scores.of_images.min():.4f}",
+        "iou_mean": f"{scores.iou.mean():.4f}",
+    }
+
+
+def _scored(scores: Scores, pairs: Pairs) -> dict[str, Any]:
+    return {
+        "images": len(pairs.validation),
+        "dice": scores.mean,
+        "iou": float(scores.iou.mean()),
+        "classes": [
+            {"class": number + 1, "value": pairs.values[number + 1]}
+            | {name: interval._asdict() for name, interval in scores.of_class(number).items()}
+            for number in range(scores.counts.shape[1])
+        ],
+    }

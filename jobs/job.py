@@ -260,6 +260,75 @@ class Schedule(_Section):
         return value
 
 
+class Finetune(_Section):
+    """How better weights are made of corrected masks. Off without `images`."""
+
+    images: str = ""
+    """Folder or glob of the images to train on."""
+    masks: str = ""
+    """Folder or glob of their masks."""
+    mask_name: str = "{stem}"
+    """Of an image's mask, without its ending: `{stem}` is the image's key without its own, `{folder}` and `{name}` are
+    that key's parts."""
+    unpaired: Literal["refuse", "skip"] = "refuse"
+    """What becomes of an image without a mask, and of a mask without an image."""
+    values: tuple[int | tuple[int, int, int], ...] | None = None
+    """What these masks show for each class; None for what the weights' own masks show, else 0, 1, 2 …, else what is
+    found."""
+    validation_share: float = Field(default=0.2, gt=0, lt=1)
+    """Of the pairs, by their content: held back, never trained on."""
+    start: Literal["weights", "random"] = "weights"
+    """What training begins with: the job's weights, or a new network."""
+    width: int = Field(default=16, ge=1, le=256)
+    """Of a new network."""
+    recipe: Literal["default", "pytorch-unet"] = "default"
+    """See `unet.finetune.Training`."""
+    epochs: int = Field(default=30, ge=1)
+    """Times that as many crops are drawn as there are pairs, where `steps` leaves it to them."""
+    steps: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """Optimizer steps."""
+    crop: int = Field(default=256, ge=16, multiple_of=16)
+    """Side of the crops in px."""
+    batch_size: int = Field(default=8, ge=1)
+    """Crops of a step."""
+    learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+    """At its peak; "auto" is 3e-4, for a new network 1e-3, and with "pytorch-unet" 1e-5."""
+    checkpointing: Literal["auto", "on", "off"] = "auto"
+    """Less memory for more time; "auto" once memory runs out, and then batches in parts."""
+    validate_every: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """Steps; "auto" is a tenth of them."""
+    save_every: int = Field(default=100, ge=1)
+    """Steps that a kill may cost at most."""
+    pick: Literal["last", "best"] = "last"
+    """Which weights are the result: those of the last step, or of the best validation."""
+    store: Literal["fp32", "fp16"] = "fp32"
+    """Type of the new weights' file."""
+    seed: int = Field(default=0, ge=0)
+    """Decides everything that is drawn."""
+
+    @field_validator("images", "masks")
+    @classmethod
+    def _place(cls, value: str) -> str:
+        return _stated(value, word=False) if value else ""
+
+    @field_validator("mask_name")
+    @classmethod
+    def _pattern(cls, value: str) -> str:
+        try:
+            named = value.format(stem="*", folder="", name="*")
+        except (KeyError, IndexError, ValueError) as error:
+            raise ValueError("may hold {stem}, {folder} and {name} only") from error
+        if "*" not in named:
+            raise ValueError("must hold {stem} or {name}, or all images would share one mask")
+        return value
+
+    @model_validator(mode="after")
+    def _both(self) -> Self:
+        if bool(self.images) != bool(self.masks):
+            raise ValueError("images and masks belong together; give both")
+        return self
+
+
 class Job(_Section):
     """What to do. `Job.load` reads it from TOML, `Job.of` from options."""
 
@@ -282,6 +351,7 @@ class Job(_Section):
     select: Selection = Selection()
     prices: Prices = Prices()
     cluster: Cluster = Cluster()
+    finetune: Finetune = Finetune()
     schedule: Schedule = Schedule()
 
     @field_validator("weights", mode="before")

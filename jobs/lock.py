@@ -17,10 +17,10 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from jobs.commit import nonce
-from jobs.errors import Locked, MaskfleetError, NotFound, StorageError
+from jobs.errors import Locked, MaskfleetError, NotFound, Skipped, StorageError
 from jobs.fence import Fence, newest
 from jobs.storage import Storage
 
@@ -135,6 +135,25 @@ class Lock:
                 "released": released,
             }
         ).encode()
+
+
+def locked(
+    storage: Storage, on_overlap: Literal["skip", "fail", "wait"], stopped: Callable[[], bool] | None = None
+) -> Lock:
+    """The lock, or what the job says where another run holds it.
+
+    Raises:
+        Locked: Another run holds it, and is not waited for.
+        Skipped: It is to be left at that.
+    """
+    if on_overlap == "wait":
+        return waited(storage, stopped)
+    try:
+        return Lock(storage)
+    except Locked as error:
+        if on_overlap == "skip":
+            raise Skipped(f"skipped: {error}") from error
+        raise
 
 
 def waited(storage: Storage, stopped: Callable[[], bool] | None = None, *, pause: float = 1.0) -> Lock:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ def load_weights(job: Job) -> Weights:
         JobError: They are missing, are no safetensors file, do not go together, or cannot be applied as the job asks.
     """
     try:
-        weights = unet_weights.together([_load(job, name) for name in job.weights], job.inference.tta)
+        weights = unet_weights.together([load_one(job, name) for name in job.weights], job.inference.tta)
     except WeightsError as error:
         raise JobError(f"weights {', '.join(job.weights)}: {error}") from error
     if job.inference.tile not in ("auto", 0) and weights.model.bilinear and job.inference.tile_mode == "exact":
@@ -40,7 +41,8 @@ def load_weights(job: Job) -> Weights:
     return weights
 
 
-def _load(job: Job, name: str) -> Weights:
+def load_one(job: Job, name: str) -> Weights:
+    """Weights by themselves, as the job names them. Raises as `load_weights`."""
     try:
         if name in unet_weights.BUILTIN:
             return unet_weights.load(unet_weights.builtin(name))
@@ -123,6 +125,13 @@ def device_of(job: Job) -> str:
     if job.inference.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return job.inference.device
+
+
+def threads_of(job: Job) -> int:
+    """One number for the whole fleet, however many workers share a machine: fp32 convolutions depend on it."""
+    if job.cluster.threads != "auto":
+        return job.cluster.threads
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def segmenter_of(

@@ -29,15 +29,15 @@ from jobs.bottleneck import limit, share_of_forward
 from jobs.commit import Commit, Commits, Mode, leaves, nonce, pending, probe
 from jobs.decoders import Failure
 from jobs.doctor import refuse_other_channels
-from jobs.errors import Denied, JobError, Locked, MaskfleetError, NotFound, Skipped, StorageError, Unfinished
+from jobs.errors import Denied, JobError, MaskfleetError, NotFound, Stopped, StorageError, Unfinished
 from jobs.fence import Fence
 from jobs.inputs import Inputs
 from jobs.job import Job
-from jobs.lock import Lock, waited
+from jobs.lock import Lock, locked
 from jobs.manifest import Manifest, Shard, folder_of, freeze_so_far, part_name
 from jobs.pipeline import SHARDS_IN_FLIGHT, Encoder, Pipeline
 from jobs.planning import LivePlan, Planning, first_of, gone_rows, in_memory
-from jobs.recipe import encoder_of, fingerprint_of, load_weights, mask_values, segmenter_of
+from jobs.recipe import encoder_of, fingerprint_of, load_weights, mask_values, segmenter_of, threads_of
 from jobs.sample import limits_of
 from jobs.sources import Source
 from jobs.storage import Storage, open_storage
@@ -284,10 +284,6 @@ def _executed(job: Job, attempts: Attempts, progress: Progress | None, stop: Sto
         return finish(this, tally)
 
 
-class Stopped(Exception):
-    """The run was asked to stop, and can be gone on with."""
-
-
 def _attempts(this: Run, backlog: Backlog, pipeline: Pipeline, tally: Tally, stop: Stop) -> Iterator[ShardReport]:
     while backlog:
         if stop():
@@ -376,13 +372,13 @@ def begin(job: Job, stop: Stop = lambda: False) -> Iterator[Run]:
     storage = open_storage(job.output, profile=job.profile)
     with _as_job_errors():
         if not catalog.current(storage).number and storage.names("stats"):
-            with _locked(job, storage, stop):
+            with locked(storage, job.run.on_overlap, stop):
                 rebuild_catalog(storage)
         planned = None if _unfinished(storage, job, fingerprint) else plan(job, fingerprint)
         if planned is not None:
             refuse_other_channels(job, weights, planned.manifest)
         mode = _probed(storage)
-        lock = _locked(job, storage, stop)
+        lock = locked(storage, job.run.on_overlap, stop)
     with lock:
         run_id = _unfinished(storage, job, fingerprint)
         if run_id is not None:
@@ -402,17 +398,6 @@ def begin(job: Job, stop: Stop = lambda: False) -> Iterator[Run]:
                 this.live.close()
         if lock.lost.is_set():
             lock.fence.check()
-
-
-def _locked(job: Job, storage: Storage, stop: Stop) -> Lock:
-    if job.run.on_overlap == "wait":
-        return waited(storage, stop)
-    try:
-        return Lock(storage)
-    except Locked as error:
-        if job.run.on_overlap == "skip":
-            raise Skipped(f"skipped: {error}") from error
-        raise
 
 
 @contextmanager
@@ -503,13 +488,6 @@ def _new_run(
     commits = Commits(storage, run_id, mode, lock.fence)
     desk = Desk(storage, run_id, fingerprint, manifest, commits, job.masks.format)
     return Run(job, record, desk, generation=lock.fence.generation, live=live)
-
-
-def threads_of(job: Job) -> int:
-    """One number for the whole fleet, however many workers share a machine: fp32 convolutions depend on it."""
-    if job.cluster.threads != "auto":
-        return job.cluster.threads
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def versions() -> dict[str, str]:

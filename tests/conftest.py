@@ -86,6 +86,35 @@ def draw_images(folder: Path, count: int = 24, *, seed: int = 0) -> Path:
     return folder
 
 
+def draw_pairs(folder: Path, count: int = 12, *, classes: int = 2) -> tuple[Path, Path]:
+    """Images that show what their masks say, in two folders; of masks, class k shows 255 k / (classes - 1)."""
+    images, masks = folder / "pairs", folder / "truth"
+    for place in (images, masks):
+        place.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        random = np.random.default_rng(number)
+        height, width = ((40, 48), (48, 40))[number % 2]
+        blocks = random.integers(0, classes, (height // 8, width // 8)).astype(np.uint8)
+        truth = blocks.repeat(8, axis=0).repeat(8, axis=1)
+        pixels = np.repeat(truth[..., None] * (160 // (classes - 1)) + 20, 3, axis=2) + random.integers(0, 20)
+        Image.fromarray(pixels.astype(np.uint8)).save(images / f"{number:03}.png")
+        Image.fromarray((truth * (255 // (classes - 1))).astype(np.uint8)).save(masks / f"{number:03}.png")
+    return images, masks
+
+
+def decoded_pairs(channels: int = 3) -> list:
+    """Four pairs in memory, of two sizes, whose images are as light as their truth says."""
+    from jobs.pairs import Pair
+
+    random = np.random.default_rng(0)
+    truths = [(random.random((height, 60)) > 0.5).astype(np.uint8) for height in (50, 70, 70, 70)]
+    truths = [truth.repeat(4, axis=0).repeat(4, axis=1) for truth in truths]
+    return [
+        Pair(str(number), np.repeat(truth[..., None] * np.uint8(150) + np.uint8(20), channels, axis=2), truth)
+        for number, truth in enumerate(truths)
+    ]
+
+
 def jpeg(seed: int, side: int = 32) -> bytes:
     """A noisy JPEG."""
     sink = io.BytesIO()

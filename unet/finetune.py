@@ -77,6 +77,8 @@ class Training:
         checkpointing: "auto" turns it on when memory runs out, then cuts batches into parts, and goes on at the same
             step. A batch in parts is normalised part by part.
         device: Where.
+        normalize: Mean and standard deviation of each channel, in [0, 1], that pixels are brought to 0 and 1 by; None
+            where the network takes [0, 1].
 
     Attributes:
         number: Steps made.
@@ -92,6 +94,7 @@ class Training:
         learning_rate: float | None = None,
         checkpointing: Checkpointing = "auto",
         device: str = "cpu",
+        normalize: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
     ) -> None:
         self.device = device_named(device)
         if self.device.type == "cpu":
@@ -118,6 +121,9 @@ class Training:
             )
             self._plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(self._optimizer, mode="max", patience=5)
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self._dtype == torch.float16)
+        self._mean_std = (
+            None if normalize is None else torch.tensor(normalize, device=self.device).reshape(2, 1, -1, 1, 1)
+        )
 
     @property
     def result(self) -> UNet:
@@ -198,6 +204,8 @@ class Training:
         total = 0.0
         for pixels, target in zip(pixels_BCHW.chunk(self._parts), target_BHW.chunk(self._parts), strict=True):
             x_BCHW = pixels.to(self.device, torch.float32, memory_format=torch.channels_last) / 255
+            if self._mean_std is not None:
+                x_BCHW = (x_BCHW - self._mean_std[0]) / self._mean_std[1]
             with torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32):
                 logits_BKHW = self.model(x_BCHW)
             loss = criterion(logits_BKHW, target.to(self.device)) * (len(pixels) / len(pixels_BCHW))

@@ -86,7 +86,17 @@ def save(
     if normalize is not None:
         header["normalize"] = json.dumps(normalize)
     tensors = {name: _stored(tensor, dtype) for name, tensor in model.state_dict().items()}
-    return safetensors.torch.save(tensors, header)
+    return _in_order(safetensors.torch.save(tensors, header))
+
+
+def _in_order(data: bytes) -> bytes:
+    """The same file with its metadata in the order of their names: safetensors writes them in any."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors behind it stay aligned
+    return len(text).to_bytes(8, "little") + text + data[end:]
 
 
 def _stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import draw_images, seeded, statistics, tree
+from conftest import draw_images, draw_pairs, seeded, statistics, tree
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -211,3 +211,58 @@ def test_signals_drain(number, images, tmp_path, weights_file):
     assert "run the same command to go on" in errors
     assert json.loads(maskfleet("status", tmp_path / "out", "--json").stdout)["state"] == "unfinished"
     assert maskfleet("verify", tmp_path / "out").returncode == 0
+
+
+def training_job(folder, **settings):
+    """A job file for a tiny training, and its output."""
+    from unet import weights
+
+    folder.mkdir(parents=True, exist_ok=True)
+    images, masks = draw_pairs(folder, 16)
+    (folder / "base.safetensors").write_bytes(weights.save(seeded(width=2), mask_values=(0, 255)))
+    given = {"steps": 9, "crop": 32, "batch_size": 2, "validation_share": 0.4, "save_every": 2} | settings
+    path = folder / "job.toml"
+    path.write_text(
+        f'input = "{images}"\noutput = "{folder}/out"\nweights = "{folder}/base.safetensors"\n'
+        f'cluster = {{ decoders = 1, threads = 1 }}\n[finetune]\nimages = "{images}"\nmasks = "{masks}"\n'
+        + "".join(f"{name} = {json.dumps(value)}\n" for name, value in given.items())
+    )
+    return path
+
+
+def test_finetune_says_what_it_made_and_evaluate_what_it_is_worth(tmp_path):
+    job = training_job(tmp_path)
+    made = maskfleet("finetune", job)
+    assert made.returncode == 0, made.stderr
+    assert re.search(r"step 9/9, loss \d\.\d{4}, Dice \d\.\d{4}, \d+\.\d images/s, \d\.\d GiB, 0 s left", made.stderr)
+    base, new, weights_line = made.stdout.splitlines()
+    assert re.match(
+        r"base +class 1 on \d+ held-back images: dice \d\.\d{4} \(\d\.\d{4} … \d\.\d{4}\), iou .* recall", base
+    )
+    path = weights_line.removeprefix("weights").strip()
+    scored = maskfleet("finetune", job, "--evaluate", "--set", f"weights={json.dumps(path)}")
+    assert scored.stdout.split(":")[1].strip() == new.split(":")[1].strip()
+    record = json.loads(maskfleet("finetune", job, "--json").stdout)
+    assert record["classes"][0]["dice"]["low"] <= record["dice"] <= record["classes"][0]["dice"]["high"]
+
+
+def test_finetune_without_pairs_is_exit_2(images, tmp_path, weights_file):
+    job = tmp_path / "job.toml"
+    job.write_text(f'input = "{images}"\noutput = "{tmp_path}/out"\nweights = "{weights_file}"\n')
+    refused = maskfleet("finetune", job)
+    assert (refused.returncode, "state finetune.images and finetune.masks" in refused.stderr) == (2, True)
+
+
+def test_a_training_that_is_killed_ends_with_the_same_bytes(tmp_path):
+    def killed(job, *step):
+        command = [sys.executable, str(ROOT / "tests/faults/finetuning.py"), str(job), *map(str, step)]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=200, check=False)
+        return done.returncode, done.stdout.strip()
+
+    job = training_job(tmp_path / "killed")
+    assert killed(job, 3)[0] == -signal.SIGKILL
+    assert killed(job, 8)[0] == -signal.SIGKILL
+    code, path = killed(job)
+    whole = killed(training_job(tmp_path / "whole"))[1]
+    assert code == 0
+    assert Path(path).read_bytes() == Path(whole).read_bytes()

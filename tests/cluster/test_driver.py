@@ -15,9 +15,8 @@ from PIL import Image
 import jobs.run
 from cluster import driver
 from cluster.connection import ClusterError
-from jobs.errors import JobError, MaskfleetError
+from jobs.errors import JobError, MaskfleetError, Stopped
 from jobs.job import Job
-from jobs.run import Stopped
 from jobs.verify import verify
 
 pytestmark = pytest.mark.ray

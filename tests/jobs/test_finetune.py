@@ -1,77 +1,120 @@
-import numpy as np
-import pytest
-from PIL import Image
+import hashlib
+import json
+from pathlib import Path
 
-from jobs.finetune import HELD_BACK, Pair, crops, dice, held_back, main, read_pairs
+import pyarrow.parquet as pq
+import pytest
+from conftest import draw_pairs, seeded
+
+from jobs.errors import JobError
+from jobs.finetune import evaluate, finetune
+from jobs.job import Job
+from jobs.run import run
 from unet import weights
 
 
-def test_the_split_follows_content_and_has_its_share():
-    contents = [str(number).encode() for number in range(4000)]
-    share = np.mean([held_back(content) for content in contents])
-    assert abs(share - HELD_BACK) < 0.03
-    assert [held_back(content) for content in contents] == [held_back(content) for content in contents]
+def job(folder, *, base=None, inference=None, **settings):
+    folder.mkdir(exist_ok=True)
+    if base is None:
+        base = folder / "base.safetensors"
+        base.write_bytes(weights.save(seeded(width=2), mask_values=(0, 255), metadata={"note": "a base"}))
+    images, masks = draw_pairs(folder, 16)
+    return Job.of({
+        "input": str(images),
+        "output": str(folder / "output"),
+        "weights": str(base),
+        "cluster": {"decoders": 1, "threads": 1},
+        "inference": inference or {},
+        "finetune": {
+            "images": str(images), "masks": str(masks), "steps": 4, "crop": 32, "batch_size": 2,
+            "validation_share": 0.4, "width": 2,
+        } | settings,
+    })  # fmt: skip
 
 
-def pairs():
-    random = np.random.default_rng(0)
-    truths = [(random.random((height, 60)) > 0.5).astype(np.uint8) for height in (50, 70, 70, 70)]
-    return [Pair(np.repeat(truth[..., None] * np.uint8(150) + 20, 3, axis=2), truth) for truth in truths]
+def new_weights(outcome):
+    return weights.load(Path(outcome.weights).read_bytes())
 
 
-def test_crops_keep_image_and_truth_together():
-    pixels, truth = next(crops(pairs(), side=32, batch_size=16, seed=3))
-    assert (pixels.shape, truth.shape) == ((16, 3, 32, 32), (16, 32, 32))
-    assert set(truth.unique().tolist()) == {0, 1}
-    for image, classes in zip(pixels.float().mean(dim=1), truth, strict=True):
-        # The truth is the image's light, or its shadow where it was inverted; zooming blurs the border alone.
-        agreement = abs(np.corrcoef(image.flatten(), classes.flatten())[0, 1])
-        assert agreement > 0.6
+def test_pairs_become_weights_that_say_where_they_come_from(tmp_path):
+    work = job(tmp_path)
+    outcome = finetune(work)
+    loaded = weights.load((tmp_path / "base.safetensors").read_bytes())
+    new = new_weights(outcome)
+    assert new.mask_values == (0, 255)
+    assert new.id != loaded.id
+    assert new.metadata["base"] == loaded.id
+    assert new.metadata["data"] == outcome.record["about"]["data"]
+    assert json.loads(new.metadata["recipe"])["steps"] == 4
+    assert float(new.metadata["dice_mean"]) == pytest.approx(outcome.record["dice"], abs=1e-4)
+    assert outcome.record["trained_on"] + outcome.record["images"] == 16
+    folder = tmp_path / "output" / "finetune" / outcome.record["id"]
+    assert pq.read_table(folder / "metrics.parquet").num_rows == 4
+    assert json.loads((folder / "result.json").read_text()) == outcome.record
 
 
-def test_the_same_seed_draws_the_same_crops():
-    one, two = (next(crops(pairs(), side=32, batch_size=4, seed=7)) for _ in range(2))
-    assert (one[0] == two[0]).all()
-    assert (one[1] == two[1]).all()
+def test_the_scores_are_those_of_the_masks_that_a_run_writes(tmp_path):
+    import numpy as np
+    from PIL import Image
+
+    from jobs.scores import dice
+
+    work = job(tmp_path, inference={"precision": "fp32"})
+    outcome = finetune(work)
+    again = work.model_copy(update={"weights": (outcome.weights,)})
+    assert evaluate(again)["dice"] == pytest.approx(outcome.record["dice"])
+    assert evaluate(work)["dice"] == pytest.approx(outcome.record["base"]["dice"])
+    run(again)
+    from jobs.pairs import read_pairs
+
+    held = [pair.key for pair in read_pairs(work, channels=3, classes=2, own=(0, 255)).validation]
+    scores = [
+        dice(*(np.asarray(Image.open(place / key)) for place in (tmp_path / "output/masks", tmp_path / "truth")))
+        for key in held
+    ]
+    assert np.mean(scores) == pytest.approx(outcome.record["dice"])
 
 
-def test_dice():
-    one, none = np.ones((2, 2), np.uint8), np.zeros((2, 2), np.uint8)
-    assert (dice(one, one), dice(one, none), dice(none, none)) == (1.0, 0.0, 1.0)
-    assert dice(np.array([255, 255, 0]), np.array([0, 1, 1])) == pytest.approx(0.5)
+def test_done_it_is_not_trained_again(tmp_path, monkeypatch):
+    work = job(tmp_path)
+    first = finetune(work)
+    monkeypatch.setattr("jobs.finetune.train", None)
+    assert finetune(work) == first
 
 
-def write_pairs(folder, count=60):
-    for number in range(count):
-        random = np.random.default_rng(number)
-        truth = (random.random((40, 40)) > 0.5).astype(np.uint8) * 255
-        for name, pixels in (("images", np.repeat(truth[..., None] // 2, 3, axis=2)), ("masks", truth)):
-            (folder / name).mkdir(exist_ok=True)
-            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+def test_a_new_network_for_other_classes(tmp_path):
+    images, masks = draw_pairs(tmp_path / "three", 16, classes=3)
+    work = job(tmp_path, start="random", images=str(images), masks=str(masks), store="fp16")
+    outcome = finetune(work)
+    new = new_weights(outcome)
+    assert (new.model.n_classes, new.model.width, new.mask_values) == (3, 2, (0, 127, 254))
+    assert new.metadata["base"] == "none"
+    assert outcome.record["base"] is None
+    assert [row["value"] for row in outcome.record["classes"]] == [127, 254]
 
 
-def test_two_folders_become_weights(tmp_path):
-    write_pairs(tmp_path)
-    training, validation = read_pairs(tmp_path / "images", tmp_path / "masks")
-    assert len(training) + len(validation) == 60
-    assert validation
-    main([
-        *("--images", str(tmp_path / "images"), "--masks", str(tmp_path / "masks"), "--width", "2", "--steps", "5"),
-        *("--side", "32", "--batch-size", "2", "--output", str(tmp_path / "w.safetensors")),
-    ])  # fmt: skip
-    loaded = weights.load((tmp_path / "w.safetensors").read_bytes())
-    assert loaded.mask_values == (0, 255)
-    assert 0 <= float(loaded.metadata["dice_worst"]) <= float(loaded.metadata["dice_mean"]) <= 1
+def test_equal_trainings_give_equal_files(tmp_path):
+    digests = set()
+    for name in ("one", "two"):
+        outcome = finetune(job(tmp_path / name))
+        digests.add(hashlib.sha256(Path(outcome.weights).read_bytes()).hexdigest())
+    assert len(digests) == 1
 
 
-def test_too_few_pairs_are_refused(tmp_path):
-    write_pairs(tmp_path, 1)
-    with pytest.raises(ValueError, match="both parts of the split need pairs"):
-        read_pairs(tmp_path / "images", tmp_path / "masks")
+def test_normalisation_and_mask_values_are_inherited(tmp_path):
+    base = tmp_path / "base.safetensors"
+    normalize = ((0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
+    base.write_bytes(weights.save(seeded(width=2), mask_values=(3, 9), normalize=normalize))
+    new = new_weights(finetune(job(tmp_path, base=base)))
+    assert (new.normalize, new.mask_values) == (normalize, (3, 9))
 
 
-def test_a_mask_of_another_size_is_refused(tmp_path):
-    write_pairs(tmp_path, 1)
-    Image.new("L", (30, 30)).save(tmp_path / "masks/0.png")
-    with pytest.raises(ValueError, match=r"mask of 0.png is \(30, 30\) px and the image \(40, 40\)"):
-        read_pairs(tmp_path / "images", tmp_path / "masks")
+def test_what_cannot_be_trained_is_said_before_hours_are_spent(tmp_path):
+    work = job(tmp_path)
+    with pytest.raises(JobError, match="begins with one network and 'weights' names several"):
+        finetune(work.model_copy(update={"weights": work.weights * 2}))
+    images, masks = draw_pairs(tmp_path / "three", 16, classes=3)
+    other = job(tmp_path, start="random", images=str(images), masks=str(masks), inference={"threshold": [0.4]})
+    with pytest.raises(JobError, match="inference.threshold has 1 values and the weights have 2 classes"):
+        finetune(other)
+    assert not list((tmp_path / "output").glob("finetune/*/checkpoints"))

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from jobs import run as run_module
-from jobs.errors import JobError, Locked, StorageError
+from jobs.errors import JobError, Locked, Stopped, StorageError
 from jobs.job import Job
 from jobs.lock import Lock
-from jobs.run import Stopped, run
+from jobs.run import run
 from jobs.statistics import SCHEMA
 from jobs.storage import LocalStorage, open_storage
 from jobs.verify import verify

@@ -132,7 +132,7 @@ def test_the_first_on_record_counts(tmp_path):
 
 def test_every_worker_does_as_the_first(job_of, fast_bf16, monkeypatch):
     """A run that goes on after its machine has become slower in bf16 stays in bf16."""
-    from jobs.run import Stopped
+    from jobs.errors import Stopped
 
     sets = ("run.shard_size=2", "inference.min_agreement=0.5")
     calls = iter([False, True])

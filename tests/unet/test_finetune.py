@@ -197,6 +197,17 @@ def test_other_errors_are_no_shortage(monkeypatch):
     assert not this.model.checkpointing
 
 
+def test_pixels_are_normalised_as_the_network_was_trained():
+    normalize = ((0.1, 0.2, 0.3), (0.5, 1.0, 2.0))
+    seen = []
+    this = training(recipe="pytorch-unet", normalize=normalize)
+    this.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+    pixels, target = batch(0)
+    this.step(pixels, target)
+    mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in normalize)
+    assert torch.equal(seen[0], (pixels.float() / 255 - mean) / std)
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_loss_that_is_no_number_changes_nothing(recipe):
     this = trained(training(recipe=recipe), 0, 3)

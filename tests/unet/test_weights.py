@@ -143,3 +143,12 @@ def test_the_builtin_model_loads():
     assert (loaded.model.n_channels, loaded.model.n_classes, loaded.model.width) == (3, 2, 16)
     assert loaded.mask_values == (0, 255)
     assert float(loaded.metadata["dice_mean"]) >= 0.92
+
+
+def test_equal_networks_with_equal_metadata_are_equal_files():
+    metadata = {f"name {number}": f"värde {number}" for number in range(20)}
+    files = {weights.save(seeded(), mask_values=(0, 255), metadata=metadata) for _ in range(4)}
+    assert len(files) == 1
+    loaded = weights.load(files.pop())
+    assert loaded.metadata == metadata
+    assert all(torch.equal(a, b) for a, b in zip(loaded.model.parameters(), seeded().parameters(), strict=True))
