@@ -265,6 +265,8 @@ class Pipeline:
             outcome.failure = _fetch_failure(record, error)
         except ValueError as error:
             outcome.failure = Failure("segment", "not_tileable", str(error))
+        except MemoryError as error:
+            outcome.failure = Failure("segment", "out_of_memory", str(error))
         if outcome.failure is not None:
             outcome.mask, outcome.columns = None, {}
         outcome.seconds["segment"] = time.perf_counter() - started
@@ -322,6 +324,10 @@ class Pipeline:
             except ValueError as error:  # needs tiles that its network does not allow
                 for index in batch.indices:
                     outcomes[index].failure = Failure("segment", "not_tileable", str(error))
+                return np.empty((len(batch.indices), 0, 0), np.uint8)
+            except MemoryError as error:
+                for index in batch.indices:
+                    outcomes[index].failure = Failure("segment", "out_of_memory", str(error))
                 return np.empty((len(batch.indices), 0, 0), np.uint8)
             self._move()
             share = (time.perf_counter() - started) / len(batch.indices)

@@ -326,7 +326,13 @@ def judge(this: Run, backlog: Backlog, task: Task, error: Exception, *, alone: b
             yield ShardReport(task.shard, first, True, 0.0)
     elif verdict == "give_up":
         message = f"this image ended {task.deaths + 1} attempts ({_line(error)}); look at it by itself"
-        yield fail_shard(this.desk, task.shard, Failure("worker", "crash", message))
+        yield fail_shard(this.desk, task.shard, Failure("worker", _class_of(error), message))
+
+
+def _class_of(error: Exception) -> str:
+    # Torch's and Ray's both have that name.
+    out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return "out_of_memory" if out_of_memory else "crash"
 
 
 def _line(error: Exception) -> str:

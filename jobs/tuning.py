@@ -121,9 +121,12 @@ def tune(job: Job, weights: Weights, manifest: Manifest, *, threads: int) -> Tun
         return Tuning(name, "fp32", shape=shape)
     seconds: dict[Resolved, float] = {}
     if len(choices) > 1:
-        for choice in choices:
-            segmenter = segmenter_of(job, weights, threads=threads, precision=choice)
-            seconds[choice] = seconds_of(segmenter, shape)
+        try:
+            for choice in choices:
+                segmenter = segmenter_of(job, weights, threads=threads, precision=choice)
+                seconds[choice] = seconds_of(segmenter, shape)
+        except MemoryError:  # such images will fail; the others shall not with them
+            return Tuning(name, "fp32")
     precision = fastest(seconds) if seconds else choices[0]
     judged = []
     while precision != "fp32":

@@ -1,7 +1,7 @@
 """Which precision a device computes well in, and how far its masks are from fp32's."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -122,7 +122,7 @@ class Agreement(NamedTuple):
 
     @classmethod
     def of(cls, pairs: Iterable[tuple[NDArray[np.uint8], NDArray[np.uint8]]], classes: int) -> "Agreement":
-        """Of class maps and their references, of one shape each; at least one pair."""
+        """Of class maps and their references, of one shape each. No pairs prove nothing: there is no agreement then."""
         shares, pixels = [], []
         both, either = np.zeros(classes), np.zeros(classes)
         for labels, reference in pairs:
@@ -132,6 +132,8 @@ class Agreement(NamedTuple):
             both += np.bincount(labels[same], minlength=classes)
             either += np.bincount(labels.reshape(-1), minlength=classes)
             either += np.bincount(reference.reshape(-1), minlength=classes)
+        if not shares:
+            return cls(0, 0.0, 0, 0.0, 0, 0.0)
         dice = np.where(either > 0, 2 * both / np.maximum(either, 1), 1.0)
         worst = int(np.argmin(shares))
         total = float(np.average(shares, weights=pixels))
@@ -139,12 +141,23 @@ class Agreement(NamedTuple):
 
 
 def compared(segmenter: "Segmenter", exact: "Segmenter", images: Sequence[NDArray[np.uint8]]) -> Agreement:
-    """How far one segmenter's class maps are from another's.
+    """How far one segmenter's class maps are from another's; of images that fit into memory.
 
     Args:
         segmenter: To be judged.
         exact: In fp32.
         images: Pixels (H, W, C); at least one.
     """
-    pairs = ((segmenter.segment(image[None])[0], exact.segment(image[None])[0]) for image in images)
-    return Agreement.of(pairs, segmenter.classes)
+    numbers = []
+
+    def pairs() -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+        for number, image in enumerate(images):
+            try:
+                pair = segmenter.segment(image[None])[0], exact.segment(image[None])[0]
+            except MemoryError:
+                continue
+            numbers.append(number)
+            yield pair
+
+    found = Agreement.of(pairs(), segmenter.classes)
+    return found._replace(worst_image=numbers[found.worst_image]) if numbers else found

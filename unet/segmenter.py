@@ -207,7 +207,9 @@ class Segmenter:
                 labels = np.empty(images.shape[:3], np.uint8)
                 try:
                     times = [self._timed(images, labels, Fit(batch, 0)) for _ in range(_TIMINGS)]
-                except torch.OutOfMemoryError:
+                except (RuntimeError, MemoryError) as error:
+                    if not _memory_ran_out(error):
+                        raise
                     break
                 speeds[batch] = batch / min(times)
                 if batch > 1 and speeds[batch] < speeds[batch // 2]:
@@ -260,7 +262,7 @@ class Segmenter:
         Raises:
             ValueError: The batch has another number of channels or a side below 16 px.
             NotTileable: The images need tiles, and the network is bilinear.
-            torch.OutOfMemoryError: Not even a tile of the least core fits.
+            MemoryError: Not even a tile of the least core fits, or the images may not be cut.
         """
         self._check(images.shape)
         shape = (images.shape[1], images.shape[2])
@@ -290,7 +292,7 @@ class Segmenter:
 
         Raises:
             NotTileable: The network is bilinear.
-            torch.OutOfMemoryError: Not even a tile of the least core fits.
+            MemoryError: Not even a tile of the least core fits.
         """
         self._check((1, height, width, self.n_channels))
         statistics = Statistics.none(1, self.classes, self.n_channels)
@@ -349,10 +351,12 @@ class Segmenter:
         while True:
             try:
                 return work(tried[-1])
-            except torch.OutOfMemoryError:
+            except (RuntimeError, MemoryError) as error:
+                if not _memory_ran_out(error):
+                    raise
                 smaller = self._smaller(tried[-1], shape)
                 if smaller is None:
-                    raise
+                    raise MemoryError(self._too_large(tried[-1], shape)) from error
                 tried.append(smaller)
             # Outside the handler, whose traceback holds on to what filled the memory.
             if self.device.type == "cuda":
@@ -366,6 +370,15 @@ class Segmenter:
             return None
         core = (fit.core or max(shape)) // 2 // GRID * GRID
         return Fit(1, core) if core >= _LEAST_CORE else None
+
+    def _too_large(self, fit: Fit, shape: tuple[int, int]) -> str:
+        if fit.core:
+            return f"not even a tile of {fit.core} px and its halo fits into memory; give workers more of it"
+        if self.tile == 0:
+            why = "inference.tile = 0 never cuts it"
+        else:
+            why = "it is too small to be cut" if self.tileable else "a bilinear network's tiles are not exact"
+        return f"one image of {shape[1]}×{shape[0]} px does not fit into memory, and {why}; give workers more memory"
 
     # Passes --------------------------------------------------------------------------------------
 
@@ -553,6 +566,11 @@ class Segmenter:
         # As they lie in memory, channels last: a reduction that jumps costs ten times as much.
         logits_BHWK = logits_BKHW.permute(0, 2, 3, 1)
         return torch.maximum(-logits_BHWK.amin(dim=(1, 2, 3)), logits_BHWK.amax(dim=(1, 2, 3)))
+
+
+def _memory_ran_out(error: Exception) -> bool:
+    # On a CPU torch says it in words alone.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _groups(columns: list[Span], images: int, batch: int) -> Iterator[list[tuple[Span, slice]]]:

@@ -15,6 +15,7 @@ from conftest import draw_images, seeded, statistics, tree
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torch import OutOfMemoryError
 
 from jobs import run as run_module
 from jobs.errors import JobError, Locked, Stopped, StorageError
@@ -458,6 +459,82 @@ def test_memory_that_runs_out_costs_no_mask_and_is_on_record(tmp_path, weights_f
     }
     assert tree(tmp_path / "out/masks") == tree(tmp_path / "whole/masks")
     assert statistics(tmp_path / "out") == statistics(tmp_path / "whole")
+
+
+def test_memory_may_run_out_at_every_forward_call_of_a_job(tmp_path, weights_file, monkeypatch):
+    import torch
+
+    from unet.segmenter import Segmenter
+
+    (tmp_path / "in").mkdir()
+    for number in range(7):
+        side = 96 if number < 6 else 400
+        pixels = np.random.default_rng(number).integers(0, 256, (side, 330, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"in/{number}.png")
+    forward = Segmenter._forward
+    calls, fails = [0], set()
+
+    def counted(self, pixels_BHWC):
+        if pixels_BHWC.shape[2] > 96:  # not what a Segmenter tries itself out with
+            calls[0] += 1
+            if calls[0] in fails:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, pixels_BHWC)
+
+    monkeypatch.setattr(Segmenter, "_forward", counted)
+
+    def segmented(name, *failing):
+        calls[0] = 0
+        fails.clear()
+        fails.update(failing)
+        sets = ["inference.precision=fp32", "inference.batch_size=4", "run.shard_size=4", "cluster.decoders=1"]
+        report = run(job_of(tmp_path / "in", tmp_path / name, weights_file, *sets))
+        assert (report.ok, report.failed, report.record["attempts_lost"]) == (7, 0, 0)
+        return tree(tmp_path / name / "masks"), report.record["short_of_memory"]
+
+    whole, tried = segmented("whole")
+    assert tried == {}
+    assert len(whole) == 7
+    total = calls[0]
+    assert total == 3  # four, then two and the large one
+    for at in range(1, total + 1):
+        masks, tried = segmented(f"at-{at}", at)
+        assert masks == whole
+        assert [len(steps) for steps in tried.values()] == [2]
+    masks, tried = segmented("all-the-way", 1, 2)
+    assert (masks, tried) == (whole, {"330×96": ["batches of 4", "batches of 2", "batches of 1"]})
+
+
+def test_what_never_fits_fails_as_out_of_memory_and_is_retried_as_such(tmp_path, weights_file, monkeypatch):
+    import torch
+
+    from unet.segmenter import Segmenter
+
+    draw_images(tmp_path / "in", 4)
+    pixels = np.random.default_rng(0).integers(0, 256, (420, 405, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "in/large.png")
+    forward = Segmenter._forward
+
+    def short(self, pixels_BHWC):
+        if pixels_BHWC.shape[1:3].numel() > 100 * 100:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, pixels_BHWC)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Segmenter, "_forward", short)
+        report = run(job_of(tmp_path / "in", tmp_path / "out", weights_file))
+    assert (report.ok, report.record["errors"], report.record["attempts_lost"]) == (4, {"out_of_memory": 1}, 0)
+    (row,) = (row for row in statistics(tmp_path / "out") if row["status"] == "failed")
+    assert (row["key"], row["stage"]) == ("large.png", "segment")
+    assert "not even a tile of 96 px and its halo fits into memory" in row["error_message"]
+    report = run(job_of(tmp_path / "in", tmp_path / "out", weights_file, "select.only=failed", "select.classes=oom"))
+    assert (report.images, report.ok) == (1, 1)
+
+
+@pytest.mark.parametrize("error", [MemoryError("none left"), OutOfMemoryError("killed by the monitor")])
+def test_a_worker_that_dies_for_want_of_memory_says_so(error):
+    assert run_module._class_of(error) == "out_of_memory"
+    assert run_module._class_of(ValueError("other")) == "crash"
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -128,3 +128,17 @@ def overflowing():
 def test_dtypes_are_in_the_order_of_their_mantissas():
     eps = [torch.finfo(module.DTYPES[name]).eps for name in module.EXACTNESS]
     assert eps == sorted(eps, reverse=True)
+
+
+def test_images_that_do_not_fit_are_not_compared():
+    class Short(Segmenter):
+        def _forward(self, pixels_BHWC):
+            if pixels_BHWC.shape[1] == 50:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super()._forward(pixels_BHWC)
+
+    drawn = [np.random.default_rng(side).integers(0, 256, (side, side, 3), np.uint8) for side in (50, 40)]
+    short, exact = Short(seeded(), precision="bf16"), Segmenter(seeded(), precision="fp32")
+    found = compared(short, exact, drawn)
+    assert (found.images, found.worst_image) == (1, 1)
+    assert compared(short, exact, drawn[:1]) == (0, 0.0, 0, 0.0, 0, 0.0)

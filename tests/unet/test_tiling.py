@@ -213,29 +213,42 @@ def test_batches_are_halved_and_then_images_cut_until_they_fit():
     assert segmenter.calls - calls == 5 * len(spans(420, 96)) * len(spans(405, 96))
 
 
-def test_memory_that_runs_out_at_any_batch_changes_nothing():
-    drawn = pixels(7, 33, 70)
+LADDER = [Fit(4, 0), Fit(2, 0), Fit(1, 0), Fit(1, 208), Fit(1, 96)]
+
+
+@pytest.mark.parametrize("in_a_row", [1, 2, 3, 4])
+def test_memory_may_run_out_at_every_forward_call(in_a_row):
+    """At each call in turn, and at so many in a row as lead all the way down."""
+    drawn = pixels(7, 420, 405)
     expected, statistics = Segmenter(seeded(width=2), precision="fp32").segment(drawn)
-    whole = short(tile=0)
-    whole.segment(drawn)
-    assert whole.calls == 2
-    for failing in ((1,), (2,), (1, 2), (1, 4), (2, 3)):
+    at = 1
+    while True:
         segmenter = short()
-        segmenter.fails = frozenset(failing)
+        segmenter.fails = frozenset(range(at, at + in_a_row))
         labels, found = segmenter.segment(drawn)
         assert np.array_equal(labels, expected)
+        assert found.class_pixels.tolist() == statistics.class_pixels.tolist()
         assert found.input_sum.tolist() == statistics.input_sum.tolist()
-        assert segmenter.fits[33, 70] == [Fit(4, 0), Fit(2, 0), Fit(1, 0)][: 1 + len(failing)]
+        if segmenter.calls < at:
+            break
+        failed = min(in_a_row, segmenter.calls - at + 1)
+        assert segmenter.fits[420, 405] == LADDER[: 1 + failed]
+        at += 1
+    assert at == 3  # two batches, of four and of three
 
 
 def test_what_cannot_be_cut_further_is_an_error():
     segmenter = short()
     segmenter.room = 100
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(MemoryError, match="64×64 px does not fit into memory, and it is too small"):
         segmenter.segment(pixels(4, 64, 64))
+    segmenter = short()
+    segmenter.room = 250 * 250
+    with pytest.raises(MemoryError, match="not even a tile of 64 px and its halo"):
+        segmenter.segment(pixels(1, 512, 512))
     segmenter = short(tile=0)
     segmenter.room = 300 * 300
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(MemoryError, match=r"405×420 px .* inference\.tile = 0 never cuts it"):
         segmenter.segment(pixels(1, 420, 405))
     assert segmenter.fits[420, 405] == [Fit(4, 0), Fit(2, 0), Fit(1, 0)]
 
