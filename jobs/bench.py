@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from jobs.decode import decode
@@ -32,7 +31,6 @@ from jobs.sources import Source
 from jobs.storage import open_storage
 from unet import roofline
 from unet.identity import Identity
-from unet.segmenter import Segmenter
 
 Runner = Callable[..., RunReport]
 """`jobs.run.run` or `cluster.driver.run`."""
@@ -172,10 +170,8 @@ def _shape(job: Job) -> tuple[int, int]:
 
 
 def with_identity(this: Run, cpus: int) -> Pipeline:
-    """A pipeline around a network that computes nothing: the runner's own ceiling."""
-    torch.set_num_threads(1)
-    segmenter = Segmenter(Identity(), precision="fp32")
-    return pipeline_of(this, segmenter, cpus, encoder=Encoder(default_values(2)))
+    """A pipeline around a device that computes nothing: the runner's own ceiling. No core is kept free for it."""
+    return pipeline_of(this, Identity(), cpus, encoder=Encoder(default_values(2)), decoders=cpus)
 
 
 def null(job: Job, runner: Runner, *, pairs: int = 3) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import platform
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -285,22 +285,29 @@ def _executed(job: Job, attempts: Attempts, progress: Progress | None, stop: Sto
 
 
 def _attempts(this: Run, backlog: Backlog, pipeline: Pipeline, tally: Tally, stop: Stop) -> Iterator[ShardReport]:
-    while backlog:
-        if stop():
-            raise Stopped
-        task = backlog.take(idle=True)
-        if task is None:  # the listing holds us back
-            time.sleep(0.01)
-            continue
-        try:
-            report = run_shard(this.desk, task.shard, pipeline)
-        except (StorageError, JobError):
-            raise
-        except Exception as error:
-            tally.deaths += 1
-            yield from judge(this, backlog, task, error, alone=True)
-        else:
-            yield committed(this, report)
+    """As a worker does: one shard's masks are written while the next one's images are decoded."""
+    working: dict[Future[ShardReport], Task] = {}
+    with ThreadPoolExecutor(SHARDS_IN_FLIGHT, "shard") as pool:
+        draining = False
+        while working or (backlog and not draining):
+            draining = draining or stop()
+            while len(working) < SHARDS_IN_FLIGHT and not draining and (task := backlog.take(idle=True)):
+                working[pool.submit(run_shard, this.desk, task.shard, pipeline)] = task
+            if not working:  # the listing holds us back
+                time.sleep(0.01)
+            for future in wait(working, timeout=0.1, return_when=FIRST_COMPLETED).done:
+                task = working.pop(future)
+                try:
+                    report = future.result()
+                except (StorageError, JobError):
+                    raise
+                except Exception as error:
+                    tally.deaths += 1
+                    yield from judge(this, backlog, task, error, alone=True)
+                else:
+                    yield committed(this, report)
+    if backlog:
+        raise Stopped
 
 
 def committed(this: Run, report: ShardReport) -> ShardReport:
@@ -537,10 +544,8 @@ def pipeline_of(this: Run, segmenter: Any, cpus: int, *, encoder: Encoder | None
     job = this.job
     limits = limits_of(job, segmenter.n_channels)
     decoders = job.cluster.decoders if job.cluster.decoders != "auto" else max(1, cpus - 1)
-    inputs = Inputs(profile=job.profile)
-    return Pipeline(
-        segmenter, encoder=encoder, limits=limits, inputs=inputs, decoders=decoders, encoders=max(1, cpus // 2), **more
-    )
+    lanes = {"decoders": decoders, "encoders": max(1, cpus // 2)}
+    return Pipeline(segmenter, encoder=encoder, limits=limits, inputs=Inputs(profile=job.profile), **lanes | more)
 
 
 def resume(this: Run) -> tuple[Tally, Backlog]:

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import tarfile
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,17 @@ def decoded_pairs(channels: int = 3) -> list:
         Pair(str(number), np.repeat(truth[..., None] * np.uint8(150) + np.uint8(20), channels, axis=2), truth)
         for number, truth in enumerate(truths)
     ]
+
+
+def once_committed(output: Path, shards: int) -> Callable[[], bool]:
+    """For a run's `stopped`: true as soon as so many of its shards are on record."""
+    before = {path.name for path in (output / "runs").glob("*")}
+
+    def stopped() -> bool:
+        runs = [path for path in (output / "runs").glob("*") if path.name not in before]
+        return sum(len(list(path.glob("commits/*.json"))) for path in runs) >= shards
+
+    return stopped
 
 
 def jpeg(seed: int, side: int = 32) -> bytes:

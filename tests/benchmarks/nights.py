@@ -149,18 +149,13 @@ def main():
 def measured(url, folder, keys, count):  # noqa: PLR0915  (one night after the other)
     import jobs.run
     from jobs import catalog
+    from jobs.bench import with_identity
     from jobs.commit import Commit, Commits
     from jobs.job import Job
-    from jobs.masks import Encoder, default_values
     from jobs.planning import LivePlan
     from jobs.recipe import fingerprint_of, load_weights
-    from jobs.run import Run, pipeline_of
+    from jobs.run import Run
     from jobs.storage import open_storage
-    from unet.identity import Identity
-    from unet.segmenter import Segmenter
-
-    def with_identity(this, cpus):
-        return pipeline_of(this, Segmenter(Identity(), precision="fp32"), cpus, encoder=Encoder(default_values(2)))
 
     job = Job.of({"input": "s3://b/in", "output": f"{folder}/out", "weights": "nuclei", "masks": {"format": "tar"}})
     fingerprint = fingerprint_of(job, load_weights(job))

@@ -145,7 +145,7 @@ def job_file(folder, weights_file, name, images, *lines):
 def test_nights_on_a_cluster(head, tmp_path, weights_file):
     address, token, session, _ = head
     images = draw_images(tmp_path / "images", 60)
-    # Eight views of each image, so that there is a middle to be stopped in on a fast machine too.
+    # Eight views of each image: between the first shard and the last there is time to hold the worker.
     job = job_file(tmp_path, "nuclei", "nuclei", images, "[inference]", 'tta="d4"', 'precision="fp32"')
     there = ["--address", address]
     submit = ["submit", job, *there, "--date", "2026-11-24", "--python", sys.executable]
@@ -157,6 +157,8 @@ def test_nights_on_a_cluster(head, tmp_path, weights_file):
 
     following = maskfleet(head, *submit, "--follow", wait=False)
     wait_for(lambda: list((tmp_path / "nuclei").glob("runs/*/commits/*.json")))
+    (worker,) = workers(session)
+    worker.suspend()  # so that the middle lasts, on a fast machine too
     assert token.read_text() not in " ".join(" ".join(process.cmdline()) for process in processes())
     wait_for(lambda: {"images_total", "workers", "queue_shards", "device_share"} <= scraped(head), 30)
     again = maskfleet(head, *submit)
@@ -165,8 +167,10 @@ def test_nights_on_a_cluster(head, tmp_path, weights_file):
     assert (shown["id"], shown["state"], shown["run"]["state"]) == ("nuclei-2026-11-24", "RUNNING", "unfinished"), (
         maskfleet(head, "logs", job, *there).stdout[-3000:]
     )
-    stopped = maskfleet(head, "stop", job, *there)
-    assert (stopped.returncode, stopped.stdout) == (0, "nuclei-2026-11-24 stopped\n")
+    stopping = maskfleet(head, "stop", job, *there, wait=False)
+    wait_for(lambda: "stopping after the shards in work" in driver_log(session))
+    worker.resume()
+    assert (stopping.wait(60), stopping.stdout.read()) == (0, "nuclei-2026-11-24 stopped\n")
     assert following.wait(30) == 130
     assert "run the same command to go on" in following.stderr.read()
     done = set((tmp_path / "nuclei").glob("runs/*/commits/*.json"))
@@ -191,6 +195,18 @@ def test_nights_on_a_cluster(head, tmp_path, weights_file):
     logs = [path.read_text(errors="replace") for path in session.rglob("*") if path.is_file() and "log" in str(path)]
     assert logs
     assert not [text for text in logs if token.read_text() in text]
+
+
+def workers(session):
+    """Processes of this head's workers."""
+    raylets = [one for one in processes() if "raylet" in one.name() and str(session) in " ".join(one.cmdline())]
+    return [one for raylet in raylets for one in raylet.children() if " ".join(one.cmdline()).startswith("ray::Worker")]
+
+
+def driver_log(session):
+    """What the newest submission's driver said."""
+    logs = sorted(session.glob("session_*/logs/job-driver-*.log"), key=lambda path: path.stat().st_mtime)
+    return logs[-1].read_text()
 
 
 def scraped(head):

@@ -259,3 +259,49 @@ def test_an_array_that_cannot_be_read_in_rows_says_so(monkeypatch):
     monkeypatch.setattr(module, "STREAM_PIXELS", 100)
     with pytest.raises(Undecodable, match="cannot be read in rows; store TIFF or PNG"):
         decode(array(GREY), channels=1, max_pixels=10**9)
+
+
+needs_fast = pytest.mark.skipif(module.simplejpeg is None, reason="the extra 'fast' is not installed")
+
+
+def both_ways(data):
+    """What becomes of a file without the extra `fast`, and with it."""
+    results = []
+    for decoder in (None, module.simplejpeg):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "simplejpeg", decoder)
+            try:
+                pixels, size = decode(data, channels=3)
+                results.append((pixels.tolist(), pixels.dtype, size))
+            except Undecodable as error:
+                results.append((error.error_class, str(error)))
+    return results
+
+
+@needs_fast
+@settings(deadline=None)
+@given(
+    st.integers(1, 70), st.integers(1, 70), st.integers(1, 100), st.sampled_from(["4:4:4", "4:2:2", "4:2:0", "keep_rgb"]),
+    st.booleans(), st.sampled_from(["RGB", "L", "CMYK"]), st.integers(0, 2**32 - 1), st.sampled_from([None, "cut", "bent"]),
+)  # fmt: skip
+def test_the_fast_decoder_changes_nothing(height, width, quality, sampling, progressive, mode, seed, harm):
+    random = np.random.default_rng(seed)
+    smooth = Image.fromarray(random.integers(0, 256, (3, 3, 3), np.uint8)).resize((width, height)).convert(mode)
+    how = {"keep_rgb": True} if sampling == "keep_rgb" and mode == "RGB" else {"subsampling": "4:2:0"}
+    how = how if sampling == "keep_rgb" else {"subsampling": sampling}
+    data = bytearray(file(smooth, "JPEG", quality=quality, progressive=progressive, **how))
+    if harm == "cut":
+        del data[len(data) * 2 // 3 :]
+    elif harm == "bent":
+        for place in random.integers(len(data) // 3, len(data), 3):
+            data[place] ^= 1 << int(random.integers(8))
+    without, with_ = both_ways(bytes(data))
+    assert with_ == without
+
+
+@needs_fast
+def test_the_fast_decoder_is_taken(monkeypatch):
+    data = file(Image.fromarray(RGB), "JPEG")
+    expected = decode(data, channels=3)[0]
+    monkeypatch.setattr(module, "as_seen", None)
+    assert (decode(data, channels=3)[0] == expected).all()

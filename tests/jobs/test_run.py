@@ -11,7 +11,7 @@ import duckdb
 import numpy as np
 import pyarrow.dataset
 import pytest
-from conftest import draw_images, seeded, statistics, tree
+from conftest import draw_images, once_committed, seeded, statistics, tree
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -120,14 +120,15 @@ def test_failures_that_would_be_the_same_are_not_tried_again(tmp_path, weights_f
 
 def test_a_stopped_run_goes_on_where_it_was(images, tmp_path, weights_file):
     whole = run(job_of(images, tmp_path / "whole", weights_file))
-    job, calls = job_of(images, tmp_path / "out", weights_file), iter([False, False, True])
+    job = job_of(images, tmp_path / "out", weights_file)
     with pytest.raises(Stopped):
-        run(job, stopped=lambda: next(calls))
+        run(job, stopped=once_committed(tmp_path / "out", 2))
     before = tree(tmp_path / "out" / "runs")
-    assert sum("commits" in path for path in before) == 2
+    done = sum("commits" in path for path in before)
+    assert 2 <= done < 5
     seen = []
     report = run(job, progress=lambda _, tally: seen.append(tally.done))
-    assert (seen[0], report.images, report.record["resumed"]) == (10, whole.images, True)
+    assert (seen[0], report.images, report.record["resumed"]) == (5 * done, whole.images, True)
     after = tree(tmp_path / "out" / "runs")
     assert {path: data for path, data in after.items() if path in before} == before
     assert tree(tmp_path / "out/masks") == tree(tmp_path / "whole/masks")
@@ -140,9 +141,9 @@ def test_a_run_that_was_killed_while_it_was_planned_keeps_its_work_and_the_rest_
     monkeypatch.setattr("jobs.planning.PART_SHARDS", 2)
     monkeypatch.setattr("jobs.manifest.PART_SHARDS", 2)
     monkeypatch.setattr("jobs.planning.LivePlan._store_rest", lambda self: None)  # the listing hangs
-    job, calls = job_of(images, tmp_path / "out", weights_file), iter([False, False, *[True] * 99])
+    job = job_of(images, tmp_path / "out", weights_file)
     with pytest.raises(Stopped):
-        run(job, stopped=lambda: next(calls))
+        run(job, stopped=once_committed(tmp_path / "out", 2))
     monkeypatch.undo()
     monkeypatch.setattr("jobs.planning.PART_SHARDS", 2)
     monkeypatch.setattr("jobs.manifest.PART_SHARDS", 2)
@@ -193,9 +194,9 @@ def test_a_run_of_another_job_is_not_gone_on_with(images, tmp_path, weights_file
 
 def test_an_unfinished_run_that_replaces_masks_is_no_damage(images, tmp_path, weights_file):
     run(job_of(images, tmp_path / "out", weights_file))
-    calls = iter([False, True])
+    other = job_of(images, tmp_path / "out", weights_file, "masks.values=[3, 4]")
     with pytest.raises(Stopped):
-        run(job_of(images, tmp_path / "out", weights_file, "masks.values=[3, 4]"), stopped=lambda: next(calls))
+        run(other, stopped=once_committed(tmp_path / "out", 1))
     assert verify(str(tmp_path / "out")).problems == []
 
 

@@ -1,10 +1,11 @@
 """What the first worker of a run finds out about precision and batches, and that all others then do the same."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
-from conftest import draw_images, seeded
+from conftest import draw_images, once_committed, seeded
 
 from jobs import tuning as module
 from jobs.errors import JobError
@@ -135,9 +136,8 @@ def test_every_worker_does_as_the_first(job_of, fast_bf16, monkeypatch):
     from jobs.errors import Stopped
 
     sets = ("run.shard_size=2", "inference.min_agreement=0.5")
-    calls = iter([False, True])
     with pytest.raises(Stopped):
-        run(job_of(*sets), stopped=lambda: next(calls))
+        run(job_of(*sets), stopped=once_committed(Path(job_of(*sets).output), 1))
     monkeypatch.setattr(module, "tune", None)
     report = run(job_of(*sets))
     assert (report.record["resumed"], report.record["tuning"]["precision"]) == (True, "bf16")

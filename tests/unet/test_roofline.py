@@ -3,7 +3,6 @@ import torch
 from conftest import seeded
 
 from unet import roofline
-from unet.identity import Identity
 from unet.model import UNet
 from unet.segmenter import Segmenter
 
@@ -49,9 +48,3 @@ def test_passes_are_counted():
     calls = []
     assert roofline.seconds_per_pass(lambda: calls.append(None), least_seconds=0.01) < 0.01
     assert len(calls) > 1
-
-
-def test_the_identity_gives_the_image_itself():
-    x_BCHW = torch.rand(1, 3, 16, 16)
-    assert torch.equal(Identity()(x_BCHW), x_BCHW[:, :2])
-    assert roofline.flops(Identity(), 16, 16) == 0
