@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -135,8 +136,9 @@ def threads_of(job: Job) -> int:
 
 
 def segmenter_of(
-    job: Job, weights: Weights, *, threads: int, precision: Precision | None = None, batch_pixels: int | None = None
-) -> Segmenter:
+    job: Job, weights: Weights, *, threads: int, precision: Precision | None = None, batch_pixels: int | None = None,
+    batches: Mapping[tuple[int, int], int] | None = None,
+) -> Segmenter:  # fmt: skip
     """The job's network, resident on its device.
 
     Args:
@@ -145,6 +147,7 @@ def segmenter_of(
         threads: Of a network on a CPU.
         precision: In place of the job's.
         batch_pixels: Of a batch, where the job leaves its size to us.
+        batches: Images of a batch by height and width, where that was measured.
 
     Raises:
         JobError: The device is not there or cannot do what the job asks.
@@ -157,6 +160,7 @@ def segmenter_of(
             precision=precision or job.inference.precision,
             batch_size=None if job.inference.batch_size == "auto" else job.inference.batch_size,
             batch_pixels=batch_pixels,
+            batches=batches,
             thresholds=thresholds(job, weights),
             tile=None if job.inference.tile == "auto" else job.inference.tile,
             approximate=job.inference.tile_mode == "approximate",

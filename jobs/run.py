@@ -530,10 +530,14 @@ def pipeline_of_job(this: Run, cpus: int) -> Pipeline:
         )
     threads = int(this.record["threads"])
     storage = this.desk.storage
-    tuned = tuning.read(storage, this.run_id) or tuning.settled(
-        storage, this.run_id, this.desk.commits.mode, tuning.tune(job, weights, this.desk.manifest, threads=threads)
-    )
-    segmenter = segmenter_of(job, weights, threads=threads, precision=tuned.precision, batch_pixels=tuned.batch_pixels)
+    tuned = tuning.read(storage, this.run_id)
+    if tuned is None:
+        mine = tuning.tune(job, weights, this.desk.manifest, storage, threads=threads)
+        tuned = tuning.settled(storage, this.run_id, this.desk.commits.mode, mine)
+    segmenter = segmenter_of(
+        job, weights, threads=threads, precision=tuned.precision,
+        batch_pixels=tuned.batch_pixels, batches=tuned.batches_by_shape,
+    )  # fmt: skip
     encoder = encoder_of(job, weights)
     forward = tuning.forward_of(segmenter, tuned.shape, this.images)
     return pipeline_of(this, segmenter, cpus, encoder=encoder, forward=forward)

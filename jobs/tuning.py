@@ -6,13 +6,15 @@ made them, nor on how busy its machine was when it started.
 
 import json
 import platform
-from dataclasses import asdict, dataclass, field
+from collections import Counter
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from jobs import batches
 from jobs.commit import Mode
 from jobs.errors import JobError, NotFound
 from jobs.job import Job
@@ -37,6 +39,9 @@ from unet.weights import Weights
 
 _SECONDS = 0.1
 
+_SHAPES = 4
+"""Shapes of a sample, at most, whose batch is measured; others get as many pixels as the usual one."""
+
 LEAST_IMAGES = 100
 """Shorter runs do not measure their bare forward pass."""
 
@@ -49,6 +54,7 @@ class Tuning:
         device: What it was found out on.
         precision: To compute in.
         batch_pixels: Pixels per batch; None for the Segmenter's own number, or the job's.
+        batches: Images per batch of the shapes that it was measured for: height, width, number; see `jobs.batches`.
         seconds_per_image: Of each precision, where there was a choice.
         shape: Height and width of most images of a sample; None where none was looked at.
         compared: Of each precision below fp32 that was judged: `unet.precision.Agreement` with fp32, on so many
@@ -61,6 +67,12 @@ class Tuning:
     shape: tuple[int, int] | None = None
     seconds_per_image: dict[str, float] = field(default_factory=dict)
     compared: list[dict[str, Any]] = field(default_factory=list)
+    batches: list[list[int]] = field(default_factory=list)
+
+    @property
+    def batches_by_shape(self) -> dict[tuple[int, int], int]:
+        """`batches` by height and width in px."""
+        return {(height, width): batch for height, width, batch in self.batches}
 
     @property
     def sentence(self) -> str | None:
@@ -96,8 +108,15 @@ def _path(run_id: str) -> str:
     return f"runs/{run_id}/tuning.json"
 
 
-def tune(job: Job, weights: Weights, manifest: Manifest, *, threads: int) -> Tuning:
+def tune(job: Job, weights: Weights, manifest: Manifest, storage: Storage, *, threads: int) -> Tuning:
     """Choose precision and batch on this machine, by its speed and by the job's own images.
+
+    Args:
+        job: What to do.
+        weights: The job's.
+        manifest: The run's.
+        storage: The output, where measured batches are.
+        threads: Of a network on a CPU.
 
     Raises:
         JobError: The device is not there or cannot do what the job asks.
@@ -108,8 +127,8 @@ def tune(job: Job, weights: Weights, manifest: Manifest, *, threads: int) -> Tun
     except DeviceError as error:
         raise JobError(str(error)) from error
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu"
-    batches = device.type == "cuda" and job.inference.batch_size == "auto"
-    plain = choices == ("fp32",) and not batches
+    measures = _measures_batches(device) and job.inference.batch_size == "auto"
+    plain = choices == ("fp32",) and not measures
     if plain and manifest.images < LEAST_IMAGES:
         return Tuning(name, "fp32")
     examples = sample(job, weights.model.n_channels, manifest.sample(1 if plain else IMAGES))
@@ -135,11 +154,34 @@ def tune(job: Job, weights: Weights, manifest: Manifest, *, threads: int) -> Tun
         if found["agreement"] >= job.inference.min_agreement:
             break
         precision = above(precision, device)
-    pixels = None
-    if batches:
-        segmenter = segmenter_of(job, weights, threads=threads, precision=precision)
-        pixels = segmenter.measured_batch_pixels(*shape)
-    return Tuning(name, precision, pixels, shape, {name: round(value, 6) for name, value in seconds.items()}, judged)
+    rounded: dict[str, float] = {choice: round(value, 6) for choice, value in seconds.items()}
+    tuned = Tuning(name, precision, None, shape, rounded, judged)
+    if not measures:
+        return tuned
+    segmenter = segmenter_of(job, weights, threads=threads, precision=precision)
+    measured = _measured(segmenter, weights, name, _shapes([pixels for _, pixels in images]), storage)
+    height, width, batch = measured[0]
+    return replace(tuned, batch_pixels=batch * height * width, batches=measured)
+
+
+def _measured(
+    segmenter: Segmenter, weights: Weights, device: str, shapes: list[tuple[int, int]], storage: Storage
+) -> list[list[int]]:
+    """The best batch of each shape that goes through the network, as it is known or measured now."""
+    found = []
+    for shape in dict.fromkeys(segmenter.through(*shape) for shape in shapes):
+        of = batches.what(device, segmenter.precision, weights, shape)
+        batch = batches.known(storage, of)
+        if batch is None:
+            batch = segmenter.measured_batch(*shape)
+            batches.keep(storage, of, batch)
+        found.append([*shape, batch])
+    return found
+
+
+def _measures_batches(device: torch.device) -> bool:
+    """On a CPU one number serves every shape, and what measures beside decoders measures the decoders."""
+    return device.type == "cuda"
 
 
 def forward_of(segmenter: Segmenter, shape: tuple[int, int] | None, images: int) -> dict[str, Any] | None:
@@ -150,6 +192,7 @@ def forward_of(segmenter: Segmenter, shape: tuple[int, int] | None, images: int)
     """
     if shape is None or images < LEAST_IMAGES:
         return None
+    shape = segmenter.through(*shape)
     segmenter.resident(1, *shape)()  # warms up
     one = seconds_per_pass(segmenter.resident(1, *shape), least_seconds=0.0)
     batch = max(1, min(segmenter.batch_size(*shape), int(max(images / LEAST_IMAGES, _SECONDS / one) / 2)))
@@ -177,5 +220,10 @@ def _judged(
 
 def _usual(images: list[NDArray[np.uint8]]) -> tuple[int, int]:
     """The shape that most have."""
-    shapes = [pixels.shape[:2] for pixels in images]
-    return max(shapes, key=shapes.count)
+    return _shapes(images)[0]
+
+
+def _shapes(images: list[NDArray[np.uint8]]) -> list[tuple[int, int]]:
+    """The shapes that are worth a measurement: the one that most have, then what more than one has."""
+    counted = Counter((pixels.shape[0], pixels.shape[1]) for pixels in images).most_common(_SHAPES)
+    return [shape for index, (shape, count) in enumerate(counted) if not index or count > 1]

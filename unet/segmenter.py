@@ -17,7 +17,7 @@ import ctypes
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -57,13 +57,15 @@ WHOLE_PIXELS = 2**22
 AUTO_CORE = {"cpu": 1344, "cuda": 1856}
 """Core of those tiles in px, at most: with its halo, 1536² px, which leaves a worker below 2 GiB, or 2048² px."""
 
+MAX_BATCH = 64
+"""Images per batch, at most, where the job leaves it to us."""
+
 _NOT_TILEABLE = (
     "a bilinear network's tiles do not give the whole image's logits; set inference.tile_mode = 'approximate' to "
     "accept differences (see docs/images.md), or inference.tile = 0 to never cut"
 )
 _BATCH_PIXELS = {"cpu": 2**19, "cuda": 2**22}
 _DECIDED_PIXELS = 2**22
-_MAX_BATCH = 64
 _LEAST_CORE = 64
 _TIMINGS = 3
 _TEST_SIDE = 96
@@ -124,7 +126,8 @@ class Segmenter:
         device: "cpu", "cuda", or "cuda:N".
         precision: What the convolutions compute in; see `unet.precision.resolved`.
         batch_size: Images per batch, or None for as many as hold `batch_pixels`, at least 1 and at most 64.
-        batch_pixels: See `measured_batch_pixels`; None for half a million on a CPU, four million on a GPU.
+        batch_pixels: Of a batch; None for half a million on a CPU, four million on a GPU.
+        batches: Images per batch by height and width, where that was measured; goes before `batch_pixels`.
         thresholds: See `unet.decision.decide`.
         tile: Core of tiles in px, a multiple of 16; 0 for never; None for `AUTO_CORE` where an image has more
             than `WHOLE_PIXELS`.
@@ -152,6 +155,7 @@ class Segmenter:
         precision: Precision = "auto",
         batch_size: int | None = None,
         batch_pixels: int | None = None,
+        batches: Mapping[tuple[int, int], int] | None = None,
         thresholds: Sequence[float] | None = None,
         tile: int | None = None,
         approximate: bool = False,
@@ -171,6 +175,7 @@ class Segmenter:
         self._halo = HALO if getattr(model, "views", "off") == "off" else FLIPPED_HALO
         self._normalize = _normalization(normalize, self.device)
         self._batch_size = batch_size
+        self._batches = dict(batches or {})
         self._batch_pixels = batch_pixels or _BATCH_PIXELS[self.device.type]
         if tile:
             self._fit((MIN_SIDE, MIN_SIDE), tile)
@@ -196,17 +201,22 @@ class Segmenter:
         """Images of this size, in px, that make a batch."""
         if self._batch_size is not None:
             return self._batch_size
-        return max(1, min(_MAX_BATCH, self._batch_pixels // (height * width)))
+        return self._batches.get((height, width)) or max(1, min(MAX_BATCH, self._batch_pixels // (height * width)))
 
-    def measured_batch_pixels(self, height: int, width: int) -> int:
-        """Pixels of the smallest batch of images of this size whose speed is within 3 % of the best."""
+    def through(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of what goes through the network of images of this size: they themselves, or their tiles."""
+        core = self._wish((height, width)).core
+        rows, columns = (spans(side, core, self._halo)[0] for side in (height, width))
+        return rows.stop, columns.stop
+
+    def measured_batch(self, height: int, width: int) -> int:
+        """The smallest batch of images (or tiles) of this size whose speed is within 3 % of the best."""
         speeds: dict[int, float] = {}
         with self._lock, torch.inference_mode(), _ieee_fp32():
-            for batch in (2**power for power in range(_MAX_BATCH.bit_length())):
+            for batch in (2**power for power in range(MAX_BATCH.bit_length())):
                 images = np.zeros((batch, height, width, self.n_channels), np.uint8)
-                labels = np.empty(images.shape[:3], np.uint8)
                 try:
-                    times = [self._timed(images, labels, Fit(batch, 0)) for _ in range(_TIMINGS)]
+                    times = [self._timed(images) for _ in range(_TIMINGS)]
                 except (RuntimeError, MemoryError) as error:
                     if not _memory_ran_out(error):
                         raise
@@ -214,12 +224,11 @@ class Segmenter:
                 speeds[batch] = batch / min(times)
                 if batch > 1 and speeds[batch] < speeds[batch // 2]:
                     break
-        best = min((batch for batch, speed in speeds.items() if speed >= 0.97 * max(speeds.values())), default=1)
-        return best * height * width
+        return min((batch for batch, speed in speeds.items() if speed >= 0.97 * max(speeds.values())), default=1)
 
-    def _timed(self, images: NDArray[np.uint8], labels: NDArray[np.uint8], fit: Fit) -> float:
+    def _timed(self, images: NDArray[np.uint8]) -> float:
         started = time.perf_counter()
-        self._segmented(images, labels, (images.shape[1], images.shape[2]), self._forward, fit)
+        decide(self._forward(self._on_device(images)), self.thresholds).labels.cpu()
         return time.perf_counter() - started
 
     @property

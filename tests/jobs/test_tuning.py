@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import draw_images, once_committed, seeded
 
+from jobs import batches
 from jobs import tuning as module
 from jobs.errors import JobError
 from jobs.job import Job
@@ -15,6 +16,7 @@ from jobs.run import plan, run
 from jobs.storage import LocalStorage
 from jobs.tuning import Tuning, read, settled, tune
 from unet import precision, weights
+from unet.segmenter import Segmenter
 
 
 @pytest.fixture
@@ -30,7 +32,7 @@ def job_of(tmp_path):
 
 
 def tuned(job):
-    return tune(job, load_weights(job), plan(job, "f").manifest, threads=1)
+    return tune(job, load_weights(job), plan(job, "f").manifest, LocalStorage(job.output), threads=1)
 
 
 @pytest.fixture
@@ -143,12 +145,108 @@ def test_every_worker_does_as_the_first(job_of, fast_bf16, monkeypatch):
     assert (report.record["resumed"], report.record["tuning"]["precision"]) == (True, "bf16")
 
 
-def test_the_batch_of_a_gpu_is_measured_on_the_usual_shape(job_of, monkeypatch):
-    shapes = [(10, 20), (30, 40), (30, 40)]
-    assert module._usual([torch.zeros(*shape, 3).numpy() for shape in shapes]) == (30, 40)
-    from unet.segmenter import Segmenter
+@pytest.fixture
+def measured(monkeypatch):
+    """A device whose batches are measured; the shapes that were."""
+    shapes = []
 
+    def best(segmenter, height, width):
+        shapes.append((height, width))
+        return 8
+
+    monkeypatch.setattr(module, "_measures_batches", lambda device: True)
+    monkeypatch.setattr(Segmenter, "measured_batch", best)
+    monkeypatch.setattr(module, "native", lambda device: ("fp32",))
+    return shapes
+
+
+def test_batches_are_measured_once_for_all_nights(job_of, measured, tmp_path):
+    first = run(job_of()).record["tuning"]
+    assert first["batches"] == [[*shape, 8] for shape in measured]
+    assert len(measured) == 3
+    height, width, _ = first["batches"][0]
+    assert first["batch_pixels"] == 8 * height * width
+    draw_images(tmp_path / "in", 12)
+    second = run(job_of()).record["tuning"]
+    assert {tuple(batch) for batch in first["batches"]} <= {tuple(batch) for batch in second["batches"]}
+    assert len(measured) == len(set(measured))  # nothing twice
+
+
+def test_workers_batch_as_measured(job_of, measured, monkeypatch):
+    batches = []
+    segment = Segmenter.segment
+
+    def noted(self, images, size=None):
+        batches.append((images.shape[1:3], self.batch_size(*images.shape[1:3])))
+        return segment(self, images, size)
+
+    monkeypatch.setattr(Segmenter, "segment", noted)
+    run(job_of())
+    assert {(shape, 8) for shape in measured} <= set(batches)
+
+
+@pytest.mark.parametrize(
+    "spoilt", [b"", b"[]", b'{"batch": 4', b'{"of": {"device": "other"}, "batch": 4}', b"\xff\xfe"]
+)
+def test_a_torn_or_foreign_batch_is_measured_again(job_of, measured, tmp_path, spoilt):
+    first = run(job_of()).record["tuning"]
+    measured.clear()
+    kept = sorted((tmp_path / "out/batches").iterdir())
+    assert len(kept) == len(first["batches"])
+    whole = [path.read_bytes() for path in kept]
+    for path in kept:
+        path.write_bytes(spoilt)
+    draw_images(tmp_path / "in", 7)
+    run(job_of())
+    assert [[*shape, 8] for shape in measured] == first["batches"]
+    assert [path.read_bytes() for path in kept] == whole
+
+
+@pytest.mark.parametrize("batch", [0, -1, 65, 2.0, True, "8", None])
+def test_a_batch_beyond_reason_is_none(tmp_path, batch):
+    storage, of = LocalStorage(str(tmp_path)), {"device": "a"}
+    batches.keep(storage, of, batch)
+    assert batches.known(storage, of) is None
+    batches.keep(storage, of, 64)
+    assert batches.known(storage, of) == 64
+
+
+def test_what_a_batch_is_of(job_of):
+    """Another device, precision, network or shape is another question; other values of the weights are not."""
+
+    def of(device="a", precision="fp32", model=None, shape=(32, 48)):
+        return batches.what(device, precision, weights.Weights(model or seeded(), "id"), shape)
+
+    same = [of(), of(model=seeded(seed=1))]
+    others = [of("b"), of(precision="bf16"), of(model=seeded(width=8)), of(model=seeded(3)), of(shape=(48, 32))]
+    assert same[0] == same[1]
+    assert len({json.dumps(each) for each in [*same, *others]}) == 6
+
+
+def test_the_smallest_batch_about_as_fast_as_the_best_is_taken(monkeypatch):
+    shapes = [(10, 20), (30, 40), (30, 40)]
+    images = [torch.zeros(*shape, 3).numpy() for shape in shapes]
+    assert module._usual(images) == (30, 40)
+    assert module._shapes([*images, images[0]]) == [(10, 20), (30, 40)]
     speeds = {1: 1.0, 2: 1.6, 4: 2.0, 8: 2.02, 16: 1.9}
     segmenter = Segmenter(seeded(width=2), precision="fp32")
-    monkeypatch.setattr(segmenter, "_timed", lambda images, labels, fit: len(images) / speeds[len(images)])
-    assert segmenter.measured_batch_pixels(30, 40) == 4 * 30 * 40  # within 3 % of the best
+    monkeypatch.setattr(segmenter, "_timed", lambda images: len(images) / speeds[len(images)])
+    assert segmenter.measured_batch(30, 40) == 4  # within 3 % of the best
+
+    def short(images):
+        if len(images) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return len(images) / speeds[len(images)]
+
+    monkeypatch.setattr(segmenter, "_timed", short)
+    assert segmenter.measured_batch(30, 40) == 2
+
+
+def test_of_images_that_are_cut_it_is_tiles_that_are_measured():
+    segmenter = Segmenter(seeded(width=2), precision="fp32", tile=256)
+    assert segmenter.through(200, 2000) == (200, 432)
+    batched = Segmenter(seeded(width=2), precision="fp32", tile=256, batches={(432, 432): 3})
+    assert batched.through(2000, 2000) == (432, 432)
+    batched.segment(torch.zeros(1, 800, 800, 3, dtype=torch.uint8).numpy())
+    assert batched.fits[800, 800][0].batch == batched.batch_size(*batched.through(800, 800))
+    assert batched.batch_size(432, 432) == 3
