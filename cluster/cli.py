@@ -73,7 +73,7 @@ Profile = Annotated[str | None, typer.Option("--profile", help="AWS profile.")]
 
 
 def main() -> None:
-    """The console script. Exit codes: 0 complete, 1 incomplete, 2 wrong job, 4 locked, 130 stopped."""
+    """The console script. Exit codes: 0 complete, 1 incomplete, 2 wrong job, 3 refused, 4 locked, 130 stopped."""
     from jobs.pipeline import PATIENT_THREADS
 
     for name, value in PATIENT_THREADS.items():
@@ -344,35 +344,44 @@ def finetune(
     ] = False,
     json: AsJson = False,
 ) -> int:
-    """Make better weights of corrected masks ([finetune] in the job); goes on with an unfinished training."""
+    """Make better weights of corrected masks ([finetune] in the job); goes on with an unfinished training.
+
+    Exit 3 where the gate refuses them.
+    """
     from jobs import finetune as training
 
     work = _job(job, None, None, None, set)
     if evaluate:
         record = training.evaluate(work)
-    else:
-        with _draining() as stopped:
-            try:
-                record = training.finetune(work, progress=_plain_training(), stopped=stopped).record
-            except Stopped:
-                return _said_stopped()
+        _show(record, as_json=True) if json else _tell_scores("scores", record)
+        return 0
+    with _draining() as stopped:
+        try:
+            made = training.finetune(work, progress=_plain_training(), stopped=stopped)
+        except Stopped:
+            return _said_stopped()
     if json:
-        _show(record, as_json=True)
+        _show(made.record, as_json=True)
     else:
-        _tell_scores(work, record)
+        _tell_scores("base", made.record["base"])
+        _tell_scores("new", made.record)
+    if not made.verdict.accepted:
+        raise training.refusal(made)
+    if not json:
+        typer.echo(f"gate     {made.verdict.reason}")
+        typer.echo(f"weights  {made.weights}")
     return 0
 
 
-def _tell_scores(job: Job, record: dict[str, Any]) -> None:
-    for name, scores in (("base", record.get("base")), ("new" if "base" in record else "scores", record)):
-        for row in scores["classes"] if scores else ():
-            shown = ", ".join(
-                f"{kind} {row[kind]['mean']:.4f} ({row[kind]['low']:.4f} … {row[kind]['high']:.4f})"
-                for kind in ("dice", "iou", "precision", "recall")
-            )
-            typer.echo(f"{name:<8} class {row['class']} on {record['images']} held-back images: {shown}")
-    if "base" in record:
-        typer.echo(f"weights  {job.output.rstrip('/')}/finetune/{record['id']}/{record['weights']}")
+def _tell_scores(name: str, scored: dict[str, Any] | None) -> None:
+    if scored is None:
+        return
+    for row in scored["classes"]:
+        shown = ", ".join(
+            f"{kind} {row[kind]['mean']:.4f} ({row[kind]['low']:.4f} … {row[kind]['high']:.4f})"
+            for kind in ("dice", "iou", "precision", "recall")
+        )
+        typer.echo(f"{name:<8} class {row['class']} on {scored['images']} held-back images: {shown}")
 
 
 @app.command()
@@ -464,14 +473,16 @@ def _run(job: Job, *, address: str | None, no_ray: bool, as_json: bool) -> int:
     with _draining() as stopped, _progress() as progress:
         try:
             if no_ray:
-                report = run_here(job, progress=progress, stopped=stopped)
+                report = run_here(job, progress=progress, stopped=stopped, learning=_plain_training())
             else:
                 from cluster import auth
 
                 auth.settle()
                 from cluster.driver import run as run_on_ray
 
-                report = run_on_ray(job, address=address, progress=progress, stopped=stopped)
+                report = run_on_ray(
+                    job, address=address, progress=progress, stopped=stopped, learning=_plain_training()
+                )
         except Stopped:
             return _said_stopped()
     if as_json:

@@ -40,6 +40,7 @@ from jobs.run import (
     judge,
     pipeline_of_job,
 )
+from jobs.training import Progress as Learning
 
 _STARTS = 5
 """Workers that may die in a row before one gets ready, and two for each that is wanted; then it is the machine or the
@@ -92,7 +93,8 @@ class _Seat:
 
 def run(
     job: Job, *, address: str | None = None, progress: Progress | None = None,
-    stopped: Callable[[], bool] | None = None, open_pipeline: OpenPipeline = pipeline_of_job,
+    stopped: Callable[[], bool] | None = None, learning: Learning | None = None,
+    open_pipeline: OpenPipeline = pipeline_of_job,
 ) -> RunReport:  # fmt: skip
     """Run a job on Ray.
 
@@ -101,10 +103,12 @@ def run(
         address: Of a Ray cluster; None for RAY_ADDRESS, else a Ray of this machine that ends with the run.
         progress: Called at the start, after every shard, and about once a second.
         stopped: Asked about once a second; True lets the shards in work end, and the run with them.
+        learning: Called after every training step, where the job has a `finetune` section.
         open_pipeline: Makes each worker's pipeline; for tests and benchmarks.
 
     Raises:
         JobError: Job, input, weights or output are wrong; nothing was written.
+        Refused: The gate refused the new weights.
         Locked: Another run holds the output.
         Stopped: `stopped` said so.
         ClusterError: There is no such cluster, no worker starts, or most shards cost their workers.
@@ -117,7 +121,7 @@ def run(
             tally.started = time.monotonic()
             yield from fleet.attempts(backlog, tally, stop)
 
-    return execute(job, attempts, progress=progress, stopped=stopped)
+    return execute(job, attempts, progress=progress, stopped=stopped, learning=learning)
 
 
 class Fleet:

@@ -2,6 +2,7 @@
 
 MaskfleetError            one line that states the remedy; the command line shows nothing else
 ├── JobError              the job, its input, its weights or its output are wrong; exit 2, never retried
+├── Refused               a gate refused new weights; exit 3
 ├── Locked                another run holds the output; exit 4
 │   └── Skipped           and the job says to leave it at that; exit 0
 ├── Unfinished            the deadline came first; exit 1
@@ -43,6 +44,12 @@ class JobError(MaskfleetError):
     """The job, its input, its weights or its output are wrong."""
 
     exit_code = 2
+
+
+class Refused(MaskfleetError):
+    """A gate refused new weights."""
+
+    exit_code = 3
 
 
 class Locked(MaskfleetError):

@@ -1,4 +1,4 @@
-"""Fine-tuning: pairs and weights to better weights, or what weights are worth on pairs that were held back.
+"""Fine-tuning: pairs and weights to weights that were shown to be better, or what weights are worth on held-back pairs.
 
 What it leaves is below `OUTPUT/finetune/<id>/`, where the id names base, data and settings: the same command goes on
 there, or finds it done.
@@ -13,16 +13,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from jobs.checkpoints import Checkpoints
-from jobs.errors import JobError, NotFound
+from jobs.errors import JobError, NotFound, Refused
 from jobs.fence import Fence
-from jobs.job import Job
+from jobs.gate import Verdict, judge, refuse_what_cannot_be_judged
+from jobs.job import Finetune, Job
 from jobs.lock import locked
 from jobs.masks import default_values
 from jobs.pairs import Pairs, read_pairs
 from jobs.recipe import load_one, load_weights, threads_of, thresholds
-from jobs.scores import Scores, scores_of
+from jobs.scores import Scores, class_maps, counts_of, fit_to_others, scores_of
 from jobs.storage import Storage, open_storage
 from jobs.training import Plan, Progress, train
 from unet import weights as unet_weights
@@ -36,10 +38,12 @@ class Outcome:
 
     Attributes:
         weights: URL of the new weights.
+        verdict: The gate's.
         record: All of it.
     """
 
     weights: str
+    verdict: Verdict
     record: dict[str, Any]
 
 
@@ -54,6 +58,27 @@ def evaluate(job: Job) -> dict[str, Any]:
     pairs = read_pairs(job, channels=weights.model.n_channels, classes=len(own), own=own)
     scores = scores_of(job, weights, pairs.validation, threads=threads_of(job))
     return {"weights": weights.id, "data": pairs.digest, **_scored(scores, pairs)}
+
+
+def improved(job: Job, *, progress: Progress | None = None, stopped: Callable[[], bool] = lambda: False) -> Job:
+    """The job with the weights that its `finetune` section makes, and without that section.
+
+    Raises:
+        Refused: The gate refused them, and the job says to stop then.
+        Others as `finetune`.
+    """
+    if not job.finetune.images:
+        return job
+    outcome = finetune(job, progress=progress, stopped=stopped)
+    if not outcome.verdict.accepted and job.finetune.on_refused == "stop":
+        raise refusal(outcome)
+    weights = (outcome.weights,) if outcome.verdict.accepted else job.weights
+    return job.model_copy(update={"weights": weights, "finetune": Finetune()})
+
+
+def refusal(outcome: Outcome) -> Refused:
+    """What a refused training says."""
+    return Refused(f"the gate refused the new weights, kept as {outcome.weights}: {outcome.verdict.reason}")
 
 
 def finetune(job: Job, *, progress: Progress | None = None, stopped: Callable[[], bool] = lambda: False) -> Outcome:
@@ -76,29 +101,53 @@ def finetune(job: Job, *, progress: Progress | None = None, stopped: Callable[[]
     own = None if job.finetune.start == "random" else _own_values(base)
     pairs = read_pairs(job, channels=base.model.n_channels, classes=None if own is None else len(own), own=own)
     plan = Plan(job, base, pairs)
+    refuse_what_cannot_be_judged(job.finetune.gate, images=len(pairs.validation), comparable=plan.comparable)
     storage = open_storage(job.output, profile=job.profile)
     with locked(storage, job.run.on_overlap, stopped) as lock:
-        if (known := _outcome(plan, storage)) is not None:
-            return known
-        return _made(plan, storage, lock.fence, progress, stopped)
+        record = _known(plan, storage) or _made(plan, storage, lock.fence, progress, stopped)
+        return _judged(plan, storage, record)
 
 
 def _own_values(weights: Weights) -> tuple[Any, ...]:
     return weights.mask_values or tuple(default_values(max(2, weights.model.n_classes)))
 
 
-def _outcome(plan: Plan, storage: Storage) -> Outcome | None:
-    """That is on record."""
+def _known(plan: Plan, storage: Storage) -> dict[str, Any] | None:
+    """The record of a training that is done."""
     try:
-        record = json.loads(storage.read(f"{plan.folder}/result.json"))
+        record: dict[str, Any] = json.loads(storage.read(f"{plan.folder}/result.json"))
     except NotFound:
         return None
-    return Outcome(storage.url(f"{plan.folder}/{record['weights']}"), record)
+    return record
+
+
+def _judged(plan: Plan, storage: Storage, record: dict[str, Any]) -> Outcome:
+    """A training with the verdict of the gate that the job has now, which need not be the one that it was done with."""
+    base, new, others = (_column(record, name) for name in ("base", "new", "others"))
+    assert new is not None
+    assert others is not None
+    verdict = judge(plan.job.finetune.gate, new=new, others=others, base=base)
+    name = "weights.safetensors" if verdict.accepted else "refused.safetensors"
+    if record["weights"] != name:
+        storage.write(f"{plan.folder}/{name}", storage.read(f"{plan.folder}/{record['weights']}"))
+    judged = record | {"weights": name, "gate": plan.job.finetune.gate, **verdict._asdict()}
+    if judged != record:
+        storage.write(f"{plan.folder}/result.json", json.dumps(judged, indent=1).encode())
+        # Behind the record that names the other one: a file called weights is one that was accepted.
+        if record["weights"] != name:
+            storage.delete(f"{plan.folder}/{record['weights']}")
+    return Outcome(storage.url(f"{plan.folder}/{name}"), verdict, judged)
+
+
+def _column(record: dict[str, Any], name: str) -> NDArray[np.float64] | None:
+    values = [image[name] for image in record["held_back"]]
+    return None if values[0] is None else np.array(values)
 
 
 def _made(
     plan: Plan, storage: Storage, fence: Fence, progress: Progress | None, stopped: Callable[[], bool]
-) -> Outcome:
+) -> dict[str, Any]:
+    """The record of a training, once it is done; nothing says that its weights may be used."""
     threads = _threads(plan, storage)
     torch.set_num_threads(threads)
     # Before hours are spent: whether the job can apply what will come of it, and what the base is worth.
@@ -108,21 +157,32 @@ def _made(
     trained = train(plan, checkpoints, threads=threads, progress=progress, stopped=stopped)
     new = unet_weights.load(trained.best if plan.job.finetune.pick == "best" else trained.last)
     assert isinstance(new.model, UNet)
-    scores = scores_of(plan.job, new, plan.pairs.validation, threads=threads)
+    held = plan.pairs.validation
+    classes = max(2, new.model.n_classes)
+    maps = list(class_maps(plan.job, new, held, threads=threads))
+    scores = Scores(np.stack([counts_of(found, pair.truth, classes) for found, pair in zip(maps, held, strict=True)]))
+    others = fit_to_others(maps, [pair.truth for pair in held], classes) if len(held) > 1 else np.zeros(1)
+    old = [None] * len(held) if before is None else before.of_images.tolist()
     record = {
         "id": plan.id,
-        "weights": "weights.safetensors",
+        "weights": "unjudged.safetensors",
         "about": plan.about,
         "trained_on": len(plan.pairs.training),
         **_scored(scores, plan.pairs),
         "base": None if before is None else _scored(before, plan.pairs),
+        "held_back": [
+            {"key": pair.key, "base": base, "new": mine, "others": other}
+            for pair, base, mine, other in zip(held, old, scores.of_images.tolist(), others.tolist(), strict=True)
+        ],
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     storage.write(f"{plan.folder}/metrics.parquet", trained.metrics)
     storage.write(f"{plan.folder}/{record['weights']}", plan.weights(new.model, _lineage(plan, scores)))
     fence.check()
     storage.write(f"{plan.folder}/result.json", json.dumps(record, indent=1).encode())
-    return Outcome(storage.url(f"{plan.folder}/{record['weights']}"), record)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # this process may drive workers on the same GPU
+    return record
 
 
 def _threads(plan: Plan, storage: Storage) -> int:

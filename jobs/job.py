@@ -301,6 +301,10 @@ class Finetune(_Section):
     """Steps that a kill may cost at most."""
     pick: Literal["last", "best"] = "last"
     """Which weights are the result: those of the last step, or of the best validation."""
+    gate: Literal["better", "not-worse", "off"] = "better"
+    """What the new weights must be on the held-back pairs; see `jobs.gate`."""
+    on_refused: Literal["stop", "base"] = "stop"
+    """What `run` does where they are not: ends with exit code 3, or goes on with the job's weights."""
     store: Literal["fp32", "fp16"] = "fp32"
     """Type of the new weights' file."""
     seed: int = Field(default=0, ge=0)

@@ -31,6 +31,7 @@ from jobs.decoders import Failure
 from jobs.doctor import refuse_other_channels
 from jobs.errors import Denied, JobError, MaskfleetError, NotFound, Stopped, StorageError, Unfinished
 from jobs.fence import Fence
+from jobs.finetune import improved
 from jobs.inputs import Inputs
 from jobs.job import Job
 from jobs.lock import Lock, locked
@@ -41,6 +42,7 @@ from jobs.recipe import encoder_of, fingerprint_of, load_weights, mask_values, s
 from jobs.sample import limits_of
 from jobs.sources import Source
 from jobs.storage import Storage, open_storage
+from jobs.training import Progress as Learning
 from unet.weights import Weights
 
 _PART_ROWS = 100_000
@@ -208,18 +210,20 @@ Attempts = Callable[[Run, Backlog, Tally, Stop], Generator[ShardReport | None, N
 
 def run(
     job: Job, *, progress: Progress | None = None, stopped: Callable[[], bool] | None = None,
-    open_pipeline: OpenPipeline | None = None,
+    learning: Learning | None = None, open_pipeline: OpenPipeline | None = None,
 ) -> RunReport:  # fmt: skip
     """Run a job in this process.
 
     Args:
         job: What to do.
         progress: Called at the start and after every shard.
-        stopped: Asked before each shard; True ends the run early, to be gone on with later.
+        stopped: Asked before each shard and training step; True ends the run early, to be gone on with later.
+        learning: Called after every training step, where the job has a `finetune` section.
         open_pipeline: Makes the pipeline; for tests and benchmarks.
 
     Raises:
         JobError: Job, input, weights or output are wrong; nothing was written.
+        Refused: The gate refused the new weights.
         Locked: Another run holds the output.
         Stopped: `stopped` said so.
         StorageError: Storage goes on failing.
@@ -229,13 +233,14 @@ def run(
         with (open_pipeline or pipeline_of_job)(this, os.cpu_count() or 1) as pipeline:
             yield from _attempts(this, backlog, pipeline, tally, stop)
 
-    return execute(job, attempts, progress=progress, stopped=stopped)
+    return execute(job, attempts, progress=progress, stopped=stopped, learning=learning)
 
 
 def execute(
-    job: Job, attempts: Attempts, *, progress: Progress | None = None, stopped: Callable[[], bool] | None = None
-) -> RunReport:
-    """The run, whoever does the attempts.
+    job: Job, attempts: Attempts, *, progress: Progress | None = None, stopped: Callable[[], bool] | None = None,
+    learning: Learning | None = None,
+) -> RunReport:  # fmt: skip
+    """The run, whoever does the attempts; before it the training, in this process.
 
     Args:
         job: What to do.
@@ -243,6 +248,7 @@ def execute(
             called where nothing is left to do. Asks its last argument whether to hand out no more.
         progress: Called at the start and after everything that `attempts` yields.
         stopped: True ends the run early.
+        learning: Called after every training step.
     """
     seconds = job.run.deadline_seconds
     deadline = math.inf if seconds is None else time.monotonic() + seconds
@@ -251,6 +257,7 @@ def execute(
         return time.monotonic() > deadline or bool(stopped and stopped())
 
     try:
+        job = improved(job, progress=learning, stopped=stop)
         report = _executed(job, attempts, progress, stop)
         while not report.record["listed_to_its_end"]:  # planning was cut off in that run; the next one does the rest
             rest = _executed(job, attempts, progress, stop)

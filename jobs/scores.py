@@ -4,7 +4,7 @@ A score of a class that neither the class map nor the truth has is 1, and 0 wher
 Pytorch-UNet's validation score.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,6 +21,9 @@ from unet.weights import Weights, WeightsError
 
 RESAMPLES = 10_000
 """Of the bootstrap."""
+
+_OTHERS = 8
+"""Images whose truth a class map is compared with in place of its own, at most."""
 
 _SEED = 0
 _RESAMPLES_AT_ONCE = 1_000
@@ -96,13 +99,42 @@ class Scores:
 
 def scores_of(job: Job, weights: Weights, pairs: Sequence[Pair], *, threads: int) -> Scores:
     """Of each whole image, in fp32, as the job applies weights."""
+    classes = max(2, weights.model.n_classes)
+    maps = class_maps(job, weights, pairs, threads=threads)
+    return Scores(np.stack([counts_of(found, pair.truth, classes) for found, pair in zip(maps, pairs, strict=True)]))
+
+
+def class_maps(job: Job, weights: Weights, pairs: Sequence[Pair], *, threads: int) -> Iterator[NDArray[np.uint8]]:
+    """Of each image, likewise."""
     try:
         together = unet_weights.together([weights], job.inference.tta) if isinstance(weights.model, UNet) else weights
     except WeightsError as error:
         raise JobError(str(error)) from error
     segmenter = segmenter_of(job, together, threads=threads, precision="fp32")
-    classes = max(2, weights.model.n_classes)
-    return Scores(np.stack([counts_of(segmenter.segment(p.image[None])[0][0], p.truth, classes) for p in pairs]))
+    return (segmenter.segment(pair.image[None])[0][0] for pair in pairs)
+
+
+def fit_to_others(
+    maps: Sequence[NDArray[np.uint8]], truths: Sequence[NDArray[np.uint8]], classes: int
+) -> NDArray[np.float64]:
+    """Mean Dice of each class map with the truths of some other images in place of its own, (images,).
+
+    Of the same size where there are any: sizes stand for kinds of image. Else brought to its size.
+    """
+    means = []
+    for number, found in enumerate(maps):
+        others = [truth for place, truth in enumerate(truths) if place != number]
+        others = [truth for truth in others if truth.shape == found.shape] or others
+        # Those that follow it, so that all are used about as often.
+        others = [others[(number + step) % len(others)] for step in range(min(len(others), _OTHERS))]
+        counts = [counts_of(found, _resized(truth, found.shape), classes) for truth in others]
+        means.append(Scores(np.stack(counts)).mean)
+    return np.array(means)
+
+
+def _resized(truth: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    rows, columns = (np.arange(side) * own // side for side, own in zip(shape, truth.shape, strict=True))
+    return truth[np.ix_(rows, columns)]
 
 
 def counts_of(found: NDArray[np.uint8], truth: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:

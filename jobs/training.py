@@ -42,7 +42,7 @@ _RANDOM_RATE = 1e-3
 _ROUNDS = 10
 """Of validation, where the job leaves it to us."""
 
-_IRRELEVANT = {"unpaired", "save_every", "checkpointing"}
+_IRRELEVANT = {"unpaired", "save_every", "checkpointing", "gate", "on_refused"}
 """Settings that the result does not depend on."""
 
 _STATE, _METRICS, _BEST = "state.safetensors", "metrics.parquet", "best.safetensors"

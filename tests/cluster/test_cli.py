@@ -220,7 +220,8 @@ def training_job(folder, **settings):
     folder.mkdir(parents=True, exist_ok=True)
     images, masks = draw_pairs(folder, 16)
     (folder / "base.safetensors").write_bytes(weights.save(seeded(width=2), mask_values=(0, 255)))
-    given = {"steps": 9, "crop": 32, "batch_size": 2, "validation_share": 0.4, "save_every": 2} | settings
+    given = {"steps": 9, "crop": 32, "batch_size": 2, "validation_share": 0.5, "save_every": 2} | settings
+    given = {"gate": "off"} | given
     path = folder / "job.toml"
     path.write_text(
         f'input = "{images}"\noutput = "{folder}/out"\nweights = "{folder}/base.safetensors"\n'
@@ -235,14 +236,18 @@ def test_finetune_says_what_it_made_and_evaluate_what_it_is_worth(tmp_path):
     made = maskfleet("finetune", job)
     assert made.returncode == 0, made.stderr
     assert re.search(r"step 9/9, loss \d\.\d{4}, Dice \d\.\d{4}, \d+\.\d images/s, \d\.\d GiB, 0 s left", made.stderr)
-    base, new, weights_line = made.stdout.splitlines()
+    base, new, gate, weights_line = made.stdout.splitlines()
+    assert gate == "gate     not asked: finetune.gate is off"
     assert re.match(
         r"base +class 1 on \d+ held-back images: dice \d\.\d{4} \(\d\.\d{4} … \d\.\d{4}\), iou .* recall", base
     )
     path = weights_line.removeprefix("weights").strip()
     scored = maskfleet("finetune", job, "--evaluate", "--set", f"weights={json.dumps(path)}")
     assert scored.stdout.split(":")[1].strip() == new.split(":")[1].strip()
-    record = json.loads(maskfleet("finetune", job, "--json").stdout)
+    refused = maskfleet("finetune", job, "--json", "--set", "finetune.gate=better")
+    assert refused.returncode == 3
+    assert "maskfleet: the gate refused the new weights, kept as" in refused.stderr
+    record = json.loads(refused.stdout)
     assert record["classes"][0]["dice"]["low"] <= record["dice"] <= record["classes"][0]["dice"]["high"]
 
 

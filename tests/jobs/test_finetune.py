@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import draw_pairs, seeded
+from conftest import draw_pairs, seeded, statistics
+from PIL import Image
 
-from jobs.errors import JobError
+from jobs.errors import JobError, Refused, Stopped
 from jobs.finetune import evaluate, finetune
-from jobs.job import Job
+from jobs.job import Finetune, Job
+from jobs.recipe import fingerprint_of, load_weights
 from jobs.run import run
 from unet import weights
 
@@ -27,7 +29,7 @@ def job(folder, *, base=None, inference=None, **settings):
         "inference": inference or {},
         "finetune": {
             "images": str(images), "masks": str(masks), "steps": 4, "crop": 32, "batch_size": 2,
-            "validation_share": 0.4, "width": 2,
+            "validation_share": 0.5, "width": 2, "gate": "off",
         } | settings,
     })  # fmt: skip
 
@@ -64,7 +66,7 @@ def test_the_scores_are_those_of_the_masks_that_a_run_writes(tmp_path):
     again = work.model_copy(update={"weights": (outcome.weights,)})
     assert evaluate(again)["dice"] == pytest.approx(outcome.record["dice"])
     assert evaluate(work)["dice"] == pytest.approx(outcome.record["base"]["dice"])
-    run(again)
+    run(again.model_copy(update={"finetune": Finetune()}))
     from jobs.pairs import read_pairs
 
     held = [pair.key for pair in read_pairs(work, channels=3, classes=2, own=(0, 255)).validation]
@@ -118,3 +120,69 @@ def test_what_cannot_be_trained_is_said_before_hours_are_spent(tmp_path):
     with pytest.raises(JobError, match="inference.threshold has 1 values and the weights have 2 classes"):
         finetune(other)
     assert not list((tmp_path / "output").glob("finetune/*/checkpoints"))
+
+
+LEARNING = {"steps": 60, "learning_rate": 1e-2, "gate": "better", "validate_every": 60}
+
+
+def test_a_run_makes_better_weights_and_uses_them(tmp_path):
+    work = job(tmp_path, **LEARNING)
+    report = run(work)
+    (result,) = (tmp_path / "output/finetune").glob("*/result.json")
+    record = json.loads(result.read_text())
+    assert (record["accepted"], record["gate"], record["weights"]) == (True, "better", "weights.safetensors")
+    assert record["dice"] > record["base"]["dice"] + 0.1
+    with_new = work.model_copy(update={"weights": (str(result.parent / "weights.safetensors"),)})
+    fingerprint = fingerprint_of(with_new, load_weights(with_new))
+    assert {row["fingerprint"] for row in statistics(tmp_path / "output")} == {fingerprint}
+    assert report.record["fingerprint"] == fingerprint
+    assert not list(result.parent.glob("unjudged*"))
+    # The same command again: nothing is trained and nothing is to do.
+    assert run(work, learning=lambda _: pytest.fail("trained again")).images == 0
+
+
+def test_a_run_that_is_stopped_while_it_trains_goes_on_there(tmp_path):
+    work = job(tmp_path)
+    with pytest.raises(Stopped):
+        run(work, stopped=iter([False, False, True]).__next__)
+    seen = []
+    report = run(work, learning=lambda moment: seen.append(moment.step.number))
+    assert (seen, report.ok) == ([3, 4], 16)
+
+
+def shuffle(masks):
+    """Each mask to another image of its size."""
+    for places in (range(0, 16, 2), range(1, 16, 2)):
+        images = [Image.open(masks / f"{place:03}.png").copy() for place in places]
+        for place, image in zip(places, images[1:] + images[:1], strict=True):
+            image.save(masks / f"{place:03}.png")
+
+
+def test_shuffled_masks_are_refused_and_the_weights_kept_beside(tmp_path):
+    work = job(tmp_path, **LEARNING)
+    shuffle(tmp_path / "truth")
+    with pytest.raises(
+        Refused, match=r"kept as .*/refused.safetensors: .*are the masks those of their images"
+    ) as caught:
+        run(work)
+    assert caught.value.exit_code == 3
+    assert not (tmp_path / "output/runs").exists()
+    (refused,) = (tmp_path / "output/finetune").glob("*/refused.safetensors")
+    kept = refused.read_bytes()
+    assert weights.load(kept).metadata["base"] == load_weights(work).id
+    # Going on with the base, where the job says so.
+    going_on = Job.of(work.model_dump(mode="json", exclude_none=True), ["finetune.on_refused=base"])
+    assert run(going_on).record["fingerprint"] == fingerprint_of(work, load_weights(work))
+    # Another gate judges what is trained already.
+    judged = finetune(Job.of(work.model_dump(mode="json", exclude_none=True), ["finetune.gate=off"]))
+    assert judged.verdict.accepted
+    assert Path(judged.weights).name == "weights.safetensors"
+    assert Path(judged.weights).read_bytes() == kept
+    assert not refused.exists()
+
+
+def test_too_few_pairs_for_a_gate_are_refused_before_training(tmp_path):
+    work = job(tmp_path, gate="better", validation_share=0.2)
+    with pytest.raises(JobError, match=r"finetune.gate needs 5 held-back pairs and there are \d"):
+        finetune(work)
+    assert not (tmp_path / "output/finetune").exists()

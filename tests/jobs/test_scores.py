@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from jobs.scores import Scores, counts_of, dice, interval, lower_bound
+from jobs.scores import Scores, counts_of, dice, fit_to_others, interval, lower_bound
 
 MAPS = arrays(np.uint8, (5, 4), elements=st.integers(0, 2))
 
@@ -60,3 +60,28 @@ def test_intervals_cover_the_mean_as_often_as_they_say():
 
 def test_a_constant_has_no_spread():
     assert tuple(interval(np.full(5, 0.25))) == (0.25, 0.25, 0.25)
+
+
+def test_the_fit_to_others_is_with_every_truth_but_ones_own_and_of_ones_size_where_there_are():
+    truths = [
+        np.eye(4, dtype=np.uint8),
+        np.ones((4, 4), np.uint8),
+        np.zeros((4, 4), np.uint8),
+        np.ones((2, 6), np.uint8),
+    ]
+    found = fit_to_others(truths, truths, 2)
+    by_hand = [
+        np.mean([dice(truths[0], truths[1]), dice(truths[0], truths[2])]),
+        np.mean([dice(truths[1], truths[0]), 0]),
+        0,
+        # None is of its size, so that all are brought to it.
+        np.mean([dice(np.ones((2, 6), np.uint8), truth[[0, 2]][:, [0, 0, 1, 2, 2, 3]]) for truth in truths[:3]]),
+    ]
+    assert found == pytest.approx(by_hand)
+
+
+def test_masks_that_know_nothing_of_their_image_fit_all_alike():
+    random = np.random.default_rng(0)
+    maps, truths = ([(random.random((16, 16)) > 0.5).astype(np.uint8) for _ in range(40)] for _ in range(2))
+    own = np.array([dice(found, truth) for found, truth in zip(maps, truths, strict=True)])
+    assert abs((own - fit_to_others(maps, truths, 2)).mean()) < 0.02
