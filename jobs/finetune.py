@@ -4,8 +4,9 @@ What it leaves is below `OUTPUT/finetune/<id>/`, where the id names base, data a
 there, or finds it done.
 """
 
+import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from jobs import training_report
 from jobs.checkpoints import Checkpoints
 from jobs.errors import JobError, NotFound, Refused
 from jobs.fence import Fence
@@ -26,7 +28,7 @@ from jobs.pairs import Pairs, read_pairs
 from jobs.recipe import load_one, load_weights, threads_of, thresholds
 from jobs.scores import Scores, class_maps, counts_of, fit_to_others, scores_of
 from jobs.storage import Storage, open_storage
-from jobs.training import Plan, Progress, train
+from jobs.training import Plan, Progress, Trained, rows_of, train
 from unet import weights as unet_weights
 from unet.model import UNet
 from unet.weights import Weights
@@ -177,12 +179,28 @@ def _made(
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     storage.write(f"{plan.folder}/metrics.parquet", trained.metrics)
+    storage.write(f"{plan.folder}/report.html", _report(plan, record, trained, maps, threads))
     storage.write(f"{plan.folder}/{record['weights']}", plan.weights(new.model, _lineage(plan, scores)))
     fence.check()
     storage.write(f"{plan.folder}/result.json", json.dumps(record, indent=1).encode())
     if torch.cuda.is_available():
         torch.cuda.empty_cache()  # this process may drive workers on the same GPU
     return record
+
+
+def _report(
+    plan: Plan, record: dict[str, Any], trained: Trained, maps: Sequence[NDArray[np.uint8]], threads: int
+) -> bytes:
+    held = plan.pairs.validation
+    dice = np.array([image["new"] for image in record["held_back"]])
+    shown = training_report.chosen(dice)
+    pairs = [held[number] for _, number in shown]
+    old = class_maps(plan.job, plan.base, pairs, threads=threads) if plan.comparable else itertools.repeat(None)
+    examples = [
+        (name, training_report.Example(held[number], before, maps[number], float(dice[number])))
+        for (name, number), before in zip(shown, old, strict=False)
+    ]
+    return training_report.page(record, rows_of(trained.metrics), examples)
 
 
 def _threads(plan: Plan, storage: Storage) -> int:

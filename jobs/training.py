@@ -172,7 +172,7 @@ def train(
     if (found := checkpoints.newest()) is not None:
         checkpoint, files = found
         training.restore(files[_STATE])
-        rows = pq.read_table(pa.BufferReader(files[_METRICS])).to_pylist()
+        rows = rows_of(files[_METRICS])
         best = checkpoint.objects.get(_BEST)
         newest = files.get(_BEST, b"")
 
@@ -246,6 +246,12 @@ def _step(training: Training, crops: Crops, pixels: Tensor, truth: Tensor) -> St
             f"step {training.number + 1} does not fit into memory ({training.device}); set finetune.checkpointing to "
             "'auto', or lower finetune.crop or finetune.batch_size"
         ) from error
+
+
+def rows_of(metrics: bytes) -> list[dict[str, Any]]:
+    """A row of `METRICS` for each step."""
+    rows: list[dict[str, Any]] = pq.read_table(pa.BufferReader(metrics)).to_pylist()
+    return rows
 
 
 def _parquet(rows: list[dict[str, Any]]) -> bytes:

@@ -52,6 +52,7 @@ def test_pairs_become_weights_that_say_where_they_come_from(tmp_path):
     assert outcome.record["trained_on"] + outcome.record["images"] == 16
     folder = tmp_path / "output" / "finetune" / outcome.record["id"]
     assert pq.read_table(folder / "metrics.parquet").num_rows == 4
+    assert (folder / "report.html").read_text().count("<img") == 3 * 4
     assert json.loads((folder / "result.json").read_text()) == outcome.record
 
 
