@@ -1,7 +1,6 @@
 """What each input's mask is called, and where a sorted listing may be cut without changing that."""
 
 import re
-from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,7 +22,7 @@ def mask_names(keys: pa.ChunkedArray) -> pa.ChunkedArray:
     """
     safe = _safe(keys)
     full = pc.binary_join_element_wise(safe, ".png", "")
-    short = pc.binary_join_element_wise(pc.replace_substring_regex(safe, _ENDING, ""), ".png", "")
+    short = pc.binary_join_element_wise(_stems(safe), ".png", "")
     counts = short.value_counts()
     shared = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
     keep = pc.is_in(short, value_set=shared)
@@ -42,7 +41,7 @@ _TRIED = 64
 """Places near the end of a listing that are tried as a cut."""
 
 
-def settled(keys: Sequence[str]) -> int:
+def settled(keys: pa.ChunkedArray) -> int:
     """How many of the first keys of a sorted listing have names that nothing behind them can change.
 
     Names are a matter of keys that share a *stem*, the key without its ending, and of a key that is
@@ -56,20 +55,21 @@ def settled(keys: Sequence[str]) -> int:
     Returns:
         A number of keys that ends at a free cut: the last one found near the end, or 0.
     """
-    cut = 0
     first = max(1, len(keys) - _TRIED)
-    stems = {_stem(key) for key in keys[:first]}
-    for place in range(first, len(keys)):
-        behind = keys[place]
-        if not any(behind[:end] in stems for end, character in enumerate(behind) if character < "/"):
+    tail = keys.slice(first).to_pylist()
+    begins = [[key[:end] for end, character in enumerate(key) if character < "/"] for key in tail]
+    all_begins = pa.array({begin for of_key in begins for begin in of_key}, pa.string())
+    stems = set(all_begins.filter(pc.is_in(all_begins, value_set=_stems(keys.slice(0, first)))).to_pylist())
+    cut = 0
+    for place, (stem, of_key) in enumerate(zip(_stems(keys.slice(first)).to_pylist(), begins, strict=True), first):
+        if stems.isdisjoint(of_key):
             cut = place
-        stems.add(_stem(behind))
+        stems.add(stem)
     return cut
 
 
-def _stem(key: str) -> str:
-    dot = key.rfind(".")
-    return key[:dot] if dot > key.rfind("/") else key
+def _stems(keys: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.replace_substring_regex(keys, _ENDING, "")
 
 
 _UNSAFE = r"(^|/)\.{0,2}(/|$)|[\x00-\x1f\x7f\\]|%([01][0-9A-F]|7F|5C|2E|25)|(^|/)%(/|$)"

@@ -147,7 +147,7 @@ def _named(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
         held = pa.concat_tables([held, table])
         if held.num_rows < CHUNK:
             continue
-        if cut := settled(held["key"].to_pylist()):
+        if cut := settled(held["key"]):
             yield _with_names(held.slice(0, cut))
             held = held.slice(cut)
     if held.num_rows:
