@@ -217,7 +217,11 @@ def _stored(storage: Storage, tables: Iterable[pa.Table]) -> tuple[File, ...]:
 def file_of(table: pa.Table) -> bytes:
     """Rows as stored."""
     sink = io.BytesIO()
-    pq.write_table(table.select(SCHEMA.names).cast(SCHEMA), sink, compression="zstd", row_group_size=CHUNK)
+    alike = [name for name in SCHEMA.names if name not in ("key", "etag")]
+    pq.write_table(
+        table.select(SCHEMA.names).cast(SCHEMA), sink, compression="zstd", row_group_size=CHUNK, use_dictionary=alike,
+        write_statistics=["key"],
+    )  # fmt: skip
     return sink.getvalue()
 
 

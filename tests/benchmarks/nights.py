@@ -1,16 +1,20 @@
 """A million loose keys in a bucket, night after night: `python tests/benchmarks/nights.py --keys 1000000`.
 
-The bucket is a stub in a process of its own that answers S3's list and get requests over HTTP, so that requests, XML and
+Seconds are those of the whole process where a person would wait for it (first shard, nights, resuming), and of the step
+alone where two steps are compared. The bucket is a stub in a process of its own that answers S3's list and get requests over HTTP, so that requests, XML and
 client are real and only the disks behind them are not. It counts what it is asked. Every object is one 64² JPEG.
 """
 
 import argparse
 import http.server
 import io
+import itertools
 import json
 import multiprocessing
 import os
 import resource
+import subprocess
+import sys
 import tempfile
 import time
 import urllib.parse
@@ -18,6 +22,7 @@ import urllib.request
 
 FOLDERS = 100
 NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
+KEYS, STARTED = 0, 0.0
 ETAG = "d41d8cd98f00b204e9800998ecf8427e"
 
 
@@ -34,7 +39,7 @@ def keys_of(count, night):
 
 class Bucket(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    count, night, asked, listing, jpeg = 0, "same", {}, [], b""
+    asked, listing, jpeg, latency = {}, [], b"", 0.0
 
     def do_POST(self):  # the benchmark's own: another night, or what was asked
         length = int(self.headers["Content-Length"])
@@ -53,6 +58,7 @@ class Bucket(http.server.BaseHTTPRequestHandler):
         if kind == "get":
             self.reply(Bucket.jpeg, ETag=f'"{self.headers.get("If-Match", ETAG).strip(chr(34))}"')
             return
+        time.sleep(Bucket.latency)
         self.reply(self.page(query))
 
     def page(self, query):
@@ -92,8 +98,8 @@ class Bucket(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_): ...
 
 
-def serve(port, jpeg):
-    Bucket.jpeg = jpeg
+def serve(port, jpeg, latency=0.0):
+    Bucket.jpeg, Bucket.latency = jpeg, latency
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Bucket)
     port.send(server.server_address[1])
     server.serve_forever()
@@ -114,146 +120,192 @@ def order(url, **what):
         return json.loads(answer.read())
 
 
-class Told(dict):
-    """Prints each row as it comes."""
-
-    def __setitem__(self, name, value):
-        print(f"| {name} | {value} |", flush=True)
-
-
-def peak():
+def memory():
+    """The most that this process has used, MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
+# Steps, each in a fresh process, as a night is -----------------------------------------------------
+
+
+def job_of(output, **more):
+    from jobs.job import Job
+
+    return Job.of({"input": "s3://b/in", "output": output, "weights": "nuclei", "masks": {"format": "tar"}, **more})
+
+
+def stale_of(output):
+    """The job with other settings, which all images are to be done with."""
+    return job_of(output, select={"only": ["stale"]}, inference={"tta": "flips"})
+
+
+def listing(_):
+    from jobs.storage import open_storage
+
+    began = time.perf_counter()
+    count = sum(table.num_rows for table in open_storage("s3://b/in").listed())
+    return {"seconds": time.perf_counter() - began, "images": count}
+
+
+def planning(output):
+    """The plan, made and stored."""
+    import jobs.run
+    from jobs.planning import LivePlan
+    from jobs.recipe import fingerprint_of, load_weights
+    from jobs.storage import open_storage
+
+    job = job_of(output)
+    fingerprint = fingerprint_of(job, load_weights(job))
+    began = time.perf_counter()
+    plan = jobs.run.plan(job, fingerprint)
+    live = LivePlan(open_storage(output), f"plan-{began}", plan.planning, plan.first, plan.parts)
+    for shard in live.shards():
+        if shard is None:
+            time.sleep(0.02)
+    live.close()
+    return {"seconds": time.perf_counter() - began, "images": live.frozen.images}
+
+
+def first(output):
+    """The first shard of a run of all, which is then dropped."""
+    import jobs.run
+
+    with jobs.run.begin(job_of(output)) as this:
+        _, backlog = jobs.run.resume(this)
+        backlog.take(idle=True)
+        since_start = time.time() - STARTED
+    return {"seconds": since_start}
+
+
+def night(output):
+    import jobs.run
+    from jobs.bench import with_identity
+
+    report = jobs.run.run(job_of(output), open_pipeline=with_identity)
+    record = {name: report.record[name] for name in ("planned", "gone")}
+    return {"seconds": time.time() - STARTED, "images": report.images, **record}
+
+
+def known(output):
+    """A catalog as a first night leaves it, without doing its images."""
+    import pyarrow as pa
+
+    from jobs import catalog
+    from jobs.recipe import fingerprint_of, load_weights
+    from jobs.storage import open_storage
+
+    job = job_of(output)
+    same = {
+        "fingerprint": fingerprint_of(job, load_weights(job)), "status": "ok", "run_id": "20260101T000000.000-aaaaaa",
+        "shard": "00000", "input": job.input,
+    }  # fmt: skip
+
+    def outcomes():
+        rows = keys_of(KEYS, "same")
+        while chunk := list(itertools.islice(rows, 8192)):
+            yield pa.Table.from_pylist([{"key": key[3:], "etag": etag, **same} for key, etag in chunk], catalog.SCHEMA)
+
+    catalog.add(open_storage(output), same["run_id"], outcomes())
+    return {}
+
+
+def killed(output):
+    """A run of all that ended without a word when 90 % of its shards were committed."""
+    import jobs.run
+    from jobs.commit import Commit, Commits
+    from jobs.storage import open_storage
+
+    with jobs.run.begin(stale_of(output)) as this:
+        for shard in this.live.shards():
+            if shard is None:
+                time.sleep(0.02)
+        run_id, images = this.run_id, this.images
+    commits = Commits(open_storage(output), run_id, "worker")
+    shards = list(this.desk.manifest.shards())
+    for shard in shards[: len(shards) * 9 // 10]:
+        commits.commit(Commit(shard.id, "x", {}, len(shard), 0))
+    return {"images": images, "shards": len(shards)}
+
+
+def resumed(output):
+    import jobs.run
+
+    with jobs.run.begin(stale_of(output)) as this:
+        _, backlog = jobs.run.resume(this)
+        task = backlog.take(idle=True)
+        since_start = time.time() - STARTED
+    return {"seconds": since_start, "shard": task.shard.id}
+
+
+STEPS = {step.__name__: step for step in (listing, planning, first, known, night, killed, resumed)}
+
+
+def in_a_process(step, output):
+    command = [sys.executable, __file__, "--keys", str(KEYS), "--step", step, "--output", output]
+    answer = subprocess.run([*command, "--started", str(time.time())], check=True, stdout=subprocess.PIPE)
+    told = json.loads(answer.stdout)
+    print(
+        step, {name: round(value, 2) if isinstance(value, float) else value for name, value in told.items()}, flush=True
+    )
+    return told
+
+
 def main():
-    parser = argparse.ArgumentParser()
+    global KEYS, STARTED
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--keys", type=int, default=1_000_000)
-    parser.add_argument("--pairs", type=int, default=3, help="0: the first shard alone")
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument(
+        "--latency", type=float, default=0.0, help="seconds that the stub takes for each page of a listing"
+    )
+    parser.add_argument("--only", nargs="*", default=["plans", "nights"])
+    parser.add_argument("--step")
+    parser.add_argument("--output")
+    parser.add_argument("--started", type=float)
     options = parser.parse_args()
-    keys = options.keys
+    KEYS, STARTED = options.keys, options.started
+    if options.step:
+        print(json.dumps({**STEPS[options.step](options.output), "peak_mib": memory()}))
+        return
     context = multiprocessing.get_context("spawn")
     mine, theirs = context.Pipe()
-    server = context.Process(target=serve, args=(theirs, jpeg()), daemon=True)
+    server = context.Process(target=serve, args=(theirs, jpeg(), options.latency), daemon=True)
     server.start()
     url = f"http://127.0.0.1:{mine.recv()}"
     os.environ |= {
         "AWS_ENDPOINT_URL_S3": url, "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x",
         "AWS_DEFAULT_REGION": "us-east-1",
     }  # fmt: skip
-    order(url, count=keys, night="same")
+    order(url, count=KEYS, night="same")
     with tempfile.TemporaryDirectory() as folder:
-        measured(url, folder, keys, options.pairs)
+        if "plans" in options.only:
+            plans(folder, options.pairs)
+        if "nights" in options.only:
+            nights(url, f"{folder}/nights")
     server.terminate()
 
 
-def measured(url, folder, keys, count):  # noqa: PLR0915  (one night after the other)
-    import jobs.run
-    from jobs import catalog
-    from jobs.bench import with_identity
-    from jobs.commit import Commit, Commits
-    from jobs.job import Job
-    from jobs.planning import LivePlan
-    from jobs.recipe import fingerprint_of, load_weights
-    from jobs.run import Run
-    from jobs.storage import open_storage
+def plans(folder, pairs):
+    ratios = []
+    for number in range(pairs):
+        in_a_process("first", f"{folder}/first-{number}")
+        alone = in_a_process("listing", folder)
+        ratios.append(in_a_process("planning", f"{folder}/plans")["seconds"] / alone["seconds"])
+    ratios.sort()
+    print(
+        f"listing, planning and storing, of listing alone: {ratios[len(ratios) // 2]:.2f} ({ratios[0]:.2f}-{ratios[-1]:.2f})"
+    )
 
-    job = Job.of({"input": "s3://b/in", "output": f"{folder}/out", "weights": "nuclei", "masks": {"format": "tar"}})
-    fingerprint = fingerprint_of(job, load_weights(job))
-    storage = open_storage(job.output)
-    out = Told()
-    out["memory before, torch and all, MiB"] = peak()
 
-    def listed():
-        began = time.perf_counter()
-        count = sum(1 for _ in open_storage("s3://b/in").walk())
-        assert count == keys, count
-        return time.perf_counter() - began
-
-    def planned(number):
-        began = time.perf_counter()
-        plan = jobs.run.plan(job, fingerprint)
-        live = LivePlan(storage, f"plan-{number}", plan.planning, plan.first, plan.parts)
-        shards = live.shards()
-        next(shards)
-        first = time.perf_counter() - began
-        while next(shards, live) is not live:
-            time.sleep(0.02)
-        live.close()
-        return first, time.perf_counter() - began
-
-    def first(number):
-        began = time.perf_counter()
-        plan = jobs.run.plan(job, fingerprint)
-        live = LivePlan(storage, f"first-{number}", plan.planning, plan.first, iter(()))
-        next(live.shards())
-        seconds = time.perf_counter() - began
-        live.close()
-        plan.parts.close()
-        return seconds
-
-    out["first shard alone, s (five)"] = ", ".join(f"{first(number):.2f}" for number in range(5))
-    if not count:
-        return
-    pairs = [(listed(), *planned(number)) for number in range(count)]
-    ratios = sorted(plan / alone for alone, _, plan in pairs)
-    out["listing alone, s"] = ", ".join(f"{alone:.1f}" for alone, _, _ in pairs)
-    out["listing, planning and storing the plan, s"] = ", ".join(f"{plan:.1f}" for _, _, plan in pairs)
-    out["ratio, median (least to most)"] = f"{ratios[len(ratios) // 2]:.2f} ({ratios[0]:.2f}–{ratios[-1]:.2f})"
-    out["first shard out after, s"] = ", ".join(f"{first:.2f}" for _, first, _ in pairs)
-    out["driver's memory after planning, MiB"] = peak()
-
-    # The first night's outcome, without its images: what its statistics would bring into the catalog.
-    def outcomes():
-        import pyarrow as pa
-
-        rows = list(keys_of(keys, "same"))
-        for start in range(0, keys, 8192):
-            chunk = rows[start : start + 8192]
-            count = len(chunk)
-            columns = {
-                "key": [key[3:] for key, _ in chunk], "etag": [etag for _, etag in chunk],
-                "fingerprint": [fingerprint] * count, "status": ["ok"] * count, "stage": [None] * count,
-                "error_class": [None] * count, "run_id": ["20260101T000000.000-aaaaaa"] * count,
-                "shard": ["00000"] * count, "input": [job.input] * count,
-            }  # fmt: skip
-            yield pa.table(columns, catalog.SCHEMA)
-
-    catalog.add(storage, "20260101T000000.000-aaaaaa", outcomes())
+def nights(url, output):
+    in_a_process("known", output)
     order(url)
-    began = time.perf_counter()
-    report = jobs.run.run(job, open_pipeline=with_identity)
-    asked = order(url)
-    out["a night with nothing new, s"] = f"{time.perf_counter() - began:.1f}"
-    out["its images; its requests"] = f"{report.images}; {asked}"
-
-    order(url, count=keys, night="changed")
-    size = lambda: sum(entry.size for entry in storage.walk("catalog"))  # noqa: E731
-    before = size()
-    began = time.perf_counter()
-    report = jobs.run.run(job, open_pipeline=with_identity)
-    out["1,000 new, 500 changed, 200 deleted: s"] = f"{time.perf_counter() - began:.1f}"
-    out["planned; gone; requests"] = f"{report.record['planned']}; {report.record['gone']}; {order(url)}"
-    out["bytes that its catalog wrote, of those there"] = f"{size() - before} of {before}"
-
-    # A run of all, killed at 90 %: as many commits, and then the command again up to its first shard.
-    order(url, count=keys, night="same")
-    stale = Job.of({**job.model_dump(), "select": {"only": ["stale"]}, "inference": {"tta": "flips"}})
-    with jobs.run.begin(stale) as this:
-        while any(True for shard in this.live.shards() if shard is None) and this.live._frozen is None:
-            time.sleep(0.05)
-        run_id = this.run_id
-        out["planned with other settings, --only stale"] = this.images
-    commits = Commits(storage, run_id, "worker")
-    shards = list(Run.attach(job.output, run_id).desk.manifest.shards())
-    for shard in shards[: len(shards) * 9 // 10]:
-        commits.commit(Commit(shard.id, "x", {}, len(shard), 0))
-    began = time.perf_counter()
-    with jobs.run.begin(stale) as this:
-        _, backlog = jobs.run.resume(this)
-        task = backlog.take(idle=True)
-        out["after a kill at 90 %, first shard out after, s"] = f"{time.perf_counter() - began:.1f}"
-        out["which, of how many"] = f"{task.shard.id} of {len(shards)}"
-    out["driver's memory at the end, MiB"] = peak()
+    in_a_process("night", output)
+    print("  requests:", order(url, count=KEYS, night="changed"), flush=True)
+    in_a_process("night", output)
+    print("  requests:", order(url, count=KEYS, night="same"), flush=True)
+    in_a_process("killed", output)
+    in_a_process("resumed", output)
 
 
 if __name__ == "__main__":
