@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from jobs.errors import NotFound
+from jobs.errors import Locked, NotFound
 from jobs.sources import Record
 from jobs.storage import Storage
 
@@ -255,9 +255,16 @@ class Writer:
         self.parts += 1
 
     def freeze(self, **counts: object) -> Frozen:
-        """Say that this was all; see `Frozen` for the counts."""
+        """Say that this was all; see `Frozen` for the counts.
+
+        Raises:
+            Locked: Another driver has said so of fewer parts.
+        """
         frozen = Frozen(parts=self.parts, digest=self._digest.hexdigest(), **counts)  # type: ignore[arg-type]
-        self._storage.write(f"{self._folder}/frozen.json", json.dumps(asdict(frozen), indent=1).encode())
+        path, record = f"{self._folder}/frozen.json", json.dumps(asdict(frozen), indent=1).encode()
+        # Created, not written: who was taken over meanwhile must not make a run longer that another finishes as it is.
+        if not self._storage.create(path, record) and self._storage.read(path) != record:
+            raise Locked(f"another run took {self._storage.root} over while this one planned; wait for that one")
         return frozen
 
 
@@ -269,7 +276,7 @@ def freeze_so_far(storage: Storage, run_id: str) -> None:
     in between.
     """
     record = json.dumps(asdict(so_far(storage, run_id)), indent=1).encode()
-    storage.write(f"{folder_of(run_id)}/frozen.json", record)
+    storage.create(f"{folder_of(run_id)}/frozen.json", record)
 
 
 def so_far(storage: Storage, run_id: str) -> Frozen:

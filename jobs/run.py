@@ -17,6 +17,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
@@ -402,9 +403,11 @@ def begin(job: Job, stop: Stop = lambda: False) -> Iterator[Run]:
     with lock:
         run_id = _unfinished(storage, job, fingerprint)
         if run_id is not None:
-            this = Run.attach(job.output, run_id, profile=job.profile, generation=lock.fence.generation)
+            attached = partial(Run.attach, job.output, run_id, profile=job.profile, generation=lock.fence.generation)
+            this = attached()
             if not this.desk.manifest.is_frozen:
                 freeze_so_far(storage, run_id)
+                this = attached()
             # The limits of today's command, not of the one that was cut off.
             this = replace(this, job=job, resumed=True)
         else:

@@ -1,10 +1,13 @@
+import threading
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobs.errors import Locked
 from jobs.manifest import PART_SHARDS, Manifest, Shard, freeze_so_far
 from jobs.planning import LivePlan, Planning, first_of
-from jobs.sources import Record
+from jobs.sources import Record, tables
 from jobs.storage import LocalStorage
 
 
@@ -13,7 +16,7 @@ def records(count):
 
 
 def stored(storage, listed, size):
-    planning = Planning(listed, in_order=True, shard_size=size)
+    planning = Planning(tables(listed), in_order=True, shard_size=size)
     parts = iter(planning)
     live = LivePlan(storage, "r", planning, first_of(parts), parts)
     shards = [shard for shard in live.shards() if shard]
@@ -49,6 +52,26 @@ def test_a_plan_that_was_cut_off_is_what_is_there_of_it(tmp_path):
     manifest = Manifest.stored(storage, "r")
     assert (manifest.is_frozen, manifest.frozen.whole, manifest.images) == (True, False, 192)
     assert [record for shard in manifest.shards() for record, _ in manifest.records(shard)] == listed[:192]
+
+
+def test_who_was_taken_over_while_it_planned_makes_the_plan_no_longer(tmp_path):
+    storage = LocalStorage(str(tmp_path))
+    listed = records(PART_SHARDS * 3 * 2 + 4)
+    planning = Planning(tables(listed), in_order=True, shard_size=3)
+    parts = iter(planning)
+    first, wakes_up = first_of(parts), threading.Event()
+
+    def rest():
+        wakes_up.wait(60)
+        yield from parts
+
+    live = LivePlan(storage, "r", planning, first, rest())
+    freeze_so_far(storage, "r")  # as its successor does
+    wakes_up.set()
+    with pytest.raises(Locked, match="took .* over while this one planned"):
+        list(live.shards())
+    live.close()
+    assert Manifest.stored(storage, "r").images == PART_SHARDS * 3
 
 
 @given(st.integers(2, 1000))

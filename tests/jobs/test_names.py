@@ -40,7 +40,7 @@ KEYS = st.lists(
 )
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 @given(KEYS)
 def test_names_are_distinct_safe_and_need_no_other_order(keys):
     found = names(keys)
@@ -64,7 +64,7 @@ NEIGHBOURS = st.lists(
 )
 
 
-@settings(max_examples=600)
+@settings(max_examples=600, deadline=None)
 @given(NEIGHBOURS, st.sampled_from([2, 64]))
 def test_a_listing_named_piece_by_piece_has_the_names_of_the_whole(keys, tried):
     with pytest.MonkeyPatch.context() as patch:
