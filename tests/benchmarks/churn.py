@@ -1,0 +1,132 @@
+"""Nodes that join, get notice, leave and are killed while a run of 200 shards is under way.
+
+    PYTHONPATH=tests python tests/benchmarks/churn.py
+
+Logical nodes on this machine, a small network that also sleeps. Each thing happens at a shard, not at a time. Compares
+what the run leaves with a run in one process, and says from the run's own log how long it took until a worker was back.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import ray
+from conftest import draw_images, seeded, statistics, tree
+from ray.cluster_utils import Cluster
+from scaling import logged
+
+import jobs.run
+from cluster import driver
+from jobs.job import Job
+from jobs.masks import Encoder, default_values
+from jobs.recipe import load_weights
+from jobs.run import pipeline_of
+from jobs.verify import verify
+from unet import weights
+from unet.segmenter import Segmenter
+
+IMAGES, PER_SHARD, WORKERS = 400, 2, 3
+
+
+class Sleepy(Segmenter):
+    def segment(self, images, size=None):
+        time.sleep(0.3 * len(images))
+        return super().segment(images, size)
+
+
+def sleepily(this, cpus):
+    segmenter = Sleepy(load_weights(this.job).model, precision="fp32", plain_threads=1)
+    return pipeline_of(this, segmenter, 1, encoder=Encoder(default_values(2)))
+
+
+def job_of(folder: Path, output: str, *sets: str) -> Job:
+    table = {"input": str(folder / "in"), "output": str(folder / output), "weights": str(folder / "w.safetensors")}
+    return Job.of(table, [f"run.shard_size={PER_SHARD}", "inference.precision=fp32", "cluster.threads=1", *sets])
+
+
+class Events:
+    """What happens to the nodes, and when."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.nodes = [self._node() for _ in range(2)]
+        self.happened: list[tuple[float, str]] = []
+        # Always a node more than workers, so that it is our time that is measured and not a machine's.
+        self._plan = [
+            (10, "join", self._join), (25, "join", self._join), (40, "kill", self._kill), (50, "join", self._join),
+            (65, "notice", self._notice), (75, "join", self._join), (90, "leave", self._leave),
+            (105, "join", self._join), (120, "kill", self._kill), (135, "join", self._join),
+            (150, "kill", self._kill), (165, "join", self._join),
+        ]  # fmt: skip
+
+    def __call__(self, _run, tally) -> None:
+        if self._plan and tally.shards >= self._plan[0][0]:
+            _, name, happen = self._plan.pop(0)
+            self.happened.append((time.time(), name))
+            happen()
+
+    def _node(self):
+        return self.cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=128 * 2**20, wait=False)
+
+    def _join(self) -> None:
+        self.nodes.append(self._node())
+
+    def _kill(self) -> None:
+        self.cluster.remove_node(self.nodes.pop(0), allow_graceful=False)
+
+    def _leave(self) -> None:
+        self.cluster.remove_node(self.nodes.pop(0), allow_graceful=True)
+
+    def _notice(self) -> None:
+        from ray._raylet import GcsClient
+        from ray.core.generated import autoscaler_pb2
+
+        reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        node = self.nodes.pop(0)
+        GcsClient(address=self.cluster.address).drain_node(
+            node.node_id, reason, "to be taken away", int((time.time() + 60) * 1000)
+        )
+
+
+def main() -> int:
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        draw_images(folder / "in", IMAGES)
+        (folder / "w.safetensors").write_bytes(weights.save(seeded(width=4)))
+        jobs.run.run(job_of(folder, "reference"))
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 128 * 2**20})
+        try:
+            events = Events(cluster)
+            report = driver.run(
+                job_of(folder, "out", f"cluster.workers={WORKERS}"), address=cluster.address, open_pipeline=sleepily,
+                progress=events,
+            )  # fmt: skip
+        finally:
+            ray.shutdown()
+            cluster.shutdown()
+        lines = logged(folder / "out")
+        lost = [line["time"] for line in lines if line["event"] == "worker lost"]
+        ready = [line["time"] for line in lines if line["event"] == "worker ready"]
+        shards = [path.stem for path in (folder / "out").glob("runs/*/commits/*.json")]
+        same = tree(folder / "out/masks") == tree(folder / "reference/masks")
+        rows = statistics(folder / "out") == statistics(folder / "reference")
+        problems = verify(str(folder / "out")).problems
+        record = json.loads(next((folder / "out").glob("runs/*/run.json")).read_text())
+        print(f"events: {', '.join(name for _, name in events.happened)}")
+        print(f"images ok {report.ok} of {IMAGES}; shards {record['shards']}, commits {len(shards)}")
+        print(f"masks equal the single process's: {same}; statistics: {rows}; problems: {problems}")
+        print(f"workers lost {len(lost)}, of which attempts {record['attempts_lost']}; {record['seconds']:.0f} s")
+        back = [next((at - gone for at in ready if at > gone), None) for gone in lost]
+        print(f"seconds from a loss in the log to the next worker that is ready: {[b and round(b, 1) for b in back]}")
+        killed = [at for at, name in events.happened if name == "kill"]
+        back = [next((at - gone for at in ready if at > gone), None) for gone in killed]
+        print(f"seconds from a kill: {[b and round(b, 1) for b in back]}")
+        return 0 if same and rows and not problems and report.ok == IMAGES else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
