@@ -517,6 +517,9 @@ def _summary(job: Job, record: dict[str, Any]) -> None:
         else ""
     )
     typer.echo(f"speed    {record['images_per_second']:.1f} images/s{share}")
+    if steps := record["start_seconds"]:
+        parts = ", ".join(f"{_STEPS[step]} {seconds:.1f}" for step, seconds in steps.items())
+        typer.echo(f"start    {sum(steps.values()):.1f} s to the first masks: {parts}")
     if record["limit"]:
         typer.echo(f"limit    {record['limit']}")
     if record["tuning"] and (sentence := Tuning(**record["tuning"]).sentence):
@@ -552,6 +555,9 @@ def _show(result: dict[str, Any], *, as_json: bool) -> None:
     for name, value in result.items():
         table.add_row(name.replace("_", " "), json.dumps(value) if isinstance(value, dict | list) else str(value))
     _out.print(table, markup=False, highlight=False, soft_wrap=True)
+
+
+_STEPS = {"plan": "plan", "ray": "Ray", "worker": "first worker", "shard": "first shard"}
 
 
 @contextmanager

@@ -117,6 +117,7 @@ def run(
 
     def attempts(this: Run, backlog: Backlog, tally: Tally, stop: Stop) -> Generator[ShardReport | None, None, None]:
         with connected(address):
+            tally.reached("ray")
             fleet = Fleet(this, open_pipeline)
             tally.started = time.monotonic()
             yield from fleet.attempts(backlog, tally, stop)
@@ -343,6 +344,7 @@ class Fleet:
             task = seat.tasks.pop(call, None)
             if task is None:
                 seat.node, self._starts = answer, 0
+                tally.reached("worker")
                 self._journal.write("worker ready", node=seat.node)
             else:
                 yield committed(self._run, answer)

@@ -137,6 +137,14 @@ class Tally:
     fits: dict[str, list[str]] = field(default_factory=dict)
     """By shape, how images went through where memory was short."""
     started: float = field(default_factory=time.monotonic)
+    begun: float = field(default_factory=time.monotonic)
+    start: dict[str, float] = field(default_factory=dict)
+    """Seconds of each step of the start, in order: plan, ray, worker, shard."""
+
+    def reached(self, step: str) -> None:
+        """Note the end of a step of the start, which only its first does."""
+        if step not in self.start:
+            self.start[step] = time.monotonic() - self.begun - sum(self.start.values())
 
     def add(self, report: ShardReport) -> None:
         """Count a shard that is on record."""
@@ -232,6 +240,7 @@ def run(
 
     def attempts(this: Run, backlog: Backlog, tally: Tally, stop: Stop) -> Generator[ShardReport | None, None, None]:
         with (open_pipeline or pipeline_of_job)(this, os.cpu_count() or 1) as pipeline:
+            tally.reached("worker")
             yield from _attempts(this, backlog, pipeline, tally, stop)
 
     return execute(job, attempts, progress=progress, stopped=stopped, learning=learning)
@@ -277,8 +286,11 @@ def execute(
 
 
 def _executed(job: Job, attempts: Attempts, progress: Progress | None, stop: Stop) -> RunReport:
+    begun = time.monotonic()
     with begin(job, stop) as this:
         tally, backlog = resume(this)
+        tally.begun = begun
+        tally.reached("plan")
         if progress:
             progress(this, tally)
         if backlog:
@@ -286,6 +298,7 @@ def _executed(job: Job, attempts: Attempts, progress: Progress | None, stop: Sto
                 for report in reports:
                     tally.images = this.images
                     if report is not None:
+                        tally.reached("shard")
                         tally.add(report)
                     if progress:
                         progress(this, tally)
@@ -626,6 +639,7 @@ def finish(this: Run, tally: Tally) -> RunReport:
         "resumed": this.resumed,
         "seconds": round(tally.seconds, 3),
         "images_per_second": round(tally.rate, 3),
+        "start_seconds": {step: round(seconds, 3) for step, seconds in tally.start.items()},
         "worker_seconds": round(sum(last - first for first, last in tally.serving.values()), 3),
         "stages": {
             stage: {

@@ -43,9 +43,12 @@ def reference(images, tmp_path, weights_file):
 def test_any_number_of_workers_writes_what_one_process_writes(workers, images, tmp_path, weights_file):
     threads = "cluster.threads=auto"  # as users have it; tiny networks on busy cores are slow with it
     reference = tmp_path / "reference"
-    jobs.run.run(job_of(images, reference, weights_file, threads))
+    alone = jobs.run.run(job_of(images, reference, weights_file, threads))
     report = driver.run(job_of(images, tmp_path / "out", weights_file, threads, f"cluster.workers={workers}"))
     assert (report.exit_code, report.ok) == (0, 24)
+    assert list(alone.record["start_seconds"]) == ["plan", "worker", "shard"]
+    assert list(report.record["start_seconds"]) == ["plan", "ray", "worker", "shard"]
+    assert min(report.record["start_seconds"].values()) > 0
     assert tree(tmp_path / "out/masks") == tree(reference / "masks")
     assert statistics(tmp_path / "out") == statistics(reference)
     assert verify(str(tmp_path / "out")).problems == []

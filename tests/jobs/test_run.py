@@ -210,6 +210,7 @@ def test_what_is_derived_is_made_again_when_the_end_was_cut_off(images, tmp_path
     report = run(job_of(images, tmp_path / "out", weights_file))
     assert report.record["resumed"]
     assert report.record["images_per_second"] == 0
+    assert list(report.record["start_seconds"]) == ["plan"]
     assert tree(tmp_path / "out/masks") == expected
     assert verify(str(tmp_path / "out")).problems == []
 
