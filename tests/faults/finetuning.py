@@ -1,4 +1,4 @@
-"""A fine-tuning that is killed behind a step, as the kernel kills; `python finetuning.py JOB [STEP]`."""
+"""A fine-tuning that is killed behind a step, as the kernel kills; `python finetuning.py JOB STEP`."""
 
 import os
 import signal
@@ -9,13 +9,13 @@ from jobs.job import Job
 
 
 def main() -> None:
-    job, at = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else None
+    job, last = sys.argv[1], int(sys.argv[2])
 
     def progress(moment):
-        if moment.step.number == at:
+        if moment.step.number == last:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    print(finetune(Job.load(job), progress=progress).weights)
+    finetune(Job.load(job), progress=progress)
 
 
 if __name__ == "__main__":
