@@ -33,6 +33,9 @@ from unet import weights as unet_weights
 from unet.model import UNet
 from unet.weights import Weights
 
+_UNJUDGED, _ACCEPTED, _REFUSED = "unjudged.safetensors", "weights.safetensors", "refused.safetensors"
+"""What new weights are called."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -129,15 +132,15 @@ def _judged(plan: Plan, storage: Storage, record: dict[str, Any]) -> Outcome:
     assert new is not None
     assert others is not None
     verdict = judge(plan.job.finetune.gate, new=new, others=others, base=base)
-    name = "weights.safetensors" if verdict.accepted else "refused.safetensors"
+    name = _ACCEPTED if verdict.accepted else _REFUSED
     if record["weights"] != name:
         storage.write(f"{plan.folder}/{name}", storage.read(f"{plan.folder}/{record['weights']}"))
     judged = record | {"weights": name, "gate": plan.job.finetune.gate, **verdict._asdict()}
     if judged != record:
         storage.write(f"{plan.folder}/result.json", json.dumps(judged, indent=1).encode())
-        # Behind the record that names the other one: a file called weights is one that was accepted.
-        if record["weights"] != name:
-            storage.delete(f"{plan.folder}/{record['weights']}")
+    # Behind the record, and each time, since a kill may have come between: what is called weights was accepted.
+    for other in {_UNJUDGED, _ACCEPTED, _REFUSED} - {name}:
+        storage.delete(f"{plan.folder}/{other}")
     return Outcome(storage.url(f"{plan.folder}/{name}"), verdict, judged)
 
 
@@ -167,7 +170,7 @@ def _made(
     old = [None] * len(held) if before is None else before.of_images.tolist()
     record = {
         "id": plan.id,
-        "weights": "unjudged.safetensors",
+        "weights": _UNJUDGED,
         "about": plan.about,
         "trained_on": len(plan.pairs.training),
         **_scored(scores, plan.pairs),

@@ -28,7 +28,7 @@ from jobs.pairs import Pairs
 from jobs.recipe import device_of
 from jobs.scores import scores_of
 from unet import weights as unet_weights
-from unet.finetune import LEARNING_RATES, NotFinite, Step, Training
+from unet.finetune import LEARNING_RATES, NotFinite, Step, Training, short_of_memory
 from unet.model import UNet
 from unet.precision import DTYPES, DeviceError
 from unet.weights import Weights
@@ -103,6 +103,8 @@ class Plan:
             "data": pairs.digest,
             "scale": job.inference.scale,
             "orientation": job.inference.orientation,
+            "threshold": job.inference.threshold,
+            "tta": job.inference.tta,
             **settings.model_dump(mode="json", exclude=_IRRELEVANT | {"images", "masks", "mask_name"}),
             "steps": self.steps,
             "learning_rate": self.rate,
@@ -241,7 +243,9 @@ def _step(training: Training, crops: Crops, pixels: Tensor, truth: Tensor) -> St
     except NotFinite as error:
         keys = ", ".join(dict.fromkeys(crops.keys(training.number)))
         raise JobError(f"{error}, on crops of {keys}; look at these pairs, or lower finetune.learning_rate") from error
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not short_of_memory(error):
+            raise
         raise JobError(
             f"step {training.number + 1} does not fit into memory ({training.device}); set finetune.checkpointing to "
             "'auto', or lower finetune.crop or finetune.batch_size"

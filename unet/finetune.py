@@ -182,7 +182,7 @@ class Training:
                 loss = self._passes(pixels_BCHW, target_BHW)
             except (RuntimeError, MemoryError) as error:
                 self._undo(before)
-                if not (_short_of_memory(error) and self._saves_memory(len(pixels_BCHW))):
+                if not (short_of_memory(error) and self._saves_memory(len(pixels_BCHW))):
                     raise
                 continue
             self._scaler.unscale_(self._optimizer)
@@ -303,7 +303,8 @@ def _memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _short_of_memory(error: BaseException) -> bool:
+def short_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory does not suffice."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     # Torch's CPU allocator has no class of its own for it.

@@ -180,6 +180,9 @@ def test_shuffled_masks_are_refused_and_the_weights_kept_beside(tmp_path):
     assert Path(judged.weights).name == "weights.safetensors"
     assert Path(judged.weights).read_bytes() == kept
     assert not refused.exists()
+    # What a kill may have left there is no longer called weights once they are refused again.
+    again = finetune(work)
+    assert [path.name for path in Path(again.weights).parent.glob("*.safetensors")] == ["refused.safetensors"]
 
 
 def test_too_few_pairs_for_a_gate_are_refused_before_training(tmp_path):

@@ -129,9 +129,13 @@ def test_out_of_memory_goes_on_at_the_same_step_and_gives_the_same(tmp_path, mon
     assert result.last == whole.last
 
 
-def test_what_never_fits_says_what_to_do(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("can't allocate memory: 9 bytes")],
+)
+def test_what_never_fits_says_what_to_do(tmp_path, monkeypatch, error):
     def never(self, *batch):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     monkeypatch.setattr(finetune.Training, "_passes", never)
     with pytest.raises(JobError, match=r"step 1 does not fit into memory \(cpu\); set .* or lower finetune.crop"):
