@@ -723,10 +723,15 @@ def rebuild_catalog(storage: Storage) -> None:
             continue
         if not storage.exists(f"runs/{run_id}/run.json"):
             continue
-        folder = f"stats/run_id={run_id}"
-        parts = (statistics.read(storage.read(f"{folder}/{name}")) for name in storage.names(folder))
-        rows = (catalog.outcomes(table, input_=record["job"]["input"]) for table in parts)
-        catalog.add(storage, run_id, catalog.with_gone(rows, gone_rows(storage, run_id), run_id))
+        catalog.add(storage, run_id, outcomes_of(storage, run_id, record["job"]["input"]))
+
+
+def outcomes_of(storage: Storage, run_id: str, input_: str) -> Iterator[pa.Table]:
+    """A finished run's rows and tombstones as the catalog has them, without shards, which statistics do not name."""
+    folder = f"stats/run_id={run_id}"
+    parts = (statistics.read(storage.read(f"{folder}/{name}")) for name in storage.names(folder))
+    rows = (catalog.outcomes(table, input_=input_) for table in parts)
+    return catalog.with_gone(rows, gone_rows(storage, run_id), run_id)
 
 
 def _parts(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:

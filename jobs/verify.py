@@ -7,6 +7,7 @@
 4. The class counts of every row are those of its mask's pixels, and the mask has the image's size.
 5. The compacted statistics are the committed rows.
 6. Every loose mask is its tar's member.
+7. The catalog has the newest outcome of every image of the finished runs, and no other.
 """
 
 import hashlib
@@ -19,13 +20,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from jobs import masks, rle, statistics
+from jobs import catalog, masks, rle, statistics
 from jobs.attempt import TABLE, checked, masks_of, rows_of
 from jobs.commit import Commit, Commits, leaves, pending
 from jobs.errors import JobError, NotFound, StorageError
 from jobs.manifest import Manifest, Shard
+from jobs.order import Ahead, merged
+from jobs.run import outcomes_of
 from jobs.storage import Storage, open_storage
 
 _ROWS = 512
@@ -56,6 +60,7 @@ def verify(output: str, *, profile: str | None = None) -> Audit:
     storage = open_storage(output, profile=profile)
     audit = Audit()
     owners: dict[str, str] = {}
+    inputs: dict[str, str] = {}
     for run_id in storage.names("runs"):
         try:
             record = json.loads(storage.read(f"runs/{run_id}/job.json"))
@@ -63,10 +68,13 @@ def verify(output: str, *, profile: str | None = None) -> Audit:
         except NotFound:
             continue  # cut off before its plan was frozen; it promised nothing
         audit.runs[run_id] = _state(storage, run_id)
+        if audit.runs[run_id] != "unfinished":
+            inputs[run_id] = record["job"]["input"]
         audit.problems += (f"run {run_id}: {problem}" for problem in _of_run(storage, record, manifest, audit, owners))
     if not audit.runs:
         raise JobError(f"there is no run in {output}; correct the path")
     audit.problems += _of_loose(storage, owners)
+    audit.problems += _of_catalog(storage, inputs)
     return audit
 
 
@@ -205,3 +213,35 @@ def _of_loose(storage: Storage, owners: dict[str, str]) -> Iterator[str]:
             continue
         if hashlib.sha256(data).hexdigest() != sha256:
             yield f"masks/{name} is not the committed mask"
+
+
+def _of_catalog(storage: Storage, inputs: dict[str, str]) -> Iterator[str]:
+    version = catalog.current(storage)
+    if not version.number:  # the next run makes it anew
+        return
+    newest = merged([outcomes_of(storage, run_id, input_) for run_id, input_ in inputs.items()], newest=True)
+    known = Ahead(catalog.rows(storage, version))
+    wrong: list[str] = []
+    for expected in newest:
+        if expected.num_rows:
+            found = known.up_to(expected["key"][-1].as_py(), catalog.SCHEMA)
+            wrong += _differing(expected, found, list(inputs))
+    while (found := known.next()) is not None:
+        wrong += _differing(catalog.SCHEMA.empty_table(), found, list(inputs))
+    if wrong:
+        yield (
+            f"the catalog has {len(wrong)} images otherwise than the finished runs, such as {wrong[0]}; "
+            "delete catalog/, and the next run makes it anew"
+        )
+
+
+def _differing(expected: pa.Table, found: pa.Table, finished: list[str]) -> list[str]:
+    """Keys whose rows are not equal, shards aside; and but for those of a run that was cut off behind the catalog."""
+    of_finished = pc.is_in(found["run_id"], value_set=pa.array(finished, pa.string()))
+    ahead = found["key"].filter(pc.invert(of_finished))
+    expected = expected.filter(pc.invert(pc.is_in(expected["key"], value_set=ahead))).drop_columns("shard")
+    found = found.filter(of_finished).drop_columns("shard")
+    if found.equals(expected):
+        return []
+    one, other = ({row["key"]: row for row in table.to_pylist()} for table in (expected, found))
+    return sorted(key for key in one | other if one.get(key) != other.get(key))

@@ -3,10 +3,12 @@
 import json
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from jobs import catalog
 from jobs.errors import JobError
 from jobs.job import Job
 from jobs.run import run
@@ -58,6 +60,14 @@ def count_wrong(output):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"failed": 3}))
 
 
+def change_catalog(output):
+    path = one(output, "catalog/rows/*.parquet")
+    rows = pq.read_table(path).to_pylist()
+    rows[3]["etag"] = "another"
+    del rows[5]
+    pq.write_table(pa.Table.from_pylist(rows, catalog.SCHEMA), path)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -68,6 +78,7 @@ def count_wrong(output):
         (lambda output: one(output, "masks/part-1/*.png").unlink(), "is missing"),
         (lose_object, "there is no file"),
         (count_wrong, "counts other rows"),
+        (change_catalog, "the catalog has 2 images otherwise than the finished runs, such as part-0/image-006"),
     ],
 )
 def test_damage_is_found(output, damage, message):
@@ -75,6 +86,21 @@ def test_damage_is_found(output, damage, message):
     damage(output)
     problems = verify(str(output)).problems
     assert any(__import__("re").search(message, problem) for problem in problems), problems
+
+
+def test_the_catalog_of_several_nights_is_checked(images, tmp_path, weights_file):
+    job = Job.of({"input": str(images), "output": str(tmp_path / "out"), "weights": weights_file})
+    run(job)
+    first, second, third, *_ = sorted(path for path in images.rglob("*") if path.is_file())
+    first.unlink()
+    second.write_bytes(third.read_bytes())
+    run(job)
+    second.unlink()
+    run(job)
+    assert verify(str(tmp_path / "out")).problems == []
+    path = one(tmp_path / "out", "runs/*/manifest/gone-*.parquet")
+    path.unlink()
+    assert "the catalog has 1 images otherwise" in verify(str(tmp_path / "out")).problems[0]
 
 
 def test_an_output_without_runs_is_no_output(tmp_path):
