@@ -12,6 +12,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import torch
@@ -76,16 +77,26 @@ def identity(root: Path, images: int, options: argparse.Namespace) -> None:
     """Ours around a network that computes nothing, against the codecs alone and Ray Data, both ways of writing it."""
     ratios = {name: bench.Ratio() for name in ("decode and encode alone", "Ray Data", "Ray Data, masks by the actor")}
     run = jobs.run.run if options.no_ray else driver.run
+    marks: list[tuple[int, float]] = []  # shards on record, and this process's CPU seconds by then
     with bench.prepared(job_of(root, "identity", 4), images, options.side) as job:
         files = [Path(record.url).read_bytes() for record in Source(job.input, output=job.output)]
         for _ in range(options.pairs):
             alone = bench.codecs(files)["both_per_second"]
-            ours = bench.steady(run(bench._anew(job), open_pipeline=bench.with_identity).record)
+            marks.clear()
+            done = run(
+                bench._anew(job),
+                open_pipeline=bench.with_identity,
+                progress=lambda _, tally: marks.append((tally.shards, time.process_time())),
+            )
+            ours = bench.steady(done.record)
             ratios["decode and encode alone"].add(ours, alone)
             ratios["Ray Data"].add(ours, rival(job, "raydata", "--threads", "1")["steady"])
             theirs = rival(job, "raydata", "--threads", "1", "--fused")["steady"]
             ratios["Ray Data, masks by the actor"].add(ours, theirs)
     report(f"identity network, {images} JPEGs of {options.side}²", ratios)
+    if not options.no_ray:
+        (first, then), (last, now) = next(mark for mark in marks if mark[0]), marks[-1]
+        print(f"\nDriver: {(now - then) / (last - first) * 1e3:.1f} ms of CPU per shard, {last - first} shards.")
 
 
 def report(title: str, ratios: dict[str, bench.Ratio]) -> None:

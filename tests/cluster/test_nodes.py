@@ -61,19 +61,27 @@ def give_notice(cluster, node):
     assert accepted, why
 
 
+def busy(tally, nodes):
+    """The node of the worker that was heard last."""
+    worker = max(tally.serving, key=lambda name: tally.serving[name][1])
+    raylet = psutil.Process(int(worker.rpartition(":")[2])).ppid()
+    (node,) = [node for node in nodes if raylet == node.all_processes["raylet"][0].process.pid]
+    return node
+
+
 def test_nodes_come_and_go_give_notice_and_are_killed(tmp_path, weights_file):
     images = draw_images(tmp_path / "images", 80)
     jobs.run.run(job_of(images, tmp_path / "reference", weights_file))
     with cluster_of(1) as (cluster, nodes):
         events = [
-            (3, lambda: nodes.extend([add_node(cluster), add_node(cluster)])),
-            (10, lambda: give_notice(cluster, nodes[0])),
-            (20, lambda: cluster.remove_node(nodes[1], allow_graceful=False)),
+            (3, lambda _: nodes.extend([add_node(cluster), add_node(cluster)])),
+            (10, lambda _: give_notice(cluster, nodes[0])),
+            (20, lambda tally: cluster.remove_node(busy(tally, nodes[1:]), allow_graceful=False)),
         ]
 
         def happen(_, tally):
             if events and tally.shards >= events[0][0]:
-                events.pop(0)[1]()
+                events.pop(0)[1](tally)
 
         job = job_of(images, tmp_path / "out", weights_file, "cluster.workers=3")
         report = driver.run(job, address=cluster.address, open_pipeline=killers.slowly, progress=happen)
