@@ -117,7 +117,7 @@ class Decoders:
         codec: Module and function that decode.
 
     Raises:
-        MaskfleetError: The first process does not start.
+        MaskfleetError: A process does not start.
     """
 
     def __init__(self, limits: Limits, *, processes: int, users: int = 1, codec: str = CODEC) -> None:
@@ -131,10 +131,13 @@ class Decoders:
             self._slots.put(_PAGE * processes + slot * limits.slot)
         self._pixels = np.frombuffer(self._block.map, np.uint8)
         self._idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
-        self._all = [_Process(self._block, cell * _PAGE, limits, codec) for cell in range(processes)]
+        self._threads = ThreadPoolExecutor(processes, "decode")
+        starting = [
+            self._threads.submit(_Process, self._block, cell * _PAGE, limits, codec) for cell in range(processes)
+        ]
+        self._all = [start.result() for start in starting]
         for process in self._all:
             self._idle.put(process)
-        self._threads = ThreadPoolExecutor(processes, "decode")
 
     def __enter__(self) -> Self:
         return self

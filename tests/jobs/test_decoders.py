@@ -1,5 +1,6 @@
 import io
 import os
+import shutil
 import signal
 import threading
 import time
@@ -47,6 +48,14 @@ def test_images_come_back_in_order_whatever_the_group():
         assert failure is None
         assert size == image.shape[:2]
         np.testing.assert_array_equal(pixels, image)
+
+
+def test_processes_start_side_by_side():
+    try:
+        with Decoders(Limits(3), processes=3, codec="faults.together:decode") as decoders:
+            assert len(set(decoders.process_ids)) == 3
+    finally:
+        shutil.rmtree(f"/tmp/together-{os.getpid()}")
 
 
 def test_failures_are_passed_on_in_their_place():

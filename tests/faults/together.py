@@ -1,0 +1,18 @@
+"""A codec that is ready once three processes of the same parent are about to be."""
+
+import os
+import time
+from pathlib import Path
+
+from jobs.decode import decode
+
+_HERE = Path("/tmp") / f"together-{os.getppid()}"  # such processes have no TMPDIR
+_HERE.mkdir(exist_ok=True)
+(_HERE / str(os.getpid())).touch()
+_END = time.monotonic() + 30
+while len(list(_HERE.iterdir())) < 3:
+    if time.monotonic() > _END:
+        raise SystemExit("alone for 30 s")
+    time.sleep(0.01)
+
+__all__ = ["decode"]
