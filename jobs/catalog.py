@@ -30,6 +30,7 @@ from jobs.storage import Storage
 FINAL = (
     *("empty", "unidentified", "corrupt", "unsupported", "too_small"),
     *("damaged_tar", "unsafe_name", "duplicate_name", "link", "sparse", "no_column", "damaged_parquet", "no_bytes"),
+    "bad_name",
 )
 """Failures that the same bytes under the same job give again, so that a new run does not try them."""
 

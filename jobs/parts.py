@@ -25,6 +25,7 @@ FAULTS = {
     "sparse": "the member is stored sparse; write the tar without --sparse",
     "no_column": "the Parquet file has no column of images, or several; name one with 'column', or leave the file out",
     "damaged_parquet": "the Parquet file does not open; write it again",
+    "bad_name": "the file's name is not UTF-8; rename it",
     "missing": "the file is gone; it was deleted while it was listed, or the list is out of date",
     "changed": "the file changed while it was listed; run again to plan it as it is now",
 }

@@ -9,6 +9,7 @@ import asyncio
 import itertools
 import os
 import random
+import re
 import secrets
 import stat
 import tempfile
@@ -26,6 +27,7 @@ import pyarrow.compute as pc
 from jobs.errors import Changed, Denied, JobError, NotFound, StorageError
 from jobs.listing import ranged_pages
 from jobs.pages import EVENT, OBJECTS, Page, take_body
+from jobs.parts import FAULTS, Fault
 
 T = TypeVar("T")
 
@@ -238,7 +240,7 @@ class LocalStorage(Storage):
         try:
             status = os.stat(folder)
             # A folder stands where the paths below it do: behind `a.jpg` come those of `a/`, then `a0.jpg`.
-            items = sorted(os.scandir(folder), key=lambda item: item.name + "/" * item.is_dir())
+            items = sorted(os.scandir(folder), key=lambda item: _shown(item.name) + "/" * item.is_dir())
         except (FileNotFoundError, NotADirectoryError):
             return
         except PermissionError as error:
@@ -247,7 +249,7 @@ class LocalStorage(Storage):
         if identity in above:  # a link back to a folder that this one is in
             return
         for item in items:
-            path = f"{prefix}/{item.name}" if prefix else item.name
+            path = f"{prefix}/{_shown(item.name)}" if prefix else _shown(item.name)
             try:
                 if item.is_dir():
                     yield from self._below(folder / item.name, path, above | {identity})
@@ -307,6 +309,8 @@ class _translated:  # noqa: N801  (reads as a statement)
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, FileNotFoundError) and os.path.exists(_as_stored(self.file)):
+            raise Fault("bad_name", f"{self.file}: {FAULTS['bad_name']}") from error
         if isinstance(error, FileNotFoundError | IsADirectoryError):
             raise NotFound(f"there is no file {self.file}") from error
         if isinstance(error, NotADirectoryError | FileExistsError):
@@ -322,6 +326,15 @@ def _table(entries: Iterable[Entry]) -> pa.Table:
     return pa.Table.from_arrays(
         [pa.array(column, field.type) for column, field in zip(columns, OBJECTS, strict=True)], schema=OBJECTS
     )
+
+
+def _shown(name: str) -> str:
+    """A name as text, with escapes for bytes that are not UTF-8."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _as_stored(file: Path) -> bytes:
+    return re.sub(rb"\\x([0-9a-f]{2})", lambda found: bytes.fromhex(found[1].decode()), os.fsencode(file))
 
 
 def _etag(status: os.stat_result) -> str:

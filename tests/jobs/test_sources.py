@@ -1,10 +1,11 @@
 import os
 
 import pytest
-from conftest import draw_images
+from conftest import draw_images, tar
 
 from jobs.errors import Changed, JobError, NotFound
 from jobs.inputs import Inputs
+from jobs.parts import Fault
 from jobs.sources import Source
 from jobs.storage import open_storage
 
@@ -58,6 +59,27 @@ def test_a_file_that_changed_since_the_plan_is_seen(tmp_path):
         file.write(b"more")
     with pytest.raises(Changed):
         Inputs().read(record)
+
+
+def test_a_name_that_is_not_utf_8_is_a_failure_of_its_own(tmp_path):
+    draw_images(tmp_path / "in", 1)
+    picture = (tmp_path / "in/part-0/image-000.jpg").read_bytes()
+    folder = os.fsencode(tmp_path / "in")
+    tar(tmp_path / "a.tar", [("x.jpg", picture)])
+    os.rename(os.fsencode(tmp_path / "a.tar"), folder + b"/c\xfe.tar")
+    os.mkdir(folder + b"/b\xff")
+    for name in (b"/b\xff/a.jpg", b"/\xe4.png", b"/z\\x.jpg"):
+        with open(folder + name, "wb") as file:
+            file.write(picture)
+    found = list(Source(str(tmp_path / "in"), output="/nowhere"))
+    assert [record.key for record in found] == [
+        "\\xe4.png", "b\\xff/a.jpg", "c\\xfe.tar/bad_name", "part-0/image-000.jpg", "z\\x.jpg",
+    ]  # fmt: skip
+    for record in found[:3]:
+        with pytest.raises(Fault, match="not UTF-8; rename it") as error:
+            Inputs().read(record)
+        assert error.value.error_class == "bad_name"
+    assert [Inputs().read(record) for record in found[3:]] == [picture, picture]
 
 
 @pytest.mark.parametrize("location", ["none", "none.txt", "gs://x/y"])
