@@ -221,23 +221,26 @@ class Fleet:
             self._dismiss(seat)
         wanted = sizing.target(self._run.job, there, self._shards_left(tally))
         self._fit(wanted, needs, avoided)
-        self._say(now, passed, needs, self._shards_left(tally))
+        self._say(now, passed, needs, tally)
         if self._starts >= _STARTS + 2 * wanted:
             raise ClusterError(
                 f"a worker does not get ready ({self._why}); look at its log in Ray's session folder, or try the job "
                 "with --no-ray"
             )
 
-    def _say(self, now: float, passed: float, needs: sizing.Needs, shards_left: int) -> None:
+    def _say(self, now: float, passed: float, needs: sizing.Needs, tally: Tally) -> None:
         """How things stand, for Prometheus; and in the log when there is nobody to work."""
         ready = sum(seat.node is not None for seat in self._seats)
-        in_work = sum(len(seat.tasks) for seat in self._seats)
+        in_work = [len(task.shard) for seat in self._seats for task in seat.tasks.values()]
         self._ready_seconds += ready * passed
         self._metrics.fleet(
             ready=ready,
             pending=len(self._seats) - ready,
-            waiting=max(0, shards_left - in_work),
-            in_work=in_work,
+            waiting=(
+                max(0, self._shards_left(tally) - len(in_work)),
+                max(0, tally.images - tally.done - sum(in_work)),
+            ),
+            in_work=(len(in_work), sum(in_work)),
             device_share=min(1.0, self._device_seconds / self._ready_seconds) if self._ready_seconds else 0.0,
         )
         if ready:

@@ -39,13 +39,13 @@ def schedule(
     fields = work.schedule.cron
     if fields is None:
         raise JobError('the job has no [schedule] cron; add one such as cron = "30 2 * * *"')
-    argv = timers.command(file, address)
+    argv, here = timers.command(file, address), Path.cwd()
     makers: dict[str, Callable[[], dict[str, str]]] = {
         "kubernetes": lambda: _kubernetes(kubernetes.cron_job(work, _table(work, job), fields)),
         "kuberay-cron": lambda: _kubernetes(kubernetes.ray_cron_job(work, _table(work, job), fields), _RAY_CRON_JOB),
-        "systemd": lambda: timers.systemd(work, Crontab.parse(fields), argv),
-        "cron": lambda: timers.cron(work, fields, argv, file),
-        "airflow": lambda: timers.airflow(work, fields, argv),
+        "systemd": lambda: timers.systemd(work, Crontab.parse(fields), argv, here),
+        "cron": lambda: timers.cron(work, fields, argv, file, here),
+        "airflow": lambda: timers.airflow(work, fields, argv, here),
     }
     _write(_made(makers, for_), output)
 

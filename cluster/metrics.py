@@ -34,6 +34,7 @@ class Metrics:
         self._lost = made(Counter, "workers_lost", "Workers lost, and attempts that raised.")
         self._workers = made(Gauge, "workers", "Workers, by state.", "state")
         self._queue = made(Gauge, "queue_shards", "Shards, by where they are.", "queue")
+        self._queued_images = made(Gauge, "queue_images", "Images, by where they are.", "queue")
         self._share = made(Gauge, "device_share", "Share of the ready workers' time that their devices worked.")
 
     def report(self, report: ShardReport) -> None:
@@ -52,12 +53,23 @@ class Metrics:
         """A worker was lost, or raised."""
         self._lost.inc()
 
-    def fleet(self, *, ready: int, pending: int, waiting: int, in_work: int, device_share: float) -> None:
-        """How things stand."""
+    def fleet(
+        self, *, ready: int, pending: int, waiting: tuple[int, int], in_work: tuple[int, int], device_share: float
+    ) -> None:
+        """How things stand.
+
+        Args:
+            ready: Workers that are.
+            pending: Workers that were asked for.
+            waiting: Shards that nobody has yet, and images in them.
+            in_work: Shards that workers have, and images in them.
+            device_share: Of the ready workers' time.
+        """
         for state, count in (("ready", ready), ("pending", pending)):
             self._workers.set(count, {"state": state})
-        for queue, count in (("waiting", waiting), ("in_work", in_work)):
-            self._queue.set(count, {"queue": queue})
+        for queue, (shards, images) in (("waiting", waiting), ("in_work", in_work)):
+            self._queue.set(shards, {"queue": queue})
+            self._queued_images.set(images, {"queue": queue})
         self._share.set(device_share)
 
 

@@ -1,4 +1,7 @@
-"""Nightly runs by what one machine has: cron, systemd, Airflow. Text for others to run; nothing is applied here."""
+"""Nightly runs by what one machine has: cron, systemd, Airflow. Text for others to run; nothing is applied here.
+
+Each begins in the folder that it was written in, to which relative paths of the job refer.
+"""
 
 import shlex
 import sys
@@ -18,12 +21,13 @@ def command(job_file: Path, address: str | None) -> list[str]:
     return [program, "submit", str(job_file), "--address", address, "--follow"]
 
 
-def cron(job: Job, cron_fields: str, argv: list[str], job_file: Path) -> dict[str, str]:
+def cron(job: Job, cron_fields: str, argv: list[str], job_file: Path, folder: Path) -> dict[str, str]:
     """A crontab. Its lock keeps nights of one machine apart at no cost; the output's own does so everywhere."""
     lock, log = (shlex.quote(f"{job_file}.{ending}") for ending in ("lock", "log"))
     skipped = f'echo "$(date -Is) skipped: the last night is still running"'  # noqa: F541
     line = (
-        f"RAY_USAGE_STATS_ENABLED=0 flock --nonblock --conflict-exit-code 75 {lock} {shlex.join(argv)} >> {log} 2>&1 "
+        f"cd {shlex.quote(str(folder))} && RAY_USAGE_STATS_ENABLED=0 "
+        f"flock --nonblock --conflict-exit-code 75 {lock} {shlex.join(argv)} >> {log} 2>&1 "
         f"|| {{ [ $? -eq 75 ] && {skipped} >> {log}; }}"
     )
     return {
@@ -36,7 +40,7 @@ def cron(job: Job, cron_fields: str, argv: list[str], job_file: Path) -> dict[st
     }
 
 
-def systemd(job: Job, when: Crontab, argv: list[str]) -> dict[str, str]:
+def systemd(job: Job, when: Crontab, argv: list[str], folder: Path) -> dict[str, str]:
     """A service and its timer, which makes up for one night that the machine was off."""
     name = f"maskfleet-{job.name}"
     program = " ".join(_quoted(part) for part in argv)
@@ -49,6 +53,7 @@ Wants=network-online.target
 [Service]
 Type=oneshot
 Environment=RAY_USAGE_STATS_ENABLED=0
+WorkingDirectory={str(folder).replace("%", "%%")}
 ExecStart={program}
 KillMode=mixed
 TimeoutStopSec={_STOP_SECONDS}
@@ -67,7 +72,7 @@ WantedBy=timers.target
     return {f"{name}.service": service, f"{name}.timer": timer}
 
 
-def airflow(job: Job, cron_fields: str, argv: list[str]) -> dict[str, str]:
+def airflow(job: Job, cron_fields: str, argv: list[str], folder: Path) -> dict[str, str]:
     """A DAG of one task. Airflow's own template language is kept away from the command."""
     identifier = "".join(sign if sign.isalnum() or sign in "-_." else "_" for sign in job.name)
     text = f'''"""maskfleet {identifier}: one run at a time, none made up for."""
@@ -88,6 +93,7 @@ with DAG(
         bash_command={"{% raw %}" + shlex.join(argv) + "{% endraw %}"!r},
         env={{"RAY_USAGE_STATS_ENABLED": "0"}},
         append_env=True,
+        cwd={str(folder)!r},
         skip_on_exit_code=4,
     )
 '''

@@ -189,7 +189,7 @@ def generated(*arguments):
 def test_systemd_accepts_the_timer(tmp_path):
     job = Job.load(job_file(tmp_path / "a $b"))
     argv = [sys.executable, *timers.command(tmp_path / 'a $b/my "job" 100%.toml', None)[1:]]
-    for name, text in timers.systemd(job, Crontab.parse(job.schedule.cron), argv).items():
+    for name, text in timers.systemd(job, Crontab.parse(job.schedule.cron), argv, tmp_path / "a $b").items():
         (tmp_path / name).write_text(text)
     units = [str(path) for path in tmp_path.glob("maskfleet-*")]
     assert len(units) == 2
@@ -198,14 +198,17 @@ def test_systemd_accepts_the_timer(tmp_path):
     )
     complaints = [line for line in done.stderr.splitlines() if "maskfleet" in line]
     assert not complaints
+    service = (tmp_path / "maskfleet-nuclei.service").read_text()
+    assert f"WorkingDirectory={tmp_path}/a $b\n" in service
     assert "Persistent=true" in (tmp_path / "maskfleet-nuclei.timer").read_text()
 
 
 def test_the_cron_line_runs_and_skips_a_night_that_overlaps(tmp_path):
     file = job_file(tmp_path / "a b")
     job = Job.load(file)
-    argv = [sys.executable, "-c", "import time, sys; time.sleep(2); print('ran 100%')", str(file)]
-    (text,) = timers.cron(job, job.schedule.cron, argv, file).values()
+    program = "import os, time; time.sleep(2); print('ran 100%', os.path.basename(os.getcwd()))"
+    argv = [sys.executable, "-c", program, str(file)]
+    (text,) = timers.cron(job, job.schedule.cron, argv, file, tmp_path / "a b").values()
     zone, line = text.splitlines()[-2:]
     assert zone == "CRON_TZ=Europe/Berlin"
     assert not re.search(r"(?<!\\)%", line)
@@ -213,13 +216,13 @@ def test_the_cron_line_runs_and_skips_a_night_that_overlaps(tmp_path):
     both = [subprocess.Popen(["/bin/sh", "-c", command]) for _ in range(2)]
     assert [process.wait(20) for process in both] == [0, 0]
     log = Path(f"{file}.log").read_text().splitlines()
-    assert sorted(line.partition(" ")[2] for line in log) == ["100%", "skipped: the last night is still running"]
+    assert sorted(line.partition(" ")[2] for line in log) == ["100% a b", "skipped: the last night is still running"]
 
 
 def test_airflow_gets_one_task_whatever_the_path(tmp_path, monkeypatch):
     job = Job.load(job_file(tmp_path))
     argv = ["maskfleet", "run", "/a b/{{ evil }}'\".toml"]
-    (text,) = timers.airflow(job, job.schedule.cron, argv).values()
+    (text,) = timers.airflow(job, job.schedule.cron, argv, tmp_path / "a 'b").values()
     made = {}
 
     class DAG:
@@ -244,6 +247,7 @@ def test_airflow_gets_one_task_whatever_the_path(tmp_path, monkeypatch):
     assert (made["dag"]["schedule"], made["dag"]["max_active_runs"]) == (job.schedule.cron, 1)
     command = made["task"]["bash_command"].removeprefix("{% raw %}").removesuffix("{% endraw %}")
     assert shlex.split(command) == argv
+    assert made["task"]["cwd"] == f"{tmp_path}/a 'b"
 
 
 @pytest.mark.parametrize("kind", ["kubernetes", "kuberay-cron", "systemd", "cron", "airflow"])

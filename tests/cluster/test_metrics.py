@@ -16,4 +16,4 @@ def test_the_dashboard_names_what_the_code_exports_and_all_of_it():
         re.sub(r"_(bucket|sum|count)$", "", name) for name in names
     }
     panels = json.loads(text)["panels"]
-    assert len({panel["id"] for panel in panels}) == len(panels) == 8
+    assert len({panel["id"] for panel in panels}) == len(panels) == 9

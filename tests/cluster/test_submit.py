@@ -160,7 +160,7 @@ def test_nights_on_a_cluster(head, tmp_path, weights_file):
     (worker,) = workers(session)
     worker.suspend()  # so that the middle lasts, on a fast machine too
     assert token.read_text() not in " ".join(" ".join(process.cmdline()) for process in processes())
-    wait_for(lambda: {"images_total", "workers", "queue_shards", "device_share"} <= scraped(head), 30)
+    wait_for(lambda: {"images_total", "workers", "queue_shards", "queue_images", "device_share"} <= scraped(head), 30)
     again = maskfleet(head, *submit)
     assert (again.returncode, "nuclei-2026-11-24 is running" in again.stderr) == (4, True)
     shown = json.loads(maskfleet(head, "status", job, *there, "--json").stdout)
