@@ -498,7 +498,7 @@ class Segmenter:
 
     def _decided(self, piece: _Piece, referee: Referee | None) -> Decision:
         decision = decide(piece.logits, self.thresholds)
-        if referee is None or bool((decision.margin >= self._tile_bound(piece.logits)).all()):
+        if referee is None or not bool((decision.margin < self._tile_bound(piece.logits)).any()):
             return decision
         rows, columns = self._near(piece.logits)
         logits_NK = referee.logits(rows + piece.top, columns + piece.left)
@@ -512,8 +512,10 @@ class Segmenter:
         for index in range(len(images)):
             one = slice(index, index + 1)
             referee = self._referee_of(images[one])
+            if referee is None:
+                break
             rows, columns = self._near(resized_BKHW[one])
-            if referee is None or not len(rows):
+            if not len(rows):
                 continue
             size, shape = ((tensor.shape[2], tensor.shape[3]) for tensor in (resized_BKHW, stitched_BKHW))
             rows, columns = neighbours(rows, columns, size, shape)

@@ -109,6 +109,17 @@ def test_images_cut_for_want_of_memory_get_the_same_referee(monkeypatch):
     assert same(short(340 * 340), Segmenter(Wavering(2), precision="fp32", tile=0).segment(image))
 
 
+def test_logits_that_are_not_finite_are_no_ties(large):
+    class Broken(Wavering):
+        def forward(self, x):
+            return super().forward(x) + torch.where(x[:, 2:] > 0.99, torch.nan, 0.0)
+
+    for size in (None, (300, 200)):
+        _, statistics = Segmenter(Broken(2), precision="fp32", tile=128).segment(large, size)
+        assert not statistics.finite.any()
+    assert not streamed(Segmenter(Broken(2), precision="fp32", tile=128), large)[1].finite.any()
+
+
 def test_a_network_of_ties_alone_costs_a_bounded_multiple(large):
     """Weights of nothing but zeros: every pixel is a tie."""
     crops = []
