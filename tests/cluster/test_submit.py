@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import draw_images, statistics
+from conftest import draw_images, draw_pairs, statistics
 
 from cluster.submit import environment, exit_code, pack, pinned
 from jobs.job import Job
@@ -240,8 +240,13 @@ def test_exit_codes_come_back(head, tmp_path, weights_file):
     (images / "broken.png").write_bytes(b"")
     failed = maskfleet(head, "submit", job_file(tmp_path, weights_file, "failed", images), *follow)
     assert (failed.returncode, "6 ok, 1 failed" in failed.stderr) == (1, True)
+    pairs, masks = draw_pairs(tmp_path, 16)
+    learning = ["[finetune]", f'images = "{pairs}"', f'masks = "{masks}"', "validation_share = 0.5"]
+    learning += ["steps = 1", "crop = 32", "batch_size = 1"]  # which makes nothing better
+    refused = maskfleet(head, "submit", job_file(tmp_path, weights_file, "refused", images, *learning), *follow)
+    assert (refused.returncode, "the gate refused the new weights" in refused.stderr) == (3, True)
     ids = [row["id"] for row in json.loads(maskfleet(head, "list", "--address", head[0], "--json").stdout)]
-    assert re.fullmatch(r"failed-\d{4}-\d\d-\d\d", ids[0])
+    assert re.fullmatch(r"refused-\d{4}-\d\d-\d\d", ids[0])
 
 
 @pytest.mark.ray
