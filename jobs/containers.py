@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from jobs import tables, tars
 from jobs.errors import Changed, NotFound
+from jobs.indexes import Indexes
 from jobs.parts import Fault, Part
 from jobs.ranged import RangedFile
 
@@ -21,8 +22,9 @@ ENDINGS = (".tar", ".parquet")
 
 
 def records_of(
-    container: "Record", file: RangedFile, *, column: str | None, wanted: Callable[[str], bool]
-) -> "Iterator[Record]":
+    container: "Record", file: RangedFile, *, column: str | None, wanted: Callable[[str], bool],
+    indexes: Indexes | None = None,
+) -> "Iterator[Record]":  # fmt: skip
     """The images of a tar or Parquet file, in order of key.
 
     Args:
@@ -30,13 +32,14 @@ def records_of(
         file: The same, to read from.
         column: Of a Parquet file's images, or None to find it.
         wanted: Whether a member's name is that of an image.
+        indexes: Of tars that were read before.
 
     Raises:
         StorageError: Storage failed; not that the file is gone, changed or damaged.
     """
     try:
         if container.url.lower().endswith(".tar"):
-            yield from _of_tar(container, file, wanted)
+            yield from _of_tar(container, file, wanted, indexes)
         else:
             yield from _of_table(container, file, column)
     except NotFound:
@@ -47,9 +50,15 @@ def records_of(
         yield _faulty(container, fault.error_class)
 
 
-def _of_tar(container: "Record", file: RangedFile, wanted: Callable[[str], bool]) -> "Iterator[Record]":
-    found = [_member(container, member) for member in tars.members(file.at, file.size(), wanted)]
-    yield from sorted(found, key=lambda record: record.key)
+def _of_tar(
+    container: "Record", file: RangedFile, wanted: Callable[[str], bool], indexes: Indexes | None
+) -> "Iterator[Record]":
+    members = indexes.get(container.url, str(container.etag)) if indexes is not None else None
+    if members is None:
+        members = list(tars.members(file.at, file.size(), wanted))
+        if indexes is not None:
+            indexes.add(container.url, str(container.etag), members)
+    yield from sorted((_member(container, member) for member in members), key=lambda record: record.key)
 
 
 def _member(container: "Record", member: tars.Member) -> "Record":

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs import catalog, manifest
+from jobs.indexes import Indexes
 from jobs.job import Selection
 from jobs.manifest import PART_SHARDS, SCHEMA, Frozen, Manifest, Shard, Writer, part_of, shards_of
 from jobs.names import mask_names, settled
@@ -217,6 +218,7 @@ class LivePlan:
         planning: Of which `first` was taken, and `parts` are the rest.
         first: First part; empty where there is nothing to do.
         parts: The others.
+        indexes: Of the tars that are read for it, to be stored with it.
 
     Attributes:
         planning: As given.
@@ -225,9 +227,9 @@ class LivePlan:
 
     def __init__(
         self, storage: Storage, run_id: str, planning: Planning, first: tuple[pa.Table, int],
-        parts: Iterator[tuple[pa.Table, int]],
+        parts: Iterator[tuple[pa.Table, int]], indexes: Indexes | None = None,
     ) -> None:  # fmt: skip
-        self.planning = planning
+        self.planning, self._indexes = planning, indexes
         self._writer = Writer(storage, run_id)
         self._storage, self._run_id = storage, run_id
         self._parts = parts
@@ -275,6 +277,8 @@ class LivePlan:
             path = f"{manifest.folder_of(self._run_id)}/gone-{self._gone_files:05}.parquet"
             self._storage.write(path, catalog.file_of(gone))
             self._gone_files += 1
+        if self._indexes is not None:
+            self._indexes.store()
         if table.num_rows:
             self._writer.add(part_of(table, size))
             self._ready.put((self.shards_stored, table.num_rows, size))

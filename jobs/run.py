@@ -33,6 +33,7 @@ from jobs.doctor import refuse_other_channels
 from jobs.errors import Denied, JobError, MaskfleetError, NotFound, Stopped, StorageError, Unfinished
 from jobs.fence import Fence
 from jobs.finetune import improved
+from jobs.indexes import Indexes
 from jobs.inputs import Inputs
 from jobs.job import Job
 from jobs.lock import Lock, locked
@@ -381,6 +382,8 @@ class Planned(NamedTuple):
     """That the output had when it was begun."""
     seconds: float
     """That it took so far."""
+    indexes: Indexes
+    """Of the tars that were read for it."""
 
     @property
     def manifest(self) -> Manifest:
@@ -458,8 +461,9 @@ def plan(job: Job, fingerprint: str) -> Planned:
     Raises:
         JobError: There is no input, or no image in it.
     """
-    source = Source(job.input, output=job.output, column=job.column, profile=job.profile)
     storage = open_storage(job.output, profile=job.profile)
+    indexes = Indexes(storage)
+    source = Source(job.input, output=job.output, column=job.column, profile=job.profile, indexes=indexes)
     runs = storage.names("runs")
     began = time.perf_counter()
     planning = Planning(
@@ -476,7 +480,7 @@ def plan(job: Job, fingerprint: str) -> Planned:
     if not planning.listed:
         others = ", ".join(f"{count} {ending}" for ending, count in source.ignored.most_common(5))
         raise JobError(f"no image in {job.input}{f' (but {others})' if others else ''}; correct 'input'")
-    return Planned(planning, first, parts, runs, time.perf_counter() - began)
+    return Planned(planning, first, parts, runs, time.perf_counter() - began, indexes)
 
 
 def _unfinished(storage: Storage, job: Job, fingerprint: str) -> str | None:
@@ -519,7 +523,7 @@ def _new_run(
         "job": job.model_dump(mode="json", exclude_none=True),
     }
     storage.write(f"runs/{run_id}/job.json", json.dumps(record, indent=1).encode())
-    live = LivePlan(storage, run_id, planned.planning, planned.first, planned.parts)
+    live = LivePlan(storage, run_id, planned.planning, planned.first, planned.parts, planned.indexes)
     manifest = Manifest(lambda part: storage.read(f"{folder_of(run_id)}/{part_name(part)}"), lambda: live.frozen)
     commits = Commits(storage, run_id, mode, lock.fence)
     desk = Desk(storage, run_id, fingerprint, manifest, commits, job.masks.format)

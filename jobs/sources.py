@@ -27,6 +27,7 @@ from fsspec.utils import glob_translate
 from jobs import containers, lists
 from jobs.ahead import Ahead
 from jobs.errors import JobError, NotFound
+from jobs.indexes import Indexes
 from jobs.order import CHUNK, rows_up_to
 from jobs.parts import Fault, is_part
 from jobs.ranged import RangedFile
@@ -82,6 +83,7 @@ class Source:
         output: The job's output, which may lie within.
         column: Of Parquet files and lists: the images, or the URLs. None to find it.
         profile: AWS profile.
+        indexes: Of tars that were read before.
 
     Attributes:
         ignored: After iteration: the files left alone, counted by ending.
@@ -90,10 +92,14 @@ class Source:
         JobError: On iteration: there is no such input, or it cannot be used.
     """
 
-    def __init__(self, location: str, *, output: str, column: str | None = None, profile: str | None = None) -> None:
+    def __init__(
+        self, location: str, *, output: str, column: str | None = None, profile: str | None = None,
+        indexes: Indexes | None = None,
+    ) -> None:  # fmt: skip
         self.location = location
         self.column = column
         self.profile = profile
+        self._indexes = indexes
         self.ignored: Counter[str] = Counter()
         self._output = _absolute(output)
         self._stores: dict[str, Storage] = {}
@@ -248,7 +254,9 @@ class Source:
             except NotFound:
                 return iter([_table([container])])  # it is listed and not there; reading it will say so
             container = container._replace(size=entry.size, etag=entry.etag)
-        found = containers.records_of(container, self._ranged(container), column=self.column, wanted=_is_image)
+        found = containers.records_of(
+            container, self._ranged(container), column=self.column, wanted=_is_image, indexes=self._indexes
+        )
         return tables(found)
 
     def _ranged(self, record: Record) -> RangedFile:
