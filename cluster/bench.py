@@ -67,19 +67,19 @@ def run(
 
 @app.command()
 def null(
-    images: Images = 4000,
+    images: Images = 12000,
     side: Side = 256,
     pairs: Pairs = 3,
     no_ray: NoRay = False,
     set: Set = None,  # noqa: A002
     json: AsJson = False,
 ) -> None:
-    """The runner's own ceiling: a network that computes nothing, against decoding and encoding alone."""
+    """The runner's own ceiling: a device that computes nothing, against decoding and encoding alone."""
     from jobs import bench
 
     with bench.prepared(_job("", ["nuclei"], set), images, side) as job:
         found = bench.null(job, _runner(no_ray), pairs=pairs)
-    _ratio(found, "runner with an identity network", "decode and encode alone", as_json=json)
+    _ratio(found, "runner with an identity", "decode and encode alone", as_json=json)
 
 
 @app.command()
