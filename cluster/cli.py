@@ -180,11 +180,12 @@ def plan(
     """Count what a run would do, time a sample, reckon what it costs, and warn of wrong masks. Writes nothing."""
     from jobs.doctor import warnings
     from jobs.estimate import estimate
+    from jobs.finetune import foreseen
     from jobs.recipe import fingerprint_of, load_weights, mask_values, threads_of
     from jobs.run import plan as make_plan
 
     selection = _selection(only, since, limit, sample)
-    work = _job(job, input, output, weights, [*selection, *(set or [])], date=date)
+    work = foreseen(_job(job, input, output, weights, [*selection, *(set or [])], date=date))
     loaded = load_weights(work)
     mask_values(work, loaded)
     fingerprint = fingerprint_of(work, loaded)
@@ -192,6 +193,10 @@ def plan(
     seen = planned.manifest
     result = estimate(work, planned, fingerprint)
     result["warnings"] = warnings(work, loaded, seen, threads=threads_of(work))
+    if work.finetune.images:
+        result["warnings"].append(
+            "the new weights are not trained yet: run does that first, and what is planned here is for the old ones"
+        )
     _show(result, as_json=json)
 
 

@@ -74,7 +74,25 @@ def improved(job: Job, *, progress: Progress | None = None, stopped: Callable[[]
     """
     if not job.finetune.images:
         return job
-    outcome = finetune(job, progress=progress, stopped=stopped)
+    return _with(job, finetune(job, progress=progress, stopped=stopped))
+
+
+def foreseen(job: Job) -> Job:
+    """What `improved` would give where the training is done; else the job as it is. Writes nothing.
+
+    Raises as `improved`.
+    """
+    if not job.finetune.images:
+        return job
+    plan = _plan(job)
+    storage = open_storage(job.output, profile=job.profile)
+    record = _known(plan, storage)
+    if record is None:
+        return job
+    return _with(job, Outcome(storage.url(f"{plan.folder}/{record['weights']}"), _verdict(plan, record), record))
+
+
+def _with(job: Job, outcome: Outcome) -> Job:
     if not outcome.verdict.accepted and job.finetune.on_refused == "stop":
         raise refusal(outcome)
     weights = (outcome.weights,) if outcome.verdict.accepted else job.weights
@@ -100,6 +118,14 @@ def finetune(job: Job, *, progress: Progress | None = None, stopped: Callable[[]
         Stopped: `stopped` said so.
         StorageError: Storage goes on failing.
     """
+    plan = _plan(job)
+    storage = open_storage(job.output, profile=job.profile)
+    with locked(storage, job.run.on_overlap, stopped) as lock:
+        record = _known(plan, storage) or _made(plan, storage, lock.fence, progress, stopped)
+        return _judged(plan, storage, record)
+
+
+def _plan(job: Job) -> Plan:
     if len(job.weights) > 1:
         raise JobError("fine-tuning begins with one network and 'weights' names several; name one")
     base = load_one(job, job.weights[0])
@@ -107,10 +133,7 @@ def finetune(job: Job, *, progress: Progress | None = None, stopped: Callable[[]
     pairs = read_pairs(job, channels=base.model.n_channels, classes=None if own is None else len(own), own=own)
     plan = Plan(job, base, pairs)
     refuse_what_cannot_be_judged(job.finetune.gate, images=len(pairs.validation), comparable=plan.comparable)
-    storage = open_storage(job.output, profile=job.profile)
-    with locked(storage, job.run.on_overlap, stopped) as lock:
-        record = _known(plan, storage) or _made(plan, storage, lock.fence, progress, stopped)
-        return _judged(plan, storage, record)
+    return plan
 
 
 def _own_values(weights: Weights) -> tuple[Any, ...]:
@@ -128,10 +151,7 @@ def _known(plan: Plan, storage: Storage) -> dict[str, Any] | None:
 
 def _judged(plan: Plan, storage: Storage, record: dict[str, Any]) -> Outcome:
     """A training with the verdict of the gate that the job has now, which need not be the one that it was done with."""
-    base, new, others = (_column(record, name) for name in ("base", "new", "others"))
-    assert new is not None
-    assert others is not None
-    verdict = judge(plan.job.finetune.gate, new=new, others=others, base=base)
+    verdict = _verdict(plan, record)
     name = _ACCEPTED if verdict.accepted else _REFUSED
     if record["weights"] != name:
         storage.write(f"{plan.folder}/{name}", storage.read(f"{plan.folder}/{record['weights']}"))
@@ -142,6 +162,13 @@ def _judged(plan: Plan, storage: Storage, record: dict[str, Any]) -> Outcome:
     for other in {_UNJUDGED, _ACCEPTED, _REFUSED} - {name}:
         storage.delete(f"{plan.folder}/{other}")
     return Outcome(storage.url(f"{plan.folder}/{name}"), verdict, judged)
+
+
+def _verdict(plan: Plan, record: dict[str, Any]) -> Verdict:
+    base, new, others = (_column(record, name) for name in ("base", "new", "others"))
+    assert new is not None
+    assert others is not None
+    return judge(plan.job.finetune.gate, new=new, others=others, base=base)
 
 
 def _column(record: dict[str, Any], name: str) -> NDArray[np.float64] | None:

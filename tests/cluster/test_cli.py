@@ -233,6 +233,8 @@ def training_job(folder, **settings):
 
 def test_finetune_says_what_it_made_and_evaluate_what_it_is_worth(tmp_path):
     job = training_job(tmp_path)
+    planned = json.loads(maskfleet("plan", job, "--json").stdout)
+    assert [warning for warning in planned["warnings"] if "the new weights are not trained yet" in warning]
     made = maskfleet("finetune", job)
     assert made.returncode == 0, made.stderr
     assert re.search(r"step 9/9, loss \d\.\d{4}, Dice \d\.\d{4}, \d+\.\d images/s, \d\.\d GiB, 0 s left", made.stderr)
