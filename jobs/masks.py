@@ -14,6 +14,8 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _RGB = 0, 2
 _FILTER_SUB = 1
 _TAR_END = bytes(1024)
+_EMPTY_HEADER = tarfile.TarInfo().tobuf(tarfile.PAX_FORMAT)
+_PLAIN_HEADER = _EMPTY_HEADER[:148] + b" " * 8 + _EMPTY_HEADER[156:]
 
 
 class Encoder:
@@ -36,9 +38,7 @@ class Encoder:
             raise ValueError(f"mask values must be integers in 0 … 255, or three such each, got {list(values)}")
         self._bits = 1 if table.tolist() == [0, 1] else 8
         self._colour = _RGB if table.ndim == 2 else _GREY
-        # One table of 256 bytes per sample: bytes.translate is faster than indexing.
-        columns = table.reshape(len(table), -1).T.astype(np.uint8)
-        self._tables = [bytes(column).ljust(256, b"\0") for column in columns]
+        self._columns = table.reshape(len(table), -1).T.astype(np.uint8)
 
     def encode(self, classes: NDArray[np.uint8]) -> bytes:
         """A PNG file of a class map (H, W)."""
@@ -62,9 +62,16 @@ class Encoder:
 
     def _shown(self, classes: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Samples of each row, (H, W) or (H, 3 · W)."""
-        flat = classes.tobytes()
-        samples = [np.frombuffer(flat.translate(table), np.uint8) for table in self._tables]
-        return (samples[0] if len(samples) == 1 else np.stack(samples, axis=1)).reshape(len(classes), -1)
+        samples = [_looked_up(classes, column) for column in self._columns]
+        return (samples[0] if len(samples) == 1 else np.stack(samples, axis=2)).reshape(len(classes), -1)
+
+
+def _looked_up(classes: NDArray[np.uint8], table: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The value of each class. Either way is many times faster than indexing."""
+    if len(table) == 2:
+        return classes * (table[1:] - table[:1]) + table[:1]  # modulo 256, as both are
+    values = classes.tobytes().translate(table.tobytes().ljust(256, b"\0"))
+    return np.frombuffer(values, np.uint8).reshape(classes.shape)
 
 
 class Writer:
@@ -158,10 +165,21 @@ def tar(members: Iterable[tuple[str, bytes]]) -> bytes:
     """A tar archive of named files; equal members give equal bytes. WebDataset reads it."""
     parts: list[bytes] = []
     for name, data in members:
-        header = tarfile.TarInfo(name)
-        header.size = len(data)
-        parts += (header.tobuf(tarfile.PAX_FORMAT), data, bytes(-len(data) % tarfile.BLOCKSIZE))
+        parts += (_tar_header(name, len(data)), data, bytes(-len(data) % tarfile.BLOCKSIZE))
     return b"".join((*parts, _TAR_END))
+
+
+def _tar_header(name: str, size: int) -> bytes:
+    """What `tarfile` writes, which for an ordinary name and size differs from another's in three places alone."""
+    if len(name) < tarfile.LENGTH_NAME and name.isascii() and size < 2**32:
+        header = bytearray(_PLAIN_HEADER)
+        header[: len(name)] = name.encode()
+        header[124:136] = b"%011o\0" % size
+        header[148:156] = b"%06o\0 " % sum(header)  # over a sum of eight spaces
+        return bytes(header)
+    member = tarfile.TarInfo(name)
+    member.size = size
+    return member.tobuf(tarfile.PAX_FORMAT)
 
 
 def untar(data: bytes) -> Iterator[tuple[str, bytes]]:

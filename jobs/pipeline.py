@@ -40,8 +40,11 @@ each other. By default they spin, on the very cores that decoding needs; a netwo
 long."""
 
 _FETCHES = 32
-_FETCHED_TOGETHER = 4
-"""Records of one fetching thread, one after the other: a thread woken for each costs more than a small local file."""
+_FETCHED_TOGETHER = 16
+"""Local files that one thread reads, one after the other: a thread woken for each costs more than a small file."""
+
+_SMALL_BYTES = 2**20
+"""Of such files together."""
 
 _BATCHES_ENCODED_AHEAD = 4
 _OPEN_BYTES = 256 * 2**20
@@ -205,15 +208,18 @@ class Pipeline:
     ) -> Iterator[tuple[int, bytes | Failure]]:
         pending: deque[Future[list[bytes | Failure]]] = deque()
         reader = self.inputs.reader(records)
-        groups = iter(range(0, len(records), _FETCHED_TOGETHER))
-        for first in range(0, len(records), _FETCHED_TOGETHER):
-            while len(pending) < _FETCHES and (start := next(groups, None)) is not None:
-                part = slice(start, start + _FETCHED_TOGETHER)
+        groups = _fetch_groups(records)
+        fetched = 0
+        while True:
+            while len(pending) < _FETCHES and (part := next(groups, None)) is not None:
                 pending.append(self._fetchers.submit(self._fetch_group, reader, records[part], outcomes[part]))
+            if not pending:
+                break
             group = pending.popleft().result()
             full = bool(pending) and pending[-1].done()
             handed = time.perf_counter()
-            yield from enumerate(group, start=first)
+            yield from enumerate(group, start=fetched)
+            fetched += len(group)
             if full:
                 meters.add("fetch", blocked=time.perf_counter() - handed)
         for outcome in outcomes:
@@ -362,6 +368,20 @@ class Pipeline:
 _NON_FINITE = Failure(
     "segment", "non_finite", "the network gave values that are not finite, in fp32 too; use other weights"
 )
+
+
+def _fetch_groups(records: Sequence[Record]) -> Iterator[slice]:
+    """Small local files together, everything else by itself: there the waiting is long, and so is best done at once."""
+    start = 0
+    while start < len(records):
+        stop, size = start + 1, records[start].size or _SMALL_BYTES
+        while stop < len(records) and stop - start < _FETCHED_TOGETHER and not records[stop].url.startswith("s3://"):
+            size += records[stop].size or _SMALL_BYTES
+            if size > _SMALL_BYTES:
+                break
+            stop += 1
+        yield slice(start, stop)
+        start = stop
 
 
 def _fetch_failure(record: Record, error: NotFound | Changed | Denied | Fault) -> Failure:

@@ -3,7 +3,7 @@ import tarfile
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -57,6 +57,20 @@ def test_a_tar_gives_its_members_back(members):
     data = tar(members.items())
     assert dict(untar(data)) == members
     assert tar(members.items()) == data
+
+
+@given(MEMBERS)
+@example({"a" * 99: b"1", "b" * 100: b"2", "c" * 101: b""})
+def test_a_tar_is_what_tarfile_writes(members):
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name, data in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    end = len(tar(members.items()))
+    assert tar(members.items()) == sink.getvalue()[:end]
+    assert not any(sink.getvalue()[end:])
 
 
 def test_only_regular_files_come_out():
