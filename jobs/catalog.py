@@ -151,7 +151,9 @@ def ending(storage: Storage, version: Version, end: str) -> str:
     return chosen(end, (key for keys in matching for key in keys.to_pylist()))
 
 
-def add(storage: Storage, run_id: str, tables: Iterable[pa.Table], *, fence: Fence | None = None) -> Version:
+def add(
+    storage: Storage, run_id: str, tables: Iterable[pa.Table], *, fence: Fence | None = None, whole: bool = True
+) -> Version:
     """Add a run's outcomes. Doing it again changes nothing.
 
     Args:
@@ -159,6 +161,7 @@ def add(storage: Storage, run_id: str, tables: Iterable[pa.Table], *, fence: Fen
         run_id: Of the job's run; runs come in order of id.
         tables: Of `SCHEMA`, sorted by key, each key once.
         fence: Of the driver that adds it.
+        whole: Whether these are all of the run's outcomes; else more of them may be added later.
 
     Raises:
         Locked: Another driver holds the output, or made a version at the same time.
@@ -172,7 +175,7 @@ def add(storage: Storage, run_id: str, tables: Iterable[pa.Table], *, fence: Fen
     runs = _compacted(storage, [*version.runs, added])
     if fence is not None:
         fence.check()
-    new = Version(version.number + 1, tuple(runs), run_id)
+    new = Version(version.number + 1, tuple(runs), run_id if whole else version.last_run)
     record = json.dumps({"last_run": new.last_run, "runs": new.runs}).encode()
     if not storage.create(_path(new.number), record) and storage.read(_path(new.number)) != record:
         raise Locked(f"another run has just changed the catalog of {storage.root}; wait for it, and run again")

@@ -411,6 +411,10 @@ def begin(job: Job, stop: Stop = lambda: False) -> Iterator[Run]:
         if not catalog.current(storage).number and storage.names("stats"):
             with locked(storage, job.run.on_overlap, stop):
                 rebuild_catalog(storage)
+        if _left_behind(storage, job, fingerprint) is not None:
+            with locked(storage, job.run.on_overlap, stop) as lock:
+                if (left := _left_behind(storage, job, fingerprint)) is not None:
+                    _keep(Run.attach(job.output, left, profile=job.profile, generation=lock.fence.generation))
         planned = None if _unfinished(storage, job, fingerprint) else plan(job, fingerprint)
         if planned is not None:
             refuse_other_channels(job, weights, planned.manifest)
@@ -485,17 +489,49 @@ def plan(job: Job, fingerprint: str) -> Planned:
 
 def _unfinished(storage: Storage, job: Job, fingerprint: str) -> str | None:
     """The newest run of this output, if it is one of this job and has no outcome."""
+    newest = _newest_open(storage)
+    return newest["run_id"] if newest and newest["identity"] == _identity(job, fingerprint) else None
+
+
+def _left_behind(storage: Storage, job: Job, fingerprint: str) -> str | None:
+    """The newest run of this output, if it is one of another job, or of this one as it was, and ended in the middle."""
+    newest = _newest_open(storage)
+    if newest is None or newest["identity"] == _identity(job, fingerprint):
+        return None
+    return newest["run_id"] if storage.names(f"runs/{newest['run_id']}/commits") else None
+
+
+def _newest_open(storage: Storage) -> dict[str, Any] | None:
+    """What job.json says of the newest run that has a plan, if it has no outcome."""
     for run_id in reversed(storage.names("runs")):
         try:
-            record = json.loads(storage.read(f"runs/{run_id}/job.json"))
+            record: dict[str, Any] = json.loads(storage.read(f"runs/{run_id}/job.json"))
         except NotFound:
             continue
         if not storage.names(folder_of(run_id)):
             continue  # cut off before there was any of its plan
-        if record["identity"] != _identity(job, fingerprint) or storage.exists(f"runs/{run_id}/run.json"):
-            return None
-        return run_id
+        return None if storage.exists(f"runs/{run_id}/run.json") else record
     return None
+
+
+def _keep(left: Run) -> None:
+    """What a run has done that nobody will go on with: into statistics, masks and catalog, so that it counts."""
+    done = list(leaves(left.desk.manifest.shards(), left.desk.commits.all()))
+    _export_rest(left.desk, done)
+    rows = compacted(left.desk, done, left.job.input, Counter())
+    fence = Fence(left.desk.storage, left.generation)
+    catalog.add(left.desk.storage, left.run_id, rows, fence=fence, whole=False)
+    for _ in rows:
+        pass
+
+
+def _export_rest(desk: Desk, done: Iterable[tuple[Shard, Commit]]) -> None:
+    """Make the loose masks that are not there yet."""
+    if desk.loose:
+        exported = set(desk.storage.names(f"runs/{desk.run_id}/exports"))
+        for shard, commit in done:
+            if shard.id not in exported:
+                export(desk, commit)
 
 
 def _identity(job: Job, fingerprint: str) -> str:
@@ -605,11 +641,7 @@ def finish(this: Run, tally: Tally) -> RunReport:
     if missing := [shard.id for shard in pending(desk.manifest.shards(), commits)]:
         raise StorageError(f"shards {', '.join(missing[:5])} have no commit; run the same command again")
     done = list(leaves(desk.manifest.shards(), commits))
-    if desk.loose:
-        exported = set(desk.storage.names(f"runs/{this.run_id}/exports"))
-        for shard, commit in done:
-            if shard.id not in exported:
-                export(desk, commit)
+    _export_rest(desk, done)
     errors: Counter[str] = Counter()
     rows = compacted(desk, done, this.job.input, errors)
     gone = gone_rows(desk.storage, this.run_id)

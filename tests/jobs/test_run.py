@@ -192,6 +192,37 @@ def test_a_run_of_another_job_is_not_gone_on_with(images, tmp_path, weights_file
     assert (report.images, report.record["resumed"]) == (24, False)
 
 
+@pytest.mark.parametrize("form", ["png", "parquet"])
+def test_what_a_run_did_that_nobody_goes_on_with_counts(images, tmp_path, weights_file, form):
+    whole = run(job_of(images, tmp_path / "whole", weights_file, f"masks.format={form}"))
+    first = job_of(images, tmp_path / "out", weights_file, f"masks.format={form}")
+    with pytest.raises(Stopped):
+        run(first, stopped=once_committed(tmp_path / "out", 2))
+    done = sum("commits" in path for path in tree(tmp_path / "out" / "runs"))
+    assert 2 <= done < 5
+    other = job_of(images, tmp_path / "out", weights_file, f"masks.format={form}", "name=other")
+    report = run(other)
+    assert (report.images, report.record["resumed"]) == (24 - 5 * done, False)
+    assert [run(job).images for job in (other, first)] == [0, 0]
+    assert len(statistics(tmp_path / "out")) == whole.images
+    if form == "png":
+        assert tree(tmp_path / "out/masks") == tree(tmp_path / "whole/masks")
+    assert verify(str(tmp_path / "out")).problems == []
+
+
+def test_a_run_whose_work_was_kept_may_be_gone_on_with_all_the_same(images, tmp_path, weights_file):
+    first = job_of(images, tmp_path / "out", weights_file)
+    with pytest.raises(Stopped):
+        run(first, stopped=once_committed(tmp_path / "out", 2))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(JobError, match="no image in"):  # it kept the work, and then found nothing to do itself
+        run(job_of(tmp_path / "empty", tmp_path / "out", weights_file))
+    report = run(first)
+    assert (report.images, report.record["resumed"]) == (24, True)
+    assert (run(first).images, len(statistics(tmp_path / "out"))) == (0, 24)
+    assert verify(str(tmp_path / "out")).problems == []
+
+
 def test_an_unfinished_run_that_replaces_masks_is_no_damage(images, tmp_path, weights_file):
     run(job_of(images, tmp_path / "out", weights_file))
     other = job_of(images, tmp_path / "out", weights_file, "masks.values=[3, 4]")
