@@ -87,6 +87,7 @@ def test_a_holder_that_was_stopped_is_taken_over_and_commits_nothing_when_it_wak
     # What it was writing when it was stopped, and the attempts that it had begun, name nothing.
     promised = [{path: data for path, data in files.items() if not _loose_end(path)} for files in (before, after)]
     assert promised[0] == promised[1]
-    (done,) = runs(out)
-    assert (done["images"], done["ok"]) == (24, 24)
+    # Where it was stopped before its plan was whole, a second run looks for what is behind it, and finds nothing.
+    assert [done["images"] for done in runs(out)] in ([24], [24, 0])
+    assert sum(done["ok"] for done in runs(out)) == 24
     assert verify(str(out)).problems == []
