@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -21,7 +21,7 @@ from jobs.manifest import Manifest, Shard
 from jobs.planning import in_memory, sampled
 from jobs.recipe import threads_of
 from jobs.run import Planned, Run, pipeline_of_job
-from jobs.storage import LocalStorage
+from jobs.storage import LocalStorage, Storage
 
 SAMPLE = 64
 """Images that are timed."""
@@ -82,8 +82,33 @@ def estimate(job: Job, planned: Planned, fingerprint: str) -> dict[str, Any]:
             desk = replace(run.desk, run_id="timed", commits=Commits(storage, "timed", "worker"))
             report = run_shard(desk, Shard("00000", 0, chosen.num_rows), pipeline)
             device = str(getattr(pipeline.segmenter, "device", "cpu"))
-        written = {path: sum(entry.size for entry in storage.walk(path)) for path in ("masks", "runs/timed")}
+        written = _written(storage, warm.stop, chosen.num_rows)
     return counted | _reckoned(job, counted, report, start, written, device)
+
+
+class _Written(NamedTuple):
+    """Bytes of output: of masks and of rows for each image, and of what each shard's rows take besides."""
+
+    masks: float
+    row: float
+    shard: float
+
+
+def _written(storage: Storage, few: int, many: int) -> _Written:
+    """What an image and a shard took, from the runs `warm` of a few images and `timed` of all.
+
+    A shard's statistics are mostly their schema and footer where its images are few, so they are no matter of images
+    alone; two shards of different sizes tell the one from the other.
+    """
+    masks = sum(entry.size for entry in storage.walk("masks"))
+    rows = {}
+    for run_id in ("warm", "timed"):
+        entries = list(storage.walk(f"runs/{run_id}"))
+        of_masks = sum(entry.size for entry in entries if entry.path.rsplit("/", 1)[-1].startswith("masks."))
+        rows[run_id] = sum(entry.size for entry in entries) - of_masks
+        masks += of_masks * (run_id == "timed")
+    row = (rows["timed"] - rows["warm"]) / (many - few) if many > few else 0.0
+    return _Written(masks / many, row, rows["timed"] - row * many)
 
 
 def _trial(job: Job, storage: LocalStorage, fingerprint: str, manifest: Manifest) -> Run:
@@ -93,7 +118,7 @@ def _trial(job: Job, storage: LocalStorage, fingerprint: str, manifest: Manifest
 
 
 def _reckoned(
-    job: Job, counted: dict[str, Any], report: ShardReport, start: float, written: dict[str, int], device: str
+    job: Job, counted: dict[str, Any], report: ShardReport, start: float, written: _Written, device: str
 ) -> dict[str, Any]:
     images, shards = counted["images"], counted["shards"]
     each = report.seconds / report.commit.images
@@ -106,7 +131,8 @@ def _reckoned(
         "get": images + 3 * shards,
         "put": 4 * shards + loose,
     }
-    output = round(sum(written.values()) * share)
+    # Rows are written twice: with their shard, and compacted.
+    output = round(images * (written.masks + 2 * written.row) + shards * written.shard)
     prices = job.prices
     money = requests["get"] * prices.get_1000 / 1000 + (requests["put"] + requests["list"]) * prices.put_1000 / 1000
     failed = {name: round(count * share) for name, count in report.errors.items()}

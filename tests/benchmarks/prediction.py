@@ -37,7 +37,7 @@ def main() -> None:
             run = maskfleet("run", *job, "--no-ray")
             (shards,) = Path(output, "runs").iterdir()
             storage = LocalStorage(output)
-            places = ["masks", *(f"runs/{shards.name}/{part}" for part in ("shards", "commits", "exports"))]
+            places = ["masks", "stats", *(f"runs/{shards.name}/{part}" for part in ("shards", "commits", "exports"))]
             written = sum(entry.size for place in places for entry in storage.walk(place))
             one = plan["workers"][0]["seconds"]
             print(

@@ -7,21 +7,22 @@ from jobs.recipe import fingerprint_of, load_weights
 from jobs.run import plan, run
 
 
-def test_the_prediction_of_counts_and_bytes_is_what_the_run_then_does(tmp_path, weights_file):
+@pytest.mark.parametrize(("size", "shards"), [(64, 2), (8, 13)])
+def test_the_prediction_of_counts_and_bytes_is_what_the_run_then_does(tmp_path, weights_file, size, shards):
     images = draw_images(tmp_path / "in", 96)
     (images / "broken.png").write_bytes(b"x")
     table = {"input": str(images), "output": str(tmp_path / "out"), "weights": weights_file}
-    job = Job.of(table, ["run.shard_size=64", "run.max_error_rate=0.5", "prices.worker_hour=3600"])
+    job = Job.of(table, [f"run.shard_size={size}", "run.max_error_rate=0.5", "prices.worker_hour=3600"])
     fingerprint = fingerprint_of(job, load_weights(job))
     told = estimate(job, plan(job, fingerprint), fingerprint)
     assert not (tmp_path / "out").exists()
-    assert (told["images"], told["shards"], told["sample"], told["why"]) == (97, 2, 64, {"new": 97})
-    assert (told["requests"]["get"], told["requests"]["list"]) == (97 + 6, 1)
+    assert (told["images"], told["shards"], told["sample"], told["why"]) == (97, shards, 64, {"new": 97})
+    assert (told["requests"]["get"], told["requests"]["list"]) == (97 + 3 * shards, 1)
     report = run(job)
     assert report.images == told["images"]
     written = sum(
         path.stat().st_size
-        for pattern in ("masks/**/*.png", "runs/*/shards/**/*", "runs/*/commits/*")
+        for pattern in ("masks/**/*.png", "runs/*/shards/**/*", "runs/*/commits/*", "stats/**/*")
         for path in (tmp_path / "out").glob(pattern)
         if path.is_file()
     )
