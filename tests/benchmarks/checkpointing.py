@@ -1,13 +1,15 @@
 """What activation checkpointing saves and costs, by granularity; prints the table in README.md.
 
 Kept is what the forward pass saves for backward (saved-tensor hooks), peak the most that lived at once in the whole
-step, recomputation and gradients included, parameters not (every storage that an operator made, until it was freed).
+step, recomputation and gradients included, parameters not (every storage that an operator made, until it was freed). A
+step's seconds are those of the processor, on one thread, forms in turn: what others do on the machine counts little.
 """
 
 import argparse
 import time
 import weakref
 from functools import partial
+from statistics import median
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -42,7 +44,9 @@ class Peak(TorchDispatchMode):
         return made
 
 
-def measured(granularity: str, batch: int, side: int, width: int, pairs: int):
+def measured(granularity: str, batch: int, side: int, width: int):
+    """Bytes kept, bytes at the peak, and a step to be timed."""
+
     def fresh():
         torch.manual_seed(0)
         model = UNet(3, 2, width=width).train()
@@ -67,12 +71,13 @@ def measured(granularity: str, batch: int, side: int, width: int, pairs: int):
     del loss
     with Peak() as peak:
         model(image).square().mean().backward()
-    times = []
-    for _ in range(pairs):
-        started = time.perf_counter()
-        model(image).square().mean().backward()
-        times.append(time.perf_counter() - started)
-    return sum(kept.values()), peak.most, sorted(times)[len(times) // 2]
+    return sum(kept.values()), peak.most, partial(_step, model, image)
+
+
+def _step(model, image) -> float:
+    started = time.process_time()
+    model(image).square().mean().backward()
+    return time.process_time() - started
 
 
 def _in_blocks(model, x):
@@ -90,22 +95,24 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--shapes", default="1x256,4x256,4x512")
-    parser.add_argument("--pairs", type=int, default=1)
+    parser.add_argument("--pairs", type=int, default=3)
     options = parser.parse_args()
+    torch.set_num_threads(1)
     print("| batch × side | granularity | kept, MiB | of off | peak, MiB | of off | step, s | of off |")
     print("|---|---|---|---|---|---|---|---|")
     for shape in options.shapes.split(","):
         batch, side = map(int, shape.split("x"))
-        base = None
-        for granularity in ("off", "blocks", "on"):
-            kept, peak, seconds = measured(granularity, batch, side, options.width, options.pairs)
-            base = base or (kept, peak, seconds)
-            cells = (
-                f"{value / 2**20:.0f} | {value / first:.2f}"
-                for value, first in zip((kept, peak), base[:2], strict=True)
-            )
+        forms = {name: measured(name, batch, side, options.width) for name in ("off", "blocks", "on")}
+        times = {name: [] for name in forms}
+        for _ in range(options.pairs):
+            for name, (_, _, step) in forms.items():
+                times[name].append(step())
+        for name, (kept, peak, _) in forms.items():
+            base = forms["off"]
+            seconds, least = median(times[name]), median(times["off"])
             print(
-                f"| {batch} × {side}² | {granularity} | {' | '.join(cells)} | {seconds:.2f} | {seconds / base[2]:.2f} |"
+                f"| {batch} × {side}² | {name} | {kept / 2**20:.0f} | {kept / base[0]:.2f} | {peak / 2**20:.0f} "
+                f"| {peak / base[1]:.2f} | {seconds:.2f} | {seconds / least:.2f} |"
             )
 
 
