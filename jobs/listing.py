@@ -2,7 +2,7 @@
 
 A bucket gives a thousand keys per request, one request after the other: a million keys are a thousand times the
 latency. But a listing may begin behind any key. So the folders that one delimited request shows are the places where
-the key range is cut, and the ranges are listed side by side. Each is a few pages ahead of the reader and no more.
+the key range is cut, and the ranges are listed side by side. Each is some pages ahead of the reader and no more.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,13 +22,16 @@ Pages = Callable[[dict[str, Any]], Iterator[Page]]
 AT_ONCE = 8
 """Ranges that are listed side by side."""
 
-_RANGES = 32
+_RANGES = 64
 """Ranges in all: each reads up to a page too much at its end, which must not be most of what is read."""
 
 _PAGES_EACH = 4
 """Pages that are read before one more range is begun."""
 
-_PAGES_AHEAD = 8
+_PAGES_AHEAD = 64
+"""Of each range. What the others read while the reader is at one must find room, or they would wait, and requests would
+go one after the other again. A page is some 130 KB."""
+
 _DEPTH = 4
 """Levels at which a folder that is alone is looked into for others to cut at."""
 

@@ -55,6 +55,19 @@ def test_folders_are_listed_side_by_side():
     assert len({name for name in names if name.startswith("list")}) > 2
 
 
+def test_ranges_are_read_to_their_end_while_the_reader_is_at_the_first():
+    names = []
+    keys = [f"in/{folder}/{number:03}" for folder in "abcd" for number in range(90)]
+    found = ranged_pages(bucket(keys, 3, names), "in/")
+    for _ in range(20):  # so that all have begun
+        next(found)
+    deadline = time.monotonic() + 60
+    while len(names) < 4 * 30 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(names) >= 4 * 30
+    assert sum(page.objects.num_rows for page in found) == len(keys) - 60
+
+
 def test_an_error_of_a_range_is_raised():
     def pages(arguments):
         if "StartAfter" in arguments:
