@@ -185,7 +185,7 @@ def with_identity(this: Run, cpus: int) -> Pipeline:
 
 
 def null(job: Job, runner: Runner, *, pairs: int = 3) -> dict[str, Any]:
-    """Runs with the identity network against decoding and encoding alone, in a bare loop on the same cores."""
+    """Runs with the identity against decoding and encoding alone, in a bare loop on the same cores."""
     source = Source(job.input, output=job.output, profile=job.profile)
     files = [Path(record.url).read_bytes() for record in islice(source, _ALONE)]
     ratio = Ratio()

@@ -195,10 +195,9 @@ def _pages(file: Any) -> int:
 def _loaded(image: Image.Image, upright: bool) -> Image.Image:
     if upright:
         return ImageOps.exif_transpose(image)
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    image.load()
     # Of all formats Pillow turns TIFF alone by itself.
-    back = _BACK.get(orientation) if image.format == "TIFF" else None
+    back = _BACK.get(image.getexif().get(ExifTags.Base.Orientation, 1)) if image.format == "TIFF" else None
+    image.load()
     return image if back is None else image.transpose(back)
 
 
@@ -224,7 +223,8 @@ def as_seen(image: Image.Image, channels: int) -> list[Image.Image]:
         image = image.getchannel("L")
     elif image.mode not in ("1", "L", "RGB"):
         image = image.convert("RGB")
-    return [image.convert("L" if channels == 1 else "RGB")]
+    mode = "L" if channels == 1 else "RGB"
+    return [image if image.mode == mode else image.convert(mode)]  # `convert` copies even what is right already
 
 
 def narrowed(wide: NDArray[Any]) -> NDArray[np.uint8]:

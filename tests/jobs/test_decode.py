@@ -305,3 +305,11 @@ def test_the_fast_decoder_is_taken(monkeypatch):
     expected = decode(data, channels=3)[0]
     monkeypatch.setattr(module, "as_seen", None)
     assert (decode(data, channels=3)[0] == expected).all()
+
+
+@needs_fast
+def test_broken_exif_matters_to_neither():
+    data = file(Image.fromarray(RGB), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff nonsense")
+    without, with_ = both_ways(data)
+    assert with_ == without
+    assert with_[2] == RGB.shape[:2]
