@@ -34,12 +34,12 @@ from jobs.run import (
     Run,
     RunReport,
     Stop,
-    Tally,
     committed,
     execute,
     judge,
     pipeline_of_job,
 )
+from jobs.tally import Tally
 from jobs.training import Progress as Learning
 
 _STARTS = 5
@@ -56,7 +56,7 @@ _PULSE = 10.0
 """Seconds between questions to a worker whether its images move on."""
 
 WORKER_ENVIRONMENT = {
-    # See `unet.segmenter.keep_freed_memory`: Ray's threads allocate before anything of ours runs.
+    # See `unet.memory.keep_freed_memory`: Ray's threads allocate before anything of ours runs.
     "MALLOC_ARENA_MAX": "1",
     **PATIENT_THREADS,
 }

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from jobs import masks, statistics
-from jobs.commit import Commit, Commits, Object, nonce
+from jobs.commit import Commit, Commits, Object, checked, nonce, put
 from jobs.decoders import Failure
 from jobs.errors import StorageError
 from jobs.manifest import Manifest, Shard
@@ -187,21 +187,6 @@ def masks_of(storage: Storage, commit: Commit) -> Iterator[tuple[str, bytes]]:
         yield from statistics.masks_in(checked(storage, commit.objects[TABLE]))
 
 
-def checked(storage: Storage, item: Object) -> bytes:
-    """An attempt's file, as its commit describes it.
-
-    Raises:
-        StorageError: It is missing or damaged.
-    """
-    data = storage.read(item.path)
-    if len(data) != item.size or hashlib.sha256(data).hexdigest() != item.sha256:
-        raise StorageError(
-            f"{storage.url(item.path)} is not what its commit describes ({len(data)} bytes, {item.size} expected); "
-            "restore it, or delete the run's folder and run again"
-        )
-    return data
-
-
 def worker_name() -> str:
     """Host and process."""
     return f"{socket.gethostname()}:{os.getpid()}"
@@ -216,18 +201,13 @@ def _written(desk: Desk, shard: Shard, done: list[tuple[tuple[Record, str], Outc
     rows = list(_rows(desk, attempt, f"{folder}/{kind}", done))
     if images:
         data = statistics.parquet_with_masks(rows, images) if kind == TABLE else masks.tar(images.items())
-        objects[kind] = _put(desk.storage, f"{folder}/{kind}", data)
-    objects[STATS] = _put(desk.storage, f"{folder}/{STATS}", statistics.parquet(rows))
+        objects[kind] = put(desk.storage, f"{folder}/{kind}", data)
+    objects[STATS] = put(desk.storage, f"{folder}/{STATS}", statistics.parquet(rows))
     return Commit(shard.id, attempt, objects, len(rows), sum(row["status"] == "failed" for row in rows))
 
 
 def _files(named: Iterable[tuple[str, Outcome]]) -> dict[str, bytes]:
     return {name: outcome.mask for name, outcome in named if isinstance(outcome.mask, bytes)}
-
-
-def _put(storage: Storage, path: str, data: bytes) -> Object:
-    storage.write(path, data)
-    return Object(path, len(data), hashlib.sha256(data).hexdigest())
 
 
 def _rows(

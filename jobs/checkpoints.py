@@ -4,14 +4,13 @@
 of `<folder>/<step>.json` makes it true. A state that is lost or damaged all the same costs the way from the one before.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
-from jobs.commit import Object, nonce
-from jobs.errors import NotFound
+from jobs.commit import Object, checked, nonce, put
+from jobs.errors import Damaged, NotFound
 from jobs.fence import Fence
 from jobs.storage import Storage
 
@@ -46,8 +45,8 @@ class Checkpoints:
         """The newest checkpoint whose files are all there and whole, with them; None where there is none."""
         for checkpoint in self._committed():
             try:
-                return checkpoint, {name: self._read(item) for name, item in checkpoint.objects.items()}
-            except (_Damaged, NotFound):
+                return checkpoint, {name: checked(self._storage, item) for name, item in checkpoint.objects.items()}
+            except (Damaged, NotFound):
                 self._storage.delete(self._record(checkpoint.step))  # so that the step can be committed again
         return None
 
@@ -65,8 +64,7 @@ class Checkpoints:
         folder = f"{self._folder}/{step:09}-{nonce()}"
         objects = dict(earlier or {})
         for name, data in files.items():
-            objects[name] = Object(f"{folder}/{name}", len(data), hashlib.sha256(data).hexdigest())
-            self._storage.write(objects[name].path, data)
+            objects[name] = put(self._storage, f"{folder}/{name}", data)
         self._fence.check()
         record = {"step": step, "objects": {name: item._asdict() for name, item in objects.items()}}
         # Where there is one of this step already its content is the same: a step follows from the seed and its number.
@@ -96,13 +94,3 @@ class Checkpoints:
                     objects = {key: Object(**item) for key, item in record["objects"].items()}
                     found.append(Checkpoint(record["step"], objects))
         return found
-
-    def _read(self, item: Object) -> bytes:
-        data = self._storage.read(item.path)
-        if len(data) != item.size or hashlib.sha256(data).hexdigest() != item.sha256:
-            raise _Damaged
-        return data
-
-
-class _Damaged(Exception):
-    """A file is not what its checkpoint describes."""

@@ -7,13 +7,14 @@ the same record: it then names its halves instead of an attempt, so that an atte
 cannot be committed beside them. Readers start from commits, never from a listing of attempts.
 """
 
+import hashlib
 import json
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple
 
-from jobs.errors import NotFound, StorageError
+from jobs.errors import Damaged, NotFound, StorageError
 from jobs.fence import Fence
 from jobs.manifest import Shard
 from jobs.storage import Storage
@@ -71,6 +72,28 @@ class Commit(NamedTuple):
         record: dict[str, Any] = json.loads(data)
         record["objects"] = {name: Object(**item) for name, item in record["objects"].items()}
         return cls(**record)
+
+
+def put(storage: Storage, path: str, data: bytes) -> Object:
+    """Write a file, and say what a commit must say of it."""
+    storage.write(path, data)
+    return Object(path, len(data), hashlib.sha256(data).hexdigest())
+
+
+def checked(storage: Storage, item: Object) -> bytes:
+    """A file, as its commit describes it.
+
+    Raises:
+        NotFound: It is missing.
+        Damaged: It is another.
+    """
+    data = storage.read(item.path)
+    if len(data) != item.size or hashlib.sha256(data).hexdigest() != item.sha256:
+        raise Damaged(
+            f"{storage.url(item.path)} is not what its commit describes ({len(data)} bytes, {item.size} expected); "
+            "restore it, or delete the run's folder and run again"
+        )
+    return data
 
 
 def nonce() -> str:

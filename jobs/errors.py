@@ -9,7 +9,8 @@ MaskfleetError            one line that states the remedy; the command line show
 └── StorageError          storage failed, after retries; exit 1
     ├── NotFound          no such object
     ├── Denied            the credentials are missing, wrong or not sufficient, or there is no such bucket
-    └── Changed           the object is not the one that the plan saw
+    ├── Changed           the object is not the one that the plan saw
+    └── Damaged           the object is not what a commit describes
 
 A bad image is none of these: it is a row (`jobs.statistics`).
 """
@@ -86,3 +87,7 @@ class Denied(StorageError):
 
 class Changed(StorageError):
     """The object is not the one that the plan saw."""
+
+
+class Damaged(StorageError):
+    """The object is not what a commit describes."""

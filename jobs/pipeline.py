@@ -372,16 +372,16 @@ _NON_FINITE = Failure(
 
 def _fetch_groups(records: Sequence[Record]) -> Iterator[slice]:
     """Small local files together, everything else by itself: there the waiting is long, and so is best done at once."""
-    start = 0
-    while start < len(records):
-        stop, size = start + 1, records[start].size or _SMALL_BYTES
-        while stop < len(records) and stop - start < _FETCHED_TOGETHER and not records[stop].url.startswith("s3://"):
-            size += records[stop].size or _SMALL_BYTES
-            if size > _SMALL_BYTES:
-                break
-            stop += 1
-        yield slice(start, stop)
-        start = stop
+    start = size = 0
+    for number, record in enumerate(records):
+        alone = record.size is None or record.url.startswith("s3://")
+        more = _SMALL_BYTES + 1 if alone else (record.size or 0)
+        if number > start and (size + more > _SMALL_BYTES or number - start == _FETCHED_TOGETHER):
+            yield slice(start, number)
+            start, size = number, 0
+        size += more
+    if records:
+        yield slice(start, len(records))
 
 
 def _fetch_failure(record: Record, error: NotFound | Changed | Denied | Fault) -> Failure:

@@ -15,7 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -44,6 +44,7 @@ from jobs.recipe import encoder_of, fingerprint_of, load_weights, mask_values, s
 from jobs.sample import limits_of
 from jobs.sources import Source
 from jobs.storage import Storage, open_storage
+from jobs.tally import Tally
 from jobs.training import Progress as Learning
 from unet.weights import Weights
 
@@ -107,90 +108,6 @@ class Run:
         manifest = Manifest.stored(storage, run_id)
         desk = Desk(storage, run_id, record["fingerprint"], manifest, commits, job.masks.format)
         return cls(job, record, desk, generation=generation or 0)
-
-
-@dataclass
-class Tally:
-    """What has been done so far, as the driver counts it. Its size does not grow with the images."""
-
-    images: int = 0
-    ok: int = 0
-    failed: int = 0
-    before: int = 0
-    """Images that an earlier command of this run had done."""
-    shards: int = 0
-    deaths: int = 0
-    """Workers lost, and attempts that raised."""
-    errors: Counter[str] = field(default_factory=Counter)
-    busy: Counter[str] = field(default_factory=Counter)
-    """Seconds by stage; likewise `starved` and `blocked`, see `jobs.meters`."""
-    starved: Counter[str] = field(default_factory=Counter)
-    blocked: Counter[str] = field(default_factory=Counter)
-    serving: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """From when to when each worker did shards, by its own clock."""
-    lanes: dict[str, int] = field(default_factory=dict)
-    forward: list[Mapping[str, Any]] = field(default_factory=list)
-    """Of each worker: its bare forward pass."""
-    measured: int = 0
-    """Images of shards that were metered."""
-    pixels: float = 0.0
-    """Of those images, as the network saw them."""
-    fits: dict[str, list[str]] = field(default_factory=dict)
-    """By shape, how images went through where memory was short."""
-    started: float = field(default_factory=time.monotonic)
-    begun: float = field(default_factory=time.monotonic)
-    start: dict[str, float] = field(default_factory=dict)
-    """Seconds of each step of the start, in order: plan, ray, worker, shard."""
-
-    def reached(self, step: str) -> None:
-        """Note the end of a step of the start, which only its first does."""
-        if step not in self.start:
-            self.start[step] = time.monotonic() - self.begun - sum(self.start.values())
-
-    def add(self, report: ShardReport) -> None:
-        """Count a shard that is on record."""
-        self.ok += report.commit.images - report.commit.failed
-        self.failed += report.commit.failed
-        self.shards += 1
-        self.errors.update(report.errors)
-        for mine, more in (
-            (self.busy, report.busy),
-            (self.starved, report.starved),
-            (self.blocked, report.blocked),
-        ):
-            mine.update(more)
-        if report.worker:
-            if report.worker not in self.serving and report.forward:
-                self.forward.append(report.forward)
-            self.lanes.update(report.lanes)
-            self.measured += report.commit.images
-            self.pixels += report.pixels
-            first, last = self.serving.get(report.worker, (report.began, 0.0))
-            ended = report.began + report.seconds
-            self.serving[report.worker] = min(first, report.began), max(last, ended)
-        self.fits |= {
-            shape: tried for shape, tried in report.fits.items() if len(tried) > len(self.fits.get(shape, ()))
-        }
-
-    @property
-    def done(self) -> int:
-        """Images with an outcome."""
-        return self.ok + self.failed
-
-    @property
-    def seconds(self) -> float:
-        """Since the first shard was handed out."""
-        return time.monotonic() - self.started
-
-    @property
-    def rate(self) -> float:
-        """Images per second of this command."""
-        return (self.done - self.before) / max(self.seconds, 1e-9)
-
-    @property
-    def busiest(self) -> str:
-        """The stage that most seconds went to, or ''."""
-        return max(self.busy, key=lambda stage: self.busy[stage]) if self.busy else ""
 
 
 @dataclass(frozen=True)
@@ -287,11 +204,9 @@ def execute(
 
 
 def _executed(job: Job, attempts: Attempts, progress: Progress | None, stop: Stop) -> RunReport:
-    begun = time.monotonic()
+    tally = Tally()
     with begin(job, stop) as this:
-        tally, backlog = resume(this)
-        tally.begun = begun
-        tally.reached("plan")
+        backlog = resume(this, tally)
         if progress:
             progress(this, tally)
         if backlog:
@@ -615,16 +530,18 @@ def pipeline_of(this: Run, segmenter: Any, cpus: int, *, encoder: Encoder | None
     return Pipeline(segmenter, encoder=encoder, limits=limits, inputs=Inputs(profile=job.profile), **lanes | more)
 
 
-def resume(this: Run) -> tuple[Tally, Backlog]:
-    """What is done already, and what is not."""
+def resume(this: Run, tally: Tally) -> Backlog:
+    """What is not done; what is goes into the tally."""
     commits = this.desk.commits.all()
-    tally = Tally(images=this.images)
+    tally.images = this.images
     for commit in commits.values():
         tally.ok += commit.images - commit.failed
         tally.failed += commit.failed
     tally.before = tally.done
+    tally.reached("plan")
+    tally.started = time.monotonic()
     shards: Iterator[Shard | None] = this.live.shards() if this.live else pending(this.desk.manifest.shards(), commits)
-    return tally, Backlog(shards, attempts=this.job.run.attempts)
+    return Backlog(shards, attempts=this.job.run.attempts)
 
 
 # Finish ------------------------------------------------------------------------------------------

@@ -28,7 +28,8 @@ from jobs.pairs import Pairs
 from jobs.recipe import device_of
 from jobs.scores import scores_of
 from unet import weights as unet_weights
-from unet.finetune import LEARNING_RATES, NotFinite, Step, Training, short_of_memory
+from unet.finetune import LEARNING_RATES, NotFinite, Step, Training
+from unet.memory import ran_out
 from unet.model import UNet
 from unet.precision import DTYPES, DeviceError
 from unet.weights import Weights
@@ -244,7 +245,7 @@ def _step(training: Training, crops: Crops, pixels: Tensor, truth: Tensor) -> St
         keys = ", ".join(dict.fromkeys(crops.keys(training.number)))
         raise JobError(f"{error}, on crops of {keys}; look at these pairs, or lower finetune.learning_rate") from error
     except (RuntimeError, MemoryError) as error:
-        if not short_of_memory(error):
+        if not ran_out(error):
             raise
         raise JobError(
             f"step {training.number + 1} does not fit into memory ({training.device}); set finetune.checkpointing to "

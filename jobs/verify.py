@@ -24,8 +24,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jobs import catalog, masks, rle, statistics
-from jobs.attempt import TABLE, checked, masks_of, rows_of
-from jobs.commit import Commit, Commits, leaves, pending
+from jobs.attempt import TABLE, masks_of, rows_of
+from jobs.commit import Commit, Commits, checked, leaves, pending
 from jobs.errors import JobError, NotFound, StorageError
 from jobs.manifest import Manifest, Shard
 from jobs.order import Ahead, merged

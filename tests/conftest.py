@@ -116,6 +116,16 @@ def decoded_pairs(channels: int = 3) -> list:
     ]
 
 
+def uploaded(folder: Path, bucket: str):
+    """A bucket, as storage, with a folder's files in it below `in/`."""
+    from jobs.storage import open_storage
+
+    storage = open_storage(bucket)
+    for path, data in tree(folder).items():
+        storage.write(f"in/{path}", data)
+    return storage
+
+
 def once_committed(output: Path, shards: int) -> Callable[[], bool]:
     """For a run's `stopped`: true as soon as so many of its shards are on record."""
     before = {path.name for path in (output / "runs").glob("*")}

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from unet.losses import pytorch_unet_loss, segmentation_loss
+from unet.memory import keep_freed_memory, ran_out
 from unet.model import UNet
 from unet.precision import DTYPES, device_named, native
-from unet.segmenter import keep_freed_memory
 
 Recipe = Literal["default", "pytorch-unet"]
 Checkpointing = Literal["off", "on", "auto"]
@@ -182,7 +182,7 @@ class Training:
                 loss = self._passes(pixels_BCHW, target_BHW)
             except (RuntimeError, MemoryError) as error:
                 self._undo(before)
-                if not (short_of_memory(error) and self._saves_memory(len(pixels_BCHW))):
+                if not (ran_out(error) and self._saves_memory(len(pixels_BCHW))):
                     raise
                 continue
             self._scaler.unscale_(self._optimizer)
@@ -301,11 +301,3 @@ def _memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def short_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory does not suffice."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    # Torch's CPU allocator has no class of its own for it.
-    return "can't allocate memory" in str(error) or "not enough memory" in str(error)

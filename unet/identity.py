@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unet.decision import Statistics
-from unet.segmenter import Fit, keep_freed_memory
+from unet.memory import keep_freed_memory
+from unet.segmenter import Fit
 
 _BATCH = 32
 

@@ -13,8 +13,6 @@ want of memory, have no plain pass: `unet.ties` decides such pixels, so that the
 """
 
 import copy
-import ctypes
-import platform
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +28,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from unet.decision import Decision, Settled, Statistics, decide, margins
+from unet.memory import keep_freed_memory, ran_out
 from unet.model import MIN_SIDE, DoubleConv
 from unet.precision import DTYPES, Precision, device_named, resolved
 from unet.ties import Referee, neighbours, reach
@@ -218,7 +217,7 @@ class Segmenter:
                 try:
                     times = [self._timed(images) for _ in range(_TIMINGS)]
                 except (RuntimeError, MemoryError) as error:
-                    if not _memory_ran_out(error):
+                    if not ran_out(error):
                         raise
                     break
                 speeds[batch] = batch / min(times)
@@ -361,7 +360,7 @@ class Segmenter:
             try:
                 return work(tried[-1])
             except (RuntimeError, MemoryError) as error:
-                if not _memory_ran_out(error):
+                if not ran_out(error):
                     raise
                 smaller = self._smaller(tried[-1], shape)
                 if smaller is None:
@@ -579,11 +578,6 @@ class Segmenter:
         return torch.maximum(-logits_BHWK.amin(dim=(1, 2, 3)), logits_BHWK.amax(dim=(1, 2, 3)))
 
 
-def _memory_ran_out(error: Exception) -> bool:
-    # On a CPU torch says it in words alone.
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
 def _groups(columns: list[Span], images: int, batch: int) -> Iterator[list[tuple[Span, slice]]]:
     """Tiles of a row of tiles that go through together: of each column some images that follow one another."""
     group: list[tuple[Span, slice]] = []
@@ -626,23 +620,6 @@ def _folded(model: Any) -> Any:
                 layers[convolution] = fuse_conv_bn_eval(layers[convolution], layers[norm])
                 layers[norm] = nn.Identity()
     return model
-
-
-def keep_freed_memory() -> None:
-    """Have glibc keep large blocks when they are freed instead of giving them back to the kernel.
-
-    Torch's CPU allocator has no cache: without this every activation is mapped, faulted in page by
-    page and unmapped again, which was seen to take 40 % of a small network's forward pass. Blocks can
-    be kept in the main arena alone, so every thread is to use that one (20 % of a large network's).
-    Threads that have allocated before keep the arena that they have; a process that starts with
-    MALLOC_ARENA_MAX=1 has none of those.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        trim_threshold, mmap_threshold, arena_max = -1, -3, -8
-        libc = ctypes.CDLL(None)
-        libc.mallopt(mmap_threshold, 2**30)
-        libc.mallopt(trim_threshold, 2**31 - 1)
-        libc.mallopt(arena_max, 1)
 
 
 @contextmanager

@@ -9,23 +9,20 @@ A million needs 6 GB of disk for each form.
 """
 
 import argparse
-import io
 import json
 import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-from sources import drawn
+from sources import drawn, table
 
 from jobs.bench import steady, with_identity
 from jobs.job import Job
+from jobs.masks import tar
 from jobs.storage import LocalStorage
 
 EACH = 1000
@@ -39,30 +36,13 @@ def prepare(folder: Path, count: int, form: str) -> Path:
         return place
     making = LocalStorage(f"{place}-making")
     images = [data for _, data in drawn(DIFFERENT, 64)]
-    write = write_tar if form == "tar" else write_table
+    write = tar if form == "tar" else table
     for number in range(-(-count // EACH)):
         names = range(number * EACH, min((number + 1) * EACH, count))
         data = write([(f"{name:07}.jpg", images[name % DIFFERENT]) for name in names])
         making.export(f"{number:04}.{form}", data)
     os.rename(making.root, place)
     return place
-
-
-def write_tar(images: list[tuple[str, bytes]]) -> bytes:
-    sink = io.BytesIO()
-    with tarfile.open(fileobj=sink, mode="w") as archive:
-        for name, data in images:
-            header = tarfile.TarInfo(name)
-            header.size = len(data)
-            archive.addfile(header, io.BytesIO(data))
-    return sink.getvalue()
-
-
-def write_table(images: list[tuple[str, bytes]]) -> bytes:
-    sink = io.BytesIO()
-    column = pa.array([{"bytes": data, "path": name} for name, data in images])
-    pq.write_table(pa.table({"image": column}), sink, row_group_size=100)
-    return sink.getvalue()
 
 
 def done(place: str, output: str) -> None:

@@ -169,9 +169,10 @@ def planning(output):
 def first(output):
     """The first shard of a run of all, which is then dropped."""
     import jobs.run
+    from jobs.tally import Tally
 
     with jobs.run.begin(job_of(output)) as this:
-        _, backlog = jobs.run.resume(this)
+        backlog = jobs.run.resume(this, Tally())
         backlog.take(idle=True)
         since_start = time.time() - STARTED
     return {"seconds": since_start}
@@ -229,9 +230,10 @@ def killed(output):
 
 def resumed(output):
     import jobs.run
+    from jobs.tally import Tally
 
     with jobs.run.begin(stale_of(output)) as this:
-        _, backlog = jobs.run.resume(this)
+        backlog = jobs.run.resume(this, Tally())
         task = backlog.take(idle=True)
         since_start = time.time() - STARTED
     return {"seconds": since_start, "shard": task.shard.id}

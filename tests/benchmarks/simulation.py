@@ -16,8 +16,8 @@ from jobs.backlog import Backlog
 from jobs.commit import Commit, Commits
 from jobs.manifest import PART_SHARDS, shards_of
 from jobs.pipeline import SHARDS_IN_FLIGHT
-from jobs.run import Tally
 from jobs.storage import LocalStorage
+from jobs.tally import Tally
 
 RATE = 1250.0  # images/s of a worker: 512² on one H200, predicted, not measured
 LISTING = 40_000.0  # keys/s: eight requests of a thousand keys side by side, 200 ms each

@@ -9,7 +9,6 @@ import argparse
 import io
 import os
 import statistics
-import tarfile
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ from PIL import Image
 
 from jobs.bench import with_identity
 from jobs.job import Job
+from jobs.masks import tar
 from jobs.run import run
 from jobs.sources import Source
 from jobs.storage import open_storage
@@ -44,6 +44,14 @@ def drawn(count: int, side: int) -> list[tuple[str, bytes]]:
     return images
 
 
+def table(images: list[tuple[str, bytes]]) -> bytes:
+    """A Parquet file of named images, as Hugging Face has them."""
+    sink = io.BytesIO()
+    column = pa.array([{"bytes": data, "path": name} for name, data in images])
+    pq.write_table(pa.table({"image": column}), sink, row_group_size=100)
+    return sink.getvalue()
+
+
 def prepare(place: str, count: int) -> None:
     storage = open_storage(place)
     images = drawn(count, 64)
@@ -53,17 +61,8 @@ def prepare(place: str, count: int) -> None:
     each = -(-count // SHARDS)
     for number in range(SHARDS):
         part = images[number * each : (number + 1) * each]
-        sink = io.BytesIO()
-        with tarfile.open(fileobj=sink, mode="w") as archive:
-            for name, data in part:
-                header = tarfile.TarInfo(name)
-                header.size = len(data)
-                archive.addfile(header, io.BytesIO(data))
-        storage.write(f"tar/{number:03}.tar", sink.getvalue())
-        column = pa.array([{"bytes": data, "path": name} for name, data in part])
-        sink = io.BytesIO()
-        pq.write_table(pa.table({"image": column}), sink, row_group_size=100)
-        storage.write(f"parquet/{number:03}.parquet", sink.getvalue())
+        storage.write(f"tar/{number:03}.tar", tar(part))
+        storage.write(f"parquet/{number:03}.parquet", table(part))
     print(f"{count} images, {sum(len(data) for _, data in images) / count:.0f} bytes each, {SHARDS} shards")
 
 

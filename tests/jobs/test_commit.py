@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.commit import Commit, Commits, Object, leaves, nonce, pending, probe
-from jobs.errors import StorageError
+from jobs.commit import Commit, Commits, Object, checked, leaves, nonce, pending, probe, put
+from jobs.errors import Damaged, NotFound, StorageError
 from jobs.manifest import Shard
 from jobs.storage import LocalStorage, open_storage
 
@@ -110,3 +110,15 @@ class Blind(LocalStorage):
 def test_a_record_that_exists_and_cannot_be_read_is_an_error(tmp_path):
     with pytest.raises(StorageError, match="exists and cannot be read"):
         Commits(Blind(str(tmp_path)), "run", "worker").commit(attempt())
+
+
+def test_a_file_that_is_another_or_missing_is_told_apart(tmp_path):
+    storage = LocalStorage(str(tmp_path))
+    item = put(storage, "a/b", b"12345")
+    assert checked(storage, item) == b"12345"
+    storage.write("a/b", b"12346")
+    with pytest.raises(Damaged, match="not what its commit describes"):
+        checked(storage, item)
+    storage.delete("a/b")
+    with pytest.raises(NotFound):
+        checked(storage, item)

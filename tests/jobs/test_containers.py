@@ -5,7 +5,7 @@ import tarfile
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import jpeg, statistics, tar, tree
+from conftest import jpeg, statistics, tar, uploaded
 
 from jobs.errors import Changed
 from jobs.inputs import Inputs
@@ -13,7 +13,6 @@ from jobs.job import Job
 from jobs.parts import Fault
 from jobs.run import run
 from jobs.sources import Source
-from jobs.storage import open_storage
 from jobs.verify import verify
 
 
@@ -79,9 +78,7 @@ def test_a_folder_may_hold_every_kind(tmp_path):
 @pytest.mark.s3
 def test_the_same_in_a_bucket(tmp_path, bucket):
     expected = mixed(tmp_path / "in")
-    storage = open_storage(bucket)
-    for name, data in tree(tmp_path / "in").items():
-        storage.write(f"in/{name}", data)
+    storage = uploaded(tmp_path / "in", bucket)
     records = list(Source(f"{bucket}/in", output="/nowhere"))
     reader = Inputs().reader(records)
     assert {record.key: reader.read(record) for record in records} == expected

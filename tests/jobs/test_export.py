@@ -5,7 +5,7 @@ import os
 import duckdb
 import numpy as np
 import pytest
-from conftest import draw_images, jpeg, seeded, statistics, tree
+from conftest import draw_images, jpeg, seeded, statistics, tree, uploaded
 from PIL import Image
 
 from jobs.commit import Commits
@@ -277,9 +277,7 @@ def test_geotiffs_lie_where_their_images_lie(form, values, tmp_path):
 @pytest.mark.s3
 def test_geotiffs_from_and_to_a_bucket(tmp_path, bucket):
     ties = geotiff_inputs(tmp_path / "in")
-    storage = open_storage(bucket)
-    for path, data in tree(tmp_path / "in").items():
-        storage.write(f"in/{path}", data)
+    storage = uploaded(tmp_path / "in", bucket)
     (tmp_path / "three.safetensors").write_bytes(weights.save(seeded(3)))
     run_as(tmp_path, f"{bucket}/in", "png")
     assert export(str(tmp_path / "png"), "geotiff", f"{bucket}/tif").placed == 3

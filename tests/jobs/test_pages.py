@@ -2,7 +2,7 @@ from urllib.parse import quote_plus
 from xml.sax.saxutils import escape
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jobs.pages import page_of
@@ -48,6 +48,7 @@ def document(
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8), max_size=6))
+@example(["a b.png"])  # a plus sign, and nothing else that is encoded
 def test_every_key_comes_out_as_it_went_in(keys):
     page = page_of(document(keys))
     assert page.objects["path"].to_pylist() == keys

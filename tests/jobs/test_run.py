@@ -11,7 +11,7 @@ import duckdb
 import numpy as np
 import pyarrow.dataset
 import pytest
-from conftest import draw_images, once_committed, seeded, statistics, tree
+from conftest import draw_images, once_committed, seeded, statistics, tree, uploaded
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -23,7 +23,7 @@ from jobs.job import Job
 from jobs.lock import Lock
 from jobs.run import run
 from jobs.statistics import SCHEMA
-from jobs.storage import LocalStorage, open_storage
+from jobs.storage import LocalStorage
 from jobs.verify import verify
 from unet import weights
 
@@ -133,6 +133,17 @@ def test_a_stopped_run_goes_on_where_it_was(images, tmp_path, weights_file):
     assert {path: data for path, data in after.items() if path in before} == before
     assert tree(tmp_path / "out/masks") == tree(tmp_path / "whole/masks")
     assert statistics(tmp_path / "out") == statistics(tmp_path / "whole")
+
+
+def test_two_shards_are_in_work_at_once(images, tmp_path, weights_file, monkeypatch):
+    both, done = threading.Barrier(2, timeout=60), run_module.run_shard
+
+    def together(*arguments):
+        both.wait()
+        return done(*arguments)
+
+    monkeypatch.setattr(run_module, "run_shard", together)
+    assert run(job_of(images, tmp_path / "out", weights_file, "run.shard_size=6")).ok == 24
 
 
 def test_a_run_that_was_killed_while_it_was_planned_keeps_its_work_and_the_rest_follows(
@@ -368,9 +379,7 @@ def test_no_secret_is_left_anywhere(images, tmp_path, weights_file, monkeypatch)
 @pytest.mark.s3
 def test_a_bucket_gets_the_bytes_that_a_folder_gets(images, tmp_path, weights_file, bucket):
     local = run(job_of(images, tmp_path / "out", weights_file))
-    storage = open_storage(bucket)
-    for path, data in tree(images).items():
-        storage.write(f"in/{path}", data)
+    storage = uploaded(images, bucket)
     report = run(job_of(f"{bucket}/in", f"{bucket}/out", weights_file))
     assert (report.ok, report.record["commit_mode"]) == (local.ok, "worker")
     found = {
