@@ -91,8 +91,8 @@ def codecs(
 ) -> None:
     """What decoding images and encoding masks reach, on every core and on one."""
     from jobs import bench
-    from jobs.inputs import Inputs
-    from jobs.sources import Source
+    from jobs.inputs.fetch import Inputs
+    from jobs.inputs.sources import Source
 
     with bench.prepared(_job(input, ["nuclei"], None), images, side) as job:
         inputs = Inputs()

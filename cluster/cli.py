@@ -178,11 +178,11 @@ def plan(
     json: AsJson = False,
 ) -> None:
     """Count what a run would do, time a sample, reckon what it costs, and warn of wrong masks. Writes nothing."""
-    from jobs.doctor import warnings
     from jobs.estimate import estimate
-    from jobs.finetune import foreseen
+    from jobs.planning.doctor import warnings
     from jobs.recipe import fingerprint_of, load_weights, mask_values, threads_of
     from jobs.run import plan as make_plan
+    from jobs.training.finetune import foreseen
 
     selection = _selection(only, since, limit, sample)
     work = foreseen(_job(job, input, output, weights, [*selection, *(set or [])], date=date))
@@ -353,7 +353,7 @@ def finetune(
 
     Exit 3 where the gate refuses them.
     """
-    from jobs import finetune as training
+    from jobs.training import finetune as training
 
     work = _job(job, None, None, None, set)
     if evaluate:
@@ -503,7 +503,7 @@ def _said_stopped() -> int:
 
 
 def _summary(job: Job, record: dict[str, Any]) -> None:
-    from jobs.tuning import Tuning
+    from jobs.planning.tuning import Tuning
 
     output = job.output.rstrip("/")
     if not record["images"]:

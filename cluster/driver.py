@@ -40,7 +40,7 @@ from jobs.run import (
     pipeline_of_job,
 )
 from jobs.tally import Tally
-from jobs.training import Progress as Learning
+from jobs.training.loop import Progress as Learning
 
 _STARTS = 5
 """Workers that may die in a row before one gets ready, and two for each that is wanted; then it is the machine or the

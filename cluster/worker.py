@@ -7,7 +7,7 @@ import ray
 from jobs.attempt import ShardReport, run_shard
 from jobs.errors import MaskfleetError
 from jobs.job import Job
-from jobs.manifest import Shard
+from jobs.planning.manifest import Shard
 from jobs.run import OpenPipeline, Run
 
 

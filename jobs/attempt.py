@@ -12,14 +12,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from jobs import masks, statistics
+from jobs import statistics
 from jobs.commit import Commit, Commits, Object, checked, nonce, put
-from jobs.decoders import Failure
 from jobs.errors import StorageError
-from jobs.manifest import Manifest, Shard
+from jobs.images.decoders import Failure
+from jobs.inputs.sources import Record
+from jobs.masks import encode
 from jobs.meters import Meters
 from jobs.pipeline import Outcome, Pipeline
-from jobs.sources import Record
+from jobs.planning.manifest import Manifest, Shard
 from jobs.storage import LocalStorage, Storage
 
 _WRITES_IN_FLIGHT = 32
@@ -182,7 +183,7 @@ def masks_of(storage: Storage, commit: Commit) -> Iterator[tuple[str, bytes]]:
         StorageError: They are missing or damaged.
     """
     if MASKS in commit.objects:
-        yield from masks.untar(checked(storage, commit.objects[MASKS]))
+        yield from encode.untar(checked(storage, commit.objects[MASKS]))
     elif TABLE in commit.objects:
         yield from statistics.masks_in(checked(storage, commit.objects[TABLE]))
 
@@ -200,7 +201,7 @@ def _written(desk: Desk, shard: Shard, done: list[tuple[tuple[Record, str], Outc
     kind = TABLE if desk.format == "parquet" else MASKS
     rows = list(_rows(desk, attempt, f"{folder}/{kind}", done))
     if images:
-        data = statistics.parquet_with_masks(rows, images) if kind == TABLE else masks.tar(images.items())
+        data = statistics.parquet_with_masks(rows, images) if kind == TABLE else encode.tar(images.items())
         objects[kind] = put(desk.storage, f"{folder}/{kind}", data)
     objects[STATS] = put(desk.storage, f"{folder}/{STATS}", statistics.parquet(rows))
     return Commit(shard.id, attempt, objects, len(rows), sum(row["status"] == "failed" for row in rows))

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from jobs.manifest import Shard
+from jobs.planning.manifest import Shard
 
 Verdict = Literal["again", "split", "give_up"]
 

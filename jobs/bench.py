@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jobs.decode import decode
 from jobs.errors import JobError
+from jobs.images.decode import decode
+from jobs.inputs.sources import Source
 from jobs.job import Job
-from jobs.masks import Encoder, default_values
+from jobs.masks.encode import Encoder, default_values
 from jobs.pipeline import Pipeline
 from jobs.recipe import load_weights, segmenter_of, threads_of
 from jobs.run import Run, RunReport, pipeline_of
-from jobs.sources import Source
 from jobs.storage import open_storage
 from unet import roofline
 from unet.identity import Identity

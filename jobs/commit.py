@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from jobs.errors import Damaged, NotFound, StorageError
 from jobs.fence import Fence
-from jobs.manifest import Shard
+from jobs.planning.manifest import Shard
 from jobs.storage import Storage
 
 Mode = Literal["worker", "driver"]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from jobs.scores import dice
+from jobs.training.scores import dice
 
 SIZES = ((256, 256), (256, 320), (360, 360), (520, 696))
 """Height and width in px."""

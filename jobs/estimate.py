@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from jobs.attempt import Desk, ShardReport, run_shard
-from jobs.catalog import FINAL
 from jobs.commit import Commits
 from jobs.job import Job
-from jobs.manifest import Manifest, Shard
-from jobs.planning import in_memory, sampled
+from jobs.planning.catalog import FINAL
+from jobs.planning.manifest import Manifest, Shard
+from jobs.planning.plan import in_memory, sampled
 from jobs.recipe import threads_of
 from jobs.run import Planned, Run, pipeline_of_job
 from jobs.storage import LocalStorage, Storage

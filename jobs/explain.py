@@ -7,12 +7,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from jobs import catalog
 from jobs.attempt import STATS
 from jobs.commit import Commits
 from jobs.errors import NotFound
-from jobs.manifest import Manifest
-from jobs.planning import gone_rows
+from jobs.planning import catalog
+from jobs.planning.manifest import Manifest
+from jobs.planning.plan import gone_rows
 from jobs.storage import Storage, open_storage
 
 _TOLD = ("status", "stage", "error_class", "error_message", "attempt", "worker", "mask_object", "mask_member")

@@ -20,17 +20,17 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image
 
-from jobs import geotiff, rle
 from jobs.attempt import masks_of, rows_of
 from jobs.commit import Commits
 from jobs.errors import Changed, JobError, NotFound
-from jobs.inputs import Inputs
-from jobs.keys import chosen
-from jobs.masks import Encoder, bands, default_values, shape_of
-from jobs.parts import Fault, part_of
-from jobs.ranged import RangedFile
-from jobs.sources import Record
+from jobs.inputs.fetch import Inputs
+from jobs.inputs.sources import Record
+from jobs.masks import geotiff, rle
+from jobs.masks.encode import Encoder, bands, default_values, shape_of
 from jobs.storage import LocalStorage, Storage, open_storage
+from jobs.storage.keys import chosen
+from jobs.storage.parts import Fault, part_of
+from jobs.storage.ranged import RangedFile
 
 Kind = Literal["png", "voc", "coco", "geotiff"]
 

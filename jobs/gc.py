@@ -4,8 +4,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from jobs import catalog
 from jobs.commit import Commits
+from jobs.planning import catalog
 from jobs.storage import Entry, Storage, open_storage
 
 GRACE = 24 * 3600.0

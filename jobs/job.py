@@ -302,7 +302,7 @@ class Finetune(_Section):
     pick: Literal["last", "best"] = "last"
     """Which weights are the result: those of the last step, or of the best validation."""
     gate: Literal["better", "not-worse", "off"] = "better"
-    """What the new weights must be on the held-back pairs; see `jobs.gate`."""
+    """What the new weights must be on the held-back pairs; see `jobs.training.gate`."""
     on_refused: Literal["stop", "base"] = "stop"
     """What `run` does where they are not: ends with exit code 3, or goes on with the job's weights."""
     store: Literal["fp32", "fp16"] = "fp32"

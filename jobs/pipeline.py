@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs import rle
-from jobs.decode import STREAM
-from jobs.decoders import CODEC, Decoded, Decoders, Failure, Limits
 from jobs.errors import Changed, Denied, NotFound
-from jobs.inputs import Inputs, Reader
+from jobs.images.decode import STREAM
+from jobs.images.decoders import CODEC, Decoded, Decoders, Failure, Limits
+from jobs.images.streams import STREAM_BYTES, Stream, Unreadable
+from jobs.inputs.fetch import Inputs, Reader
+from jobs.inputs.sources import Record
+from jobs.masks import rle
 from jobs.meters import Lane, Meters, Wait
-from jobs.parts import Fault
-from jobs.sources import Record
-from jobs.streams import STREAM_BYTES, Stream, Unreadable
+from jobs.storage.parts import Fault
 
 if TYPE_CHECKING:  # `verify` and `status` come by here and must not wait for torch
     from unet.decision import Statistics
@@ -78,7 +78,7 @@ class Writer(Protocol):
 
 
 class Encoder(Protocol):
-    """What the pipeline needs of `jobs.masks.Encoder` or `jobs.rle.Encoder`."""
+    """What the pipeline needs of `jobs.masks.encode.Encoder` or `jobs.masks.rle.Encoder`."""
 
     def encode(self, classes: NDArray[np.uint8]) -> bytes | rle.Masks: ...
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
-from jobs import rle, statistics
+from jobs import statistics
 from jobs.errors import Denied, JobError, NotFound
 from jobs.job import Job
-from jobs.masks import Encoder, default_values
+from jobs.masks import rle
+from jobs.masks.encode import Encoder, default_values
 from jobs.storage import open_storage, split_url
 from unet import weights as unet_weights
 from unet.precision import DeviceError, Precision

@@ -23,29 +23,30 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from jobs import catalog, statistics, tuning, webhook
+from jobs import statistics, webhook
 from jobs.attempt import Desk, ShardReport, export, fail_shard, rows_of, run_shard, settle
 from jobs.backlog import Backlog, Task
 from jobs.bottleneck import limit, share_of_forward
 from jobs.commit import Commit, Commits, Mode, leaves, nonce, pending, probe
-from jobs.decoders import Failure
-from jobs.doctor import refuse_other_channels
 from jobs.errors import Denied, JobError, MaskfleetError, NotFound, Stopped, StorageError, Unfinished
 from jobs.fence import Fence
-from jobs.finetune import improved
-from jobs.indexes import Indexes
-from jobs.inputs import Inputs
+from jobs.images.decoders import Failure
+from jobs.inputs.fetch import Inputs
+from jobs.inputs.indexes import Indexes
+from jobs.inputs.sources import Source
 from jobs.job import Job
 from jobs.lock import Lock, locked
-from jobs.manifest import Manifest, Shard, folder_of, freeze_so_far, part_name
 from jobs.pipeline import SHARDS_IN_FLIGHT, Encoder, Pipeline
-from jobs.planning import LivePlan, Planning, first_of, gone_rows, in_memory
+from jobs.planning import catalog, tuning
+from jobs.planning.doctor import refuse_other_channels
+from jobs.planning.manifest import Manifest, Shard, folder_of, freeze_so_far, part_name
+from jobs.planning.plan import LivePlan, Planning, first_of, gone_rows, in_memory
+from jobs.planning.sample import limits_of
 from jobs.recipe import encoder_of, fingerprint_of, load_weights, mask_values, segmenter_of, threads_of
-from jobs.sample import limits_of
-from jobs.sources import Source
 from jobs.storage import Storage, open_storage
 from jobs.tally import Tally
-from jobs.training import Progress as Learning
+from jobs.training.finetune import improved
+from jobs.training.loop import Progress as Learning
 from unet.weights import Weights
 
 _PART_ROWS = 100_000

@@ -6,7 +6,7 @@ from typing import Any
 
 from jobs.commit import Commits, pending
 from jobs.errors import JobError, NotFound
-from jobs.manifest import Manifest
+from jobs.planning.manifest import Manifest
 from jobs.storage import open_storage
 
 

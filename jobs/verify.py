@@ -23,14 +23,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from jobs import catalog, masks, rle, statistics
+from jobs import statistics
 from jobs.attempt import TABLE, masks_of, rows_of
 from jobs.commit import Commit, Commits, checked, leaves, pending
 from jobs.errors import JobError, NotFound, StorageError
-from jobs.manifest import Manifest, Shard
-from jobs.order import Ahead, merged
+from jobs.masks import encode, rle
+from jobs.planning import catalog
+from jobs.planning.manifest import Manifest, Shard
 from jobs.run import outcomes_of
 from jobs.storage import Storage, open_storage
+from jobs.storage.order import Ahead, merged
 
 _ROWS = 512
 """Of a mask, looked at together."""
@@ -158,7 +160,7 @@ def _of_row(row: dict[str, Any], archive: dict[str, bytes], form: str) -> Iterat
 
 def _of_mask(row: dict[str, Any], data: bytes) -> Iterator[str]:
     try:
-        height, width, *_ = masks.shape_of(data)
+        height, width, *_ = encode.shape_of(data)
         counts = _counted(data)
     except ValueError as error:
         yield f"its mask is {error}"
@@ -185,7 +187,7 @@ def _of_runs(row: dict[str, Any]) -> Iterator[str]:
 def _counted(data: bytes) -> list[int]:
     """Pixels of each value or colour that is there."""
     counts: Counter[int] = Counter()
-    for band in masks.bands(data, _ROWS):
+    for band in encode.bands(data, _ROWS):
         shown = band if band.ndim == 2 else band.astype(np.int32) @ np.array([1, 2**8, 2**16], np.int32)
         counts.update(dict(zip(*(column.tolist() for column in np.unique(shown, return_counts=True)), strict=True)))
     return list(counts.values())

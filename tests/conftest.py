@@ -105,7 +105,7 @@ def draw_pairs(folder: Path, count: int = 12, *, classes: int = 2) -> tuple[Path
 
 def decoded_pairs(channels: int = 3) -> list:
     """Four pairs in memory, of two sizes, whose images are as light as their truth says."""
-    from jobs.pairs import Pair
+    from jobs.training.pairs import Pair
 
     random = np.random.default_rng(0)
     truths = [(random.random((height, 60)) > 0.5).astype(np.uint8) for height in (50, 70, 70, 70)]

@@ -1,6 +1,7 @@
 """The README says what is there."""
 
 import re
+import tomllib
 from pathlib import Path
 
 from typer.main import get_command
@@ -34,17 +35,26 @@ def test_every_command_and_key_and_column_is_in_the_readme():
 
 
 def test_the_tree_in_the_readme_is_the_tree_on_disk():
-    for folder in ("unet", "jobs", "cluster"):
-        for file in (ROOT / folder).glob("*.py"):
-            if file.name != "__init__.py":
-                assert re.search(rf"\b{file.name}\b", README), file
-    for name in re.findall(r"^[├│└─\s]+(\w+\.py)", README, re.MULTILINE):
-        assert list(ROOT.glob(f"*/{name}")), name
+    told, folders = set(), []
+    for line in README[README.index("\nunet/ ") : README.index("\ntests/ ")].splitlines():
+        if found := re.match(r"([│├└─\s]*)(\w+(?:/|\.py))", line):
+            depth = len(found[1]) // 4
+            folders[depth:] = [found[2]]
+            told.add("".join(folders))
+    files = {file for folder in ("unet", "jobs", "cluster") for file in (ROOT / folder).rglob("*.py")}
+    there = {str(file.relative_to(ROOT)) for file in files if file.name != "__init__.py"}
+    assert {path for path in told if path.endswith(".py")} == there
+
+
+def test_every_folder_of_code_is_installed():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    folders = (
+        file.parent.relative_to(ROOT) for top in ("unet", "jobs", "cluster") for file in (ROOT / top).rglob("*.py")
+    )
+    assert set(settings["tool"]["setuptools"]["packages"]) == {".".join(folder.parts) for folder in folders}
 
 
 def test_the_job_file_in_the_readme_is_a_job():
-    import tomllib
-
     (block,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
     Job.of(tomllib.loads(block))
 

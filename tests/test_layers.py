@@ -18,8 +18,8 @@ def test_the_layers_hold():
     ("code", "absent"),
     [
         ("import cluster.cli", {"torch", "ray", "s3fs", "pyarrow"}),
-        ("import jobs.decoders, jobs.decode", {"torch", "ray", "s3fs", "pyarrow", "pydantic"}),
-        ("import jobs.status, jobs.sources, jobs.storage", {"torch", "ray", "s3fs"}),
+        ("import jobs.images.decoders, jobs.images.decode", {"torch", "ray", "s3fs", "pyarrow", "pydantic"}),
+        ("import jobs.status, jobs.inputs.sources, jobs.storage", {"torch", "ray", "s3fs"}),
         ("import jobs.run", {"ray"}),
         ("import unet.segmenter, unet.weights", {"ray", "pyarrow", "PIL", "fsspec"}),
     ],

@@ -21,7 +21,7 @@ from scaling import logged
 import jobs.run
 from cluster import driver
 from jobs.job import Job
-from jobs.masks import Encoder, default_values
+from jobs.masks.encode import Encoder, default_values
 from jobs.recipe import load_weights
 from jobs.run import pipeline_of
 from jobs.verify import verify

@@ -21,9 +21,9 @@ import torch
 import jobs.run
 from cluster import driver
 from jobs import bench
+from jobs.inputs.sources import Source
 from jobs.job import Job
 from jobs.recipe import load_weights, segmenter_of
-from jobs.sources import Source
 from unet import roofline, weights
 from unet.model import UNet
 

@@ -22,7 +22,7 @@ from sources import drawn, table
 
 from jobs.bench import steady, with_identity
 from jobs.job import Job
-from jobs.masks import tar
+from jobs.masks.encode import tar
 from jobs.storage import LocalStorage
 
 EACH = 1000

@@ -150,7 +150,7 @@ def listing(_):
 def planning(output):
     """The plan, made and stored."""
     import jobs.run
-    from jobs.planning import LivePlan
+    from jobs.planning.plan import LivePlan
     from jobs.recipe import fingerprint_of, load_weights
     from jobs.storage import open_storage
 
@@ -191,7 +191,7 @@ def known(output):
     """A catalog as a first night leaves it, without doing its images."""
     import pyarrow as pa
 
-    from jobs import catalog
+    from jobs.planning import catalog
     from jobs.recipe import fingerprint_of, load_weights
     from jobs.storage import open_storage
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from jobs.decode import decode
+from jobs.images.decode import decode
 from unet import weights
 from unet.precision import Agreement, native
 from unet.segmenter import Segmenter

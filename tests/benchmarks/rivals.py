@@ -23,7 +23,7 @@ from PIL import Image
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from jobs.masks import Encoder, default_values
+from jobs.masks.encode import Encoder, default_values
 from unet import weights
 from unet.model import DoubleConv
 

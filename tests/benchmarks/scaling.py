@@ -28,7 +28,7 @@ from ray.cluster_utils import Cluster
 
 from cluster import driver
 from jobs.job import Job
-from jobs.masks import Encoder, default_values
+from jobs.masks.encode import Encoder, default_values
 from jobs.run import pipeline_of
 from unet import weights
 from unet.identity import Identity

@@ -14,8 +14,8 @@ import time
 from jobs.attempt import ShardReport
 from jobs.backlog import Backlog
 from jobs.commit import Commit, Commits
-from jobs.manifest import PART_SHARDS, shards_of
 from jobs.pipeline import SHARDS_IN_FLIGHT
+from jobs.planning.manifest import PART_SHARDS, shards_of
 from jobs.storage import LocalStorage
 from jobs.tally import Tally
 

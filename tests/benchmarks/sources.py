@@ -21,10 +21,10 @@ import torch
 from PIL import Image
 
 from jobs.bench import with_identity
+from jobs.inputs.sources import Source
 from jobs.job import Job
-from jobs.masks import tar
+from jobs.masks.encode import tar
 from jobs.run import run
-from jobs.sources import Source
 from jobs.storage import open_storage
 from unet import weights
 from unet.model import UNet

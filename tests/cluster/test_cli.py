@@ -261,8 +261,8 @@ def test_finetune_without_pairs_is_exit_2(images, tmp_path, weights_file):
 
 
 def test_a_training_that_is_killed_ends_with_the_same_bytes(tmp_path):
-    from jobs.finetune import finetune
     from jobs.job import Job
+    from jobs.training.finetune import finetune
 
     job = training_job(tmp_path / "killed")
     for step in ("3", "7"):

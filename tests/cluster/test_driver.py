@@ -108,7 +108,9 @@ def test_workers_and_decoders_that_are_killed_cost_nothing(tmp_path, weights_fil
         while not done.wait(0.7) and len(killed) < 4:
             for worker in workers_of_this_process()[:1]:
                 with suppress(psutil.Error, ProcessLookupError):  # it was just starting, or just ending
-                    children = [child for child in worker.children() if "jobs.decoders" in " ".join(child.cmdline())]
+                    children = [
+                        child for child in worker.children() if "jobs.images.decoders" in " ".join(child.cmdline())
+                    ]
                     victim = children[0] if children and len(killed) % 2 else worker
                     os.kill(victim.pid, signal.SIGKILL)
                     killed.append((victim.pid, "decoder" if victim is not worker else "worker"))

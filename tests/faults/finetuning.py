@@ -4,8 +4,8 @@ import os
 import signal
 import sys
 
-from jobs.finetune import finetune
 from jobs.job import Job
+from jobs.training.finetune import finetune
 
 
 def main() -> None:

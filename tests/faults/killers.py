@@ -6,7 +6,7 @@ import time
 import torch
 from faults import codecs
 
-from jobs.masks import Encoder, default_values
+from jobs.masks.encode import Encoder, default_values
 from jobs.recipe import load_weights
 from jobs.run import pipeline_of
 from unet.segmenter import Segmenter

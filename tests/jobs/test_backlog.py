@@ -2,7 +2,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.backlog import Backlog
-from jobs.manifest import Shard
+from jobs.planning.manifest import Shard
 
 
 def shards(sizes):

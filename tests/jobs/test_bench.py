@@ -7,8 +7,8 @@ from PIL import Image
 
 from jobs import bench, run
 from jobs.errors import JobError
+from jobs.inputs.sources import Source
 from jobs.job import Job
-from jobs.sources import Source
 
 
 def job_of(weights_file, input_=""):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from jobs.commit import Commit, Commits, Object, checked, leaves, nonce, pending, probe, put
 from jobs.errors import Damaged, NotFound, StorageError
-from jobs.manifest import Shard
+from jobs.planning.manifest import Shard
 from jobs.storage import LocalStorage, open_storage
 
 

@@ -12,7 +12,7 @@ from jobs.commit import Commits
 from jobs.errors import JobError
 from jobs.export import export
 from jobs.job import Job
-from jobs.masks import Encoder
+from jobs.masks.encode import Encoder
 from jobs.recipe import encoder_of, load_weights
 from jobs.run import pipeline_of, run
 from jobs.storage import open_storage

@@ -34,7 +34,7 @@ def test_only_old_files_that_no_commit_names_are_garbage(tmp_path, weights_file)
 def test_catalog_files_that_were_merged_into_others_are_garbage(tmp_path):
     import pyarrow as pa
 
-    from jobs import catalog
+    from jobs.planning import catalog
     from jobs.storage import LocalStorage
 
     storage = LocalStorage(str(tmp_path))

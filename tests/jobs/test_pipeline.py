@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs import pipeline as module
-from jobs.sources import Record
+from jobs.inputs.sources import Record
 
 RECORDS = st.lists(
     st.builds(Record, st.just("k"), st.sampled_from(["/a/b.png", "s3://a/b.png"]), st.none() | st.integers(0, 2**21), st.none()),

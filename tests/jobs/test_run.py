@@ -149,15 +149,15 @@ def test_two_shards_are_in_work_at_once(images, tmp_path, weights_file, monkeypa
 def test_a_run_that_was_killed_while_it_was_planned_keeps_its_work_and_the_rest_follows(
     images, tmp_path, weights_file, monkeypatch
 ):
-    monkeypatch.setattr("jobs.planning.PART_SHARDS", 2)
-    monkeypatch.setattr("jobs.manifest.PART_SHARDS", 2)
-    monkeypatch.setattr("jobs.planning.LivePlan._store_rest", lambda self: None)  # the listing hangs
+    monkeypatch.setattr("jobs.planning.plan.PART_SHARDS", 2)
+    monkeypatch.setattr("jobs.planning.manifest.PART_SHARDS", 2)
+    monkeypatch.setattr("jobs.planning.plan.LivePlan._store_rest", lambda self: None)  # the listing hangs
     job = job_of(images, tmp_path / "out", weights_file)
     with pytest.raises(Stopped):
         run(job, stopped=once_committed(tmp_path / "out", 2))
     monkeypatch.undo()
-    monkeypatch.setattr("jobs.planning.PART_SHARDS", 2)
-    monkeypatch.setattr("jobs.manifest.PART_SHARDS", 2)
+    monkeypatch.setattr("jobs.planning.plan.PART_SHARDS", 2)
+    monkeypatch.setattr("jobs.planning.manifest.PART_SHARDS", 2)
     before = tree(tmp_path / "out" / "runs")
     assert not [path for path in before if "frozen" in path]
     report = run(job)

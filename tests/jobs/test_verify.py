@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from jobs import catalog
 from jobs.errors import JobError
 from jobs.job import Job
+from jobs.planning import catalog
 from jobs.run import run
 from jobs.verify import verify
 
@@ -109,7 +109,7 @@ def test_an_output_without_runs_is_no_output(tmp_path):
 
 
 def test_a_mask_that_its_row_does_not_describe_is_found():
-    from jobs.masks import Encoder
+    from jobs.masks.encode import Encoder
     from jobs.verify import _of_mask
 
     data = Encoder([0, 255]).encode(np.zeros((4, 5), np.uint8))
@@ -119,7 +119,7 @@ def test_a_mask_that_its_row_does_not_describe_is_found():
 
 
 def test_run_lengths_that_do_not_fit_their_row_are_found():
-    from jobs.rle import Encoder
+    from jobs.masks.rle import Encoder
     from jobs.verify import _of_runs
 
     classes = np.array([[0, 1], [1, 1]], np.uint8)

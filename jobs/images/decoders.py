@@ -1,0 +1,410 @@
+"""Decoding processes: hostile bytes are opened where a crash costs one image and no credentials are.
+
+Each process (`jobs.images.isolation`) gets groups of encoded images over a socket and writes their pixels into
+a slot of one block of shared memory. It has limits on memory, time and pixels, and is replaced when it
+dies or hangs.
+"""
+
+import importlib
+import json
+import math
+import mmap
+import queue
+import struct
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jobs.errors import MaskfleetError
+from jobs.images.decode import STREAM_PIXELS
+from jobs.images.isolation import Block, DidNotStart, Isolated, be_quiet, limit_memory, limit_time, shared_block
+from jobs.meters import Lane, Meters, Wait
+
+CODEC = "jobs.images.decode:decode"
+"""Module and function that decode; see `jobs.images.decode.decode` for its contract."""
+
+GROUP = 16
+"""Encoded images sent at once; a message per image would cost more than small images' decoding."""
+
+GROUP_BYTES = 32 * 2**20
+"""A group ends early when its encoded images exceed this."""
+
+TRIES = 3
+"""Processes that one image may cost. More than one, since a process can also be killed from outside."""
+
+_PAGE = mmap.ALLOCATIONGRANULARITY
+_CELL = struct.Struct("<q")
+
+
+class Failure(NamedTuple):
+    """Why an image has no mask.
+
+    Attributes:
+        stage: `fetch`, `decode`, `segment`, `encode` or `worker`.
+        error_class: A word for programs.
+        message: A sentence for people, with the remedy.
+    """
+
+    stage: str
+    error_class: str
+    message: str
+
+
+class Decoded(NamedTuple):
+    """An image from a decoding process.
+
+    Attributes:
+        number: As it was passed in.
+        pixels: (H, W, C), uint8, in shared memory; valid until the next one is asked for. None on failure.
+        size: Stored height and width; (0, 0) on failure.
+        seconds: Time that decoding took.
+        failure: Why not, or None.
+    """
+
+    number: int
+    pixels: NDArray[np.uint8] | None
+    size: tuple[int, int]
+    seconds: float
+    failure: Failure | None
+
+
+class _Encoded(NamedTuple):
+    number: int
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one image may cost, and what it becomes.
+
+    Attributes:
+        channels: See `jobs.images.decode.decode`; likewise scale and upright.
+        max_pixels: Of an image as stored.
+        seconds: Of decoding.
+        memory: Bytes a process may have beside the shared block.
+    """
+
+    channels: int
+    scale: float = 1.0
+    upright: bool = False
+    max_pixels: int = STREAM_PIXELS
+    seconds: float = 20.0
+    memory: int = 2 * 2**30
+
+    @property
+    def slot(self) -> int:
+        """Bytes that hold the pixels of any image that is decoded whole."""
+        pixels = math.ceil(min(self.max_pixels, STREAM_PIXELS) * max(1.0, self.scale**2))
+        return -(-pixels * self.channels // _PAGE) * _PAGE
+
+
+class Decoders:
+    """A pool of decoding processes. Close it, or use it as a context.
+
+    Args:
+        limits: For each image.
+        processes: How many.
+        users: How many threads may iterate over `decode` at once.
+        codec: Module and function that decode.
+
+    Raises:
+        MaskfleetError: A process does not start.
+    """
+
+    def __init__(self, limits: Limits, *, processes: int, users: int = 1, codec: str = CODEC) -> None:
+        self.limits = limits
+        self.lookahead = processes + 2
+        slots = self.lookahead * users
+        # Untouched pages of the block take no memory, so that each slot can hold the largest image.
+        self._block = shared_block(_PAGE * (processes + slots * (limits.slot // _PAGE)))
+        self._slots: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for slot in range(slots):
+            self._slots.put(_PAGE * processes + slot * limits.slot)
+        self._pixels = np.frombuffer(self._block.map, np.uint8)
+        self._idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
+        self._threads = ThreadPoolExecutor(processes, "decode")
+        starting = [
+            self._threads.submit(_Process, self._block, cell * _PAGE, limits, codec) for cell in range(processes)
+        ]
+        self._all = [start.result() for start in starting]
+        for process in self._all:
+            self._idle.put(process)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def process_ids(self) -> list[int]:
+        """Of the decoding processes that live now."""
+        return [process.pid for process in self._all]
+
+    def close(self) -> None:
+        """End the processes."""
+        for process in self._all:
+            process.stop()
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def decode(self, encoded: Iterable[tuple[int, bytes | Failure]], meters: Meters | None = None) -> Iterator[Decoded]:
+        """Decode images, in the order given.
+
+        Args:
+            encoded: An index of the caller's and a file's bytes, or why there are none, which is passed on.
+            meters: Count where the time goes.
+
+        Yields:
+            One `Decoded` each.
+        """
+        pending: deque[tuple[int, Future[_Answer]]] = deque()
+        images = iter(encoded)
+        meters = meters or Meters()
+        wait = Wait()
+        try:
+            while True:
+                while len(pending) < self.lookahead and (group := _awaited_group(images, wait)):
+                    pending.append(self._submit(group, meters, wait))
+                    wait = Wait()
+                if not pending:
+                    return
+                slot, future = pending.popleft()
+                try:
+                    decoded, rest = future.result()
+                    with wait.for_room():
+                        yield from decoded
+                finally:
+                    self._slots.put(slot)
+                if rest:
+                    # What did not fit goes next, in the room that was just given back.
+                    pending.appendleft(self._submit(rest, meters, wait))
+                    wait = Wait()
+        finally:
+            for slot, future in pending:
+                if not future.cancel():
+                    future.exception()
+                self._slots.put(slot)
+
+    def _submit(self, group: "list[_Encoded | Decoded]", meters: Meters, wait: Wait) -> "tuple[int, Future[_Answer]]":
+        slot = self._slots.get()
+        return slot, self._threads.submit(self._decode_group, group, slot, meters, wait)
+
+    def _decode_group(self, group: "list[_Encoded | Decoded]", slot: int, meters: Meters, wait: Wait) -> "_Answer":
+        encoded = [item for item in group if isinstance(item, _Encoded)]
+        process = self._idle.get()
+        try:
+            with process.lane.work(meters, wait):
+                answers, rest = self._answers(process, encoded, slot)
+        finally:
+            self._idle.put(process)
+        done: list[Decoded] = []
+        left: list[_Encoded | Decoded] = []
+        for item in group:
+            # Order is kept: behind the first image that did not fit, all wait.
+            if left or item.number in rest:
+                left.append(item)
+            else:
+                done.append(item if isinstance(item, Decoded) else answers[item.number])
+        return done, left
+
+    def _answers(self, process: "_Process", encoded: list[_Encoded], slot: int) -> tuple[dict[int, Decoded], set[int]]:
+        """Answers by index, and the indices of what did not fit into the slot."""
+        answers: dict[int, Decoded] = {}
+        deaths: Counter[int] = Counter()
+        todo = list(encoded)
+        while todo:
+            try:
+                replies = process.ask(todo, slot)
+            except _Died as death:
+                culprit = todo[death.position]
+                deaths[culprit.number] += 1
+                if deaths[culprit.number] >= TRIES:
+                    failure = Failure(
+                        "decode", death.error_class, f"{death}, {TRIES} times; look at this file by itself"
+                    )
+                    answers[culprit.number] = Decoded(culprit.number, None, (0, 0), 0.0, failure)
+                    todo.pop(death.position)
+                continue
+            for item, reply in zip(todo, replies, strict=False):
+                answers[item.number] = self._decoded(item.number, reply)
+            return answers, {item.number for item in todo[len(replies) :]}
+        return answers, set()
+
+    def _decoded(self, index: int, reply: list[Any]) -> Decoded:
+        if reply[0] != "ok":
+            return Decoded(index, None, (0, 0), float(reply[3]), Failure("decode", str(reply[1]), str(reply[2])))
+        _, offset, height, width, stored_height, stored_width, seconds = reply
+        size = height * width * self.limits.channels
+        pixels = self._pixels[offset : offset + size].reshape(height, width, self.limits.channels)
+        return Decoded(index, pixels, (stored_height, stored_width), seconds, None)
+
+
+_Answer = tuple[list[Decoded], "list[_Encoded | Decoded]"]
+
+
+def _awaited_group(images: Iterator[tuple[int, bytes | Failure]], wait: Wait) -> list[_Encoded | Decoded]:
+    with wait.for_input():
+        return _group(images)
+
+
+def _group(images: Iterator[tuple[int, bytes | Failure]]) -> list[_Encoded | Decoded]:
+    group: list[_Encoded | Decoded] = []
+    size = 0
+    for index, item in islice(images, GROUP):
+        if isinstance(item, Failure):
+            group.append(Decoded(index, None, (0, 0), 0.0, item))
+        else:
+            group.append(_Encoded(index, item))
+            size += len(item)
+        if size > GROUP_BYTES:
+            break
+    return group
+
+
+class _Died(Exception):
+    """A decoding process died or hung at the image of this position in its group."""
+
+    def __init__(self, error_class: str, message: str, position: int) -> None:
+        super().__init__(message)
+        self.error_class = error_class
+        self.position = position
+
+
+class _Process:
+    """One decoding process and its socket; started again when it has died."""
+
+    def __init__(self, block: Block, cell: int, limits: Limits, codec: str) -> None:
+        self._block, self._cell, self._limits, self._codec = block, cell, limits, codec
+        self.lane = Lane("decode")
+        self._start()
+
+    def _start(self) -> None:
+        settings = {
+            "block": self._block.descriptor,
+            "size": len(self._block.map),
+            "cell": self._cell,
+            "codec": self._codec,
+            **vars(self._limits),
+        }
+        for attempt in range(1, TRIES + 1):
+            try:
+                self._process = Isolated("jobs.images.decoders", settings, [self._block.descriptor])
+                break
+            except DidNotStart as error:
+                if error.by_itself or attempt == TRIES:
+                    raise MaskfleetError(
+                        f"a decoding process does not start ({error}); check that maskfleet is installed for this "
+                        "interpreter"
+                    ) from error
+        self._connection = self._process.connection
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def stop(self) -> None:
+        self._process.stop()
+
+    def ask(self, group: list[_Encoded], slot: int) -> list[list[Any]]:
+        """Replies for the images from the first to the last that fitted.
+
+        Raises:
+            _Died: The process is dead or was killed for taking too long, and another stands ready.
+        """
+        _CELL.pack_into(self._block.map, self._cell, 0)
+        header = json.dumps({"slot": slot, "sizes": [len(item.data) for item in group]}).encode()
+        try:
+            self._connection.send_bytes(header)
+            self._connection.send_bytes(b"".join(item.data for item in group))
+            error_class, message = self._wait()
+            if error_class is None:
+                replies: list[list[Any]] = json.loads(self._connection.recv_bytes())
+                return replies
+        except (EOFError, OSError, ValueError):
+            error_class, message = "crash", "it killed the decoding process"
+        position = min(self._position(), len(group) - 1)
+        self.stop()
+        self._start()
+        raise _Died(error_class, message, position)
+
+    def _wait(self) -> tuple[str | None, str]:
+        position, since = self._position(), time.monotonic()
+        while not self._connection.poll(min(1.0, self._limits.seconds / 4)):
+            now = self._position()
+            if now != position:
+                position, since = now, time.monotonic()
+            elif time.monotonic() - since > self._limits.seconds:
+                return "timeout", f"it decoded for more than {self._limits.seconds:g} s"
+        return None, ""
+
+    def _position(self) -> int:
+        return max(0, int(_CELL.unpack_from(self._block.map, self._cell)[0]))
+
+
+# What runs in the process ------------------------------------------------------------------------
+
+
+def _serve(settings: dict[str, Any]) -> None:
+    module, _, function = settings["codec"].partition(":")
+    codec = getattr(importlib.import_module(module), function)
+    block = mmap.mmap(settings["block"], settings["size"])
+    connection = Connection(settings["socket"])
+    limit_memory(settings["memory"])
+    connection.send_bytes(b"ready")
+    be_quiet()
+    while True:
+        try:
+            header = json.loads(connection.recv_bytes())
+            data = memoryview(connection.recv_bytes())
+        except EOFError:
+            return
+        connection.send_bytes(json.dumps(_replies(codec, block, settings, header, data)).encode())
+
+
+def _replies(
+    codec: Callable[..., Any], block: mmap.mmap, settings: dict[str, Any], header: dict[str, Any], data: memoryview
+) -> list[list[Any]]:
+    replies: list[list[Any]] = []
+    limits = {name: settings[name] for name in ("channels", "scale", "max_pixels", "upright")}
+    room = Limits(**limits).slot
+    shared = np.frombuffer(block, np.uint8)
+    used = start = 0
+    for position, size in enumerate(header["sizes"]):
+        _CELL.pack_into(block, settings["cell"], position)
+        limit_time(settings["seconds"])
+        began = time.perf_counter()
+        try:
+            pixels, stored = codec(bytes(data[start : start + size]), **limits)
+        except MemoryError:
+            message = f"decoding needs more than run.decode_memory = {settings['memory']} bytes"
+            replies.append(["failed", "memory", message, time.perf_counter() - began])
+        except Exception as error:
+            error_class = getattr(error, "error_class", "corrupt")
+            replies.append(["failed", error_class, str(error), time.perf_counter() - began])
+        else:
+            if pixels.size > room:
+                message = f"{pixels.shape[1]}×{pixels.shape[0]} px after scaling; raise run.max_image_pixels"
+                replies.append(["failed", "too_large", message, time.perf_counter() - began])
+                start += size
+                continue
+            if used + pixels.size > room:
+                return replies
+            offset = header["slot"] + used
+            shared[offset : offset + pixels.size] = pixels.reshape(-1)
+            used += pixels.size
+            replies.append(["ok", offset, *pixels.shape[:2], *stored, time.perf_counter() - began])
+        start += size
+    return replies
+
+
+if __name__ == "__main__":
+    _serve(json.loads(sys.argv[1]))

@@ -1,0 +1,1 @@
+"""What an input names, and its bytes."""

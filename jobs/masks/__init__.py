@@ -1,0 +1,1 @@
+"""Class maps to files."""

@@ -1,0 +1,1 @@
+"""Which images a run does, how, and what it will find."""

@@ -1,0 +1,96 @@
+"""A few of a job's images, decoded: what is measured before a run, and what a doctor looks at."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jobs.errors import Changed, Denied, NotFound
+from jobs.images.decode import STREAM
+from jobs.images.decoders import Decoders, Failure, Limits
+from jobs.images.streams import STREAM_BYTES, Stream, Unreadable
+from jobs.inputs.fetch import Inputs
+from jobs.inputs.sources import Record
+from jobs.job import Job
+from jobs.storage.parts import Fault
+
+IMAGES = 16
+"""Looked at, at most."""
+
+_LARGE = 1
+"""Of images that are read in rows so many are enough: out of a bucket, each comes whole."""
+
+_SIDE = 768
+"""Of larger images the upper left corner is enough, in px."""
+
+
+class Example(NamedTuple):
+    """An image of the sample.
+
+    Attributes:
+        record: Which.
+        pixels: As the network sees it, (H, W, C), at most 768² px of it; None where it does not decode, or where
+            more images are too large to be decoded whole than are looked at.
+        failure: Why it does not decode.
+    """
+
+    record: Record
+    pixels: NDArray[np.uint8] | None = None
+    failure: Failure | None = None
+
+
+def limits_of(job: Job, channels: int) -> Limits:
+    """What one image of a job may cost, and what it becomes for a network of so many channels."""
+    return Limits(
+        channels=channels,
+        scale=job.inference.scale,
+        upright=job.inference.orientation == "upright",
+        max_pixels=job.run.max_image_pixels,
+        seconds=job.run.decode_seconds,
+        memory=job.run.decode_memory,
+    )
+
+
+def sample(job: Job, channels: int, records: Sequence[Record]) -> list[Example]:
+    """The images of some records, in their order."""
+    inputs = Inputs(profile=job.profile)
+    reader = inputs.reader(records)
+
+    def fetched(record: Record) -> bytes | Failure:
+        if (record.size or 0) > STREAM_BYTES:
+            return Failure("decode", STREAM, "larger than what is read whole")
+        try:
+            return reader.read(record)
+        except (NotFound, Changed, Denied, Fault) as error:
+            return Failure("fetch", "missing", str(error))
+
+    limits = limits_of(job, channels)
+    with Decoders(limits, processes=1) as decoders:
+        decoded = decoders.decode((number, fetched(record)) for number, record in enumerate(records))
+        examples = [
+            Example(
+                records[image.number],
+                None if image.pixels is None else image.pixels[:_SIDE, :_SIDE].copy(),
+                image.failure,
+            )
+            for image in decoded
+        ]
+    large = [
+        number for number, example in enumerate(examples) if example.failure and example.failure.error_class == STREAM
+    ]
+    for number in large:
+        looked_at = number in large[:_LARGE]
+        examples[number] = _corner(inputs, records[number], limits) if looked_at else Example(records[number])
+    return examples
+
+
+def _corner(inputs: Inputs, record: Record, limits: Limits) -> Example:
+    """Of an image that is read in rows."""
+    try:
+        with inputs.opened(record) as file, Stream(file.fileno(), limits) as stream:
+            return Example(record, stream.read(0, min(_SIDE, stream.height))[0, :, :_SIDE].copy())
+    except Unreadable as error:
+        return Example(record, failure=error.failure)
+    except (NotFound, Changed, Denied, Fault) as error:
+        return Example(record, failure=Failure("fetch", "missing", str(error)))

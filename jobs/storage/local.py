@@ -1,0 +1,210 @@
+"""A folder as storage: fsynced temporary files, and `os.link` for create-if-absent."""
+
+import itertools
+import os
+import re
+import secrets
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+import pyarrow as pa
+
+from jobs.errors import Changed, Denied, NotFound, StorageError
+from jobs.storage.contract import Entry, Storage
+from jobs.storage.pages import OBJECTS
+from jobs.storage.parts import FAULTS, Fault
+
+_TEMPORARY = ".maskfleet-tmp-"
+_ROWS = 1024
+"""Of a table of a local listing."""
+
+
+class LocalStorage(Storage):
+    """A folder. Needs a file system with hard links for `create`."""
+
+    def __init__(self, root: str) -> None:
+        self.root = os.path.abspath(root)
+
+    def read(self, path: str, etag: str | None = None) -> bytes:
+        file = self._file(path)
+        with _translated(file), open(file, "rb") as stream:
+            # The state of the open file, before and after: a writer in between would give a mixture.
+            before = os.fstat(stream.fileno())
+            data = stream.read()
+            after = os.fstat(stream.fileno())
+        if _etag(before) != _etag(after) or (etag is not None and _etag(after) != etag):
+            raise Changed(f"{file} changed after the plan; run again to plan it as it is now")
+        return data
+
+    def read_range(self, path: str, start: int, length: int, etag: str | None = None) -> bytes:
+        file = self._file(path)
+        with _translated(file), open(file, "rb", buffering=0) as stream:
+            stream.seek(start)
+            data = stream.read(length)
+            while len(data) < length and (more := stream.read(length - len(data))):
+                data += more
+            state = _etag(os.fstat(stream.fileno()))
+        if etag is not None and state != etag:
+            raise Changed(f"{file} changed after the plan; run again to plan it as it is now")
+        return data
+
+    @contextmanager
+    def opened(self, path: str, etag: str | None = None) -> Iterator[BinaryIO]:
+        file = self._file(path)
+        with _translated(file), open(file, "rb") as stream:
+            yield stream
+            state = _etag(os.fstat(stream.fileno()))
+        if etag is not None and state != etag:
+            raise Changed(f"{file} changed after the plan; run again to plan it as it is now")
+
+    def write(self, path: str, data: bytes) -> None:
+        file = self._file(path)
+        with _translated(file):
+            temporary = self._temporary(file, data)
+            os.replace(temporary, file)
+            _sync_folder(file.parent)
+
+    def create(self, path: str, data: bytes) -> bool:
+        file = self._file(path)
+        with _translated(file):
+            temporary = self._temporary(file, data)
+            try:
+                os.link(temporary, file)
+            except FileExistsError:
+                return False
+            finally:
+                os.unlink(temporary)
+            _sync_folder(file.parent)
+        return True
+
+    def export(self, path: str, data: bytes) -> None:
+        """`write` without waiting for the disk: for copies that can be made again."""
+        file = self._file(path)
+        with _translated(file):
+            temporary = self._temporary(file, data, sync=False)
+            os.replace(temporary, file)
+
+    def delete(self, path: str) -> None:
+        file = self._file(path)
+        with _translated(file), suppress(FileNotFoundError):
+            os.unlink(file)
+
+    def listed(self, path: str = "") -> Iterator[pa.Table]:
+        entries = self._below(self._file(path), path.strip("/"), frozenset())
+        while chunk := list(itertools.islice(entries, _ROWS)):
+            yield _table(chunk)
+
+    def _below(self, folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[Entry]:
+        try:
+            status = os.stat(folder)
+            # A folder stands where the paths below it do: behind `a.jpg` come those of `a/`, then `a0.jpg`.
+            items = sorted(os.scandir(folder), key=lambda item: _shown(item.name) + "/" * item.is_dir())
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except PermissionError as error:
+            raise Denied(f"folder {folder} cannot be read; check its permissions") from error
+        identity = (status.st_dev, status.st_ino)
+        if identity in above:  # a link back to a folder that this one is in
+            return
+        for item in items:
+            path = f"{prefix}/{_shown(item.name)}" if prefix else _shown(item.name)
+            try:
+                if item.is_dir():
+                    yield from self._below(folder / item.name, path, above | {identity})
+                elif item.is_file() and not item.name.startswith(_TEMPORARY):
+                    status = item.stat()
+                    yield Entry(path, status.st_size, _etag(status), status.st_mtime)
+            except FileNotFoundError:  # deleted since the folder was read
+                continue
+
+    def names(self, path: str) -> list[str]:
+        try:
+            return sorted(name for name in os.listdir(self._file(path)) if not name.startswith(_TEMPORARY))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def entry(self, path: str) -> Entry:
+        file = self._file(path)
+        with _translated(file):
+            status = os.stat(file)
+        if not stat.S_ISREG(status.st_mode):
+            raise NotFound(f"{file} is no file")
+        return Entry(path, status.st_size, _etag(status), status.st_mtime)
+
+    def _file(self, path: str) -> Path:
+        if any(part == ".." for part in path.split("/")) or path.startswith("/"):
+            raise StorageError(f"path {path!r} leads out of {self.root}")
+        return Path(self.root, path)
+
+    def _temporary(self, file: Path, data: bytes, *, sync: bool = True) -> str:
+        # In the final folder, since a name can only be given atomically within one file system.
+        temporary = f"{file.parent}/{_TEMPORARY}{secrets.token_hex(8)}"
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        except FileNotFoundError:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+            if sync:
+                os.fsync(descriptor)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+        finally:
+            os.close(descriptor)
+        return temporary
+
+
+class _translated:  # noqa: N801  (reads as a statement)
+    """Errors of the operating system as this package's."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, FileNotFoundError) and os.path.exists(_as_stored(self.file)):
+            raise Fault("bad_name", f"{self.file}: {FAULTS['bad_name']}") from error
+        if isinstance(error, FileNotFoundError | IsADirectoryError):
+            raise NotFound(f"there is no file {self.file}") from error
+        if isinstance(error, NotADirectoryError | FileExistsError):
+            raise StorageError(f"{self.file} cannot be made: a file stands where a folder should; move it") from error
+        if isinstance(error, PermissionError):
+            raise Denied(f"{self.file}: permission denied; check the owner and mode of its folder") from error
+        if isinstance(error, OSError):
+            raise StorageError(f"{self.file}: {error.strerror or error}") from error
+
+
+def _table(entries: Iterable[Entry]) -> pa.Table:
+    columns = zip(*entries, strict=True)
+    return pa.Table.from_arrays(
+        [pa.array(column, field.type) for column, field in zip(columns, OBJECTS, strict=True)], schema=OBJECTS
+    )
+
+
+def _shown(name: str) -> str:
+    """A name as text, with escapes for bytes that are not UTF-8."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _as_stored(file: Path) -> bytes:
+    return re.sub(rb"\\x([0-9a-f]{2})", lambda found: bytes.fromhex(found[1].decode()), os.fsencode(file))
+
+
+def _etag(status: os.stat_result) -> str:
+    return f"mtime-{status.st_mtime_ns}-{status.st_size}"
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""Corrected masks to better weights."""

@@ -1,0 +1,92 @@
+"""Batches of augmented crops, each by its number alone, so that training goes on where it stopped."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+from torch import Tensor
+
+from jobs.training.pairs import Pair
+
+_ZOOM = (0.75, 1.3)
+
+
+class Crops:
+    """Square crops of pairs of any size: zoomed, flipped, turned, relit, recoloured, blurred, roughened.
+
+    Pairs of one size and lightness are taken for a kind; a rare kind is drawn more often than its share, by the root of
+    its count.
+
+    Args:
+        pairs: To draw from.
+        side: Of a crop, px.
+        batch_size: Crops of a batch.
+        seed: With a batch's number it decides everything that is drawn.
+    """
+
+    def __init__(self, pairs: Sequence[Pair], *, side: int, batch_size: int, seed: int) -> None:
+        self._pairs, self._side, self._batch_size, self._seed = pairs, side, batch_size, seed
+        kinds = [(pair.truth.shape, bool(pair.image[::4, ::4].mean() > 127)) for pair in pairs]
+        counts = Counter(kinds)
+        chances = np.array([counts[kind] ** -0.5 for kind in kinds])
+        self._chances = chances / chances.sum()
+
+    def keys(self, number: int) -> list[str]:
+        """Of the images of a batch."""
+        return [self._pairs[index].key for index in self._drawn(np.random.default_rng((self._seed, number)))]
+
+    def batch(self, number: int) -> tuple[Tensor, Tensor]:
+        """Pixels (B, C, H, W) and classes (B, H, W) of a batch, uint8."""
+        random = np.random.default_rng((self._seed, number))
+        drawn = [_crop(self._pairs[index], self._side, random) for index in self._drawn(random)]
+        pixels = np.stack([image for image, _ in drawn]).transpose(0, 3, 1, 2)
+        return torch.from_numpy(pixels), torch.from_numpy(np.stack([truth for _, truth in drawn]))
+
+    def _drawn(self, random: np.random.Generator) -> NDArray[np.int64]:
+        return random.choice(len(self._pairs), self._batch_size, p=self._chances)
+
+
+def _crop(pair: Pair, side: int, random: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    height, width = pair.truth.shape
+    window = max(1, min(height, width, int(side * random.uniform(*_ZOOM))))
+    top, left = int(random.integers(height - window + 1)), int(random.integers(width - window + 1))
+    box = (left, top, left + window, top + window)
+    channels = pair.image.shape[2]
+    blur = random.uniform(0.3, 1.2) if random.random() < 0.15 else 0.0
+    part = np.ascontiguousarray(pair.image[top : top + window, left : left + window])
+    planes = [Image.fromarray(part)] if channels == 3 else [Image.fromarray(part[..., c]) for c in range(channels)]
+    planes = [plane.resize((side, side), Image.Resampling.BILINEAR) for plane in planes]
+    if blur:
+        planes = [plane.filter(ImageFilter.GaussianBlur(blur)) for plane in planes]
+    pixels = np.asarray(planes[0]) if channels == 3 else np.stack([np.asarray(plane) for plane in planes], axis=2)
+    classes = np.asarray(Image.fromarray(pair.truth).resize((side, side), Image.Resampling.NEAREST, box))
+    turns = int(random.integers(4))
+    pixels, classes = np.rot90(pixels, turns), np.rot90(classes, turns)
+    if random.random() < 0.5:
+        pixels, classes = pixels[:, ::-1], classes[:, ::-1]
+    return _roughened(_relit(pixels, random), random), np.ascontiguousarray(classes)
+
+
+def _relit(pixels: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
+    # Gain and gamma only: an offset would drown the many images whose nuclei are a tenth as bright as white.
+    curve = np.linspace(0, 1, 256) ** random.uniform(0.75, 1.3) * random.uniform(0.7, 1.4)
+    if random.random() < 0.1:
+        curve = 1 - curve
+    table = (curve.clip(0, 1) * 255).round().astype(np.uint8)
+    return np.ascontiguousarray(table[pixels])
+
+
+def _roughened(pixels: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
+    """Another stain or no colour, and a sensor's noise, sometimes."""
+    light = pixels.astype(np.float32)
+    stain = random.random()
+    if stain < 0.3:
+        light *= random.uniform(0.85, 1.15, (pixels.shape[2],)).astype(np.float32)
+    elif stain < 0.4:
+        light = np.repeat(light.mean(axis=2, keepdims=True), pixels.shape[2], axis=2)
+    if random.random() < 0.15:
+        light += random.normal(0, random.uniform(1, 6), light.shape).astype(np.float32)
+    return np.clip(light, 0, 255).round().astype(np.uint8)

@@ -1,0 +1,183 @@
+import io
+import os
+import shutil
+import signal
+import threading
+import time
+from contextlib import suppress
+
+import numpy as np
+import psutil
+import pytest
+from faults import codecs
+from PIL import Image
+
+from jobs.errors import MaskfleetError
+from jobs.images.decoders import Decoders, Failure, Limits
+
+
+def png(pixels):
+    sink = io.BytesIO()
+    Image.fromarray(pixels).save(sink, "PNG", compress_level=1)
+    return sink.getvalue()
+
+
+def some(count, seed=0):
+    random = np.random.default_rng(seed)
+    return [random.integers(0, 256, (20 + index % 3, 25, 3), np.uint8) for index in range(count)]
+
+
+def collected(decoders, encoded):
+    return [
+        (d.number, None if d.pixels is None else d.pixels.copy(), d.size, d.failure) for d in decoders.decode(encoded)
+    ]
+
+
+@pytest.fixture(scope="module")
+def faulty():
+    with Decoders(Limits(3, seconds=1, memory=2**29), processes=2, users=2, codec="faults.codecs:decode") as decoders:
+        yield decoders
+
+
+def test_images_come_back_in_order_whatever_the_group():
+    images = some(50)
+    with Decoders(Limits(3), processes=2) as decoders:
+        found = collected(decoders, ((index * 10, png(image)) for index, image in enumerate(images)))
+    assert [index for index, *_ in found] == [index * 10 for index in range(50)]
+    for (_, pixels, size, failure), image in zip(found, images, strict=True):
+        assert failure is None
+        assert size == image.shape[:2]
+        np.testing.assert_array_equal(pixels, image)
+
+
+def test_processes_start_side_by_side():
+    try:
+        with Decoders(Limits(3), processes=3, codec="faults.together:decode") as decoders:
+            assert len(set(decoders.process_ids)) == 3
+    finally:
+        shutil.rmtree(f"/tmp/together-{os.getpid()}")
+
+
+def test_failures_are_passed_on_in_their_place():
+    missing = Failure("fetch", "missing", "gone")
+    with Decoders(Limits(3), processes=1) as decoders:
+        found = collected(decoders, [(0, png(some(1)[0])), (1, missing), (2, b"")])
+    assert found[1][3] == missing
+    assert found[2][3].error_class == "empty"
+    assert found[2][3].stage == "decode"
+
+
+@pytest.mark.parametrize(
+    ("kind", "error_class"),
+    [
+        (codecs.CRASH, "crash"),
+        (codecs.EXIT, "crash"),
+        (codecs.HANG, "timeout"),
+        (codecs.EAT, "memory"),
+        (codecs.RAISE, "corrupt"),
+    ],
+)
+def test_an_image_that_ends_its_process_costs_itself_alone(faulty, kind, error_class):
+    images = some(20)
+    images[7] = codecs.marked(kind)
+    found = collected(faulty, enumerate(map(png, images)))
+    for index, pixels, _, failure in found:
+        if index == 7:
+            assert (failure.stage, failure.error_class) == ("decode", error_class)
+            assert failure.message
+        else:
+            assert failure is None
+            np.testing.assert_array_equal(pixels, images[index])
+
+
+def test_several_killers_in_one_group(faulty):
+    images = some(16)
+    images[0], images[8], images[15] = (codecs.marked(codecs.CRASH) for _ in range(3))
+    failed = [index for index, _, _, failure in collected(faulty, enumerate(map(png, images))) if failure]
+    assert failed == [0, 8, 15]
+
+
+def test_processes_killed_from_outside_cost_nothing():
+    images = some(300)
+    with Decoders(Limits(3), processes=2) as decoders:
+        done = threading.Event()
+
+        def kill():
+            for number in range(10**6):
+                if done.wait(0.15):
+                    return
+                with suppress(ProcessLookupError):
+                    os.kill(decoders.process_ids[number % 2], signal.SIGKILL)
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        found = []
+        for d in decoders.decode(enumerate(map(png, images))):
+            found.append(
+                (d.number, d.failure, None if d.pixels is None else np.array_equal(d.pixels, images[d.number]))
+            )
+            time.sleep(0.002)
+        done.set()
+        killer.join()
+    assert found == [(index, None, True) for index in range(300)]
+
+
+def test_a_stopped_process_is_replaced():
+    with Decoders(Limits(3, seconds=0.5), processes=1) as decoders:
+        os.kill(decoders.process_ids[0], signal.SIGSTOP)
+        found = collected(decoders, enumerate(map(png, some(3))))
+    assert [failure for *_, failure in found] == [None] * 3
+
+
+def test_what_does_not_fit_into_a_slot_takes_the_next():
+    limits = Limits(3, max_pixels=64 * 64)
+    images = [np.full((60, 60, 3), index, np.uint8) for index in range(40)]
+    with Decoders(limits, processes=2) as decoders:
+        found = collected(decoders, enumerate(map(png, images)))
+    assert [index for index, *_ in found] == list(range(40))
+    assert all((pixels == index).all() for index, pixels, *_ in found)
+
+
+def test_two_users_share_the_processes(faulty):
+    results = {}
+
+    def use(seed):
+        images = some(60, seed)
+        found = collected(faulty, enumerate(map(png, images)))
+        results[seed] = all(np.array_equal(pixels, images[index]) for index, pixels, *_ in found)
+
+    threads = [threading.Thread(target=use, args=(seed,)) for seed in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert results == {1: True, 2: True}
+
+
+def test_a_user_that_leaves_early_gives_its_room_back(faulty):
+    for _ in range(20):
+        for decoded in faulty.decode(enumerate(map(png, some(60)))):
+            if decoded.number == 3:
+                break
+    assert len(collected(faulty, enumerate(map(png, some(5))))) == 5
+
+
+def test_the_processes_have_no_credentials(monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
+    monkeypatch.setenv("SOME_TOKEN", "canary")
+    with Decoders(Limits(3), processes=1) as decoders:
+        process = psutil.Process(decoders.process_ids[0])
+        assert "canary" not in str(process.environ())
+        assert "canary" not in str(process.cmdline())
+
+
+def test_nothing_is_left_behind():
+    with Decoders(Limits(3), processes=2) as decoders:
+        processes = decoders.process_ids
+        collected(decoders, enumerate(map(png, some(3))))
+    assert not any(psutil.pid_exists(pid) for pid in processes)
+
+
+def test_a_codec_that_is_not_there_is_named():
+    with pytest.raises(MaskfleetError, match="does not start .*no_such_module"):
+        Decoders(Limits(3), processes=1, codec="no_such_module:decode")

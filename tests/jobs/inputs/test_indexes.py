@@ -1,0 +1,66 @@
+import pytest
+from conftest import jpeg, tar
+
+from jobs.inputs.indexes import Indexes
+from jobs.inputs.sources import Source
+from jobs.inputs.tars import Member
+from jobs.job import Job
+from jobs.run import plan, run
+from jobs.storage import LocalStorage
+
+MEMBERS = [Member("ä/x.jpg", 512, 9), Member("", 4096, 0, "damaged_tar")]
+
+
+def test_an_index_is_that_of_its_tar_and_etag(tmp_path):
+    storage = LocalStorage(str(tmp_path))
+    indexes = Indexes(storage)
+    assert indexes.get("/in/a.tar", "e") is None
+    indexes.add("/in/a.tar", "e", MEMBERS)
+    indexes.add("/in/none.tar", "e", [])
+    assert Indexes(storage).get("/in/a.tar", "e") is None  # not stored yet: a plan alone writes nothing
+    indexes.store()
+    assert Indexes(storage).get("/in/a.tar", "e") == MEMBERS
+    assert Indexes(storage).get("/in/none.tar", "e") == []
+    assert Indexes(storage).get("/in/a.tar", "other") is None
+    assert Indexes(storage).get("/in/b.tar", "e") is None
+
+
+@pytest.mark.parametrize("damage", [b"", b"PAR1 and no more"])
+def test_a_damaged_index_is_none(tmp_path, damage):
+    storage = LocalStorage(str(tmp_path))
+    indexes = Indexes(storage)
+    indexes.add("/in/a.tar", "e", MEMBERS)
+    indexes.store()
+    (name,) = storage.names("catalog/indexes")
+    storage.write(f"catalog/indexes/{name}", damage)
+    assert Indexes(storage).get("/in/a.tar", "e") is None
+
+
+def test_an_unchanged_tar_is_not_read_again(tmp_path, weights_file, monkeypatch):
+    folder = tmp_path / "in"
+    for name in "ab":
+        tar(folder / f"{name}.tar", [(f"{number}.jpg", jpeg(number)) for number in range(3)])
+    with open(folder / "b.tar", "r+b") as file:  # the second member's header
+        file.seek(-(-len(jpeg(0)) // 512) * 512 + 512)
+        file.write(b"\0damage")
+    job = Job.of({"input": str(folder), "output": str(tmp_path / "out"), "weights": weights_file})
+    first = run(job)
+    assert (first.images, first.ok) == (5, 4)
+    read = []
+    whole = LocalStorage.read_range
+
+    def counted(self, path, *rest):
+        if path.endswith(".tar"):
+            read.append(path.rsplit("/", 1)[-1])
+        return whole(self, path, *rest)
+
+    monkeypatch.setattr(LocalStorage, "read_range", counted)
+    second = run(job)
+    assert (second.images, second.record["listed"], second.record["gone"], read) == (0, 5, 0, [])
+    stale = plan(job, "another fingerprint")
+    assert stale.first[0]["url"].to_pylist() == [record.url for record in Source(str(folder), output="/nowhere")]
+    read.clear()
+    tar(folder / "a.tar", [("0.jpg", jpeg(0)), ("new.jpg", jpeg(7))])
+    third = run(job)
+    assert (third.record["planned"], third.record["gone"]) == ({"changed": 1, "new": 1}, 2)
+    assert set(read) == {"a.tar"}

@@ -1,0 +1,161 @@
+"""Lists of each format, and S3 Inventory as Amazon describes it."""
+
+import gzip
+import hashlib
+import io
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import draw_images, jpeg, statistics, tar
+
+from jobs.errors import JobError
+from jobs.inputs.sources import Source
+from jobs.job import Job
+from jobs.run import run
+from jobs.storage import open_storage
+
+NAMES = ["part-0/image-000.jpg", "part-1/image-001.png", "gone.png"]
+
+
+def keys(path, column=None):
+    return [record.key for record in Source(str(path), output="/nowhere", column=column)]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return draw_images(tmp_path, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "column"),
+    [
+        ("label,URL\n1,{0}\n2,{1}\n2,{2}\n", None),
+        ("{0}\n{1}\n\n{2}\n", None),
+        ("place,label\n{0},1\n{1},2\n{2},3\n", "place"),
+        ('url,"a,b"\r\n"{0}",x\r\n"{1}","y\nz"\r\n{2},\r\n', None),
+        ("\ufeffpath\n{0}\n{1}\n{2}\n{0}\n", None),
+    ],
+)
+def test_csv(folder, text, column):
+    (folder / "list.csv").write_text(text.format(*NAMES))
+    assert keys(folder / "list.csv", column) == NAMES
+
+
+@pytest.mark.parametrize(
+    ("table", "column"),
+    [
+        ({"url": NAMES, "caption": ["a"] * 3}, None),
+        ({"where": NAMES, "n": [1, 2, 3]}, None),
+        ({"a": NAMES, "b": NAMES}, "b"),
+    ],
+)
+def test_parquet(folder, table, column):
+    pq.write_table(pa.table(table), folder / "list.parquet", row_group_size=2)
+    assert keys(folder / "list.parquet", column) == NAMES
+
+
+def test_columns_that_cannot_be_told_are_asked_for(folder):
+    (folder / "list.csv").write_text("a,b\n1,2\n")
+    pq.write_table(pa.table({"a": ["x"], "b": ["y"]}), folder / "list.parquet")
+    for name in ("list.csv", "list.parquet"):
+        with pytest.raises(JobError, match="name it with 'column' .there are: a, b"):
+            keys(folder / name)
+        with pytest.raises(JobError, match="has no column 'c'"):
+            keys(folder / name, "c")
+    (folder / "list.txt").write_bytes(b"\xff\xfe\xfa")
+    with pytest.raises(JobError, match="not UTF-8"):
+        keys(folder / "list.txt")
+    (folder / "broken.parquet").write_bytes(b"PAR1")
+    with pytest.raises(JobError, match="does not open"):
+        keys(folder / "broken.parquet")
+
+
+def test_a_list_may_name_tars(tmp_path):
+    tar(tmp_path / "x.tar", [("a.jpg", jpeg(0)), ("b.jpg", jpeg(1))])
+    (tmp_path / "list.txt").write_text("x.tar\nmissing.tar\n")
+    assert keys(tmp_path / "list.txt") == ["x.tar/a.jpg", "x.tar/b.jpg", "missing.tar"]
+
+
+def test_a_list_names_files_not_parts(tmp_path):
+    (tmp_path / "list.txt").write_text("x.tar#offset=512&size=9\n")
+    with pytest.raises(JobError, match="names a part of a file .x.tar#offset=512&size=9."):
+        keys(tmp_path / "list.txt")
+
+
+def inventory(storage, bucket, kind, rows):
+    """An inventory of (key, size, etag) as S3 writes it, in two files."""
+    names, files = ["bucket", "key", "is_latest", "is_delete_marker", "size", "e_tag"], []
+    for number, part in enumerate((rows[::2], rows[1::2])):
+        key = f"inventory/data/{number}.{'csv.gz' if kind == 'CSV' else 'parquet'}"
+        if kind == "CSV":
+            from urllib.parse import quote_plus
+
+            text = "".join(f'"{bucket}","{quote_plus(key)}","{"true" if latest else "false"}","false","{size}","{etag}"\n'
+                           for key, size, etag, latest in part)  # fmt: skip
+            data = gzip.compress(text.encode())
+        else:
+            sink = io.BytesIO()
+            columns = [[bucket] * len(part), [row[0] for row in part], [row[3] for row in part], [False] * len(part),
+                       [row[1] for row in part], [row[2] for row in part]]  # fmt: skip
+            pq.write_table(pa.table(columns, names), sink)
+            data = sink.getvalue()
+        storage.write(key, data)
+        files.append({"key": key, "size": len(data), "MD5checksum": hashlib.md5(data).hexdigest()})
+    manifest = {
+        "sourceBucket": bucket,
+        "destinationBucket": f"arn:aws:s3:::{bucket}",
+        "version": "2016-11-30",
+        "creationTimestamp": "1514944800000",
+        "fileFormat": kind,
+        "fileSchema": "Bucket, Key, IsLatest, IsDeleteMarker, Size, ETag"
+        if kind == "CSV"
+        else "message s3.inventory {…}",
+        "files": files,
+    }
+    storage.write("inventory/2026-11-24T00-00Z/manifest.json", json.dumps(manifest).encode())
+    return f"s3://{bucket}/inventory/2026-11-24T00-00Z/manifest.json"
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("kind", ["CSV", "Parquet"])
+def test_inventory(tmp_path, bucket, kind, weights_file, monkeypatch):
+    draw_images(tmp_path / "in", 3)
+    storage = open_storage(bucket)
+    rows = []
+    for path in sorted((tmp_path / "in").rglob("*.*")):
+        name = f"plates/a +é/{path.name}"
+        storage.write(name, path.read_bytes())
+        entry = storage.entry(name)
+        rows.append((name, entry.size, entry.etag, True))
+    rows += [("plates/vanished.png", 9, "0" * 32, True), (rows[0][0], 1, "old", False), ("notes.md", 1, "x", True)]
+    location = inventory(storage, bucket[5:], kind, rows)
+    heads = []
+    whole = type(storage).entry
+    monkeypatch.setattr(type(storage), "entry", lambda self, path: heads.append(path) or whole(self, path))
+    records = list(Source(location, output="/nowhere"))
+    assert sorted(record[:4] for record in records) == sorted((r[0], f"{bucket}/{r[0]}", r[1], r[2]) for r in rows[:4])
+    assert all(path.startswith("inventory/") for path in heads)
+    if kind == "CSV":
+        return
+    job = {"input": location, "output": str(tmp_path / "out"), "weights": weights_file, "run": {"max_error_rate": 1}}
+    report = run(Job.of(job))
+    assert (report.images, report.failed) == (4, 1)
+    errors = {row["key"]: row["error_class"] for row in statistics(tmp_path / "out")}
+    assert errors == {row[0]: None for row in rows[:3]} | {"plates/vanished.png": "missing"}
+
+
+def test_inventories_that_cannot_be_used(tmp_path):
+    path = tmp_path / "manifest.json"
+    for content, message in [
+        ("[]", "is no manifest"),
+        ("{", "is no manifest"),
+        ('{"sourceBucket": "b"}', "is no manifest"),
+    ]:
+        path.write_text(content)
+        with pytest.raises(JobError, match=message):
+            keys(path)
+    path.write_text(json.dumps({"sourceBucket": "b", "fileFormat": "ORC", "destinationBucket": "c", "files": []}))
+    with pytest.raises(JobError, match="is in ORC; configure it"):
+        keys(path)

@@ -1,0 +1,165 @@
+"""Masks as GeoTIFF, read back by Pillow and by tifffile."""
+
+import io
+import sys
+import tracemalloc
+
+import numpy as np
+import pytest
+from PIL import Image, TiffImagePlugin
+
+from jobs.errors import JobError
+from jobs.masks import geotiff as module
+from jobs.masks.geotiff import TILE, Placement, placement, tiff
+
+tifffile = pytest.importorskip("tifffile", reason="needs the extra 'geo'")
+
+GEOREFERENCE = {
+    33550: (12, (10.0, 10.0, 0.0)),
+    33922: (12, (0.0, 0.0, 0.0, 399960.0, 5700000.0, 0.0)),
+    34735: (3, (1, 1, 0, 3, 1024, 0, 1, 1, 1025, 0, 1, 1, 3072, 0, 1, 32633)),
+    34736: (12, (6378137.0, 298.257223563)),
+    34737: (2, "WGS 84 / UTM zone 33N|WGS 84|"),
+}
+NO_DATA = 42113
+
+
+def image_file(height=300, width=410, *, bigtiff=False, byteorder="<", resolution=((300, 1), (2999, 10)), **more):
+    """A TIFF as a satellite's: georeferenced, with a no-data value."""
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    tags = [
+        (code, kind, 0 if kind == 2 else len(value), value.encode() if kind == 2 else value, True)
+        for code, (kind, value) in GEOREFERENCE.items()
+    ]
+    sink = io.BytesIO()
+    with tifffile.TiffWriter(sink, bigtiff=bigtiff, byteorder=byteorder) as writer:
+        writer.write(
+            pixels,
+            photometric="rgb",
+            metadata=None,
+            resolution=resolution,
+            resolutionunit=3,
+            extratags=[*tags, (NO_DATA, 2, 0, b"0", True), *more.get("extratags", ())],
+        )
+    return sink
+
+
+def seek(sink):
+    sink.seek(0)
+    return sink
+
+
+def bands(labels):
+    return [labels[top : top + TILE] for top in range(0, len(labels), TILE)]
+
+
+def labels_of(*shape):
+    return (np.random.default_rng(1).random(shape) > 0.7).astype(np.uint8) * 255
+
+
+@pytest.mark.parametrize("bigtiff", [False, True])
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+def test_place_and_resolution_survive(bigtiff, byteorder):
+    place = placement(seek(image_file(bigtiff=bigtiff, byteorder=byteorder)), 300, 410)
+    labels = labels_of(300, 410)
+    data = tiff(bands(labels), labels.shape, place)
+    with tifffile.TiffFile(io.BytesIO(data)) as read:
+        page = read.pages[0]
+        np.testing.assert_array_equal(page.asarray(), labels)
+        for code, (kind, value) in GEOREFERENCE.items():
+            assert (page.tags[code].value, int(page.tags[code].dtype)) == (value, kind), code
+        assert page.tags[282].value == (300, 1)
+        assert page.tags[283].value == (2999, 10)
+        assert page.tags[296].value == 3
+        assert NO_DATA not in page.tags  # 0 is a class here
+        assert read.is_geotiff
+        assert read.geotiff_metadata["ProjectedCSTypeGeoKey"] == 32633
+    with Image.open(io.BytesIO(data)) as image:
+        np.testing.assert_array_equal(np.asarray(image), labels)
+        for code, (_, value) in GEOREFERENCE.items():
+            assert image.tag_v2[code] == value, code
+        assert image.info["dpi"] == pytest.approx((300 * 2.54, 299.9 * 2.54))
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (256, 256), (257, 511), (600, 700, 3), (1, 1)])
+def test_any_shape_and_colours(shape):
+    labels = labels_of(*shape)
+    data = tiff(bands(labels), shape, None)
+    np.testing.assert_array_equal(tifffile.imread(io.BytesIO(data)).reshape(shape), labels)
+    with Image.open(io.BytesIO(data)) as image:
+        np.testing.assert_array_equal(np.asarray(image), labels)
+    assert tiff(bands(labels), shape, None) == data
+
+
+def test_beyond_four_gigabytes_it_is_a_bigtiff(monkeypatch):
+    monkeypatch.setattr(module, "_CLASSIC_BYTES", 1000)
+    labels = labels_of(300, 300)
+    data = tiff(bands(labels), labels.shape, Placement())
+    assert data[:4] == b"II\x2b\0"
+    np.testing.assert_array_equal(tifffile.imread(io.BytesIO(data)), labels)
+
+
+def test_one_band_at_a_time_is_held():
+    def coming():
+        for _ in range(100):
+            yield np.zeros((TILE, 4000), np.uint8)
+
+    tracemalloc.start()
+    tiff(coming(), (100 * TILE, 4000), None)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 20 * TILE * 4000  # of 100 bands
+
+
+def test_another_grid_has_no_place():
+    assert placement(seek(image_file()), 300, 411) is None
+    turned = (274, 3, 1, 6, True)
+    assert placement(seek(image_file(300, 300, extratags=[turned])), 300, 300) is not None
+    assert placement(seek(image_file(300, 300, extratags=[turned])), 300, 300, upright=True) is None
+    assert placement(seek(image_file(300, 300)), 300, 300, upright=True) is not None
+
+
+def test_of_other_files_nothing_is_known():
+    pixels = Image.fromarray(labels_of(40, 50))
+    for form in ("PNG", "BMP"):
+        sink = io.BytesIO()
+        pixels.save(sink, form)
+        assert placement(seek(sink), 40, 50) is None
+    bare = io.BytesIO()
+    pixels.save(bare, "TIFF")
+    assert placement(seek(bare), 40, 50) is None
+    assert placement(io.BytesIO(b""), 40, 50) is None
+    with_resolution = io.BytesIO()
+    pixels.save(with_resolution, "TIFF", dpi=(254, 254))
+    found = placement(seek(with_resolution), 40, 50)
+    assert (found.georeference, found.unit) == ((), 2)
+    assert [a / b for a, b in found.resolution] == [254, 254]
+
+
+def test_pillows_transformation_survives():
+    matrix = tuple(float(number) for number in range(16))
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[34264] = matrix
+    tags.tagtype[34264] = 12
+    sink = io.BytesIO()
+    Image.fromarray(labels_of(40, 50)).save(sink, "TIFF", tiffinfo=tags)
+    place = placement(seek(sink), 40, 50)
+    with Image.open(io.BytesIO(tiff(bands(labels_of(40, 50)), (40, 50), place))) as image:
+        assert image.tag_v2[34264] == matrix
+
+
+def test_damaged_tags_are_no_place():
+    whole = image_file().getvalue()
+    random = np.random.default_rng(0)
+    for _ in range(150):
+        damaged = bytearray(whole)
+        for _ in range(6):
+            damaged[random.integers(0, 600)] = random.integers(0, 256)
+        placement(io.BytesIO(damaged), 300, 410)
+        placement(io.BytesIO(whole[: random.integers(0, len(whole))]), 300, 410)
+
+
+def test_without_the_extra_it_says_which(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+    with pytest.raises(JobError, match=r"pip install 'maskfleet\[geo\]'"):
+        tiff([], (16, 16), None)

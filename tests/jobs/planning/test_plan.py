@@ -1,0 +1,167 @@
+import threading
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jobs.errors import JobError, StorageError
+from jobs.inputs.sources import Record, tables
+from jobs.job import Selection
+from jobs.planning import catalog
+from jobs.planning.plan import LivePlan, Planning, first_of
+from jobs.storage import LocalStorage
+
+
+def records(count):
+    return [
+        Record(f"k{number:05}.png", f"/in/k{number:05}.png", number, f"e{number}", float(number))
+        for number in range(count)
+    ]
+
+
+def known(*rows):
+    base = {"etag": "e1", "fingerprint": "f", "status": "ok", "run_id": "r", "input": "in"}
+    return [pa.Table.from_pylist([{**base, "key": key, **more} for key, more in sorted(rows)], catalog.SCHEMA)]
+
+
+def planned(listed, rows=(), *, in_order=True, size="auto", **selection):
+    planning = Planning(
+        tables(listed), in_order=in_order, shard_size=size, known=rows, fingerprint="f", source="in",
+        selection=Selection(**selection),
+    )  # fmt: skip
+    parts = [table for table, _ in planning]
+    found = pa.concat_tables(parts).to_pylist() if parts else []
+    return planning, {row["key"]: row["why"] for row in found}
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 200), st.one_of(st.just("auto"), st.integers(1, 7)), st.integers(0, 200), st.randoms())
+def test_every_image_that_is_not_done_is_planned_once_in_order(count, size, finished, random):
+    listed = records(count)
+    random.shuffle(listed)
+    rows = [(record.key, {"etag": record.etag}) for record in listed[:finished]]
+    planning, found = planned(listed, known(*rows), in_order=False, size=size)
+    assert list(found) == sorted(record.key for record in listed[finished:])
+    assert (planning.listed, planning.images, planning.done) == (count, len(found), count - len(found))
+    assert planning.why == ({"new": len(found)} if found else {})
+
+
+def test_more_than_memory_is_sorted_on_disk(monkeypatch):
+    monkeypatch.setattr("jobs.storage.order._SORTED_AT_ONCE", 50)
+    monkeypatch.setattr("jobs.storage.order.CHUNK", 20)
+    listed = records(333)
+    shuffled = listed[::7] + [record for place, record in enumerate(listed) if place % 7]
+    assert list(planned(shuffled, in_order=False)[1]) == [record.key for record in listed]
+
+
+def test_every_reason():
+    rows = known(
+        ("k00001.png", {}),
+        ("k00002.png", {"etag": "other"}),
+        ("k00003.png", {"etag": "e3", "fingerprint": "g"}),
+        ("k00004.png", {"etag": "e4", "status": "failed", "stage": "decode", "error_class": "corrupt"}),
+        ("k00005.png", {"etag": "e5", "status": "failed", "stage": "fetch", "error_class": "missing"}),
+        ("k00006.png", {"etag": "e6", "status": "gone"}),
+        ("vanished.png", {}),
+        ("zz-other-input.png", {"input": "elsewhere"}),
+    )
+    planning, found = planned(records(7), rows)
+    expected = {
+        "k00000.png": "new", "k00002.png": "changed", "k00003.png": "stale", "k00005.png": "failed",
+        "k00006.png": "new",
+    }  # fmt: skip
+    assert found == expected
+    assert planning.gone == 1
+    assert planning.vanished()["key"].to_pylist() == ["vanished.png"]
+    assert planned(records(7), rows, only=["changed", "stale"])[1] == {"k00002.png": "changed", "k00003.png": "stale"}
+    assert planned(records(7), rows, classes=["decode"])[1] == {"k00004.png": "failed"}
+    assert planned(records(7), rows, classes=["io", "decode"])[1].keys() == {"k00004.png", "k00005.png"}
+    assert planned(records(7), rows, since="1970-01-01T00:00:03")[1].keys() == {
+        "k00003.png",
+        "k00005.png",
+        "k00006.png",
+    }
+
+
+def test_a_limit_ends_the_listing_and_a_sample_does_not():
+    taken = []
+
+    def counted():
+        for record in records(30_000):
+            taken.append(record.key)
+            yield record
+
+    planning, found = planned(counted(), limit=3)
+    assert (list(found), planning.whole) == (["k00000.png", "k00001.png", "k00002.png"], False)
+    assert len(taken) < 30_000
+    planning, found = planned(records(30_000), sample=10)
+    assert (len(found), planning.whole, planning.listed) == (10, True, 30_000)
+    assert found == planned(records(30_000), sample=10)[1]
+    assert list(found) == sorted(found)
+    assert list(found)[-1] > "k10000.png"
+
+
+def test_a_key_that_is_listed_twice_is_refused():
+    again = Record("k00001.png", "/elsewhere", 1, "e")
+    with pytest.raises(JobError, match="two inputs have the key 'k00001.png'"):
+        planned([*records(3), again], in_order=False)
+
+
+def test_storage_that_does_not_keep_the_order_is_found_out():
+    with pytest.raises(StorageError, match="not listed in order of key .*give that as 'input'"):
+        planned(records(3)[::-1])
+
+
+def test_the_first_shards_go_out_before_the_listing_ends(tmp_path):
+    listed = []
+
+    def slow():
+        for record in records(60_000):
+            listed.append(record.key)
+            yield record
+
+    planning = Planning(tables(slow()), in_order=True, shard_size="auto")
+    parts = iter(planning)
+    first = first_of(parts)
+    assert len(listed) < 30_000
+    live = LivePlan(LocalStorage(str(tmp_path)), "r", planning, first, parts)
+    shards = live.shards()
+    assert next(shards).id == "00000"
+    assert sum(len(shard) for shard in shards if shard) + 512 == 60_000
+    assert live.frozen.whole
+    live.close()
+
+
+def test_an_error_of_the_listing_reaches_who_asks_for_shards(tmp_path):
+    def broken():
+        yield from records(60_000)
+        raise StorageError("the bucket is gone")
+
+    planning = Planning(tables(broken()), in_order=True, shard_size="auto")
+    parts = iter(planning)
+    live = LivePlan(LocalStorage(str(tmp_path)), "r", planning, first_of(parts), parts)
+    with pytest.raises(StorageError, match="bucket is gone"):
+        list(live.shards())
+    live.close()
+    assert not LocalStorage(str(tmp_path)).exists("runs/r/manifest/frozen.json")
+
+
+def test_a_plan_that_is_not_whole_says_what_there_is_so_far(tmp_path):
+    """The first worker asks for it while the listing goes on."""
+    go_on = threading.Event()
+
+    def slow():
+        yield from records(20_000)
+        go_on.wait(60)
+        yield from []
+
+    planning = Planning(tables(slow()), in_order=True, shard_size=64)
+    parts = iter(planning)
+    live = LivePlan(LocalStorage(str(tmp_path)), "r", planning, first_of(parts), parts)
+    assert not live.frozen.whole
+    assert live.frozen.images > 0
+    go_on.set()
+    assert sum(len(shard) for shard in live.shards() if shard) == 20_000
+    assert (live.frozen.whole, live.frozen.images) == (True, 20_000)
+    live.close()

@@ -1,0 +1,31 @@
+import pytest
+
+from jobs.errors import JobError
+from jobs.storage.keys import chosen
+
+KEYS = ["a/b.png", "b.png", "c/a.tar/x/1.jpg", "c/b.tar/x/1.jpg", "d/11.jpg", "e/01.tif"]
+
+
+def among_all(ending):
+    return chosen(ending, [key for key in KEYS if key.endswith(ending)])
+
+
+@pytest.mark.parametrize(
+    ("ending", "key"),
+    [
+        ("b.png", "b.png"),  # the whole key, though another ends so
+        ("a/b.png", "a/b.png"),
+        ("a.tar/x/1.jpg", "c/a.tar/x/1.jpg"),
+        ("11.jpg", "d/11.jpg"),
+        ("1.tif", "e/01.tif"),  # no part of a key, but the letters of only one
+    ],
+)
+def test_an_ending_that_is_unique_is_enough(ending, key):
+    assert among_all(ending) == key
+
+
+def test_others_are_refused_with_what_they_may_be():
+    with pytest.raises(JobError, match="'1.jpg' may be c/a.tar/x/1.jpg, c/b.tar/x/1.jpg; give more"):
+        among_all("1.jpg")
+    with pytest.raises(JobError, match="no image's key ends with 'z'"):
+        among_all("z")
