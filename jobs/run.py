@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -44,12 +45,13 @@ from jobs.planning.plan import LivePlan, Planning, first_of, gone_rows, in_memor
 from jobs.planning.sample import limits_of
 from jobs.recipe import encoder_of, fingerprint_of, load_weights, mask_values, segmenter_of, threads_of
 from jobs.storage import Storage, open_storage
+from jobs.storage.order import even
 from jobs.tally import Tally
 from jobs.training.finetune import improved
 from jobs.training.loop import Progress as Learning
 from unet.weights import Weights
 
-_PART_ROWS = 100_000
+_GROUPS_OF_A_PART = 12
 _READS_AHEAD = 16
 
 
@@ -656,16 +658,17 @@ def compacted(
 
     def read(shard: Shard, reading: Future[pa.Table]) -> pa.Table:
         table = reading.result()
-        shards.extend([shard.id] * table.num_rows)
-        return table
+        return table.append_column("shard", pa.array([shard.id] * table.num_rows, pa.string()))
 
-    shards: list[str] = []
-    for number, table in enumerate(_parts(tables())):
-        errors.update(name for name in table["error_class"].to_pylist() if name)
-        data = statistics.table_parquet(table)
-        desk.storage.write(f"stats/run_id={desk.run_id}/part-{number:05}.parquet", data)
-        yield catalog.outcomes(table, input_=input_, shards=pa.array(shards[: table.num_rows], pa.string()))
-        del shards[: table.num_rows]
+    groups = even(tables(), statistics.ROW_GROUP)
+    for number, first in enumerate(groups):
+        part = statistics.Writer()
+        for group in chain([first], islice(groups, _GROUPS_OF_A_PART - 1)):
+            part.add(group.drop_columns("shard"))
+            for failure in group["error_class"].drop_null().value_counts().to_pylist():
+                errors[failure["values"]] += failure["counts"]
+            yield catalog.outcomes(group, input_=input_, shards=group["shard"])
+        desk.storage.write(f"stats/run_id={desk.run_id}/part-{number:05}.parquet", part.close())
 
 
 def rebuild_catalog(storage: Storage) -> None:
@@ -686,16 +689,3 @@ def outcomes_of(storage: Storage, run_id: str, input_: str) -> Iterator[pa.Table
     parts = (statistics.read(storage.read(f"{folder}/{name}")) for name in storage.names(folder))
     rows = (catalog.outcomes(table, input_=input_) for table in parts)
     return catalog.with_gone(rows, gone_rows(storage, run_id), run_id)
-
-
-def _parts(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    part: list[pa.Table] = []
-    rows = 0
-    for table in tables:
-        part.append(table)
-        rows += table.num_rows
-        if rows >= _PART_ROWS:
-            yield pa.concat_tables(part)
-            part, rows = [], 0
-    if part:
-        yield pa.concat_tables(part)

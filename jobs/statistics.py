@@ -70,7 +70,7 @@ MASK = pa.field(
 )
 """What tables with the masks in them have beside `SCHEMA`, in the form of Hugging Face's images."""
 
-_ROW_GROUP = 8192
+ROW_GROUP = 8192
 """Small enough that the statistics of `key` leave little to read for one image, large enough to compress."""
 
 _MASK_ROW_GROUP = 128
@@ -117,22 +117,42 @@ def _leaves(schema: pa.Schema) -> list[str]:
 
 def table_parquet(table: pa.Table) -> bytes:
     """A Parquet file of a table of `SCHEMA`."""
-    table.validate(full=True)
-    for field in SCHEMA:
-        if not field.nullable and table[field.name].null_count:
-            raise pa.ArrowInvalid(f"column {field.name} must not be null")
-    sink = io.BytesIO()
-    # Parts of several nights overlap, and so do their least and largest keys: there Bloom filters rule out the most.
-    bloom = {"key": {"ndv": max(1, min(table.num_rows, _ROW_GROUP)), "fpp": 0.01}}
-    pq.write_table(
-        table,
-        sink,
-        row_group_size=_ROW_GROUP,
-        compression="zstd",
-        write_page_index=True,
-        bloom_filter_options=bloom,
-    )
-    return sink.getvalue()
+    writer = Writer(rows=table.num_rows)
+    writer.add(table)
+    return writer.close()
+
+
+class Writer:
+    """A Parquet file of tables of `SCHEMA`; what was added is in memory as it will be stored, compressed.
+
+    Args:
+        rows: That it will have, as far as known.
+    """
+
+    def __init__(self, *, rows: int = ROW_GROUP) -> None:
+        self._sink = io.BytesIO()
+        # Parts of several nights overlap, and so do their least and largest keys; Bloom filters rule out more.
+        bloom = {"key": {"ndv": max(1, min(rows, ROW_GROUP)), "fpp": 0.01}}
+        self._file = pq.ParquetWriter(
+            self._sink, SCHEMA, compression="zstd", write_page_index=True, bloom_filter_options=bloom
+        )
+
+    def add(self, table: pa.Table) -> None:
+        """Add rows, which begin a row group.
+
+        Raises:
+            pyarrow.ArrowInvalid: A column that must be there is null.
+        """
+        table.validate(full=True)
+        for field in SCHEMA:
+            if not field.nullable and table[field.name].null_count:
+                raise pa.ArrowInvalid(f"column {field.name} must not be null")
+        self._file.write_table(table, row_group_size=ROW_GROUP)
+
+    def close(self) -> bytes:
+        """The file."""
+        self._file.close()
+        return self._sink.getvalue()
 
 
 def read(data: bytes) -> pa.Table:

@@ -96,7 +96,7 @@ def _of_run(
     missing = list(pending(manifest.shards(), commits))
     if finished and missing:
         yield f"{len(missing)} shards have no commit, the first is {missing[0].id}"
-    committed = []
+    compacted = _Compacted(storage, run_id)
     form = record["job"].get("masks", {}).get("format", "png")
     for shard, commit in leaves(manifest.shards(), commits):
         try:
@@ -106,7 +106,8 @@ def _of_run(
             yield f"shard {shard.id}: {error}"
             continue
         audit.images += table.num_rows
-        committed.append(table)
+        if finished:
+            compacted.expect(table)
         if form == "png":
             for row in table.to_pylist():
                 if row["mask_member"] is not None and finished:
@@ -114,7 +115,7 @@ def _of_run(
                 elif row["mask_member"] is not None:
                     owners.pop(row["mask_member"], None)  # about to be replaced, or just replaced
     if finished:
-        yield from _of_compacted(storage, run_id, committed)
+        yield from compacted.problems()
 
 
 def _of_shard(
@@ -188,22 +189,48 @@ def _counted(data: bytes) -> list[int]:
     """Pixels of each value or colour that is there."""
     counts: Counter[int] = Counter()
     for band in encode.bands(data, _ROWS):
-        shown = band if band.ndim == 2 else band.astype(np.int32) @ np.array([1, 2**8, 2**16], np.int32)
+        if band.ndim == 2:
+            pixels = np.bincount(band.reshape(-1))
+            counts.update({value: int(pixels[value]) for value in pixels.nonzero()[0].tolist()})
+            continue
+        shown = band.astype(np.int32) @ np.array([1, 2**8, 2**16], np.int32)
         counts.update(dict(zip(*(column.tolist() for column in np.unique(shown, return_counts=True)), strict=True)))
     return list(counts.values())
 
 
-def _of_compacted(storage: Storage, run_id: str, committed: list[pa.Table]) -> Iterator[str]:
-    folder = f"stats/run_id={run_id}"
-    parts = [
-        pq.read_table(io.BytesIO(storage.read(f"{folder}/{name}")), partitioning=None)
-        for name in storage.names(folder)
-        if name.endswith(".parquet")
-    ]
-    rows = pa.concat_tables(parts) if parts else statistics.SCHEMA.empty_table()
-    expected = pa.concat_tables(committed) if committed else statistics.SCHEMA.empty_table()
-    if not rows.equals(expected):
-        yield f"{folder} has {rows.num_rows} rows and is not what the commits hold ({expected.num_rows} rows)"
+class _Compacted:
+    """A run's compacted statistics against the committed rows as these come; neither are in memory as a whole."""
+
+    def __init__(self, storage: Storage, run_id: str) -> None:
+        self._folder = f"stats/run_id={run_id}"
+        self._groups = _groups(storage, self._folder)
+        self._held = statistics.SCHEMA.empty_table()
+        self._expected = self._found = 0
+        self._equal = True
+
+    def expect(self, rows: pa.Table) -> None:
+        """These must be the next."""
+        while self._held.num_rows < rows.num_rows and (group := next(self._groups, None)) is not None:
+            self._found += group.num_rows
+            self._held = pa.concat_tables([self._held, group]) if self._held.num_rows else group
+        self._equal = self._equal and self._held.slice(0, rows.num_rows).equals(rows)
+        self._held = self._held.slice(rows.num_rows)
+        self._expected += rows.num_rows
+
+    def problems(self) -> Iterator[str]:
+        """What is not as expected; these were all."""
+        self._found += sum(group.num_rows for group in self._groups)
+        if not self._equal or self._found != self._expected:
+            found, expected = self._found, self._expected
+            yield f"{self._folder} has {found} rows and is not what the commits hold ({expected} rows)"
+
+
+def _groups(storage: Storage, folder: str) -> Iterator[pa.Table]:
+    for name in storage.names(folder):
+        if name.endswith(".parquet"):
+            with pq.ParquetFile(io.BytesIO(storage.read(f"{folder}/{name}"))) as file:
+                for group in range(file.num_row_groups):
+                    yield file.read_row_group(group)
 
 
 def _of_loose(storage: Storage, owners: dict[str, str]) -> Iterator[str]:

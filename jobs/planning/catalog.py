@@ -14,6 +14,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -25,7 +26,7 @@ from jobs.errors import Locked, NotFound
 from jobs.fence import Fence
 from jobs.storage import Storage
 from jobs.storage.keys import chosen
-from jobs.storage.order import CHUNK, merged
+from jobs.storage.order import CHUNK, even, merged
 
 FINAL = (
     *("empty", "unidentified", "corrupt", "unsupported", "too_small"),
@@ -56,7 +57,7 @@ CLASSES = ("decode", "oom", "io", "crash")
 """Kinds of failure that `maskfleet retry` knows."""
 
 _FAN_IN = 8
-_ROWS_OF_A_FILE = 32 * CHUNK
+_GROUPS_OF_A_FILE = 32
 _FOLDER = "catalog"
 
 
@@ -199,33 +200,32 @@ def _tier(run: Sequence[File]) -> int:
 
 
 def _stored(storage: Storage, tables: Iterable[pa.Table]) -> tuple[File, ...]:
-    files = []
-    held: list[pa.Table] = []
-
-    def write(table: pa.Table) -> None:
-        path = f"{_FOLDER}/rows/{nonce()}.parquet"
-        storage.write(path, file_of(table))
-        files.append(File(path, table.num_rows, table["key"][0].as_py(), table["key"][-1].as_py()))
-
-    for table in tables:
-        held.append(table)
-        while sum(part.num_rows for part in held) >= _ROWS_OF_A_FILE:
-            whole = pa.concat_tables(held)
-            write(whole.slice(0, _ROWS_OF_A_FILE))
-            held = [whole.slice(_ROWS_OF_A_FILE)]
-    if sum(part.num_rows for part in held):
-        write(pa.concat_tables(held))
-    return tuple(files)
+    groups = even(tables)
+    return tuple(_file(storage, chain([group], islice(groups, _GROUPS_OF_A_FILE - 1))) for group in groups)
 
 
-def file_of(table: pa.Table) -> bytes:
-    """Rows as stored."""
+def _file(storage: Storage, groups: Iterable[pa.Table]) -> File:
+    rows, first, last = 0, "", ""
+
+    def noted() -> Iterator[pa.Table]:
+        nonlocal rows, first, last
+        for group in groups:
+            first = first if rows else group["key"][0].as_py()
+            rows, last = rows + group.num_rows, group["key"][-1].as_py()
+            yield group
+
+    path = f"{_FOLDER}/rows/{nonce()}.parquet"
+    storage.write(path, file_of(noted()))
+    return File(path, rows, first, last)
+
+
+def file_of(groups: Iterable[pa.Table]) -> bytes:
+    """Rows as stored; of their tables one at a time is in memory uncompressed."""
     sink = io.BytesIO()
     alike = [name for name in SCHEMA.names if name not in ("key", "etag")]
-    pq.write_table(
-        table.select(SCHEMA.names).cast(SCHEMA), sink, compression="zstd", row_group_size=CHUNK, use_dictionary=alike,
-        write_statistics=["key"],
-    )  # fmt: skip
+    with pq.ParquetWriter(sink, SCHEMA, compression="zstd", use_dictionary=alike, write_statistics=["key"]) as writer:
+        for group in groups:
+            writer.write_table(group.select(SCHEMA.names).cast(SCHEMA), row_group_size=CHUNK)
     return sink.getvalue()
 
 
@@ -234,14 +234,12 @@ def table_of(data: bytes) -> pa.Table:
     return pq.read_table(io.BytesIO(data), schema=SCHEMA)
 
 
-def outcomes(statistics: pa.Table, *, input_: str, shards: pa.Array | None = None) -> pa.Table:
+def outcomes(statistics: pa.Table, *, input_: str, shards: pa.ChunkedArray | None = None) -> pa.Table:
     """Statistics as catalog rows."""
     count = statistics.num_rows
-    more = {"shard": pa.nulls(count, pa.string()) if shards is None else shards, "input": [input_] * count}
-    kept = [name for name in SCHEMA.names if name not in more]
-    table = statistics.select(kept)
-    for name, column in more.items():
-        table = table.append_column(name, pa.chunked_array([pa.array(column, pa.string())]))
+    shards = pa.chunked_array([pa.nulls(count, pa.string())]) if shards is None else shards
+    table = statistics.select([name for name in SCHEMA.names if name not in ("shard", "input")])
+    table = table.append_column("shard", shards).append_column("input", pa.array([input_] * count, pa.string()))
     return table.select(SCHEMA.names).replace_schema_metadata(None).cast(SCHEMA)
 
 

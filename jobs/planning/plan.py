@@ -275,7 +275,7 @@ class LivePlan:
         table, size = part
         if (gone := self.planning.vanished()) is not None:
             path = f"{manifest.folder_of(self._run_id)}/gone-{self._gone_files:05}.parquet"
-            self._storage.write(path, catalog.file_of(gone))
+            self._storage.write(path, catalog.file_of([gone]))
             self._gone_files += 1
         if self._indexes is not None:
             self._indexes.store()

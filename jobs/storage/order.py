@@ -74,6 +74,19 @@ def _sorted(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
         yield from merged(runs)
 
 
+def even(tables: Iterable[pa.Table], rows: int = CHUNK) -> Iterator[pa.Table]:
+    """The same rows as tables of so many each, but for the last; each a copy that holds nothing else in memory."""
+    held: list[pa.Table] = []
+    for table in tables:
+        held.append(table)
+        while sum(part.num_rows for part in held) >= rows:
+            whole = pa.concat_tables(held)
+            held, whole = [whole.slice(rows)], whole.slice(0, rows).combine_chunks()
+            yield whole
+    if sum(part.num_rows for part in held):
+        yield pa.concat_tables(held).combine_chunks()
+
+
 def _up_to(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
     seen = 0
     while seen < rows and (table := next(tables, None)) is not None:
