@@ -153,9 +153,8 @@ def end_to_end(job: Job, runner: Runner, *, pairs: int = 3, seconds: float = 3.0
             precision=known.get("precision"),
             batch_pixels=known.get("batch_pixels"),
         )
-        once = segmenter.resident(batch := segmenter.batch_size(*shape), *shape)
-        once()
-        ratio.add(steady(record), batch / roofline.seconds_per_pass(once, least_seconds=seconds))
+        bare = roofline.images_per_second(segmenter, segmenter.batch_size(*shape), *shape, least_seconds=seconds)
+        ratio.add(steady(record), bare)
     return {**ratio.summary, "limit": record["limit"], "stages": record["stages"], "images": record["images"]}
 
 

@@ -27,7 +27,7 @@ def idle_share(record: Mapping[str, Any]) -> float | None:
     """Share of the workers' time in which their devices had nothing to do; None where nothing ran."""
     if not record["worker_seconds"] or "segment" not in record["stages"]:
         return None
-    return float(max(0.0, 1 - record["stages"]["segment"]["busy_seconds"] / record["worker_seconds"]))
+    return float(max(0.0, 1 - record["stages"]["segment"]["busy_seconds"] / _lane_seconds(record)))
 
 
 def limit(record: Mapping[str, Any]) -> str | None:
@@ -47,7 +47,7 @@ def limit(record: Mapping[str, Any]) -> str | None:
 
 def _cause(record: Mapping[str, Any], idle: float) -> str:
     stages = record["stages"]
-    seconds = float(record["worker_seconds"])
+    seconds = _lane_seconds(record)
     segment = stages["segment"]
     starved, blocked = segment["starved_seconds"], segment["blocked_seconds"]
     between = max(0.0, idle * seconds - starved - blocked)
@@ -64,6 +64,11 @@ def _cause(record: Mapping[str, Any], idle: float) -> str:
         remedy = "set masks.format = 'tar'" if record["loose"] else "write to faster storage"
         return f"writing the masks; {remedy}"
     return "beginning and ending shards; the run is short, or set a larger run.shard_size"
+
+
+def _lane_seconds(record: Mapping[str, Any]) -> float:
+    """That the workers' devices had for batches, each of as many at once as it has lanes."""
+    return float(record["worker_seconds"] * record["stages"]["segment"]["lanes"])
 
 
 def _more(stage: str, stages: Mapping[str, Any], idle: float) -> str:

@@ -8,7 +8,8 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from queue import SimpleQueue
 from typing import Literal
 
 State = Literal["busy", "starved", "blocked"]
@@ -107,3 +108,39 @@ class Lane:
             meters.add(self.stage, busy=self._free - started, starved=starved, blocked=blocked)
             wait.starved = wait.blocked = 0.0
             wait.since = self._free
+
+
+class Lanes:
+    """Lanes of one stage, for whoever comes first.
+
+    Args:
+        stage: Whose.
+        count: How many.
+    """
+
+    def __init__(self, stage: str, count: int) -> None:
+        self._count = count
+        self._idle: SimpleQueue[Lane] = SimpleQueue()
+        self._gathering = threading.Lock()
+        for _ in range(count):
+            self._idle.put(Lane(stage))
+
+    @contextmanager
+    def work(self, meters: Meters, wait: Wait, *, alone: bool = False) -> Iterator[None]:
+        """A piece of work on a lane, when one is free. What is waited for it is none of the stage's own waiting.
+
+        Args:
+            meters: Of the shard that it belongs to.
+            wait: Of its feeder; it begins anew.
+            alone: On all lanes at once.
+        """
+        with self._gathering:  # one after the other, or two that want all would each hold some
+            lanes = [self._idle.get() for _ in range(self._count if alone else 1)]
+        try:
+            with ExitStack() as stack:
+                for lane in lanes:
+                    stack.enter_context(lane.work(meters, wait))
+                yield
+        finally:
+            for lane in lanes:
+                self._idle.put(lane)

@@ -24,7 +24,7 @@ from jobs.images.streams import STREAM_BYTES, Stream, Unreadable
 from jobs.inputs.fetch import Inputs, Reader
 from jobs.inputs.sources import Record
 from jobs.masks import rle
-from jobs.meters import Lane, Meters, Wait
+from jobs.meters import Lane, Lanes, Meters, Wait
 from jobs.storage.parts import Fault
 
 if TYPE_CHECKING:  # `verify` and `status` come by here and must not wait for torch
@@ -55,9 +55,12 @@ class Device(Protocol):
 
     n_channels: int
     classes: int
+    lanes: int
     fits: dict[tuple[int, int], "list[Fit]"]
 
     def batch_size(self, height: int, width: int) -> int: ...
+
+    def lanes_of(self, height: int, width: int) -> int: ...
 
     def segment(
         self, images: NDArray[np.uint8], size: tuple[int, int] | None = None
@@ -139,15 +142,14 @@ class Pipeline:
         forward: dict[str, Any] | None = None,
     ) -> None:
         self.forward = forward
-        self.lanes = {"fetch": _FETCHES, "decode": decoders, "segment": 1, "encode": encoders}
+        self.lanes = {"fetch": _FETCHES, "decode": decoders, "segment": segmenter.lanes, "encode": encoders}
         self.segmenter = segmenter
         self.inputs = inputs
         self._encoder = encoder
         self._fetchers = ThreadPoolExecutor(_FETCHES, "fetch")
         self._encoders = ThreadPoolExecutor(encoders, "encode")
         self.decoders = Decoders(limits, processes=decoders, users=SHARDS_IN_FLIGHT, codec=codec)
-        self._device = threading.Lock()
-        self._segmenting = Lane("segment")
+        self._device = Lanes("segment", segmenter.lanes)
         self._encoding = threading.local()
         self._moved = time.monotonic()
 
@@ -255,7 +257,7 @@ class Pipeline:
             with self.inputs.opened(record) as file, Stream(file.fileno(), self.decoders.limits) as stream:
                 outcome.size = stream.height, stream.width
                 writer = self._encoder.writer(*outcome.size) if self._encoder is not None else None
-                with self._device, self._segmenting.work(meters, wait):
+                with self._device.work(meters, wait, alone=True):
                     statistics = self.segmenter.segment_rows(
                         read, *outcome.size, writer.write if writer is not None else _nowhere
                     )
@@ -322,8 +324,8 @@ class Pipeline:
             yield _trimmed(batch)
 
     def _segmented(self, batch: _Batch, outcomes: list[Outcome], meters: Meters, wait: Wait) -> NDArray[np.uint8]:
-        # Two shards share the device; what one waits for the other is no work of this stage.
-        with self._device, self._segmenting.work(meters, wait):
+        alone = self.segmenter.lanes_of(*batch.pixels.shape[1:3]) == 1
+        with self._device.work(meters, wait, alone=alone):
             started = time.perf_counter()
             try:
                 classes, statistics = self.segmenter.segment(batch.pixels, batch.size)

@@ -21,6 +21,7 @@ class Identity:
 
     n_channels = 3
     classes = 2
+    lanes = 1
 
     def __init__(self) -> None:
         self.fits: dict[tuple[int, int], list[Fit]] = {}
@@ -29,6 +30,10 @@ class Identity:
     def batch_size(self, height: int, width: int) -> int:
         """Images that make a batch."""
         return _BATCH
+
+    def lanes_of(self, height: int, width: int) -> int:
+        """Batches at once."""
+        return self.lanes
 
     def segment(
         self, images: NDArray[np.uint8], size: tuple[int, int] | None = None

@@ -1,8 +1,10 @@
 """How fast a network could be: its arithmetic, and what a device makes of it with nothing else to do."""
 
 import copy
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -67,6 +69,28 @@ def seconds_per_pass(once: Callable[[], None], *, least_seconds: float) -> float
     return (time.perf_counter() - started) / passes
 
 
+def images_per_second(segmenter: "Segmenter", batch: int, height: int, width: int, *, least_seconds: float) -> float:
+    """Rate of the bare forward pass, in all lanes at once.
+
+    Args:
+        segmenter: Whose network, in its precision and on its device.
+        batch: Images per pass.
+        height: Of the images, in px.
+        width: Likewise.
+        least_seconds: Of the measurement.
+    """
+    lanes = [segmenter.resident(batch, height, width) for _ in range(segmenter.lanes_of(height, width))]
+
+    def seconds(once: Callable[[], None]) -> float:
+        once()
+        together.wait()
+        return seconds_per_pass(once, least_seconds=least_seconds)
+
+    together = threading.Barrier(len(lanes))
+    with ThreadPoolExecutor(len(lanes)) as pool:
+        return sum(batch / found for found in pool.map(seconds, lanes))
+
+
 def forward(
     segmenter: "Segmenter", height: int, width: int, *, batch: int | None = None, pairs: int = 3, seconds: float = 2.0
 ) -> Forward:
@@ -81,12 +105,10 @@ def forward(
         seconds: That each takes at least.
     """
     batch = batch or segmenter.batch_size(height, width)
-    once = segmenter.resident(batch, height, width)
-    once()
     per_image = flops(segmenter.network, height, width)
     rates, shares = [], []
     for _ in range(pairs):
-        rate = batch / seconds_per_pass(once, least_seconds=seconds)
+        rate = images_per_second(segmenter, batch, height, width, least_seconds=seconds)
         rates.append(rate)
         shares.append(rate * per_image / 1e12 / product_tflops(segmenter.device, segmenter.dtype))
     rate = float(np.median(rates))

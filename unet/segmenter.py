@@ -16,7 +16,7 @@ import copy
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -63,7 +63,10 @@ _NOT_TILEABLE = (
     "a bilinear network's tiles do not give the whole image's logits; set inference.tile_mode = 'approximate' to "
     "accept differences (see docs/images.md), or inference.tile = 0 to never cut"
 )
-_BATCH_PIXELS = {"cpu": 2**19, "cuda": 2**22}
+_BATCH_PIXELS = {"cpu": 2**18, "cuda": 2**22}
+_ALONE_PIXELS = 2**19
+"""Of an image that gets all threads of a CPU: it is long on its way, and two of them take twice the memory."""
+
 _DECIDED_PIXELS = 2**22
 _LEAST_CORE = 64
 _TIMINGS = 3
@@ -125,7 +128,7 @@ class Segmenter:
         device: "cpu", "cuda", or "cuda:N".
         precision: What the convolutions compute in; see `unet.precision.resolved`.
         batch_size: Images per batch, or None for as many as hold `batch_pixels`, at least 1 and at most 64.
-        batch_pixels: Of a batch; None for half a million on a CPU, four million on a GPU.
+        batch_pixels: Of a batch; None for a quarter of a million on a CPU, four million on a GPU.
         batches: Images per batch by height and width, where that was measured; goes before `batch_pixels`.
         thresholds: See `unet.decision.decide`.
         tile: Core of tiles in px, a multiple of 16; 0 for never; None for `AUTO_CORE` where an image has more
@@ -137,6 +140,9 @@ class Segmenter:
             Pytorch's fp32 convolution depends on it, so a fleet must agree on one.
 
     Attributes:
+        lanes: Batches that it computes at once, each called for by another thread: on a CPU two, since batches beside
+            each other wait for nothing, while threads that share one wait for each other, and for the decoder that took
+            the core of one of them.
         fits: By height and width of images, how they went through: the wish, then what each shortage of memory left
             of it.
 
@@ -179,6 +185,8 @@ class Segmenter:
         if tile:
             self._fit((MIN_SIDE, MIN_SIDE), tile)
         self._network_threads = torch.get_num_threads()
+        self.lanes = 2 if self.device.type == "cpu" and self._network_threads % 2 == 0 else 1
+        self._turns = threading.BoundedSemaphore(self.lanes)
         # What is no convolution is over in microseconds, less than threads take to meet that share their cores with
         # decoders.
         self._other_threads = 1 if self.device.type == "cpu" else self._network_threads
@@ -188,7 +196,6 @@ class Segmenter:
         if self.precision == "fp32":
             self._plain = self._plain.to(self.device)
         self._model = _folded(self._plain).to(self.device, self._dtype, memory_format=torch.channels_last)
-        self._lock = threading.Lock()
         if self.device.type == "cpu":
             keep_freed_memory()
         self._tie, self._tested_logit = self._calibrated_tie() if self.precision == "fp32" else (0.0, 0.0)
@@ -202,6 +209,10 @@ class Segmenter:
             return self._batch_size
         return self._batches.get((height, width)) or max(1, min(MAX_BATCH, self._batch_pixels // (height * width)))
 
+    def lanes_of(self, height: int, width: int) -> int:
+        """Batches of images of this size that are computed at once: `lanes`, or one where an image is large."""
+        return 1 if height * width > _ALONE_PIXELS else self.lanes
+
     def through(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of what goes through the network of images of this size: they themselves, or their tiles."""
         core = self._wish((height, width)).core
@@ -211,7 +222,7 @@ class Segmenter:
     def measured_batch(self, height: int, width: int) -> int:
         """The smallest batch of images (or tiles) of this size whose speed is within 3 % of the best."""
         speeds: dict[int, float] = {}
-        with self._lock, torch.inference_mode(), _ieee_fp32():
+        with self._computing():
             for batch in (2**power for power in range(MAX_BATCH.bit_length())):
                 images = np.zeros((batch, height, width, self.n_channels), np.uint8)
                 try:
@@ -241,13 +252,19 @@ class Segmenter:
         return self._dtype
 
     def resident(self, batch: int, height: int, width: int) -> Callable[[], None]:
-        """The bare forward pass, to be timed: the network alone, on random input in its own layout on the device."""
+        """The bare forward pass, to be timed: the network alone, on random input in its own layout on the device.
+
+        One lane's; see `lanes_of`.
+        """
         x_BCHW = torch.rand(batch, self.n_channels, height, width, device=self.device)
         x_BCHW = x_BCHW.to(self._dtype, memory_format=torch.channels_last)
 
+        threads = self._threads_of((height, width))
+
         def once() -> None:
-            with self._lock, torch.inference_mode(), _ieee_fp32():
-                self._model(x_BCHW)
+            with self._computing():
+                with _threads(threads):
+                    self._model(x_BCHW)
                 if self.device.type == "cuda":
                     torch.cuda.synchronize(self.device)
 
@@ -256,7 +273,7 @@ class Segmenter:
     def segment(
         self, images: NDArray[np.uint8], size: tuple[int, int] | None = None
     ) -> tuple[NDArray[np.uint8], Statistics]:
-        """Class maps and statistics of a batch. Safe to call from several threads; one runs at a time.
+        """Class maps and statistics of a batch. Safe to call from several threads; `lanes` run at a time.
 
         Args:
             images: Pixels of images of one shape, (B, H, W, C), C as the network's channels.
@@ -275,12 +292,13 @@ class Segmenter:
         self._check(images.shape)
         shape = (images.shape[1], images.shape[2])
         labels = np.empty((len(images), *(size or shape)), np.uint8)
-        with self._lock, torch.inference_mode(), _ieee_fp32(), _threads(self._other_threads):
+        with self._computing(), _threads(self._other_threads):
             # An image of many batches gains nothing from another, and is decided for itself.
             alone = shape[0] * shape[1] > WHOLE_PIXELS
             parts = [slice(index, index + 1) for index in range(len(images))] if alone else [slice(0, len(images))]
+            network = self._fast(self._threads_of(shape))
             found = [
-                self._fitting(shape, partial(self._segmented, images[part], labels[part], size or shape, self._forward))
+                self._fitting(shape, partial(self._segmented, images[part], labels[part], size or shape, network))
                 for part in parts
             ]
         return labels, found[0] if len(found) == 1 else _joined(found)
@@ -288,7 +306,7 @@ class Segmenter:
     def segment_rows(
         self, read: Read, height: int, width: int, write: Callable[[NDArray[np.uint8]], None]
     ) -> Statistics:
-        """Class map and statistics of one image that need not be in memory. Likewise safe and alone.
+        """Class map and statistics of one image that need not be in memory. Likewise safe.
 
         The class map equals `segment`'s for a network of transposed up-sampling.
 
@@ -305,11 +323,12 @@ class Segmenter:
         self._check((1, height, width, self.n_channels))
         statistics = Statistics.none(1, self.classes, self.n_channels)
         shape = (height, width)
-        with self._lock, torch.inference_mode(), _ieee_fp32(), _threads(self._other_threads):
+        with self._computing(), _threads(self._other_threads):
+            network = self._fast(self._network_threads)
             for row in spans(height, self._wish(shape).core, self._halo):
                 top, bottom = reach(row, height, self._halo)
                 strip = _Strip(read(top, bottom), top, shape)
-                band, part = self._fitting(shape, partial(self._band, strip, row, self._forward))
+                band, part = self._fitting(shape, partial(self._band, strip, row, network))
                 if self._overflowed(part):
                     band, part = self._fitting(shape, partial(self._band, strip, row, self._plain_forward))
                 statistics.add(part)
@@ -357,15 +376,17 @@ class Segmenter:
             self.fits[shape] = [self._wish(shape)]
         tried = self.fits[shape]
         while True:
+            fit = tried[-1]
             try:
-                return work(tried[-1])
+                return work(fit)
             except (RuntimeError, MemoryError) as error:
                 if not ran_out(error):
                     raise
-                smaller = self._smaller(tried[-1], shape)
+                smaller = self._smaller(fit, shape)
                 if smaller is None:
-                    raise MemoryError(self._too_large(tried[-1], shape)) from error
-                tried.append(smaller)
+                    raise MemoryError(self._too_large(fit, shape)) from error
+                if tried[-1] is fit:  # else another lane ran out of the same memory
+                    tried.append(smaller)
             # Outside the handler, whose traceback holds on to what filled the memory.
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -396,7 +417,7 @@ class Segmenter:
         statistics = Statistics.none(len(images), self.classes, self.n_channels)
         again: set[int] = set()
         inner = (images.shape[1], images.shape[2])
-        fast = network == self._forward
+        fast = network != self._plain_forward
         has_plain_pass = self._has_plain_pass(inner, fit)
         settle = fast and not has_plain_pass
         pieces = self._pieces(images, fit, statistics, network)
@@ -544,9 +565,16 @@ class Segmenter:
             x_BHWC = x_BHWC.sub_(mean_C).div_(std_C)
         return x_BHWC.permute(0, 3, 1, 2)
 
-    def _forward(self, pixels_BHWC: Tensor) -> Tensor:
+    def _fast(self, threads: int) -> Network:
+        return partial(self._forward, threads=threads)
+
+    def _threads_of(self, shape: tuple[int, int]) -> int:
+        """Of one lane."""
+        return self._network_threads // self.lanes_of(*shape)
+
+    def _forward(self, pixels_BHWC: Tensor, threads: int | None = None) -> Tensor:
         x_BCHW = self._scaled(pixels_BHWC).to(self._dtype)
-        with _threads(self._network_threads):
+        with _threads(threads or self._network_threads):
             logits: Tensor = self._model(x_BCHW)
         return logits.float()
 
@@ -559,17 +587,26 @@ class Segmenter:
         """`TIE` times the difference between the two passes, as a share of the largest logit, and that logit."""
         generator = torch.Generator().manual_seed(0)
         pixels_BHWC = 255 * torch.rand(1, _TEST_SIDE, _TEST_SIDE, self.n_channels, generator=generator).to(self.device)
-        with torch.inference_mode(), _ieee_fp32():
+        with self._computing():
             plain_BKHW = self._plain_forward(pixels_BHWC.clone())
-            fast_BKHW = self._forward(pixels_BHWC)
+            share = self._network_threads // self.lanes
+            differences = [
+                float((self._forward(pixels_BHWC.clone(), threads) - plain_BKHW).abs().max())
+                for threads in dict.fromkeys((share, self._network_threads))
+            ]
         largest = max(float(plain_BKHW.abs().max()), torch.finfo(torch.float32).tiny)
-        return TIE * float((fast_BKHW - plain_BKHW).abs().max()) / largest, largest
+        return TIE * max(differences) / largest, largest
 
     def _tied(self, decision: Decision, logits_BKHW: Tensor) -> list[int]:
         if not self._tie:  # another precision, or nothing to fold
             return []
         bound_B = self._tie * self._largest(logits_BKHW)
         return [int(index) for index in (decision.margin < bound_B).nonzero()[:, 0]]
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        with self._turns, torch.inference_mode(), _ieee_fp32() if self.device.type == "cuda" else nullcontext():
+            yield
 
     @staticmethod
     def _largest(logits_BKHW: Tensor) -> Tensor:

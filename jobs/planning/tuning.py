@@ -33,7 +33,7 @@ from unet.precision import (
     resolved,
     seconds_of,
 )
-from unet.roofline import seconds_per_pass
+from unet.roofline import images_per_second
 from unet.segmenter import Segmenter
 from unet.weights import Weights
 
@@ -193,19 +193,15 @@ def forward_of(segmenter: Segmenter, shape: tuple[int, int] | None, images: int)
     if shape is None or images < LEAST_IMAGES:
         return None
     shape = segmenter.through(*shape)
-    segmenter.resident(1, *shape)()  # warms up
-    one = seconds_per_pass(segmenter.resident(1, *shape), least_seconds=0.0)
+    one = 1 / images_per_second(segmenter, 1, *shape, least_seconds=0.0)
     batch = max(1, min(segmenter.batch_size(*shape), int(max(images / LEAST_IMAGES, _SECONDS / one) / 2)))
-    once = segmenter.resident(batch, *shape)
-    once()
-    seconds = seconds_per_pass(once, least_seconds=_SECONDS / 2) / batch
     return {
         "height": shape[0],
         "width": shape[1],
         "device": segmenter.device.type,
         "batch": batch,
         "precision": segmenter.precision,
-        "seconds_per_image": seconds,
+        "seconds_per_image": 1 / images_per_second(segmenter, batch, *shape, least_seconds=_SECONDS / 2),
     }
 
 

@@ -50,9 +50,7 @@ def forward_rate(job: Job, precision: str, seconds: float, side: int) -> float:
     loaded = load_weights(job)
     segmenter = segmenter_of(job, loaded, threads=jobs.run.threads_of(job), precision=precision)
     batch = segmenter.batch_size(side, side)
-    once = segmenter.resident(batch, side, side)
-    once()
-    return batch / roofline.seconds_per_pass(once, least_seconds=seconds)
+    return roofline.images_per_second(segmenter, batch, side, side, least_seconds=seconds)
 
 
 def network(root: Path, name: str, width: int, images: int, options: argparse.Namespace, *, rivals: bool) -> None:

@@ -5,7 +5,7 @@ from time import sleep
 import pytest
 
 from jobs import meters as module
-from jobs.meters import Lane, Meters, Wait
+from jobs.meters import Lane, Lanes, Meters, Wait
 
 
 @pytest.fixture
@@ -94,3 +94,23 @@ def test_real_time_is_measured():
     with meters.timed("fetch"):
         sleep(0.02)
     assert 0.02 <= meters.busy["fetch"] < 1
+
+
+def test_lanes_are_for_whoever_comes_and_all_of_them_for_one_alone(clock):
+    lanes, meters = Lanes("segment", 2), Meters()
+    waits = [Wait(), Wait(), Wait()]
+    entered = threading.Event()
+
+    def alone():
+        with lanes.work(meters, waits[2], alone=True):
+            entered.set()
+            clock.now += 3
+
+    with lanes.work(meters, waits[0]), lanes.work(meters, waits[1]):
+        clock.now += 2
+        thread = threading.Thread(target=alone)
+        thread.start()
+        assert not entered.wait(0.2)
+    thread.join(60)
+    assert entered.is_set()
+    assert dict(meters.busy) == {"segment": 2 + 2 + 3 + 3}

@@ -489,11 +489,11 @@ def test_memory_that_runs_out_costs_no_mask_and_is_on_record(tmp_path, weights_f
     run(job_of(tmp_path / "in", tmp_path / "whole", weights_file, *sets))
     forward = Segmenter._forward
 
-    def short(self, pixels_BHWC):
+    def short(self, pixels_BHWC, threads=None):
         batch, height, width, _ = pixels_BHWC.shape
         if batch > 1 or height * width > 300 * 300:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(self, pixels_BHWC)
+        return forward(self, pixels_BHWC, threads)
 
     monkeypatch.setattr(Segmenter, "_forward", short)
     report = run(job_of(tmp_path / "in", tmp_path / "out", weights_file, *sets))
@@ -520,12 +520,12 @@ def test_memory_may_run_out_at_every_forward_call_of_a_job(tmp_path, weights_fil
     forward = Segmenter._forward
     calls, fails = [0], set()
 
-    def counted(self, pixels_BHWC):
+    def counted(self, pixels_BHWC, threads=None):
         if pixels_BHWC.shape[2] > 96:  # not what a Segmenter tries itself out with
             calls[0] += 1
             if calls[0] in fails:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(self, pixels_BHWC)
+        return forward(self, pixels_BHWC, threads)
 
     monkeypatch.setattr(Segmenter, "_forward", counted)
 
@@ -533,7 +533,7 @@ def test_memory_may_run_out_at_every_forward_call_of_a_job(tmp_path, weights_fil
         calls[0] = 0
         fails.clear()
         fails.update(failing)
-        sets = ["inference.precision=fp32", "inference.batch_size=4", "run.shard_size=4", "cluster.decoders=1"]
+        sets = ["inference.precision=fp32", "inference.batch_size=4", "run.shard_size=7", "cluster.decoders=1"]
         report = run(job_of(tmp_path / "in", tmp_path / name, weights_file, *sets))
         assert (report.ok, report.failed, report.record["attempts_lost"]) == (7, 0, 0)
         return tree(tmp_path / name / "masks"), report.record["short_of_memory"]
@@ -561,10 +561,10 @@ def test_what_never_fits_fails_as_out_of_memory_and_is_retried_as_such(tmp_path,
     Image.fromarray(pixels).save(tmp_path / "in/large.png")
     forward = Segmenter._forward
 
-    def short(self, pixels_BHWC):
+    def short(self, pixels_BHWC, threads=None):
         if pixels_BHWC.shape[1:3].numel() > 100 * 100:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(self, pixels_BHWC)
+        return forward(self, pixels_BHWC, threads)
 
     with monkeypatch.context() as patched:
         patched.setattr(Segmenter, "_forward", short)

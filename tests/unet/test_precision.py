@@ -132,10 +132,10 @@ def test_dtypes_are_in_the_order_of_their_mantissas():
 
 def test_images_that_do_not_fit_are_not_compared():
     class Short(Segmenter):
-        def _forward(self, pixels_BHWC):
+        def _forward(self, pixels_BHWC, threads=None):
             if pixels_BHWC.shape[1] == 50:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return super()._forward(pixels_BHWC)
+            return super()._forward(pixels_BHWC, threads)
 
     drawn = [np.random.default_rng(side).integers(0, 256, (side, side, 3), np.uint8) for side in (50, 40)]
     short, exact = Short(seeded(), precision="bf16"), Segmenter(seeded(), precision="fp32")

@@ -1,4 +1,5 @@
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 from unet import segmenter as module
 from unet.precision import DeviceError
 from unet.segmenter import Segmenter
+from unet.segmenter import _threads as threads_of_torch
 
 
 def pixels(batch, height, width, channels=3, seed=0):
@@ -160,7 +162,7 @@ def test_wrong_batches_are_refused():
 
 def test_batch_size_follows_the_pixels():
     segmenter = Segmenter(seeded())
-    assert segmenter.batch_size(256, 256) == 8
+    assert segmenter.batch_size(256, 256) == 4
     assert segmenter.batch_size(16, 16) == 64
     assert segmenter.batch_size(4000, 4000) == 1
     assert Segmenter(seeded(), batch_size=3).batch_size(16, 16) == 3
@@ -181,6 +183,44 @@ def test_threads_may_share_a_segmenter():
     for thread in threads:
         thread.join()
     assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize(("threads", "lanes", "each"), [(1, 1, 1), (2, 2, 1), (3, 1, 3), (4, 2, 2)])
+def test_on_a_cpu_two_batches_are_computed_beside_each_other(threads, lanes, each):
+    with threads_of_torch(threads):
+        segmenter = Segmenter(seeded())
+        seen = []
+        segmenter._model.register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
+        segmenter.segment(pixels(1, 32, 32))
+        assert (segmenter.lanes, segmenter.lanes_of(512, 512), seen) == (lanes, lanes, [each])
+
+
+def test_a_large_image_has_all_threads_to_itself():
+    with threads_of_torch(2):
+        segmenter = Segmenter(seeded())
+        seen = []
+        segmenter._model.register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
+        segmenter.segment(pixels(1, 1024, 528))
+        segmenter.segment(pixels(1, 1024, 512))
+        assert (segmenter.lanes_of(1024, 528), seen) == (1, [2, 1])
+
+
+def test_as_many_callers_compute_at_once_as_there_are_lanes():
+    with threads_of_torch(2):
+        segmenter = Segmenter(seeded())
+    inside, together = [], threading.Barrier(segmenter.lanes)
+
+    def counted(*_):
+        inside.append(1)
+        together.wait(60)  # passes where both lanes are in here at once
+        assert len(inside) <= segmenter.lanes
+        together.wait(60)
+        inside.pop()
+
+    segmenter._model.register_forward_pre_hook(counted)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(segmenter.segment, [pixels(1, 32, 32)] * 4))
+    assert not inside
 
 
 def test_reduced_precision_differs_little():

@@ -89,10 +89,10 @@ def test_images_cut_for_want_of_memory_get_the_same_referee(monkeypatch):
     class Short(Segmenter):
         room = 10**9
 
-        def _forward(self, pixels_BHWC):
+        def _forward(self, pixels_BHWC, threads=None):
             if pixels_BHWC.shape[:3].numel() > self.room:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return super()._forward(pixels_BHWC)
+            return super()._forward(pixels_BHWC, threads)
 
         def _plain_forward(self, pixels_BHWC):
             if pixels_BHWC.shape[:3].numel() > self.room:

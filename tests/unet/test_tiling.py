@@ -185,11 +185,11 @@ class Short(Segmenter):
     fails = frozenset()
     calls = 0
 
-    def _forward(self, pixels_BHWC):
+    def _forward(self, pixels_BHWC, threads=None):
         self.calls += 1
         if pixels_BHWC.shape[:3].numel() > self.room or self.calls in self.fails:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return super()._forward(pixels_BHWC)
+        return super()._forward(pixels_BHWC, threads)
 
 
 def short(**more):
