@@ -1,5 +1,6 @@
 import io
 import tarfile
+import zlib
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from jobs.masks import encode as module
 from jobs.masks.encode import Encoder, bands, default_values, shape_of, tar, untar
 
 
@@ -25,6 +27,24 @@ def test_masks_show_their_values(height, width, classes, data):
     np.testing.assert_array_equal(np.asarray(image).astype(np.uint8), np.array(values, np.uint8)[labels])
     assert image.mode == ("1" if values == [0, 1] else "L")
     assert Encoder(values).encode(labels) == Encoder(values).encode(labels.copy())
+
+
+@pytest.mark.skipif(module.deflating is zlib, reason="the extra 'fast' is not installed")
+@settings(max_examples=100, deadline=None)
+@given(
+    st.integers(1, 500),
+    st.integers(1, 500),
+    st.integers(1, 16),
+    st.sampled_from([[0, 1], [0, 255], [7, 0, 80]]),
+    st.integers(0, 99),
+)
+def test_the_bytes_do_not_depend_on_the_library_that_compresses(height, width, run, values, seed):
+    drawn = np.random.default_rng(seed).integers(0, len(values), (height, -(-width // run)), np.uint8)
+    labels = np.repeat(drawn, run, axis=1)[:, :width]
+    faster = Encoder(values).encode(labels)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(module, "deflating", zlib)
+        assert Encoder(values).encode(labels) == faster
 
 
 def test_colours():
