@@ -262,7 +262,7 @@ def gc(
     profile: Profile = None,
     json: AsJson = False,
 ) -> None:
-    """Find files that no commit names: attempts that lost or were cut off."""
+    """Find files that nothing needs: attempts that lost, merged catalog files, indexes of tars that are gone."""
     from jobs.gc import collect
 
     found = collect(output, profile=profile, grace=hours * 3600, delete=delete)

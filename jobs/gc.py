@@ -1,10 +1,12 @@
-"""What no commit names: attempts that lost or were cut off, and catalog files that were merged into others."""
+"""What nothing needs: attempts that lost or were cut off, merged catalog files, indexes of tars that are gone."""
 
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 
 from jobs.commit import Commits
+from jobs.inputs import indexes
 from jobs.planning import catalog
 from jobs.storage import Entry, Storage, open_storage
 
@@ -30,7 +32,7 @@ class Garbage:
 
 
 def collect(output: str, *, profile: str | None = None, grace: float = GRACE, delete: bool = False) -> Garbage:
-    """Find, and delete if told, what no commit and no version of the catalog names.
+    """Find, and delete if told, what no commit and no version of the catalog names, and indexes without their tar.
 
     Args:
         output: A job's.
@@ -41,7 +43,8 @@ def collect(output: str, *, profile: str | None = None, grace: float = GRACE, de
     storage = open_storage(output, profile=profile)
     found = Garbage(deleted=delete)
     # Files first and names second: what is committed in between is then named.
-    for entries, named in (*_attempts(storage), (list(storage.walk("catalog/rows")), _of_catalog(storage))):
+    kinds = chain(_attempts(storage), _of_catalog(storage), _of_indexes(storage, profile))
+    for entries, named in kinds:
         for entry in entries:
             if entry.path in named:
                 continue
@@ -62,5 +65,10 @@ def _attempts(storage: Storage) -> Iterator[tuple[list[Entry], set[str]]]:
         yield entries, {item.path for commit in commits.values() for item in commit.objects.values()}
 
 
-def _of_catalog(storage: Storage) -> set[str]:
-    return {file.path for version in catalog.kept(storage) for run in version.runs for file in run}
+def _of_catalog(storage: Storage) -> Iterator[tuple[list[Entry], set[str]]]:
+    entries = list(storage.walk("catalog/rows"))
+    yield entries, {file.path for version in catalog.kept(storage) for run in version.runs for file in run}
+
+
+def _of_indexes(storage: Storage, profile: str | None) -> Iterator[tuple[list[Entry], set[str]]]:
+    yield list(storage.walk(indexes.FOLDER)), indexes.in_use(storage, profile=profile)

@@ -14,11 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.errors import NotFound
+from jobs.errors import Denied, NotFound
 from jobs.inputs.tars import Member
-from jobs.storage import Storage
+from jobs.storage import Storage, open_storage, split_url
 
-_FOLDER = "catalog/indexes"
+FOLDER = "catalog/indexes"
 _FORM = "1"
 """Of the members' meaning; a change of it, as of the endings that images have, makes the indexes before void."""
 
@@ -50,12 +50,12 @@ class Indexes:
         """A tar's images, or None where they are not known."""
         with self._lock:
             if self._there is None:
-                self._there = set(self._storage.names(_FOLDER))
+                self._there = set(self._storage.names(FOLDER))
         name = _name(url)
         if name not in self._there:
             return None
         try:
-            table = pq.read_table(io.BytesIO(self._storage.read(f"{_FOLDER}/{name}")))
+            table = pq.read_table(io.BytesIO(self._storage.read(f"{FOLDER}/{name}")))
         except (NotFound, pa.ArrowInvalid):
             return None
         if not table.schema.equals(_SCHEMA) or table.schema.metadata != _metadata(url, etag):
@@ -71,7 +71,7 @@ class Indexes:
         sink = io.BytesIO()
         pq.write_table(table, sink, compression="zstd", use_dictionary=False, write_statistics=False)
         with self._lock:
-            self._new.append((f"{_FOLDER}/{_name(url)}", sink.getvalue()))
+            self._new.append((f"{FOLDER}/{_name(url)}", sink.getvalue()))
 
     def store(self) -> None:
         """Store what was added since this was called last."""
@@ -80,6 +80,24 @@ class Indexes:
         if new:
             with ThreadPoolExecutor(_AT_ONCE) as pool:
                 list(pool.map(lambda item: self._storage.write(*item), new))
+
+
+def in_use(storage: Storage, *, profile: str | None = None) -> set[str]:
+    """The paths of the indexes whose tars are still there, or may be, for all that we may know; asks for each once."""
+
+    def used(name: str) -> bool:
+        try:
+            metadata = pq.read_schema(io.BytesIO(storage.read(f"{FOLDER}/{name}"))).metadata or {}
+            root, path = split_url(metadata[b"url"].decode())
+            return open_storage(root, profile=profile).exists(path)
+        except (NotFound, Denied):
+            return True
+        except (pa.ArrowInvalid, KeyError):
+            return False
+
+    names = storage.names(FOLDER)
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return {f"{FOLDER}/{name}" for name, is_used in zip(names, pool.map(used, names), strict=True) if is_used}
 
 
 def _name(url: str) -> str:

@@ -2,8 +2,8 @@
 
 `python tests/benchmarks/finishing.py --images 10000 100000 1000000`: shards of 512 rows whose keys and hashes all differ, as
 a run of tars leaves them, but for the masks, which the end of a run does not read. The end itself is in a process of its own
-with all that a driver imports; printed are its seconds and its memory before and at most. `--old 10000000` finishes each
-after a night of so many other images, in place of an empty output: what the catalog wrote is printed then too.
+with all that a driver imports; printed are its seconds, its memory before and at most (MiB), and what it wrote of the catalog.
+`--images 1000 --old 10000000` ends the run of a night on top of a catalog of so many other images.
 """
 
 import argparse
@@ -34,6 +34,7 @@ def committed(output: str, images: int) -> None:
     from jobs.commit import Commit, Commits, put
     from jobs.inputs.sources import LISTED
     from jobs.job import Job
+    from jobs.planning.manifest import Manifest
     from jobs.planning.plan import LivePlan, Planning, first_of
     from jobs.storage import open_storage
 
@@ -59,8 +60,6 @@ def committed(output: str, images: int) -> None:
     parts = iter(planning)
     live = LivePlan(storage, RUN, planning, first_of(parts), parts)
     commits = Commits(storage, RUN, "worker")
-    from jobs.planning.manifest import Manifest
-
     for shard in live.shards():
         if shard is None:
             time.sleep(0.02)
@@ -81,6 +80,30 @@ def committed(output: str, images: int) -> None:
         commits.commit(Commit(shard.id, f"{shard.id:0>16}", objects, len(rows), 0))
 
 
+def aged(output: str, old: int) -> None:
+    """A catalog of so many images of nights before."""
+    import pyarrow as pa
+
+    from jobs.planning import catalog
+    from jobs.storage import open_storage
+
+    def outcomes():
+        for start in range(0, old, 8192):
+            count = min(8192, old - start)
+            same = {"fingerprint": "f" * 64, "status": "ok", "run_id": "20260101T000000.000-aaaaaa", "shard": "00000"}
+            columns = {name: pa.repeat(value, count) for name, value in (same | {"input": "/in"}).items()}
+            columns["key"] = pa.array([f"old/{number:08}.jpg" for number in range(start, start + count)])
+            columns["etag"] = pa.array([f"{number:032x}" for number in range(start, start + count)])
+            nulls = pa.nulls(count, pa.string())
+            yield pa.table([columns.get(name, nulls) for name in catalog.SCHEMA.names], schema=catalog.SCHEMA)
+
+    catalog.add(open_storage(output), "20260101T000000.000-aaaaaa", outcomes())
+
+
+def catalog_bytes(output: str) -> int:
+    return sum(path.stat().st_size for path in Path(output, "catalog").rglob("*.parquet"))
+
+
 def finished(output: str) -> None:
     import cluster.driver  # noqa: F401  (for its memory)
     from jobs.lock import locked
@@ -90,16 +113,19 @@ def finished(output: str) -> None:
 
     with locked(open_storage(output), "fail") as lock:
         this = Run.attach(output, RUN, generation=lock.fence.generation)
-        before, began = memory("VmHWM"), time.perf_counter()
+        before, known, began = memory("VmHWM"), catalog_bytes(output), time.perf_counter()
         images = finish(this, Tally()).images
-    seconds = time.perf_counter() - began
-    print(json.dumps({"images": images, "seconds": seconds, "before": before, "most": memory("VmHWM")}))
+    told = {
+        "images": images, "seconds": round(time.perf_counter() - began, 2), "before": before, "most": memory("VmHWM"),
+        "catalog_bytes_before": known, "catalog_bytes_written": catalog_bytes(output) - known,
+    }  # fmt: skip
+    print(json.dumps(told))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
-    parser.add_argument("--folder", help="where outputs are made, and stay")
+    parser.add_argument("--old", type=int, default=0, help="images that the catalog has from nights before")
     parser.add_argument("--step", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.step:
@@ -107,9 +133,10 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as scratch:
         for images in options.images:
-            output = f"{options.folder or scratch}/{images}"
-            if not Path(output).exists():
-                committed(output, images)
+            output = f"{scratch}/{images}"
+            if options.old:
+                aged(output, options.old)
+            committed(output, images)
             command = [sys.executable, __file__, "--step", "finished", output]
             print(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout, end="", flush=True)
 

@@ -6,12 +6,17 @@
 process of its own. Printed for each: images per second and worker while workers served, and of the whole command; the cost
 of an image against the smallest run's; and the driver's memory when a tenth, half and all was done. Then `verify`.
 A million needs 6 GB of disk for each form.
+
+With `--kill-at 0.9` the driver of the largest runs kills itself by SIGKILL when so much is done, and the same command goes on:
+printed are then the seconds from the start of that command, imports included, until a new shard was on record, and how many
+shards that were finished before were done again.
 """
 
 import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,7 +32,7 @@ from jobs.storage import LocalStorage
 
 EACH = 1000
 DIFFERENT = 2000
-MARKS = (0.1, 0.5, 1.0)
+MARKS = (0.1, 0.5, 0.9, 1.0)
 
 
 def prepare(folder: Path, count: int, form: str) -> Path:
@@ -45,21 +50,29 @@ def prepare(folder: Path, count: int, form: str) -> Path:
     return place
 
 
-def done(place: str, output: str) -> None:
+def done(place: str, output: str, kill_at: float, started: float) -> None:
     """One run, told as JSON; in a process of its own, whose memory is the driver's."""
     from cluster.driver import run
     from unet import weights
     from unet.model import UNet
 
     path = Path(output).with_suffix(".safetensors")
-    path.write_bytes(weights.save(UNet(3, 2, width=4)))
-    memory = {}
+    if not path.exists():  # what a run goes on with must be the same
+        path.write_bytes(weights.save(UNet(3, 2, width=4)))
+    memory, resumed = {}, {}
 
     def progress(this, tally):
+        if tally.done > tally.before:
+            resumed.setdefault("first_shard", time.time() - started)
+            resumed.setdefault("before", tally.before)
         if this.live is None or this.live.planning.whole:
             for mark in MARKS:
                 if tally.done >= mark * this.images:
                     memory.setdefault(mark, resident())
+            if kill_at and tally.done >= kill_at * this.images:
+                rate = steady({"measured_images": tally.measured, "worker_seconds": seconds_of(tally)})
+                print(json.dumps({"memory": memory, "steady": rate, "peak": status("VmHWM")}), flush=True)
+                os.kill(os.getpid(), signal.SIGKILL)
 
     began = time.perf_counter()
     job = Job.of({"input": place, "output": output, "weights": str(path)}, ["masks.format=tar"])
@@ -67,9 +80,14 @@ def done(place: str, output: str) -> None:
     seconds = time.perf_counter() - began
     told = {
         "images": record["ok"], "seconds": seconds, "steady": steady(record),
-        "memory": memory, "peak": int(status("VmHWM")), "limit": record["limit"],
+        "memory": memory, "peak": status("VmHWM"), "limit": record["limit"], **resumed,
     }  # fmt: skip
     print(json.dumps(told))
+
+
+def seconds_of(tally) -> float:
+    """As `worker_seconds` of a run's record."""
+    return sum(last - first for first, last in tally.serving.values())
 
 
 def status(name: str) -> int:
@@ -82,11 +100,31 @@ def resident() -> int:
     return status("VmRSS")
 
 
-def measured(place: Path, scratch: str, count: int) -> dict:
+def told_by(place: Path, output: str, *, kill_at: float = 0.0) -> dict:
+    """What a run in a process of its own tells, to its end or until it kills itself."""
+    command = [sys.executable, __file__, "--run", str(place), output, str(kill_at), str(time.time())]
+    run = subprocess.run(command, check=not kill_at, stdout=subprocess.PIPE)
+    assert run.returncode == (-signal.SIGKILL if kill_at else 0), run
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def commits(output: str) -> dict[str, bytes]:
+    """What each finished shard's record says: another attempt would be another record."""
+    return {path.name: path.read_bytes() for path in Path(output).glob("runs/*/commits/*.json")}
+
+
+def measured(place: Path, scratch: str, count: int, kill_at: float) -> dict:
     output = f"{scratch}/out-{place.name}"
-    command = [sys.executable, __file__, "--run", str(place), output]
-    told = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
+    killed, before = {}, {}
+    if kill_at:
+        killed, before = told_by(place, output, kill_at=kill_at), commits(output)
+        time.sleep(5)  # its Ray goes with it
+    told = told_by(place, output)
     assert told["images"] == count, told
+    if kill_at:
+        attempts = [len(list(Path(output).glob(f"runs/*/shards/{name[:-5]}/*"))) for name in before]
+        again = sum(commits(output)[name] != record for name, record in before.items()) + sum(attempts) - len(attempts)
+        told |= {"finished": len(before), "again": again, "killed": killed, "steady": killed["steady"]}
     began = time.perf_counter()
     verify = [sys.executable, "-c", f"from jobs.verify import verify; assert not verify({output!r}).problems"]
     subprocess.run(verify, check=True)
@@ -100,17 +138,18 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--forms", nargs="+", choices=("tar", "parquet"), default=("tar", "parquet"))
     parser.add_argument("--folder", type=Path, help="where the images are made, and stay")
-    parser.add_argument("--run", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--kill-at", type=float, default=0.0, help="share of the largest runs that is done then")
+    parser.add_argument("--run", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.run:
-        done(*options.run)
+        done(*options.run[:2], *map(float, options.run[2:]))
         return
     with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
         for form in options.forms:
             least = 0.0
             for count in options.images:
                 place = prepare(options.folder or Path(scratch), count, form)
-                told = measured(place, scratch, count)
+                told = measured(place, scratch, count, options.kill_at if count == max(options.images) else 0.0)
                 cost = 1 / told["steady"]
                 least = least or cost
                 print(
@@ -119,6 +158,13 @@ def main() -> None:
                     f"{told['memory']} MiB, peak {told['peak']}; verified in {told['verify']:.0f} s; {told['limit']}",
                     flush=True,
                 )
+                if "again" in told:
+                    print(
+                        f"   killed with {told['finished']} shards finished, at {told['killed']['memory']} MiB, at most "
+                        f"{told['killed']['peak']}; {told['first_shard']:.1f} s until the first new shard; "
+                        f"{told['again']} finished shards again",
+                        flush=True,
+                    )
 
 
 if __name__ == "__main__":

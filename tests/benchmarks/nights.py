@@ -135,8 +135,15 @@ def job_of(output, **more):
 
 
 def stale_of(output):
-    """The job with other settings, which all images are to be done with."""
-    return job_of(output, select={"only": ["stale"]}, inference={"tta": "flips"})
+    """The job with a new weights file, which all images are to be done with."""
+    from unet import weights
+    from unet.model import UNet
+
+    path = f"{output}.safetensors"
+    if not os.path.exists(path):
+        with open(path, "wb") as file:
+            file.write(weights.save(UNet(3, 2, width=4)))
+    return job_of(output, select={"only": ["stale"]}, weights=path)
 
 
 def listing(_):
@@ -220,12 +227,12 @@ def killed(output):
         for shard in this.live.shards():
             if shard is None:
                 time.sleep(0.02)
-        run_id, images = this.run_id, this.images
+        run_id, why = this.run_id, dict(this.live.planning.why)
     commits = Commits(open_storage(output), run_id, "worker")
     shards = list(this.desk.manifest.shards())
     for shard in shards[: len(shards) * 9 // 10]:
         commits.commit(Commit(shard.id, "x", {}, len(shard), 0))
-    return {"images": images, "shards": len(shards)}
+    return {"planned": why, "shards": len(shards)}
 
 
 def resumed(output):

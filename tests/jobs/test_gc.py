@@ -4,8 +4,10 @@ import time
 from conftest import draw_images, tree
 
 from jobs.gc import collect
+from jobs.inputs.indexes import Indexes
 from jobs.job import Job
 from jobs.run import run
+from jobs.storage import LocalStorage, open_storage
 from jobs.verify import verify
 
 
@@ -35,7 +37,6 @@ def test_catalog_files_that_were_merged_into_others_are_garbage(tmp_path):
     import pyarrow as pa
 
     from jobs.planning import catalog
-    from jobs.storage import LocalStorage
 
     storage = LocalStorage(str(tmp_path))
     row = {"fingerprint": "f", "status": "ok", "run_id": "r", "input": "in"}
@@ -44,3 +45,17 @@ def test_catalog_files_that_were_merged_into_others_are_garbage(tmp_path):
     assert len(collect(str(tmp_path), grace=-1).paths) == 8
     collect(str(tmp_path), grace=-1, delete=True)
     assert sum(table.num_rows for table in catalog.rows(storage, catalog.current(storage))) == 12
+
+
+def test_indexes_of_tars_that_are_gone_are_garbage(tmp_path, bucket):
+    storage, inputs = LocalStorage(str(tmp_path / "out")), open_storage(bucket)
+    inputs.write("b.tar", b"")
+    (tmp_path / "a.tar").touch()
+    indexes = Indexes(storage)
+    for url in (f"{tmp_path}/a.tar", f"{tmp_path}/gone.tar", f"{bucket}/b.tar", f"{bucket}/gone.tar"):
+        indexes.add(url, "e", [])
+    indexes.store()
+    storage.write("catalog/indexes/damaged.parquet", b"PAR1")
+    assert len(collect(str(tmp_path / "out"), grace=-1, delete=True).paths) == 3
+    assert Indexes(storage).get(f"{tmp_path}/a.tar", "e") == Indexes(storage).get(f"{bucket}/b.tar", "e") == []
+    assert collect(str(tmp_path / "out"), grace=-1).paths == []
