@@ -18,9 +18,8 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from cluster import bench, generate, operations
+from cluster import bench, generate, operations, table
 from jobs.errors import JobError, MaskfleetError, Stopped, redacted
 from jobs.job import Job
 
@@ -39,7 +38,6 @@ app.add_typer(bench.app, name="bench")
 app.add_typer(operations.app)
 app.add_typer(generate.app)
 
-_out = Console()
 _err = Console(stderr=True)
 _options: dict[str, bool] = {"debug": False}
 
@@ -249,9 +247,9 @@ def retry(
     """Do failed images of these kinds again, with the newest run's job."""
     from jobs.status import newest_job
 
-    table = newest_job(output, profile=profile)
-    table["select"] = {"classes": classes}
-    return _run(Job.of(table, set or ()), address=address, no_ray=no_ray, as_json=json)
+    newest = newest_job(output, profile=profile)
+    newest["select"] = {"classes": classes}
+    return _run(Job.of(newest, set or ()), address=address, no_ray=no_ray, as_json=json)
 
 
 @app.command()
@@ -556,10 +554,8 @@ def _show(result: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(result, indent=1))
         return
-    table = Table.grid(padding=(0, 2))
-    for name, value in result.items():
-        table.add_row(name.replace("_", " "), json.dumps(value) if isinstance(value, dict | list) else str(value))
-    _out.print(table, markup=False, highlight=False, soft_wrap=True)
+    for line in table.lines(result):
+        typer.echo(line)
 
 
 _STEPS = {"plan": "plan", "ray": "Ray", "worker": "first worker", "shard": "first shard"}

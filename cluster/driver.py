@@ -274,6 +274,8 @@ class Fleet:
             "max_task_retries": 0,
             "max_concurrency": SHARDS_IN_FLIGHT,
             "concurrency_groups": {"pulse": 1},
+            # Fewer workers than there is room for have a node's cores for decoding, and a node's loss costs fewer.
+            "scheduling_strategy": "SPREAD",
             "runtime_env": {"env_vars": WORKER_ENVIRONMENT},
         }
         if avoided:

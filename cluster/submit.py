@@ -6,6 +6,7 @@ submission is nothing but a way to start the command there, and may be made agai
 
 import asyncio
 import json
+import logging
 import os
 import shlex
 import shutil
@@ -13,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import date
+from datetime import UTC, date, datetime
 from importlib.metadata import requires, version
 from pathlib import Path
 from typing import Any, Literal
@@ -56,6 +57,7 @@ class Submissions:
         auth.settle()
         from ray.job_submission import JobSubmissionClient
 
+        logging.getLogger(JobSubmissionClient.__module__).addFilter(_no_farewell)
         self._address = address
         # Ray lets these override what it is given.
         overriding = {name: os.environ.pop(name, None) for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")}
@@ -151,7 +153,7 @@ class Submissions:
         """The submitted jobs, the newest first."""
         with self._told():
             found = [_told_of(info) for info in self._client.list_jobs() if info.submission_id]
-        return sorted(found, key=lambda info: info["started"] or 0, reverse=True)
+        return sorted(found, key=lambda info: info["started"] or "", reverse=True)
 
     def newest(self, job_name: str) -> str:
         """The id of a job's newest submission.
@@ -244,6 +246,11 @@ def pinned() -> list[str]:
     return [f"{name}=={version(name).partition('+')[0]}" for name in names if name != "ray"]
 
 
+def _no_farewell(record: logging.LogRecord) -> bool:
+    """Not Ray's own last line of a log that was followed to its end."""
+    return not (record.levelno <= logging.INFO and record.getMessage().startswith("WebSocket closed"))
+
+
 def _told_of(info: Any) -> dict[str, Any]:
     metadata = info.metadata or {}
     return {
@@ -254,6 +261,12 @@ def _told_of(info: Any) -> dict[str, Any]:
         "name": metadata.get("name"),
         "date": metadata.get("date"),
         "output": metadata.get("output"),
-        "started": info.start_time,
-        "ended": info.end_time,
+        "started": _moment(info.start_time),
+        "ended": _moment(info.end_time),
     }
+
+
+def _moment(milliseconds: int | None) -> str | None:
+    if milliseconds is None:
+        return None
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds")

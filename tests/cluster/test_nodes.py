@@ -1,5 +1,6 @@
 """The driver on several nodes with logical GPUs, which come, go, give notice, and hang."""
 
+import json
 import os
 import signal
 import time
@@ -40,8 +41,8 @@ def cluster_of(nodes):
         cluster.shutdown()
 
 
-def add_node(cluster, gpus=1):
-    return cluster.add_node(num_cpus=1, num_gpus=gpus, object_store_memory=128 * 2**20, wait=False)
+def add_node(cluster, gpus=1, cpus=1):
+    return cluster.add_node(num_cpus=cpus, num_gpus=gpus, object_store_memory=128 * 2**20, wait=False)
 
 
 def job_of(images, output, weights_file, *sets):
@@ -96,6 +97,18 @@ def test_nodes_come_and_go_give_notice_and_are_killed(tmp_path, weights_file):
     rows = statistics(tmp_path / "out")
     assert rows == statistics(tmp_path / "reference")
     assert verify(str(tmp_path / "out")).problems == []
+
+
+def test_few_workers_are_spread_over_nodes_with_room_for_all(tmp_path, weights_file):
+    images = draw_images(tmp_path / "images", 16)
+    with cluster_of(0) as (cluster, _):
+        for _ in range(2):
+            add_node(cluster, gpus=4, cpus=4)
+        job = job_of(images, tmp_path / "out", weights_file, "cluster.workers=2")
+        driver.run(job, address=cluster.address, open_pipeline=killers.slowly)
+    log = "".join(path.read_text() for path in (tmp_path / "out").glob("runs/*/logs/*.jsonl"))
+    ready = [line for line in map(json.loads, log.splitlines()) if line["event"] == "worker ready"]
+    assert len({line["node"] for line in ready}) == len(ready) == 2
 
 
 def test_a_worker_that_hangs_is_ended_and_its_shards_are_done_elsewhere(tmp_path, weights_file, monkeypatch):

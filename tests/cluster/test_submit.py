@@ -179,6 +179,8 @@ def test_nights_on_a_cluster(head, tmp_path, weights_file):
 
     gone_on = maskfleet(head, *submit, "--follow")
     assert gone_on.returncode == 0, gone_on.stderr
+    assert "WebSocket" not in gone_on.stderr
+    assert re.search(r"^started +20\d\d-\S+\+00:00$", maskfleet(head, "status", job, *there).stdout, re.MULTILINE)
     assert len(list((tmp_path / "nuclei/runs").iterdir())) == 1
     assert len(statistics(tmp_path / "nuclei")) == 60
     listed = json.loads(maskfleet(head, "list", *there, "--json").stdout)
