@@ -42,6 +42,8 @@ def submit(
     """Run a job on a Ray cluster: ships this code and starts the same run on the head."""
     if install not in ("none", "pip", "uv"):
         raise JobError(f"--install {install!r} is none of none, pip, uv")
+    if install != "none" and "/" in python:
+        raise JobError(f"--install makes an environment that {python} is not of; leave out --python")
     from cluster.submit import Submissions
 
     night = (date or datetime.now(UTC)).date()

@@ -227,6 +227,11 @@ def pack(folder: Path, job: Job) -> None:
     for package in (unet, jobs, cluster):
         source = Path(str(package.__file__)).parent
         shutil.copytree(source, folder / source.name, ignore=shutil.ignore_patterns("__pycache__"))
+    # So that the code knows its version where nobody has installed it, or another one.
+    number = version("maskfleet")
+    metadata = folder / f"maskfleet-{number}.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text(f"Metadata-Version: 2.1\nName: maskfleet\nVersion: {number}\n")
     (folder / "job.json").write_text(json.dumps(job.model_dump(mode="json", exclude_none=True), indent=1))
 
 

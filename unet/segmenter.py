@@ -40,7 +40,8 @@ TIE = 16
 """Margins below this many times the difference between the fast and the plain pass, as seen on a test image, are ties.
 
 The difference is taken as a share of the image's largest logit, since both grow together; it was
-seen to be 4e-7 to 2e-6. The factor covers images that the test image does not resemble.
+seen to be 4e-7 to 2e-6. The factor covers images that the test image does not resemble: on real ones margins near a tie
+moved by at most 10 of these units. Twice the factor costs three times the plain passes (`tests/benchmarks/ties.py`).
 """
 
 TILE_TIE = {"cpu": 4, "cuda": 16}
@@ -64,6 +65,8 @@ _NOT_TILEABLE = (
     "accept differences (see docs/images.md), or inference.tile = 0 to never cut"
 )
 _BATCH_PIXELS = {"cpu": 2**18, "cuda": 2**22}
+"""Of a batch that nobody has measured. On a CPU none needs to be: see `tests/benchmarks/batches.py`."""
+
 _ALONE_PIXELS = 2**19
 """Of an image that gets all threads of a CPU: it is long on its way, and two of them take twice the memory."""
 

@@ -1,5 +1,6 @@
 """Submissions to a real Ray head with its Jobs API, in its own processes, which asks for a token."""
 
+import importlib.metadata
 import json
 import os
 import re
@@ -16,7 +17,9 @@ import psutil
 import pytest
 from conftest import draw_images, draw_pairs, statistics
 
+from cluster import operations
 from cluster.submit import environment, exit_code, pack, pinned
+from jobs.errors import JobError
 from jobs.job import Job
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,7 +53,10 @@ def test_what_travels(tmp_path, monkeypatch):
     pack(tmp_path / "packed", job)
     assert Job.load(tmp_path / "packed/job.json") == job
     packed = {path.relative_to(tmp_path / "packed") for path in (tmp_path / "packed").rglob("*") if path.is_file()}
-    assert {path.parts[0] for path in packed} == {"unet", "jobs", "cluster", "job.json"}
+    (metadata,) = importlib.metadata.distributions(path=[str(tmp_path / "packed")])
+    assert (metadata.name, metadata.version) == ("maskfleet", importlib.metadata.version("maskfleet"))
+    folders = {"unet", "jobs", "cluster", f"maskfleet-{metadata.version}.dist-info"}
+    assert {path.parts[0] for path in packed} == folders | {"job.json"}
     assert not [path for path in packed if path.suffix == ".pyc"]
     for install in ("none", "pip", "uv"):
         made = environment(str(tmp_path / "packed"), install)
@@ -60,6 +66,11 @@ def test_what_travels(tmp_path, monkeypatch):
     assert any(re.fullmatch(r"torch==[\d.]+", need) for need in pinned())
     assert not [need for need in pinned() if need.startswith("ray=")]
     assert b"AKIA" not in b"".join(path.read_bytes() for path in (tmp_path / "packed").glob("*.json"))
+
+
+def test_an_environment_of_its_own_has_its_own_interpreter(tmp_path):
+    with pytest.raises(JobError, match="leave out --python"):
+        operations.submit(tmp_path / "job.toml", "http://127.0.0.1:9", python="/opt/venv/bin/python", install="pip")
 
 
 # On a real head ----------------------------------------------------------------------------------
@@ -84,7 +95,9 @@ def head(tmp_path_factory):
     ports |= {name: free_port() for name in ("dashboard-agent-listen-port", "dashboard-agent-grpc-port")}
     session = Path("/tmp") / f"mf-{secrets.token_hex(4)}"  # sockets need a short path
     command = [
-        Path(sys.executable).parent / "ray",
+        sys.executable,
+        "-m",
+        "ray.scripts.scripts",
         "start",
         "--head",
         "--block",

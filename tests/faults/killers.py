@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 
 import torch
 from faults import codecs
@@ -72,4 +73,17 @@ def unlucky(this, cpus):
     return _pipeline(this, Unlucky)
 
 
-__all__ = ["KILL", "RAISE", "codecs", "slowly", "unlucky", "with_killer_decoder", "with_killer_segmenter"]
+def in_company(this, cpus):
+    """Ready once another worker is about to be, so that none does all before the others come."""
+    present = Path(f"{this.job.output}-workers")
+    present.mkdir(exist_ok=True)
+    (present / str(os.getpid())).touch()
+    end = time.monotonic() + 120
+    while len(list(present.iterdir())) < 2:
+        if time.monotonic() > end:
+            raise RuntimeError("alone for two minutes")
+        time.sleep(0.05)
+    return _pipeline(this, Segmenter)
+
+
+__all__ = ["KILL", "RAISE", "codecs", "in_company", "slowly", "unlucky", "with_killer_decoder", "with_killer_segmenter"]

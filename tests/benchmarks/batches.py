@@ -1,0 +1,67 @@
+"""Whether the batch matters on a CPU: `python tests/benchmarks/batches.py`.
+
+Images per second of CPU time of one thread, of `Segmenter.segment` on random images, by batch; the batches of a row in
+turn, several rounds, medians. `auto` is what a job gets that leaves the batch to us.
+"""
+
+import argparse
+import itertools
+import time
+
+import numpy as np
+import torch
+
+from unet.model import UNet
+from unet.segmenter import Segmenter
+
+BATCHES = (1, 2, 4, 8, 16, 32, 64)
+
+
+def rates(segmenter: Segmenter, side: int, *, rounds: int, most_seconds: float) -> dict[int, float]:
+    """Images per CPU second of each batch that takes no longer than it may."""
+    images = np.random.default_rng(0).integers(0, 256, (max(BATCHES), side, side, 3), np.uint8)
+    segmenter._batch_size = 1
+    segmenter.segment(images[:1])
+    started = time.process_time()
+    segmenter.segment(images[:1])
+    one = time.process_time() - started
+    seconds: dict[int, list[float]] = {batch: [] for batch in BATCHES if batch * one <= most_seconds}
+    for number in range(rounds):
+        for batch in list(seconds) if number % 2 else reversed(seconds):
+            segmenter._batch_size = batch
+            segmenter.segment(images[:batch])  # warms up: memory of this shape
+            started = time.process_time()
+            repeats = max(1, min(8, int(0.1 / (batch * one))))
+            for _ in range(repeats):
+                segmenter.segment(images[:batch])
+            seconds[batch].append((time.process_time() - started) / (repeats * batch))
+    return {batch: 1 / float(np.median(times)) for batch, times in seconds.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--widths", type=int, nargs="+", default=[8, 16, 64])
+    parser.add_argument("--sides", type=int, nargs="+", default=[64, 256, 512])
+    parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--most-seconds", type=float, default=4.0, help="that a batch may take")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    print("| width | side | precision | " + " | ".join(map(str, BATCHES)) + " | auto | best, of auto |")
+    print("|" + "---|" * (5 + len(BATCHES)))
+    for width, side, precision in itertools.product(given.widths, given.sides, given.precisions):
+        torch.manual_seed(0)
+        segmenter = Segmenter(UNet(3, 2, width=width), precision=precision)
+        auto = segmenter.batch_size(side, side)
+        found = rates(segmenter, side, rounds=given.rounds, most_seconds=given.most_seconds)
+        # Of what was too slow to try the largest that was tried is closest.
+        reference = found[max(batch for batch in found if batch <= auto)]
+        cells = [f"{found[batch]:.2f}" if batch in found else "" for batch in BATCHES]
+        print(
+            f"| {width} | {side} | {precision} | {' | '.join(cells)} | {auto} | {max(found.values()) / reference:.3f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
