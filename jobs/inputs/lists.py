@@ -11,16 +11,14 @@ import io
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from itertools import islice
-from typing import Any
 from urllib.parse import unquote_plus
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv as arrow_csv
 
 from jobs.errors import JobError, NotFound
 from jobs.inputs import tables
-from jobs.storage.order import CHUNK
 from jobs.storage.pages import OBJECTS
 from jobs.storage.parts import Fault
 from jobs.storage.ranged import RangedFile
@@ -154,19 +152,36 @@ def inventory(manifest: bytes, name: str, opened: Callable[[str, str], RangedFil
 
 
 def _of_inventory_csv(file: RangedFile, names: list[str]) -> Iterator[pa.Table]:
-    def objects() -> Iterator[dict[str, Any]]:
-        for values in csv.reader(io.TextIOWrapper(plain, "utf-8", newline="")):
-            row = {name: value or None for name, value in zip(names, values, strict=True)}
-            if row.get("IsLatest") != "false" and row.get("IsDeleteMarker") != "true":
-                size = row.get("Size")
-                # In CSV alone, keys are URL-encoded.
-                path = unquote_plus(row["Key"] or "")
-                yield {"path": path, "size": None if size is None else int(size), "etag": row.get("ETag")}
-
+    wanted = [name for name in ("Key", "Size", "ETag", "IsLatest", "IsDeleteMarker") if name in names]
     with closing(gzip.GzipFile(fileobj=io.BufferedReader(file, _BUFFER))) as plain:
-        found = objects()
-        while chunk := list(islice(found, CHUNK)):
-            yield _without_folders(pa.Table.from_pylist(chunk, _OBJECTS))
+        if not plain.peek(1):
+            return
+        reader = arrow_csv.open_csv(
+            plain,
+            arrow_csv.ReadOptions(column_names=names, use_threads=False),
+            arrow_csv.ParseOptions(newlines_in_values=True),
+            arrow_csv.ConvertOptions(
+                include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string()), null_values=[""],
+                strings_can_be_null=True,
+            ),
+        )  # fmt: skip
+        for batch in reader:
+            rows = pa.table(batch)
+            for name, dropped in (("IsLatest", "false"), ("IsDeleteMarker", "true")):
+                if name in wanted:
+                    rows = rows.filter(pc.fill_null(pc.not_equal(rows[name], dropped), True))
+            nulls = pa.nulls(rows.num_rows, pa.string())
+            size, etag = (rows[name] if name in wanted else nulls for name in ("Size", "ETag"))
+            columns = [_plain(rows["Key"]), size.cast(pa.int64()), etag, nulls.cast(pa.float64())]
+            yield _without_folders(pa.table(columns, _OBJECTS.names).cast(_OBJECTS))
+
+
+def _plain(keys: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Keys of a CSV inventory, where alone they are URL-encoded."""
+    keys = pc.fill_null(keys, "").combine_chunks()
+    encoded = pc.match_substring_regex(keys, "[%+]")
+    decoded = [unquote_plus(key) for key in keys.filter(encoded).to_pylist()]
+    return pa.chunked_array([pc.replace_with_mask(keys, encoded, pa.array(decoded, pa.string()))])
 
 
 def _of_inventory_table(file: RangedFile) -> Iterator[pa.Table]:

@@ -125,7 +125,7 @@ class Source:
             return self._of_glob()
         name = self.location.rsplit("/", 1)[-1]
         if name == lists.INVENTORY:
-            return _in_any_order(self._of_inventory())
+            return self._of_inventory()
         if name.lower().endswith((*lists.ENDINGS, *containers.ENDINGS)) and not os.path.isdir(self.location):
             return _in_any_order(self._of_file(name))
         return self._of_folder(self.location, None)
@@ -200,7 +200,7 @@ class Source:
         except NotFound:
             return Record(key, storage.url(path), None, None)  # it will have a row that says so
 
-    def _of_inventory(self) -> Iterator[Record]:
+    def _of_inventory(self) -> "Iterator[pa.Table | Record]":
         root, path = split_url(self.location)
         try:
             manifest = self._storage(root).read(path)
@@ -215,7 +215,12 @@ class Source:
         bucket, found = lists.inventory(manifest, self.location, opened)
         storage = self._storage(f"s3://{bucket}")
         for objects in found:
-            yield from records(self._wanted(storage, objects, None))
+            rows, start = self._wanted(storage, objects, None), 0
+            for place in _containers_in(rows):
+                yield rows.slice(start, place - start)
+                yield from records(rows.slice(place, 1))
+                start = place + 1
+            yield rows.slice(start)
 
     def _unpacked(self, files: "Iterator[pa.Table | Record]") -> Iterator[pa.Table]:
         """With their images in the place of tars and Parquet files, several of which are read ahead."""
@@ -289,6 +294,12 @@ def _are_inputs(paths: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.or_(pc.match_substring_regex(paths, _IMAGES), pc.and_not(with_images, tables))
 
 
+def _containers_in(table: pa.Table) -> list[int]:
+    """The rows that are files of images."""
+    places: list[int] = pc.indices_nonzero(pc.match_substring_regex(table["key"], _CONTAINERS)).to_pylist()
+    return places
+
+
 def records(table: pa.Table) -> Iterator[Record]:
     """The rows of a table of `LISTED`, one by one."""
     return map(Record, *(column.to_pylist() for column in table.columns))
@@ -311,7 +322,7 @@ def _in_order(files: Iterator[pa.Table]) -> "Iterator[pa.Table | Record]":
     held: list[tuple[str, Record]] = []
     for table in files:
         start = 0
-        for place in pc.indices_nonzero(pc.match_substring_regex(table["key"], _CONTAINERS)).to_pylist():
+        for place in _containers_in(table):
             yield from _with_held(held, table.slice(start, place - start))
             (record,) = records(table.slice(place, 1))
             while held and held[0][0] <= record.key:

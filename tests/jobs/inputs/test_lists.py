@@ -1,20 +1,27 @@
 """Lists of each format, and S3 Inventory as Amazon describes it."""
 
+import csv
 import gzip
 import hashlib
 import io
 import json
+import tempfile
+from urllib.parse import quote_plus, unquote_plus
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import draw_images, jpeg, statistics, tar
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jobs.errors import JobError
+from jobs.inputs import lists
 from jobs.inputs.sources import Source
 from jobs.job import Job
 from jobs.run import run
-from jobs.storage import open_storage
+from jobs.storage import LocalStorage, open_storage
+from jobs.storage.ranged import RangedFile
 
 NAMES = ["part-0/image-000.jpg", "part-1/image-001.png", "gone.png"]
 
@@ -90,8 +97,6 @@ def inventory(storage, bucket, kind, rows):
     for number, part in enumerate((rows[::2], rows[1::2])):
         key = f"inventory/data/{number}.{'csv.gz' if kind == 'CSV' else 'parquet'}"
         if kind == "CSV":
-            from urllib.parse import quote_plus
-
             text = "".join(f'"{bucket}","{quote_plus(key)}","{"true" if latest else "false"}","false","{size}","{etag}"\n'
                            for key, size, etag, latest in part)  # fmt: skip
             data = gzip.compress(text.encode())
@@ -159,3 +164,34 @@ def test_inventories_that_cannot_be_used(tmp_path):
     path.write_text(json.dumps({"sourceBucket": "b", "fileFormat": "ORC", "destinationBucket": "c", "files": []}))
     with pytest.raises(JobError, match="is in ORC; configure it"):
         keys(path)
+
+
+_FIELDS = st.sampled_from(["", "true", "false"])
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.tuples(st.text(max_size=6), _FIELDS, _FIELDS, st.integers(0, 2**50) | st.none(), _FIELDS), max_size=9)
+)
+def test_an_inventory_in_csv_is_read_as_its_rows_say(rows):
+    """Against Python's `csv` and the rule in words: newest versions, no delete markers, no folders."""
+    text = io.StringIO()
+    writer = csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="\n")
+    for key, latest, marker, size, etag in rows:
+        writer.writerow(["b", quote_plus(key), latest, marker, "" if size is None else size, etag])
+    with tempfile.TemporaryDirectory() as folder:
+        storage = LocalStorage(folder)
+        storage.write("x.csv.gz", gzip.compress(text.getvalue().encode()))
+        entry = storage.entry("x.csv.gz")
+        names = "Bucket, Key, IsLatest, IsDeleteMarker, Size, ETag"
+        manifest = {"sourceBucket": "b", "destinationBucket": "c", "fileFormat": "CSV", "fileSchema": names}
+        data = json.dumps(manifest | {"files": [{"key": "x.csv.gz"}]}).encode()
+        _, tables = lists.inventory(data, "m", lambda _, key: RangedFile(storage, key, entry.size, entry.etag))
+        found = [tuple(row.values())[:3] for table in tables for row in table.to_pylist()]
+    text.seek(0)
+    expected = [
+        (unquote_plus(key), int(size) if size else None, etag or None)
+        for _, key, latest, marker, size, etag in csv.reader(text)
+        if latest != "false" and marker != "true" and not unquote_plus(key).endswith("/")
+    ]
+    assert found == expected
