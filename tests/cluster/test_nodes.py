@@ -130,7 +130,7 @@ def test_few_workers_are_spread_over_the_nodes_that_are_trusted(tmp_path, weight
         bad = min(nodes)
 
         def ready(output):
-            job = job_of(images, tmp_path / output, weights_file, "cluster.workers=2")
+            job = job_of(images, tmp_path / output, weights_file, "cluster.workers=2", "cluster.gpus_per_worker=0.5")
             driver.run(job, address=cluster.address, open_pipeline=killers.in_company)
             return [line["node"] for line in logged(tmp_path / output, "worker ready")]
 

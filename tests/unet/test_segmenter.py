@@ -39,6 +39,22 @@ def test_labels_are_those_of_the_plain_network(n_classes, bilinear):
     assert len(np.unique(labels)) >= 2
 
 
+@pytest.mark.parametrize("tile", [None, 64])
+def test_a_network_sees_what_it_was_trained_on(tile):
+    model = seeded(2)
+    images = pixels(1, 300, 280)
+    mean, std = (0.5, 0.3, 0.1), (0.2, 0.5, 2.0)
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().float() / 255
+    x = (x - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
+    with torch.inference_mode():
+        expected = model(x).argmax(dim=1).numpy()
+    labels, statistics = Segmenter(model, precision="fp32", normalize=(mean, std), tile=tile).segment(images)
+    plain, unchanged = Segmenter(model, precision="fp32", tile=tile).segment(images)
+    assert np.array_equal(labels, expected)
+    assert (labels != plain).mean() > 0.01
+    assert statistics.input_sum.tolist() == unchanged.input_sum.tolist(), "the statistics are of the pixels"
+
+
 def test_folding_and_layout_move_logits_by_less_than_a_tie():
     for width in (4, 16):
         model = seeded(width=width)
