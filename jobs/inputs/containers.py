@@ -23,7 +23,7 @@ ENDINGS = (".tar", ".parquet")
 
 def records_of(
     container: "Record", file: RangedFile, *, column: str | None, wanted: Callable[[str], bool],
-    indexes: Indexes | None = None,
+    indexes: Indexes | None = None, row_bytes: dict[str, float] | None = None,
 ) -> "Iterator[Record]":  # fmt: skip
     """The images of a tar or Parquet file, in order of key.
 
@@ -33,6 +33,7 @@ def records_of(
         column: Of a Parquet file's images, or None to find it.
         wanted: Whether a member's name is that of an image.
         indexes: Of tars that were read before.
+        row_bytes: Receives, by the URL of a Parquet file, what a row's image takes in it on average.
 
     Raises:
         StorageError: Storage failed; not that the file is gone, changed or damaged.
@@ -41,7 +42,7 @@ def records_of(
         if container.url.lower().endswith(".tar"):
             yield from _of_tar(container, file, wanted, indexes)
         else:
-            yield from _of_table(container, file, column)
+            yield from _of_table(container, file, column, {} if row_bytes is None else row_bytes)
     except NotFound:
         yield _faulty(container, "missing")
     except Changed:
@@ -70,11 +71,14 @@ def _member(container: "Record", member: tars.Member) -> "Record":
     return _faulty(container, member.fault, name.get(member.fault, member.name), str(member.offset))
 
 
-def _of_table(container: "Record", file: RangedFile, column: str | None) -> "Iterator[Record]":
+def _of_table(
+    container: "Record", file: RangedFile, column: str | None, row_bytes: dict[str, float]
+) -> "Iterator[Record]":
     table = tables.opened(file)
     images = tables.images_of(table.schema_arrow, column)
     if images is None:
         raise Fault("no_column", "")
+    row_bytes[container.url] = tables.bytes_of(table.metadata, images.column) / max(1, table.metadata.num_rows)
     for row, name in enumerate(tables.names(table, images)):
         last = (name or "").rstrip("/").rsplit("/", 1)[-1]
         yield _part(container, f"{row:09}-{last}" if last else f"{row:09}", {"row": str(row), "column": images.column})

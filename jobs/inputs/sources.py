@@ -87,6 +87,7 @@ class Source:
 
     Attributes:
         ignored: After iteration: the files left alone, counted by ending.
+        row_bytes: So far: what a row's image takes on average, by the URL of its Parquet file.
 
     Raises:
         JobError: On iteration: there is no such input, or it cannot be used.
@@ -101,6 +102,7 @@ class Source:
         self.profile = profile
         self._indexes = indexes
         self.ignored: Counter[str] = Counter()
+        self.row_bytes: dict[str, float] = {}
         self._output = _absolute(output)
         self._stores: dict[str, Storage] = {}
 
@@ -260,8 +262,9 @@ class Source:
                 return iter([_table([container])])  # it is listed and not there; reading it will say so
             container = container._replace(size=entry.size, etag=entry.etag)
         found = containers.records_of(
-            container, self._ranged(container), column=self.column, wanted=_is_image, indexes=self._indexes
-        )
+            container, self._ranged(container), column=self.column, wanted=_is_image, indexes=self._indexes,
+            row_bytes=self.row_bytes,
+        )  # fmt: skip
         return tables(found)
 
     def _ranged(self, record: Record) -> RangedFile:

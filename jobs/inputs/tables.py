@@ -85,6 +85,13 @@ def names(file: pq.ParquetFile, images: Images) -> Iterator[str | None]:
         yield from values.to_pylist()
 
 
+def bytes_of(metadata: pq.FileMetaData, column: str) -> int:
+    """Of a column, not compressed, by the file's footer."""
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    chunks = (group.column(place) for group in groups for place in range(group.num_columns))
+    return sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == column)
+
+
 def _batches(file: pq.ParquetFile, column: str, groups: list[int] | None, rows: int) -> Iterator[pa.Array]:
     try:
         for batch in file.iter_batches(rows, groups, [column], use_threads=False):

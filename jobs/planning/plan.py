@@ -7,7 +7,7 @@ input is still being listed, and a million images need no more memory than ten t
 import threading
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -28,6 +28,8 @@ LARGEST = 512
 
 SMALLEST = 16
 
+_ROW_OF_A_FILE = r"#row=[0-9]+&column=[^&#]+$"
+
 
 class Planning:
     """A plan in the making: iterate once, for tables of `SCHEMA` and the size of their shards.
@@ -40,11 +42,12 @@ class Planning:
         fingerprint: Of the job.
         source: What the job's input is called in the catalog; only its images can be found gone.
         selection: What of it is wanted.
+        row_bytes: What a row's image takes on average, by the URL of its Parquet file; may grow with the listing.
 
     Attributes:
         listed: Images found so far.
         images: Planned so far.
-        bytes: Of them.
+        bytes: Of them, of rows of Parquet files by what their file says of all.
         why: Planned so far, by reason.
         done: So far, those that need no work or were not selected.
         gone: So far, known images that the input has no more.
@@ -61,10 +64,12 @@ class Planning:
         fingerprint: str = "",
         source: str = "",
         selection: Selection | None = None,
+        row_bytes: Mapping[str, float] | None = None,
     ) -> None:
         self._listing, self._in_order, self._shard_size = listing, in_order, shard_size
         self._known, self._fingerprint, self._source = known, fingerprint, source
         self._selection = selection or Selection()
+        self._row_bytes = {} if row_bytes is None else row_bytes
         self.listed = self.images = self.bytes = self.gone = 0
         self.why: Counter[str] = Counter()
         self.whole = False
@@ -96,10 +101,18 @@ class Planning:
 
     def _counted(self, part: pa.Table) -> pa.Table:
         self.images += part.num_rows
-        self.bytes += pc.sum(part["size"]).as_py() or 0
+        self.bytes += (pc.sum(part["size"]).as_py() or 0) + self._bytes_of_rows(part)
         for item in part["why"].value_counts().to_pylist():
             self.why[item["values"]] += item["counts"]
         return part.combine_chunks()
+
+    def _bytes_of_rows(self, part: pa.Table) -> int:
+        """Of images in Parquet files, whose own sizes are not known before they are read."""
+        if not self._row_bytes:
+            return 0
+        urls = part["url"].filter(pc.is_null(part["size"]))
+        files = pc.replace_substring_regex(urls, _ROW_OF_A_FILE, "").value_counts().to_pylist()
+        return round(sum(self._row_bytes.get(str(file["values"]), 0.0) * int(file["counts"]) for file in files))
 
     def _limited(self, rows: Iterator[pa.Table]) -> Iterator[pa.Table]:
         left = self._selection.limit

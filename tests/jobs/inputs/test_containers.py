@@ -10,8 +10,8 @@ from conftest import jpeg, statistics, tar, uploaded
 from jobs.errors import Changed
 from jobs.inputs.fetch import Inputs
 from jobs.inputs.sources import Source
-from jobs.job import Job
-from jobs.run import run
+from jobs.job import Job, Selection
+from jobs.run import plan, run
 from jobs.storage.parts import Fault
 from jobs.verify import verify
 
@@ -217,3 +217,14 @@ def test_the_column_may_be_named(tmp_path):
         (record,) = Source(str(folder), output="/nowhere", column=column)
         with pytest.raises(Fault, match="name one with 'column'"):
             Inputs().read(record)
+
+
+def test_the_plan_counts_the_bytes_of_rows_by_the_footer(tmp_path, weights_file):
+    images = [(f"{number}.jpg", jpeg(number)) for number in range(40)]
+    hugging_face(tmp_path / "in/t#row=1.parquet", images)
+    tar(tmp_path / "in/x.tar", images)
+    size = sum(len(data) for _, data in images)
+    job = Job.of({"input": str(tmp_path / "in"), "output": str(tmp_path / "out"), "weights": weights_file})
+    assert plan(job, "f").planning.bytes == pytest.approx(2 * size, rel=0.1)
+    limited = job.model_copy(update={"select": Selection(limit=10)})  # the first by key are rows
+    assert plan(limited, "f").planning.bytes == pytest.approx(size / 4, rel=0.1)
