@@ -8,7 +8,7 @@ import shutil
 import signal
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,17 @@ class ClusterError(MaskfleetError):
 
 
 @contextmanager
-def connected(address: str | None) -> Iterator[None]:
+def connected(address: str | None, environment: Mapping[str, str]) -> Iterator[dict[str, Any] | None]:
     """A connection to Ray; a Ray of one's own is ended behind it.
 
     Args:
         address: Of a cluster; None for RAY_ADDRESS, else a Ray of one's own.
+        environment: That workers are to have.
+
+    Yields:
+        The runtime environment that gives it to them. None where they have it by birth: a Ray of one's own starts with
+        it, and then hands out processes that it has ready, in place of making an environment and a process for each
+        (measured: 0.3 s in place of 1.6 s until an actor's first line).
 
     Raises:
         ClusterError: There is none at that address.
@@ -41,7 +47,8 @@ def connected(address: str | None) -> Iterator[None]:
         own = {"include_dashboard": False, "object_store_memory": 128 * 2**20}
     try:
         _check_reachable(address)
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **own)
+        with _environment(environment if own else {}):
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **own)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise ClusterError(
             f"no Ray at {address}: {str(error).strip().splitlines()[0]}; check --address and RAY_ADDRESS, "
@@ -50,9 +57,21 @@ def connected(address: str | None) -> Iterator[None]:
     try:
         for number, handler in handlers.items():
             signal.signal(number, handler)  # Ray puts its own there, which would end the run without draining
-        yield
+        yield None if own else {"env_vars": dict(environment)}
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _environment(more: Mapping[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(more)
+    try:
+        yield
+    finally:
+        for name in more:
+            os.environ.pop(name)
+        os.environ.update({name: before[name] for name in more if name in before})
 
 
 def _check_reachable(address: str) -> None:

@@ -116,9 +116,9 @@ def run(
     """
 
     def attempts(this: Run, backlog: Backlog, tally: Tally, stop: Stop) -> Generator[ShardReport | None, None, None]:
-        with connected(address):
+        with connected(address, WORKER_ENVIRONMENT) as runtime_env:
             tally.reached("ray")
-            fleet = Fleet(this, open_pipeline)
+            fleet = Fleet(this, open_pipeline, runtime_env)
             tally.started = time.monotonic()
             yield from fleet.attempts(backlog, tally, stop)
 
@@ -131,11 +131,13 @@ class Fleet:
     Args:
         this: The run.
         open_pipeline: Makes each worker's pipeline.
+        runtime_env: Ray's, of each worker.
     """
 
-    def __init__(self, this: Run, open_pipeline: OpenPipeline) -> None:
+    def __init__(self, this: Run, open_pipeline: OpenPipeline, runtime_env: dict[str, Any] | None) -> None:
         self._run = this
         self._open_pipeline = open_pipeline
+        self._runtime_env = runtime_env
         self._seats: list[_Seat] = []
         self._calls: dict[Any, _Seat] = {}
         self._nodes = NodeBreaker()
@@ -276,7 +278,7 @@ class Fleet:
             "concurrency_groups": {"pulse": 1},
             # Fewer workers than there is room for have a node's cores for decoding, and a node's loss costs fewer.
             "scheduling_strategy": "SPREAD",
-            "runtime_env": {"env_vars": WORKER_ENVIRONMENT},
+            "runtime_env": self._runtime_env,
         }
         if avoided:
             options["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(avoided))})"}

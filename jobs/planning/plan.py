@@ -26,7 +26,8 @@ from jobs.storage.order import CHUNK, Ahead, in_key_order
 LARGEST = 512
 """Images of a shard, where the job leaves it open and there are enough."""
 
-SMALLEST = 16
+SMALLEST = 4
+"""So that the first masks of a small job are soon there."""
 
 _ROW_OF_A_FILE = r"#row=[0-9]+&column=[^&#]+$"
 

@@ -5,6 +5,7 @@ made them, nor on how busy its machine was when it started.
 """
 
 import json
+import math
 import platform
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from jobs.commit import Mode
 from jobs.errors import JobError, NotFound
+from jobs.inputs.sources import Record
 from jobs.job import Job
 from jobs.planning import batches
 from jobs.planning.manifest import Manifest
@@ -43,7 +45,11 @@ _SHAPES = 4
 """Shapes of a sample, at most, whose batch is measured; others get as many pixels as the usual one."""
 
 LEAST_IMAGES = 100
-"""Shorter runs do not measure their bare forward pass."""
+"""Shorter runs do not measure their bare forward pass, and,"""
+
+LEAST_BYTES = 2**15
+"""where images are smaller than this on the average, nothing at all: they are done in fp32 before it is known what
+is faster."""
 
 
 @dataclass(frozen=True)
@@ -131,37 +137,49 @@ def tune(job: Job, weights: Weights, manifest: Manifest, storage: Storage, *, th
     plain = choices == ("fp32",) and not measures
     if plain and manifest.images < LEAST_IMAGES:
         return Tuning(name, "fp32")
-    examples = sample(job, weights.model.n_channels, manifest.sample(1 if plain else IMAGES))
+    records = manifest.sample(1 if plain else IMAGES)
+    if job.inference.precision == "auto" and manifest.images < LEAST_IMAGES and _bytes(records) < LEAST_BYTES:
+        return Tuning(name, "fp32")
+    examples = sample(job, weights.model.n_channels, records)
     images = [(example.record.key, example.pixels) for example in examples if example.pixels is not None]
     if not images:  # what cannot be judged is not trusted
         return Tuning(name, "fp32")
     shape = _usual([pixels for _, pixels in images])
     if plain:
         return Tuning(name, "fp32", shape=shape)
+    segmenters: dict[Resolved, Segmenter] = {}
+
+    def resident(precision: Resolved) -> Segmenter:
+        if precision not in segmenters:
+            segmenters[precision] = segmenter_of(job, weights, threads=threads, precision=precision)
+        return segmenters[precision]
+
     seconds: dict[Resolved, float] = {}
     if len(choices) > 1:
         try:
-            for choice in choices:
-                segmenter = segmenter_of(job, weights, threads=threads, precision=choice)
-                seconds[choice] = seconds_of(segmenter, shape)
+            seconds = {choice: seconds_of(resident(choice), shape) for choice in choices}
         except MemoryError:  # such images will fail; the others shall not with them
             return Tuning(name, "fp32")
     precision = fastest(seconds) if seconds else choices[0]
     judged = []
     while precision != "fp32":
-        found = _judged(job, weights, precision, images, threads)
-        judged.append(found)
-        if found["agreement"] >= job.inference.min_agreement:
+        found = compared(resident(precision), resident("fp32"), [pixels for _, pixels in images])
+        judged.append({"precision": precision, **found._asdict(), "worst_image": images[found.worst_image][0]})
+        if found.agreement >= job.inference.min_agreement:
             break
         precision = above(precision, device)
     rounded: dict[str, float] = {choice: round(value, 6) for choice, value in seconds.items()}
     tuned = Tuning(name, precision, None, shape, rounded, judged)
     if not measures:
         return tuned
-    segmenter = segmenter_of(job, weights, threads=threads, precision=precision)
-    measured = _measured(segmenter, weights, name, _shapes([pixels for _, pixels in images]), storage)
+    measured = _measured(resident(precision), weights, name, _shapes([pixels for _, pixels in images]), storage)
     height, width, batch = measured[0]
     return replace(tuned, batch_pixels=batch * height * width, batches=measured)
+
+
+def _bytes(records: list[Record]) -> float:
+    """Mean size of images in storage; infinite where it is not known."""
+    return sum(math.inf if record.size is None else record.size for record in records) / max(1, len(records))
 
 
 def _measured(
@@ -203,15 +221,6 @@ def forward_of(segmenter: Segmenter, shape: tuple[int, int] | None, images: int)
         "precision": segmenter.precision,
         "seconds_per_image": 1 / images_per_second(segmenter, batch, *shape, least_seconds=_SECONDS / 2),
     }
-
-
-def _judged(
-    job: Job, weights: Weights, precision: Resolved, images: list[tuple[str, NDArray[np.uint8]]], threads: int
-) -> dict[str, Any]:
-    judged = segmenter_of(job, weights, threads=threads, precision=precision)
-    exact = segmenter_of(job, weights, threads=threads, precision="fp32")
-    found = compared(judged, exact, [pixels for _, pixels in images])
-    return {"precision": precision, **found._asdict(), "worst_image": images[found.worst_image][0]}
 
 
 def _usual(images: list[NDArray[np.uint8]]) -> tuple[int, int]:

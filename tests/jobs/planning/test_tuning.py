@@ -37,7 +37,8 @@ def tuned(job):
 
 @pytest.fixture
 def fast_bf16(monkeypatch):
-    """A device that computes in bf16, four times as fast as in fp32."""
+    """A device that computes in bf16, four times as fast as in fp32, and a run that is long enough to look for that."""
+    monkeypatch.setattr(module, "LEAST_BYTES", 0)
     for where in (module, precision):
         monkeypatch.setattr(where, "native", lambda device: ("bf16", "fp32"))
     times = {"bf16": 0.25, "fp32": 1.0}
@@ -50,6 +51,15 @@ def test_a_device_of_one_precision_measures_nothing(job_of, monkeypatch):
     monkeypatch.setattr(module, "sample", None)
     found = tuned(job_of())
     assert (found.precision, found.batch_pixels, found.compared, found.sentence) == ("fp32", None, [], None)
+
+
+def test_a_short_run_of_small_images_looks_for_nothing_faster_than_fp32(job_of, fast_bf16, monkeypatch):
+    monkeypatch.setattr(module, "LEAST_BYTES", 2**15)
+    assert tuned(job_of()).seconds_per_image == {}
+    assert tuned(job_of()).precision == "fp32"
+    assert tuned(job_of("inference.precision=bf16", "inference.min_agreement=0.5")).precision == "bf16"
+    monkeypatch.setattr(module, "LEAST_IMAGES", 6)
+    assert tuned(job_of("inference.min_agreement=0.5")).precision == "bf16"
 
 
 def test_the_fastest_that_agrees_is_taken(job_of, fast_bf16):
@@ -97,6 +107,7 @@ def test_three_precisions_are_climbed_one_by_one(job_of, monkeypatch):
         def __init__(self, precision):
             self.precision = precision
 
+    monkeypatch.setattr(module, "LEAST_BYTES", 0)
     order = ("bf16", "fp16", "fp32")
     for where in (module, precision):
         monkeypatch.setattr(where, "native", lambda device: order)
@@ -154,6 +165,7 @@ def measured(monkeypatch):
         shapes.append((height, width))
         return 8
 
+    monkeypatch.setattr(module, "LEAST_BYTES", 0)
     monkeypatch.setattr(module, "_measures_batches", lambda device: True)
     monkeypatch.setattr(Segmenter, "measured_batch", best)
     monkeypatch.setattr(module, "native", lambda device: ("fp32",))
