@@ -77,7 +77,10 @@ class Inputs:
     def found(self, url: str) -> tuple[Storage, str]:
         """A file's storage, and its path there."""
         root, path = split_url(url)
-        return self._stores.setdefault(root, open_storage(root, profile=self.profile)), path
+        storage = self._stores.get(root)
+        if storage is None:  # every image asks for it
+            storage = self._stores.setdefault(root, open_storage(root, profile=self.profile))
+        return storage, path
 
     def table(self, url: str, etag: str | None) -> pq.ParquetFile:
         """A Parquet file. Its footer is read once.

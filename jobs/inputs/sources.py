@@ -40,6 +40,7 @@ METADATA = "metadata.parquet"
 """A table beside the images of a Hugging Face image folder; no input."""
 
 _STATS_IN_FLIGHT = 32
+_LINES_OF_A_CALL = 32
 _CONTAINERS_AHEAD = 8
 _ROWS_AHEAD = 8192
 _LINES_REMEMBERED = 1_000_000
@@ -187,8 +188,12 @@ class Source:
     def _of_lines(self, lines: Iterable[str]) -> Iterator[Record]:
         wanted = _once(lines)
         with ThreadPoolExecutor(_STATS_IN_FLIGHT) as pool:
-            while lines_now := list(islice(wanted, 1024)):
-                yield from pool.map(self._of_line, lines_now)
+            while now := list(islice(wanted, _STATS_IN_FLIGHT * _LINES_OF_A_CALL)):
+                # Several lines a call: to hand one to a thread takes longer than to look for a local file.
+                each = -(-len(now) // _STATS_IN_FLIGHT)
+                shares = (now[start : start + each] for start in range(0, len(now), each))
+                for found in pool.map(lambda share: list(map(self._of_line, share)), shares):
+                    yield from found
 
     def _of_line(self, line: str) -> Record:
         url = line if "://" in line or line.startswith("/") else f"{self.location.rpartition('/')[0] or '.'}/{line}"
@@ -272,7 +277,10 @@ class Source:
         return RangedFile(self._storage(root), path, record.size or 0, record.etag)
 
     def _storage(self, root: str) -> Storage:
-        return self._stores.setdefault(root, open_storage(root, profile=self.profile))
+        storage = self._stores.get(root)
+        if storage is None:  # a list asks for it with every line
+            storage = self._stores.setdefault(root, open_storage(root, profile=self.profile))
+        return storage
 
 
 def _is_image(path: str) -> bool:
