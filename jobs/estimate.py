@@ -1,14 +1,15 @@
 """What a run would cost: a few of its images go the whole way on this machine, and the rest is multiplication.
 
-The sample is one real attempt into a temporary folder, by the job's own pipeline: what it takes and what it writes are
-measured, not modelled. Its images come from all over the plan.
+The sample goes in real attempts into a temporary folder, by the job's own pipeline, as many at once as a worker has:
+what it takes and what it writes are measured, not modelled. Its images come from all over the plan.
 """
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ import pyarrow as pa
 from jobs.attempt import Desk, ShardReport, run_shard
 from jobs.commit import Commits
 from jobs.job import Job
+from jobs.pipeline import SHARDS_IN_FLIGHT, Pipeline
 from jobs.planning.catalog import FINAL
 from jobs.planning.manifest import Manifest, Shard
 from jobs.planning.plan import in_memory, sampled
@@ -80,10 +82,33 @@ def estimate(job: Job, planned: Planned, fingerprint: str) -> dict[str, Any]:
             start = time.perf_counter() - began
             # Another run id, so that what was written to get warm does not count.
             desk = replace(run.desk, run_id="timed", commits=Commits(storage, "timed", "worker"))
-            report = run_shard(desk, Shard("00000", 0, chosen.num_rows), pipeline)
+            timed = _timed(desk, chosen.num_rows, pipeline)
             device = str(getattr(pipeline.segmenter, "device", "cpu"))
-        written = _written(storage, warm.stop, chosen.num_rows)
-    return counted | _reckoned(job, counted, report, start, written, device)
+        written = _written(storage, warm.stop, timed)
+    return counted | _reckoned(job, counted, timed, start, written, device)
+
+
+class _Timed(NamedTuple):
+    """The sample, done as a run does it.
+
+    Attributes:
+        reports: Of its shards.
+        images: Of all of them.
+        seconds: From the first one's beginning to the last one's end.
+    """
+
+    reports: list[ShardReport]
+    images: int
+    seconds: float
+
+
+def _timed(desk: Desk, images: int, pipeline: Pipeline) -> _Timed:
+    cuts = [images * number // SHARDS_IN_FLIGHT for number in range(SHARDS_IN_FLIGHT + 1)]
+    shards = [Shard(f"{start:05}", start, stop) for start, stop in pairwise(cuts) if stop > start]
+    began = time.perf_counter()
+    with ThreadPoolExecutor(SHARDS_IN_FLIGHT) as pool:
+        reports = list(pool.map(lambda shard: run_shard(desk, shard, pipeline), shards))
+    return _Timed(reports, images, time.perf_counter() - began)
 
 
 class _Written(NamedTuple):
@@ -94,12 +119,13 @@ class _Written(NamedTuple):
     shard: float
 
 
-def _written(storage: Storage, few: int, many: int) -> _Written:
-    """What an image and a shard took, from the runs `warm` of a few images and `timed` of all.
+def _written(storage: Storage, few: int, timed: _Timed) -> _Written:
+    """What an image and a shard took, from the runs `warm`, a shard of a few images, and `timed`, all in some shards.
 
     A shard's statistics are mostly their schema and footer where its images are few, so they are no matter of images
-    alone; two shards of different sizes tell the one from the other.
+    alone; shards of different sizes tell the one from the other.
     """
+    many, shards = timed.images, len(timed.reports)
     masks = sum(entry.size for entry in storage.walk("masks"))
     rows = {}
     for run_id in ("warm", "timed"):
@@ -107,8 +133,9 @@ def _written(storage: Storage, few: int, many: int) -> _Written:
         of_masks = sum(entry.size for entry in entries if entry.path.rsplit("/", 1)[-1].startswith("masks."))
         rows[run_id] = sum(entry.size for entry in entries) - of_masks
         masks += of_masks * (run_id == "timed")
-    row = (rows["timed"] - rows["warm"]) / (many - few) if many > few else 0.0
-    return _Written(masks / many, row, rows["timed"] - row * many)
+    more = many - shards * few
+    row = max(0.0, (rows["timed"] - shards * rows["warm"]) / more) if more > 0 else 0.0
+    return _Written(masks / many, row, (rows["timed"] - row * many) / shards)
 
 
 def _trial(job: Job, storage: LocalStorage, fingerprint: str, manifest: Manifest) -> Run:
@@ -118,11 +145,12 @@ def _trial(job: Job, storage: LocalStorage, fingerprint: str, manifest: Manifest
 
 
 def _reckoned(
-    job: Job, counted: dict[str, Any], report: ShardReport, start: float, written: _Written, device: str
+    job: Job, counted: dict[str, Any], timed: _Timed, start: float, written: _Written, device: str
 ) -> dict[str, Any]:
     images, shards = counted["images"], counted["shards"]
-    each = report.seconds / report.commit.images
-    share = images / report.commit.images
+    each = timed.seconds / timed.images
+    share = images / timed.images
+    errors, busy = _summed(report.errors for report in timed.reports), _summed(report.busy for report in timed.reports)
     workers = [_with(job, count, counted, each, start, gpu=device.startswith("cuda")) for count in WORKERS]
     # Per shard: its tar or table, its statistics, its commit, and the note that it was exported.
     loose = images if job.masks.format == "png" else 0
@@ -135,22 +163,30 @@ def _reckoned(
     output = round(images * (written.masks + 2 * written.row) + shards * written.shard)
     prices = job.prices
     money = requests["get"] * prices.get_1000 / 1000 + (requests["put"] + requests["list"]) * prices.put_1000 / 1000
-    failed = {name: round(count * share) for name, count in report.errors.items()}
+    failed = {name: round(count * share) for name, count in errors.items()}
     again = sum(count for name, count in failed.items() if name not in FINAL)
     return {
         "device": device,
-        "sample": report.commit.images,
+        "sample": timed.images,
         "images_per_second_of_a_worker": round(1 / each, 2),
         "start_seconds": round(start, 1),
         "expected_failures": failed,
         "workers": workers,
-        "limit": max(report.busy, key=lambda stage: report.busy[stage]) if report.busy else "",
+        "limit": max(busy, key=lambda stage: busy[stage]) if busy else "",
         "requests": requests,
         "output_bytes": output,
         "requests_cost": f"{money:.2f} {prices.currency}",
         "keeping_cost": f"{output / 1e9 * prices.gb_month:.2f} {prices.currency} a month",
         "next_night": f"{again} of these failures again, and what is new or changed by then",
     }
+
+
+def _summed(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    total: dict[str, float] = {}
+    for part in parts:
+        for name, value in part.items():
+            total[name] = total.get(name, 0) + value
+    return total
 
 
 def _with(job: Job, workers: int, counted: dict[str, Any], each: float, start: float, *, gpu: bool) -> dict[str, Any]:
