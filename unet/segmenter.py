@@ -62,7 +62,8 @@ MAX_BATCH = 64
 
 _NOT_TILEABLE = (
     "a bilinear network's tiles do not give the whole image's logits; set inference.tile_mode = 'approximate' to "
-    "accept differences (see docs/images.md), or inference.tile = 0 to never cut"
+    "accept other labels (of 0.3 % of the pixels, where it was measured; see docs/images.md), or inference.tile = 0 to "
+    "never cut"
 )
 _BATCH_PIXELS = {"cpu": 2**18, "cuda": 2**22}
 """Of a batch that nobody has measured. On a CPU none needs to be: see `tests/benchmarks/batches.py`."""
