@@ -176,10 +176,10 @@ def plan(
     json: AsJson = False,
 ) -> None:
     """Count what a run would do, time a sample, reckon what it costs, and warn of wrong masks. Writes nothing."""
+    from jobs.begin import plan as make_plan
     from jobs.estimate import estimate
     from jobs.planning.doctor import warnings
     from jobs.recipe import fingerprint_of, load_weights, mask_values, threads_of
-    from jobs.run import plan as make_plan
     from jobs.training.finetune import foreseen
 
     selection = _selection(only, since, limit, sample)

@@ -25,20 +25,11 @@ from cluster.metrics import Metrics
 from cluster.worker import Worker
 from jobs.attempt import ShardReport
 from jobs.backlog import Backlog, Task
+from jobs.begin import Run, Stop
 from jobs.errors import MaskfleetError, Stopped
 from jobs.job import Job
 from jobs.pipeline import PATIENT_THREADS, SHARDS_IN_FLIGHT
-from jobs.run import (
-    OpenPipeline,
-    Progress,
-    Run,
-    RunReport,
-    Stop,
-    committed,
-    execute,
-    judge,
-    pipeline_of_job,
-)
+from jobs.run import OpenPipeline, Progress, RunReport, committed, execute, judge, pipeline_of_job
 from jobs.tally import Tally
 from jobs.training.loop import Progress as Learning
 

@@ -6,8 +6,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
+from jobs.begin import Run
 from jobs.errors import MaskfleetError, redacted
-from jobs.run import Run
 
 _FLUSH = 30.0
 

@@ -5,10 +5,11 @@ from dataclasses import replace
 import ray
 
 from jobs.attempt import ShardReport, run_shard
+from jobs.begin import Run
 from jobs.errors import MaskfleetError
 from jobs.job import Job
 from jobs.planning.manifest import Shard
-from jobs.run import OpenPipeline, Run
+from jobs.run import OpenPipeline
 
 
 class Worker:

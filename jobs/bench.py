@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from jobs.begin import Run
 from jobs.errors import JobError
 from jobs.images.decode import decode
 from jobs.inputs.sources import Source
@@ -27,7 +28,7 @@ from jobs.job import Job
 from jobs.masks.encode import Encoder, default_values
 from jobs.pipeline import Pipeline
 from jobs.recipe import load_weights, segmenter_of, threads_of
-from jobs.run import Run, RunReport, pipeline_of
+from jobs.run import RunReport, pipeline_of
 from jobs.storage import open_storage
 from unet import roofline
 from unet.identity import Identity

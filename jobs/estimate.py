@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from jobs.attempt import Desk, ShardReport, run_shard
+from jobs.begin import Planned, Run
 from jobs.commit import Commits
 from jobs.job import Job
 from jobs.pipeline import SHARDS_IN_FLIGHT, Pipeline
@@ -22,7 +23,7 @@ from jobs.planning.catalog import FINAL
 from jobs.planning.manifest import Manifest, Shard
 from jobs.planning.plan import in_memory, sampled
 from jobs.recipe import threads_of
-from jobs.run import Planned, Run, pipeline_of_job
+from jobs.run import pipeline_of_job
 from jobs.storage import LocalStorage, Storage
 
 SAMPLE = 64

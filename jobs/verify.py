@@ -26,11 +26,11 @@ import pyarrow.parquet as pq
 from jobs import statistics
 from jobs.attempt import TABLE, masks_of, rows_of
 from jobs.commit import Commit, Commits, checked, leaves, pending
+from jobs.derived import outcomes_of
 from jobs.errors import JobError, NotFound, StorageError
 from jobs.masks import encode, rle
 from jobs.planning import catalog
 from jobs.planning.manifest import Manifest, Shard
-from jobs.run import outcomes_of
 from jobs.storage import Storage, open_storage
 from jobs.storage.order import Ahead, merged
 

@@ -6,7 +6,7 @@
 A log-structured merge tree, as small as one can be: a night adds its own rows as one sorted run, whatever has been
 before it, and eight runs of like size are merged into one. So a row is rewritten once each time the catalog has become
 eight times as large, and a night's cost follows its own size. Everything here is derived from committed statistics, and
-`jobs.run.rebuild_catalog` makes it again.
+`jobs.derived.rebuild_catalog` makes it again.
 """
 
 import io

@@ -23,7 +23,7 @@ from cluster import driver
 from jobs import bench
 from jobs.inputs.sources import Source
 from jobs.job import Job
-from jobs.recipe import load_weights, segmenter_of
+from jobs.recipe import load_weights, segmenter_of, threads_of
 from unet import roofline, weights
 from unet.model import UNet
 
@@ -48,7 +48,7 @@ def rival(job: Job, *arguments: str) -> dict:
 
 def forward_rate(job: Job, precision: str, seconds: float, side: int) -> float:
     loaded = load_weights(job)
-    segmenter = segmenter_of(job, loaded, threads=jobs.run.threads_of(job), precision=precision)
+    segmenter = segmenter_of(job, loaded, threads=threads_of(job), precision=precision)
     batch = segmenter.batch_size(side, side)
     return roofline.images_per_second(segmenter, batch, side, side, least_seconds=seconds)
 

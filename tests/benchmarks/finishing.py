@@ -106,8 +106,9 @@ def catalog_bytes(output: str) -> int:
 
 def finished(output: str) -> None:
     import cluster.driver  # noqa: F401  (for its memory)
+    from jobs.begin import Run
     from jobs.lock import locked
-    from jobs.run import Run, finish
+    from jobs.run import finish
     from jobs.storage import open_storage
     from jobs.tally import Tally
 

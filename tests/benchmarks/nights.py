@@ -156,6 +156,7 @@ def listing(_):
 
 def planning(output):
     """The plan, made and stored."""
+    import jobs.begin
     import jobs.run
     from jobs.planning.plan import LivePlan
     from jobs.recipe import fingerprint_of, load_weights
@@ -164,7 +165,7 @@ def planning(output):
     job = job_of(output)
     fingerprint = fingerprint_of(job, load_weights(job))
     began = time.perf_counter()
-    plan = jobs.run.plan(job, fingerprint)
+    plan = jobs.begin.plan(job, fingerprint)
     live = LivePlan(open_storage(output), f"plan-{began}", plan.planning, plan.first, plan.parts)
     for shard in live.shards():
         if shard is None:
@@ -175,10 +176,11 @@ def planning(output):
 
 def first(output):
     """The first shard of a run of all, which is then dropped."""
+    import jobs.begin
     import jobs.run
     from jobs.tally import Tally
 
-    with jobs.run.begin(job_of(output)) as this:
+    with jobs.begin.begin(job_of(output)) as this:
         backlog = jobs.run.resume(this, Tally())
         backlog.take(idle=True)
         since_start = time.time() - STARTED
@@ -219,11 +221,12 @@ def known(output):
 
 def killed(output):
     """A run of all that ended without a word when 90 % of its shards were committed."""
+    import jobs.begin
     import jobs.run
     from jobs.commit import Commit, Commits
     from jobs.storage import open_storage
 
-    with jobs.run.begin(stale_of(output)) as this:
+    with jobs.begin.begin(stale_of(output)) as this:
         for shard in this.live.shards():
             if shard is None:
                 time.sleep(0.02)
@@ -236,10 +239,11 @@ def killed(output):
 
 
 def resumed(output):
+    import jobs.begin
     import jobs.run
     from jobs.tally import Tally
 
-    with jobs.run.begin(stale_of(output)) as this:
+    with jobs.begin.begin(stale_of(output)) as this:
         backlog = jobs.run.resume(this, Tally())
         task = backlog.take(idle=True)
         since_start = time.time() - STARTED

@@ -8,6 +8,7 @@ import functools
 import json
 import sys
 
+import jobs.lock
 import jobs.run
 from jobs.errors import MaskfleetError
 from jobs.job import Job
@@ -15,7 +16,7 @@ from jobs.lock import Lock
 
 
 def main():
-    jobs.run.Lock = functools.partial(Lock, renew=0.1, stale=float(sys.argv[2]))
+    jobs.lock.Lock = functools.partial(Lock, renew=0.1, stale=float(sys.argv[2]))
     told = False
 
     def progress(*_):

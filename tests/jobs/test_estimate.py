@@ -1,10 +1,11 @@
 import pytest
 from conftest import draw_images
 
+from jobs.begin import plan
 from jobs.estimate import estimate
 from jobs.job import Job
 from jobs.recipe import fingerprint_of, load_weights
-from jobs.run import plan, run
+from jobs.run import run
 
 
 @pytest.mark.parametrize(("size", "shards"), [(64, 2), (8, 13)])

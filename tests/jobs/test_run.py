@@ -5,7 +5,6 @@ import json
 import shutil
 import tempfile
 import threading
-from collections import Counter
 from pathlib import Path
 
 import duckdb
@@ -19,13 +18,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import OutOfMemoryError
 
+from jobs import begin as begin_module
 from jobs import run as run_module
-from jobs.attempt import Desk
 from jobs.errors import JobError, Locked, Stopped, StorageError
 from jobs.job import Job
 from jobs.lock import Lock
-from jobs.planning.manifest import Shard
-from jobs.run import compacted, run
+from jobs.run import run
 from jobs.statistics import SCHEMA
 from jobs.storage import LocalStorage
 from jobs.verify import verify
@@ -73,13 +71,13 @@ def bad_folder(folder: Path) -> Path:
 
 def test_bad_files_cost_themselves_and_say_why(tmp_path, weights_file, monkeypatch):
     bad_folder(tmp_path / "in")
-    begin = run_module._new_run
+    begin = begin_module._new_run
 
     def delete_then_begin(*arguments):
         (tmp_path / "in/deleted.png").unlink()  # between listing and reading
         return begin(*arguments)
 
-    monkeypatch.setattr(run_module, "_new_run", delete_then_begin)
+    monkeypatch.setattr(begin_module, "_new_run", delete_then_begin)
     report = run(job_of(tmp_path / "in", tmp_path / "out", weights_file))
     assert (report.exit_code, report.ok, report.failed) == (1, 6, 6)
     rows = {row["key"]: row for row in statistics(tmp_path / "out") if row["status"] == "failed"}
@@ -647,29 +645,3 @@ def test_a_mask_depends_on_its_image_alone(order_reference, weights_file, data):
     found = masks_of(folder, data.draw(st.permutations(some)), weights_file, *sets)
     assert len(found) == len(some)
     assert found.items() <= expected.items()
-
-
-def test_the_end_of_a_run_holds_a_few_thousand_rows_however_many_there_are(tmp_path, monkeypatch):
-    shards = [Shard(f"{number:05}", 0, 512) for number in range(100)]
-    base = dict.fromkeys(("url", "run_id", "fingerprint", "attempt", "worker", "status"), "x")
-
-    def rows_of(_, shard):
-        rows = [{**base, "key": f"{shard.id}-{row:03}", "error_class": "corrupt"} for row in range(512)]
-        wide = pyarrow.repeat("m" * 2048, 512)
-        table = pyarrow.Table.from_pylist(rows, SCHEMA)
-        return table.set_column(SCHEMA.get_field_index("error_message"), SCHEMA.field("error_message"), wide)
-
-    monkeypatch.setattr(run_module, "rows_of", rows_of)
-    desk = Desk(LocalStorage(str(tmp_path)), "night", "f", None, None, "none")
-    errors, held, keys = Counter(), [], []
-    before = pyarrow.total_allocated_bytes()
-    for outcomes in compacted(desk, ((shard, shard) for shard in shards), "in", errors):
-        held.append(pyarrow.total_allocated_bytes() - before)
-        keys += outcomes["key"].to_pylist()
-        assert outcomes["shard"][0].as_py() == keys[-outcomes.num_rows][:5]
-    assert len(keys) == errors["corrupt"] == 51_200
-    assert max(held) < 2048 * 35_000  # all of them would be 51,200
-    files = [pyarrow.parquet.ParquetFile(path) for path in sorted(tmp_path.glob("stats/run_id=night/*.parquet"))]
-    assert [key for file in files for key in file.read(["key"])["key"].to_pylist()] == keys
-    groups = [file.metadata.row_group(group).num_rows for file in files for group in range(file.num_row_groups)]
-    assert groups == [*[8192] * 6, 51_200 - 6 * 8192]

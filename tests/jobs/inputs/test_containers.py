@@ -7,11 +7,12 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import jpeg, statistics, tar, uploaded
 
+from jobs.begin import plan
 from jobs.errors import Changed
 from jobs.inputs.fetch import Inputs
 from jobs.inputs.sources import Source
 from jobs.job import Job, Selection
-from jobs.run import plan, run
+from jobs.run import run
 from jobs.storage.parts import Fault
 from jobs.verify import verify
 

@@ -1,11 +1,12 @@
 import pytest
 from conftest import jpeg, tar
 
+from jobs.begin import plan
 from jobs.inputs.indexes import Indexes
 from jobs.inputs.sources import Source
 from jobs.inputs.tars import Member
 from jobs.job import Job
-from jobs.run import plan, run
+from jobs.run import run
 from jobs.storage import LocalStorage
 
 MEMBERS = [Member("ä/x.jpg", 512, 9), Member("", 4096, 0, "damaged_tar")]

@@ -7,11 +7,12 @@ import pytest
 from conftest import draw_images, seeded
 from PIL import Image
 
+from jobs.begin import plan
 from jobs.errors import JobError
 from jobs.job import Job
 from jobs.planning.doctor import refuse_other_channels, warnings
 from jobs.recipe import load_weights
-from jobs.run import plan, run
+from jobs.run import run
 from unet import weights
 
 

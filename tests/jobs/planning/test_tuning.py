@@ -7,13 +7,14 @@ import pytest
 import torch
 from conftest import draw_images, once_committed, seeded
 
+from jobs.begin import plan
 from jobs.errors import JobError
 from jobs.job import Job
 from jobs.planning import batches
 from jobs.planning import tuning as module
 from jobs.planning.tuning import Tuning, read, settled, tune
 from jobs.recipe import load_weights
-from jobs.run import plan, run
+from jobs.run import run
 from jobs.storage import LocalStorage
 from unet import precision, weights
 from unet.segmenter import Segmenter
