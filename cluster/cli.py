@@ -4,22 +4,16 @@ import atexit
 import json
 import logging
 import os
-import signal
 import sys
-import threading
-import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from cluster import bench, generate, operations, table
+from cluster import bench, generate, operations, terminal
 from jobs.errors import JobError, MaskfleetError, Stopped, redacted
 from jobs.job import Job
 
@@ -38,7 +32,6 @@ app.add_typer(bench.app, name="bench")
 app.add_typer(operations.app)
 app.add_typer(generate.app)
 
-_err = Console(stderr=True)
 _options: dict[str, bool] = {"debug": False}
 
 JobFile = Annotated[Path | None, typer.Argument(help="Job file (TOML); or give --input, --output and --weights.")]
@@ -110,7 +103,7 @@ def _complain(error: Exception, code: int) -> int:
     lines = str(error).strip().splitlines() or [""]
     kind = "" if isinstance(error, MaskfleetError) else f"{type(error).__name__}: "
     hint = "" if isinstance(error, MaskfleetError) else " (run 'maskfleet --debug …' for the traceback)"
-    _err.print(
+    terminal.err.print(
         f"maskfleet: {kind}{redacted(lines[0])}{hint}", style="bold red", markup=False, highlight=False, soft_wrap=True
     )
     return code
@@ -195,7 +188,7 @@ def plan(
         result["warnings"].append(
             "the new weights are not trained yet: run does that first, and what is planned here is for the old ones"
         )
-    _show(result, as_json=json)
+    terminal.show(result, as_json=json)
 
 
 @app.command()
@@ -209,9 +202,9 @@ def status(
     from jobs.status import status as read_status
 
     if address is not None:
-        _show(operations.submission_status(target, address, profile=profile), as_json=json)
+        terminal.show(operations.submission_status(target, address, profile=profile), as_json=json)
     else:
-        _show(read_status(operations.output_of(target), profile=profile), as_json=json)
+        terminal.show(read_status(operations.output_of(target), profile=profile), as_json=json)
 
 
 @app.command()
@@ -226,12 +219,12 @@ def explain(
 
     told = tell(output, key, profile=profile)
     if json:
-        _show(told, as_json=True)
+        terminal.show(told, as_json=True)
         return
     typer.echo(f"{told['key']}: {told['state']}")
     for run_told in told["runs"]:
         typer.echo(f"\nrun {run_told.pop('run')}")
-        _show(run_told, as_json=False)
+        terminal.show(run_told, as_json=False)
 
 
 @app.command()
@@ -265,7 +258,7 @@ def gc(
 
     found = collect(output, profile=profile, grace=hours * 3600, delete=delete)
     if json:
-        _show(vars(found), as_json=True)
+        terminal.show(vars(found), as_json=True)
         return
     for path in found.paths:
         typer.echo(path)
@@ -292,7 +285,7 @@ def backfill(
         raise JobError("the job's input does not depend on {date}, so that every day would be the same; put it in")
     code = 0
     for day, work in zip(days, works, strict=True):
-        _err.print(f"{day:%Y-%m-%d}", highlight=False)
+        terminal.err.print(f"{day:%Y-%m-%d}", highlight=False)
         code = max(code, _run(work, address=address, no_ray=no_ray, as_json=json))
         if code == 130:
             break
@@ -307,7 +300,7 @@ def verify(output: OutputFolder, profile: Profile = None, json: AsJson = False) 
     audit = audit_output(output, profile=profile)
     shown = {"runs": audit.runs, "images": audit.images, "problems": audit.problems}
     if json:
-        _show(shown, as_json=True)
+        terminal.show(shown, as_json=True)
     else:
         for run_id, state in audit.runs.items():
             typer.echo(f"run {run_id}: {state}")
@@ -356,35 +349,24 @@ def finetune(
     work = _job(job, None, None, None, set)
     if evaluate:
         record = training.evaluate(work)
-        _show(record, as_json=True) if json else _tell_scores("scores", record)
+        terminal.show(record, as_json=True) if json else terminal.tell_scores("scores", record)
         return 0
-    with _draining() as stopped:
+    with terminal.draining() as stopped:
         try:
-            made = training.finetune(work, progress=_plain_training(), stopped=stopped)
+            made = training.finetune(work, progress=terminal.training(), stopped=stopped)
         except Stopped:
             return _said_stopped()
     if json:
-        _show(made.record, as_json=True)
+        terminal.show(made.record, as_json=True)
     else:
-        _tell_scores("base", made.record["base"])
-        _tell_scores("new", made.record)
+        terminal.tell_scores("base", made.record["base"])
+        terminal.tell_scores("new", made.record)
     if not made.verdict.accepted:
         raise training.refusal(made)
     if not json:
         typer.echo(f"gate     {made.verdict.reason}")
         typer.echo(f"weights  {made.weights}")
     return 0
-
-
-def _tell_scores(name: str, scored: dict[str, Any] | None) -> None:
-    if scored is None:
-        return
-    for row in scored["classes"]:
-        shown = ", ".join(
-            f"{kind} {row[kind]['mean']:.4f} ({row[kind]['low']:.4f} … {row[kind]['high']:.4f})"
-            for kind in ("dice", "iou", "precision", "recall")
-        )
-        typer.echo(f"{name:<8} class {row['class']} on {scored['images']} held-back images: {shown}")
 
 
 @app.command()
@@ -438,7 +420,7 @@ def demo(
     from jobs.demo import draw, mean_dice
 
     drawn = draw(folder, images=images)
-    _err.print(f"drew {images} images and {drawn.broken} broken files in {drawn.images}", highlight=False)
+    terminal.err.print(f"drew {images} images and {drawn.broken} broken files in {drawn.images}", highlight=False)
     job = Job.of(
         {
             "name": "demo",
@@ -473,10 +455,10 @@ def _job(
 def _run(job: Job, *, address: str | None, no_ray: bool, as_json: bool) -> int:
     from jobs.run import run as run_here
 
-    with _draining() as stopped, _progress() as progress:
+    with terminal.draining() as stopped, terminal.progress() as progress:
         try:
             if no_ray:
-                report = run_here(job, progress=progress, stopped=stopped, learning=_plain_training())
+                report = run_here(job, progress=progress, stopped=stopped, learning=terminal.training())
             else:
                 from cluster import auth
 
@@ -484,171 +466,20 @@ def _run(job: Job, *, address: str | None, no_ray: bool, as_json: bool) -> int:
                 from cluster.driver import run as run_on_ray
 
                 report = run_on_ray(
-                    job, address=address, progress=progress, stopped=stopped, learning=_plain_training()
+                    job, address=address, progress=progress, stopped=stopped, learning=terminal.training()
                 )
         except Stopped:
             return _said_stopped()
     if as_json:
-        _show(report.record, as_json=True)
+        terminal.show(report.record, as_json=True)
     else:
-        _summary(job, report.record)
+        terminal.summary(job, report.record)
     return report.exit_code
 
 
 def _said_stopped() -> int:
-    _err.print("stopped; what is done is kept: run the same command to go on", highlight=False)
+    terminal.err.print("stopped; what is done is kept: run the same command to go on", highlight=False)
     return 130
-
-
-def _summary(job: Job, record: dict[str, Any]) -> None:
-    from jobs.planning.tuning import Tuning
-
-    output = job.output.rstrip("/")
-    if not record["images"]:
-        typer.echo(f"nothing to do: every image is done (run {record['run_id']})")
-        return
-    errors = ", ".join(f"{count} {name}" for name, count in record["errors"].items())
-    typer.echo(f"run      {record['run_id']}, {record['status']} in {record['seconds']:.1f} s")
-    typer.echo(
-        f"images   {record['images']}: {record['ok']} ok, {record['failed']} failed{f' ({errors})' if errors else ''}"
-    )
-    forward = record["forward"]
-    share = (
-        f"; {record['forward_share']:.0%} of the bare forward pass ({1 / forward['seconds_per_image']:.1f} at "
-        f"{forward['width']}×{forward['height']} px in {forward['precision']})"
-        if record["forward_share"]
-        else ""
-    )
-    typer.echo(f"speed    {record['images_per_second']:.1f} images/s{share}")
-    if steps := record["start_seconds"]:
-        parts = ", ".join(f"{_STEPS[step]} {seconds:.1f}" for step, seconds in steps.items())
-        typer.echo(f"start    {sum(steps.values()):.1f} s to the first masks: {parts}")
-    if record["limit"]:
-        typer.echo(f"limit    {record['limit']}")
-    if record["tuning"] and (sentence := Tuning(**record["tuning"]).sentence):
-        typer.echo(f"exact    {sentence}")
-    for shape, tried in record["short_of_memory"].items():
-        typer.echo(f"memory   {shape} px: {', then '.join(tried)}")
-    if job.masks.format == "png":
-        typer.echo(f"masks    {output}/masks/")
-    if job.masks.format in ("png", "tar"):
-        typer.echo(f"tars     {output}/runs/{record['run_id']}/shards/*/*/masks.tar")
-    if job.masks.format == "parquet":
-        typer.echo(f"tables   {output}/runs/{record['run_id']}/shards/*/*/masks.parquet")
-    typer.echo(f"table    {output}/stats/run_id={record['run_id']}/")
-    typer.echo(
-        f"""DuckDB   duckdb -c "SELECT status, count(*) FROM '{output}/stats/**/*.parquet' GROUP BY status" """.rstrip()
-    )
-    if record["exit_code"]:
-        rate = record["failed"] / record["images"]
-        _err.print(
-            f"maskfleet: {rate:.1%} of the images failed and run.max_error_rate allows {job.run.max_error_rate:.1%}; "
-            "the table says why, image by image",
-            style="bold red",
-            highlight=False,
-            soft_wrap=True,
-        )
-
-
-def _show(result: dict[str, Any], *, as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(result, indent=1))
-        return
-    for line in table.lines(result):
-        typer.echo(line)
-
-
-_STEPS = {"plan": "plan", "ray": "Ray", "worker": "first worker", "shard": "first shard"}
-
-
-@contextmanager
-def _draining() -> Iterator[Callable[[], bool]]:
-    """SIGINT and SIGTERM ask the run to stop after what is in work; a second one ends it at once."""
-    asked = threading.Event()
-
-    def ask(number: int, _frame: object) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
-        os.write(2, b"\nstopping after the shards in work; once more to stop at once\n")
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked.is_set
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[..., None]]:
-    """A live line in a terminal; elsewhere a plain line every ten seconds."""
-    if not _err.is_terminal:
-        yield _plain_progress()
-        return
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:.1f} images/s"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[failed]} failed · {task.fields[busiest]}"),
-    )
-    with Progress(*columns, console=_err, transient=True) as bar:
-        task = bar.add_task("starting", total=None, rate=0.0, failed=0, busiest="")
-
-        def show(this: Any, tally: Any) -> None:
-            bar.update(
-                task,
-                description="segmenting" if tally.shards else "starting",
-                total=tally.images,
-                completed=tally.done,
-                rate=tally.rate,
-                failed=tally.failed,
-                busiest=f"most work in {tally.busiest}" if tally.busiest else "",
-            )
-
-        yield show
-
-
-def _plain_progress() -> Callable[..., None]:
-    last = [0.0]
-
-    def show(this: Any, tally: Any) -> None:
-        if time.monotonic() - last[0] < 10 and tally.done < tally.images:
-            return
-        last[0] = time.monotonic()
-        left = (tally.images - tally.done) / tally.rate if tally.rate else 0.0
-        _err.print(
-            f"{tally.done}/{tally.images} images, {tally.rate:.1f} images/s, {left:.0f} s left, {tally.failed} failed"
-            + (f", most work in {tally.busiest}" if tally.busiest else ""),
-            highlight=False,
-        )
-
-    return show
-
-
-def _plain_training() -> Callable[[Any], None]:
-    """A line every ten seconds, and the last."""
-    last = [0.0]
-
-    def show(moment: Any) -> None:
-        step = moment.step
-        if time.monotonic() - last[0] < 10 and step.number < moment.steps:
-            return
-        last[0] = time.monotonic()
-        saving = ", checkpointing" if step.checkpointing else ""
-        parts = f", in {step.parts} parts" if step.parts > 1 else ""
-        _err.print(
-            f"step {step.number}/{moment.steps}, loss {step.loss:.4f}, "
-            f"Dice {'not yet known' if moment.dice is None else f'{moment.dice:.4f}'}, "
-            f"{moment.images_per_second:.1f} images/s, {step.memory / 2**30:.1f} GiB{saving}{parts}, "
-            f"{moment.seconds_left:.0f} s left",
-            highlight=False,
-        )
-
-    return show
 
 
 if __name__ == "__main__":
