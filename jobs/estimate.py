@@ -105,7 +105,8 @@ class _Timed(NamedTuple):
 
 def _timed(desk: Desk, images: int, pipeline: Pipeline) -> _Timed:
     cuts = [images * number // SHARDS_IN_FLIGHT for number in range(SHARDS_IN_FLIGHT + 1)]
-    shards = [Shard(f"{start:05}", start, stop) for start, stop in pairwise(cuts) if stop > start]
+    # By their names, parts of one: the whole sample is one shard of its plan.
+    shards = [Shard(f"00000.{start}", start, stop) for start, stop in pairwise(cuts) if stop > start]
     began = time.perf_counter()
     with ThreadPoolExecutor(SHARDS_IN_FLIGHT) as pool:
         reports = list(pool.map(lambda shard: run_shard(desk, shard, pipeline), shards))

@@ -31,7 +31,7 @@ def options(images, output, weights_file):
 def test_plan_run_status_verify(images, tmp_path, weights_file):
     given = options(images, tmp_path / "out", weights_file)
     planned = json.loads(maskfleet("plan", *given, "--json").stdout)
-    assert (planned["images"], planned["listed"], planned["shards"], planned["done"]) == (24, 24, 2, 0)
+    assert (planned["images"], planned["listed"], planned["shards"], planned["done"]) == (24, 24, 6, 0)
     assert planned["bytes"] == sum(path.stat().st_size for path in images.rglob("*.*") if path.is_file())
     assert not (tmp_path / "out").exists()
     done = maskfleet("run", *given, "--no-ray", "--json")

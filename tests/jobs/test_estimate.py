@@ -34,6 +34,15 @@ def test_the_prediction_of_counts_and_bytes_is_what_the_run_then_does(tmp_path, 
     assert float(one["cost"].split()[0]) == pytest.approx(one["seconds"], rel=0.05)
 
 
+@pytest.mark.parametrize("images", [1, 2, 21])
+def test_a_few_images_are_timed_all(tmp_path, weights_file, images):
+    draw_images(tmp_path / "in", images)
+    job = Job.of({"input": str(tmp_path / "in"), "output": str(tmp_path / "out"), "weights": weights_file})
+    fingerprint = fingerprint_of(job, load_weights(job))
+    told = estimate(job, plan(job, fingerprint), fingerprint)
+    assert (told["images"], told["sample"], told["expected_failures"]) == (images, images, {})
+
+
 def test_nothing_to_do_costs_nothing(tmp_path, weights_file):
     draw_images(tmp_path / "in", 4)
     job = Job.of({"input": str(tmp_path / "in"), "output": str(tmp_path / "out"), "weights": weights_file})
