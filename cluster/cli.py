@@ -338,6 +338,7 @@ def finetune(
     evaluate: Annotated[
         bool, typer.Option("--evaluate", help="Only score the job's weights on the pairs that are held back.")
     ] = False,
+    address: Address = None,
     json: AsJson = False,
 ) -> int:
     """Make better weights of corrected masks ([finetune] in the job); goes on with an unfinished training.
@@ -351,9 +352,17 @@ def finetune(
         record = training.evaluate(work)
         terminal.show(record, as_json=True) if json else terminal.tell_scores("scores", record)
         return 0
+    on_workers: dict[str, Any] = {}
+    if work.finetune.workers > 1:
+        from cluster import auth
+
+        auth.settle()
+        from cluster.train import on_ray
+
+        on_workers = {"train": on_ray(address)}
     with terminal.draining() as stopped:
         try:
-            made = training.finetune(work, progress=terminal.training(), stopped=stopped)
+            made = training.finetune(work, progress=terminal.training(), stopped=stopped, **on_workers)
         except Stopped:
             return _said_stopped()
     if json:

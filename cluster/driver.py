@@ -22,13 +22,14 @@ from cluster.breaker import JobBreaker, NodeBreaker
 from cluster.connection import ClusterError, connected
 from cluster.journal import Journal
 from cluster.metrics import Metrics
-from cluster.worker import Worker
+from cluster.train import on_ray
+from cluster.worker import WORKER_ENVIRONMENT, Worker
 from jobs.attempt import ShardReport
 from jobs.backlog import Backlog, Task
 from jobs.begin import Run, Stop
 from jobs.errors import MaskfleetError, Stopped
 from jobs.job import Job
-from jobs.pipeline import PATIENT_THREADS, SHARDS_IN_FLIGHT
+from jobs.pipeline import SHARDS_IN_FLIGHT
 from jobs.run import OpenPipeline, Progress, RunReport, committed, execute, judge, pipeline_of_job
 from jobs.tally import Tally
 from jobs.training.loop import Progress as Learning
@@ -45,12 +46,6 @@ _WAITED = 60.0
 
 _PULSE = 10.0
 """Seconds between questions to a worker whether its images move on."""
-
-WORKER_ENVIRONMENT = {
-    # See `unet.memory.keep_freed_memory`: Ray's threads allocate before anything of ours runs.
-    "MALLOC_ARENA_MAX": "1",
-    **PATIENT_THREADS,
-}
 
 _LOST = (RayActorError, OutOfMemoryError, NodeDiedError)
 """That a worker is gone. Ray names what its memory monitor ends, and a node's end, otherwise than a death."""
@@ -113,7 +108,7 @@ def run(
             tally.started = time.monotonic()
             yield from fleet.attempts(backlog, tally, stop)
 
-    return execute(job, attempts, progress=progress, stopped=stopped, learning=learning)
+    return execute(job, attempts, progress=progress, stopped=stopped, learning=learning, train=on_ray(address))
 
 
 class Fleet:

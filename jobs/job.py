@@ -295,6 +295,10 @@ class Finetune(_Section):
     """At its peak; "auto" is 3e-4, for a new network 1e-3, and with "pytorch-unet" 1e-5."""
     checkpointing: Literal["auto", "on", "off"] = "auto"
     """Less memory for more time; "auto" once memory runs out, and then batches in parts."""
+    workers: int = Field(default=1, ge=1)
+    """Processes that share every batch, a GPU each where there are any; more than one go through Ray Train."""
+    sync_batchnorm: bool = False
+    """Whether several workers normalise batches together, not each its own share."""
     validate_every: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Steps; "auto" is a tenth of them."""
     save_every: int = Field(default=100, ge=1)
@@ -330,6 +334,8 @@ class Finetune(_Section):
     def _both(self) -> Self:
         if bool(self.images) != bool(self.masks):
             raise ValueError("images and masks belong together; give both")
+        if self.batch_size % self.workers:
+            raise ValueError("batch_size must be a multiple of workers, which share it")
         return self
 
 

@@ -38,6 +38,8 @@ from jobs.recipe import encoder_of, fingerprint_of, load_weights, segmenter_of
 from jobs.tally import Tally
 from jobs.training.finetune import improved
 from jobs.training.loop import Progress as Learning
+from jobs.training.loop import Train
+from jobs.training.loop import train as train_here
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,9 @@ def run(
 
 def execute(
     job: Job, attempts: Attempts, *, progress: Progress | None = None, stopped: Callable[[], bool] | None = None,
-    learning: Learning | None = None,
+    learning: Learning | None = None, train: Train = train_here,
 ) -> RunReport:  # fmt: skip
-    """The run, whoever does the attempts; before it the training, in this process.
+    """The run, whoever does the attempts; before it the training.
 
     Args:
         job: What to do.
@@ -106,6 +108,7 @@ def execute(
         progress: Called at the start and after everything that `attempts` yields.
         stopped: True ends the run early.
         learning: Called after every training step.
+        train: Makes those.
     """
     seconds = job.run.deadline_seconds
     deadline = math.inf if seconds is None else time.monotonic() + seconds
@@ -114,7 +117,7 @@ def execute(
         return time.monotonic() > deadline or bool(stopped and stopped())
 
     try:
-        job = improved(job, progress=learning, stopped=stop)
+        job = improved(job, progress=learning, stopped=stop, train=train)
         report = _executed(job, attempts, progress, stop)
         while not report.record["listed_to_its_end"]:  # planning was cut off in that run; the next one does the rest
             rest = _executed(job, attempts, progress, stop)

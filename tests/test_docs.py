@@ -83,7 +83,7 @@ def test_the_surface_of_the_command_line_is_closed():
         "cluster-config": ["--for", "--output"],
         "verify": ["--json", "--profile"],
         "export": ["--key", "--names", "--profile", "--to"],
-        "finetune": ["--evaluate", "--json", "--set"],
+        "finetune": ["--address", "--evaluate", "--json", "--set"],
         "convert": ["--mean", "--scale", "--std"],
         "demo": ["--images", "--no-ray", "--output"],
         "bench forward": ["--json", "--pairs", "--precision", "--set", "--shape", "--weights"],

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from unet.losses import pytorch_unet_loss, segmentation_loss
 from unet.memory import keep_freed_memory, ran_out
 from unet.model import UNet
+from unet.peers import PeerFailed, Peers
 from unet.precision import DTYPES, device_named, native
+from unet.synced import synchronize
 
 Recipe = Literal["default", "pytorch-unet"]
 Checkpointing = Literal["off", "on", "auto"]
@@ -79,10 +81,15 @@ class Training:
         device: Where.
         normalize: Mean and standard deviation of each channel, in [0, 1], that pixels are brought to 0 and 1 by; None
             where the network takes [0, 1].
+        peers: Who trains it too, from the same start; None for nobody. Each is given its own share of every batch, all
+            of one size, and they make one step together. Running statistics are the mean of theirs.
+        sync_batchnorm: Whether batches are normalised over all peers' shares, not each share by itself. "auto" then
+            saves no memory: a rank that tries its share again would be alone in it.
 
     Attributes:
         number: Steps made.
         best: The highest validation score so far, or None.
+        synced: Whether batches are normalised over several ranks.
     """
 
     def __init__(
@@ -95,16 +102,22 @@ class Training:
         checkpointing: Checkpointing = "auto",
         device: str = "cpu",
         normalize: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+        peers: Peers | None = None,
+        sync_batchnorm: bool = False,
     ) -> None:
         self.device = device_named(device)
         if self.device.type == "cpu":
             keep_freed_memory()
         self.model = model.to(self.device).to(memory_format=torch.channels_last).train().requires_grad_(True)  # type: ignore[call-overload]
         self.model.use_checkpointing(checkpointing == "on")
+        self._peers = peers or Peers()
+        self.synced = sync_batchnorm and self._peers.count > 1
+        if self.synced:
+            synchronize(self.model, self.device)
         self.number = 0
         self.best: float | None = None
         self._steps, self._recipe = steps, recipe
-        self._automatic = checkpointing == "auto"
+        self._automatic = checkpointing == "auto" and not self.synced
         self._parts = 1
         self._peak = learning_rate or LEARNING_RATES[recipe]
         self._average: UNet | None = None
@@ -112,7 +125,7 @@ class Training:
         self._optimizer: torch.optim.Optimizer
         self._dtype = torch.float32
         if recipe == "default":
-            self._optimizer = torch.optim.AdamW(model.parameters(), lr=self._peak, weight_decay=1e-4)
+            self._optimizer = torch.optim.AdamW(model.parameters(), lr=self._peak, weight_decay=1e-4, fused=True)
             self._average = copy.deepcopy(self.model).requires_grad_(False)
             self._dtype = DTYPES[native(self.device)[0]]
         else:
@@ -136,11 +149,12 @@ class Training:
         """Make the next step.
 
         Args:
-            pixels_BCHW: uint8; divided by 255 here.
+            pixels_BCHW: uint8; divided by 255 here. This rank's share of the batch.
             target_BHW: Class of each pixel, uint8.
 
         Raises:
             NotFinite: The loss is no number.
+            PeerFailed: A peer could not do its share; the step was not made.
             torch.OutOfMemoryError: Even with checkpointing and an image at a time, or where neither is allowed.
         """
         started = time.perf_counter()
@@ -176,22 +190,54 @@ class Training:
         """Clipped gradients of a batch, in less memory where there is too little; the batch's loss."""
         # A pass that fails has updated some running statistics already.
         before = [buffer.clone() for buffer in self.model.buffers()]
+        loss = self._averaged(self._own_gradients(pixels_BCHW, target_BHW, before))
+        self._scaler.unscale_(self._optimizer)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), _CLIP)
+        # A scaler skips steps whose gradients overflowed, and scales less from then on.
+        if not math.isfinite(loss) or not (self._scaler.is_enabled() or math.isfinite(norm.item())):
+            self._undo(before)
+            raise NotFinite(f"the loss of step {self.number + 1} is {loss} and its gradient's norm {norm.item()}")
+        return loss
+
+    def _own_gradients(self, pixels_BCHW: Tensor, target_BHW: Tensor, before: list[Tensor]) -> float:
+        """Of this rank's share; its loss."""
         while True:
             self._optimizer.zero_grad(set_to_none=True)
             try:
+                self._allocate()
                 loss = self._passes(pixels_BCHW, target_BHW)
             except (RuntimeError, MemoryError) as error:
                 self._undo(before)
-                if not (ran_out(error) and self._saves_memory(len(pixels_BCHW))):
-                    raise
-                continue
-            self._scaler.unscale_(self._optimizer)
-            norm = nn.utils.clip_grad_norm_(self.model.parameters(), _CLIP)
-            # A scaler skips steps whose gradients overflowed, and scales less from then on.
-            if not math.isfinite(loss) or not (self._scaler.is_enabled() or math.isfinite(norm.item())):
+                if ran_out(error) and self._saves_memory(len(pixels_BCHW)):
+                    continue
+                if not self.synced:  # else the others are in mid-pass, and no word reaches them
+                    self._peers.any(True)
+                raise
+            if self._peers.any(False):
                 self._undo(before)
-                raise NotFinite(f"the loss of step {self.number + 1} is {loss} and its gradient's norm {norm.item()}")
+                raise PeerFailed(f"a peer could not do its share of step {self.number + 1}")
             return loss
+
+    def _averaged(self, loss: float) -> float:
+        """Make the gradients and running statistics the mean of all ranks'; their mean loss."""
+        mean = torch.tensor(loss, device=self.device)
+        gradients = [value.grad for value in self.model.parameters() if value.grad is not None]
+        statistics = [buffer for buffer in self.model.buffers() if buffer.is_floating_point()]
+        self._peers.average([mean, *gradients, *statistics])
+        return loss if self._peers.count == 1 else mean.item()
+
+    @torch.no_grad()
+    def _allocate(self) -> None:
+        """Take the optimizer's memory before the first pass, which can do with less, not after it."""
+        if self._recipe != "default":
+            return
+        for parameter in self.model.parameters():
+            if not self._optimizer.state[parameter]:
+                self._optimizer.state[parameter] = {
+                    "step": torch.zeros((), device=self.device),
+                    "exp_avg": torch.zeros_like(parameter),
+                    "exp_avg_sq": torch.zeros_like(parameter),
+                }
 
     @torch.no_grad()
     def _undo(self, before: list[Tensor]) -> None:

@@ -41,6 +41,16 @@ class Checkpoints:
     def __init__(self, storage: Storage, folder: str, fence: Fence) -> None:
         self._storage, self._folder, self._fence = storage, folder, fence
 
+    @property
+    def generation(self) -> int:
+        """Of the holder of the output."""
+        return self._fence.generation
+
+    def reached(self, step: int) -> bool:
+        """Whether there is a checkpoint of that step, whole."""
+        found = self.newest()
+        return found is not None and found[0].step == step
+
     def newest(self) -> tuple[Checkpoint, dict[str, bytes]] | None:
         """The newest checkpoint whose files are all there and whole, with them; None where there is none."""
         for checkpoint in self._committed():

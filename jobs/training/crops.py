@@ -38,10 +38,14 @@ class Crops:
         """Of the images of a batch."""
         return [self._pairs[index].key for index in self._drawn(np.random.default_rng((self._seed, number)))]
 
-    def batch(self, number: int) -> tuple[Tensor, Tensor]:
-        """Pixels (B, C, H, W) and classes (B, H, W) of a batch, uint8."""
-        random = np.random.default_rng((self._seed, number))
-        drawn = [_crop(self._pairs[index], self._side, random) for index in self._drawn(random)]
+    def batch(self, number: int, share: slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """Pixels (B, C, H, W) and classes (B, H, W) of a batch, or of some of its crops, uint8."""
+        indices = list(enumerate(self._drawn(np.random.default_rng((self._seed, number)))))
+        # Each crop is drawn by itself, so that who takes a share need not make the rest.
+        drawn = [
+            _crop(self._pairs[index], self._side, np.random.default_rng((self._seed, number, place)))
+            for place, index in indices[share]
+        ]
         pixels = np.stack([image for image, _ in drawn]).transpose(0, 3, 1, 2)
         return torch.from_numpy(pixels), torch.from_numpy(np.stack([truth for _, truth in drawn]))
 

@@ -26,7 +26,8 @@ from jobs.storage import Storage, open_storage
 from jobs.training import report
 from jobs.training.checkpoints import Checkpoints
 from jobs.training.gate import Verdict, judge, refuse_what_cannot_be_judged
-from jobs.training.loop import Plan, Progress, Trained, rows_of, train
+from jobs.training.loop import Plan, Progress, Train, Trained, rows_of
+from jobs.training.loop import train as train_here
 from jobs.training.pairs import Pairs, read_pairs
 from jobs.training.scores import Scores, class_maps, counts_of, fit_to_others, scores_of
 from unet import weights as unet_weights
@@ -65,7 +66,10 @@ def evaluate(job: Job) -> dict[str, Any]:
     return {"weights": weights.id, "data": pairs.digest, **_scored(scores, pairs)}
 
 
-def improved(job: Job, *, progress: Progress | None = None, stopped: Callable[[], bool] = lambda: False) -> Job:
+def improved(
+    job: Job, *, progress: Progress | None = None, stopped: Callable[[], bool] = lambda: False,
+    train: Train = train_here,
+) -> Job:  # fmt: skip
     """The job with the weights that its `finetune` section makes, and without that section.
 
     Raises:
@@ -74,7 +78,7 @@ def improved(job: Job, *, progress: Progress | None = None, stopped: Callable[[]
     """
     if not job.finetune.images:
         return job
-    return _with(job, finetune(job, progress=progress, stopped=stopped))
+    return _with(job, finetune(job, progress=progress, stopped=stopped, train=train))
 
 
 def foreseen(job: Job) -> Job:
@@ -84,7 +88,7 @@ def foreseen(job: Job) -> Job:
     """
     if not job.finetune.images:
         return job
-    plan = _plan(job)
+    plan = plan_of(job)
     storage = open_storage(job.output, profile=job.profile)
     record = _known(plan, storage)
     if record is None:
@@ -104,13 +108,17 @@ def refusal(outcome: Outcome) -> Refused:
     return Refused(f"the gate refused the new weights, kept as {outcome.weights}: {outcome.verdict.reason}")
 
 
-def finetune(job: Job, *, progress: Progress | None = None, stopped: Callable[[], bool] = lambda: False) -> Outcome:
+def finetune(
+    job: Job, *, progress: Progress | None = None, stopped: Callable[[], bool] = lambda: False,
+    train: Train = train_here,
+) -> Outcome:  # fmt: skip
     """Train, or go on, or find it done.
 
     Args:
         job: With a `finetune` section.
         progress: Called after every step.
         stopped: Asked before every step; True keeps what is done and ends.
+        train: Makes the steps.
 
     Raises:
         JobError: Something about the pairs, weights or settings is wrong.
@@ -118,14 +126,21 @@ def finetune(job: Job, *, progress: Progress | None = None, stopped: Callable[[]
         Stopped: `stopped` said so.
         StorageError: Storage goes on failing.
     """
-    plan = _plan(job)
+    plan = plan_of(job)
+    if train is train_here and job.finetune.workers > 1:
+        raise JobError(f"finetune.workers = {job.finetune.workers} needs Ray; leave --no-ray out, or set it to 1")
     storage = open_storage(job.output, profile=job.profile)
     with locked(storage, job.run.on_overlap, stopped) as lock:
-        record = _known(plan, storage) or _made(plan, storage, lock.fence, progress, stopped)
+        record = _known(plan, storage) or _made(plan, storage, lock.fence, train, progress, stopped)
         return _judged(plan, storage, record)
 
 
-def _plan(job: Job) -> Plan:
+def plan_of(job: Job) -> Plan:
+    """What a job trains, all pairs read and checked.
+
+    Raises:
+        JobError: Something about the pairs, weights or settings is wrong.
+    """
     if len(job.weights) > 1:
         raise JobError("fine-tuning begins with one network and 'weights' names several; name one")
     base = load_one(job, job.weights[0])
@@ -177,7 +192,7 @@ def _column(record: dict[str, Any], name: str) -> NDArray[np.float64] | None:
 
 
 def _made(
-    plan: Plan, storage: Storage, fence: Fence, progress: Progress | None, stopped: Callable[[], bool]
+    plan: Plan, storage: Storage, fence: Fence, train: Train, progress: Progress | None, stopped: Callable[[], bool]
 ) -> dict[str, Any]:
     """The record of a training, once it is done; nothing says that its weights may be used."""
     threads = _threads(plan, storage)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,10 +31,11 @@ from unet import weights as unet_weights
 from unet.finetune import LEARNING_RATES, NotFinite, Step, Training
 from unet.memory import ran_out
 from unet.model import UNet
+from unet.peers import Peers
 from unet.precision import DTYPES, DeviceError
 from unet.weights import Weights
 
-TRAINING = 1
+TRAINING = 2
 """Of pairs to weights. Raised when a release trains otherwise; what is trained already stays as it is."""
 
 _RANDOM_RATE = 1e-3
@@ -151,35 +152,54 @@ class Trained(NamedTuple):
     metrics: bytes
 
 
+class Train(Protocol):
+    """Makes all steps of a training that are not made yet; see `train`."""
+
+    def __call__(
+        self, plan: Plan, checkpoints: Checkpoints, *, threads: int, progress: Progress | None,
+        stopped: Callable[[], bool],
+    ) -> Trained: ...  # fmt: skip
+
+
 def train(
-    plan: Plan, checkpoints: Checkpoints, *, threads: int, progress: Progress | None, stopped: Callable[[], bool]
-) -> Trained:
-    """Make all steps that are not made yet.
+    plan: Plan, checkpoints: Checkpoints, *, threads: int, progress: Progress | None, stopped: Callable[[], bool],
+) -> Trained:  # fmt: skip
+    """Make all steps that are not made yet, together with the other ranks where this process is one of several.
+
+    Every rank makes every step, on its share of the batch. Rank 0 alone reads and writes checkpoints, validates, and
+    gives the result; of the others the value is empty.
 
     Args:
         plan: What is trained.
         checkpoints: Where it is kept.
         threads: Of a network on a CPU.
-        progress: Called after every step.
-        stopped: Asked before every step.
+        progress: Called after every step, on rank 0.
+        stopped: Asked before every step, on every rank; one that is told so is enough.
 
     Raises:
         JobError: The device is not there, memory does not suffice, or the loss is no number.
+        PeerFailed: It is so on another rank.
         Stopped: `stopped` said so; what is done is kept.
     """
     settings = plan.job.finetune
-    training = _begun(plan)
+    peers = Peers()
+    first_rank = peers.rank == 0
+    training = _begun(plan, peers)
     rows: list[dict[str, Any]] = []
     best: Object | None = None
-    newest = b""
-    if (found := checkpoints.newest()) is not None:
+    newest = state = b""
+    if first_rank and (found := checkpoints.newest()) is not None:
         checkpoint, files = found
-        training.restore(files[_STATE])
+        state = files[_STATE]
         rows = rows_of(files[_METRICS])
         best = checkpoint.objects.get(_BEST)
         newest = files.get(_BEST, b"")
+    if state := peers.bytes_of_first(state):
+        training.restore(state)
 
     def save(**files: bytes) -> Object | None:
+        if not first_rank:
+            return None
         kept = {} if best is None else {_BEST: best}
         state = {_STATE: training.state(), _METRICS: _parquet(rows)}
         return checkpoints.save(training.number, state | files, kept).objects.get(_BEST)
@@ -188,9 +208,9 @@ def train(
     saved = first = training.number
     dice = next((row["dice"] for row in reversed(rows) if row["dice"] is not None), None)
     began = time.monotonic()
-    with closing(_ahead(crops, first, plan.steps)) as batches:
+    with closing(_ahead(crops, peers.share, first, plan.steps)) as batches:
         while training.number < plan.steps:
-            if stopped():
+            if peers.any(stopped()):
                 if training.number > saved:
                     save()
                 raise Stopped
@@ -202,21 +222,25 @@ def train(
             better = {}
             if due := step.number % plan.validate_every == 0 or step.number == plan.steps:
                 weights = plan.weights(training.result, {})
-                dice = scores_of(plan.job, unet_weights.load(weights), plan.pairs.validation, threads=threads).mean
+                dice = peers.number_of_first(_dice(plan, weights, threads) if first_rank else 0.0)
                 rows[-1]["dice"] = dice
                 if training.validated(dice):
                     newest = better[_BEST] = weights
             if due or step.number % settings.save_every == 0:
                 best = save(**better)
                 saved = step.number
-            if progress:
+            if progress and first_rank:
                 rate = (step.number - first) * settings.batch_size / (time.monotonic() - began)
                 left = (plan.steps - step.number) * settings.batch_size / rate
                 progress(Moment(step, plan.steps, dice, rate, left))
     return Trained(plan.weights(training.result, {}), newest, _parquet(rows))
 
 
-def _begun(plan: Plan) -> Training:
+def _dice(plan: Plan, weights: bytes, threads: int) -> float:
+    return scores_of(plan.job, unet_weights.load(weights), plan.pairs.validation, threads=threads).mean
+
+
+def _begun(plan: Plan, peers: Peers) -> Training:
     settings = plan.job.finetune
     try:
         return Training(
@@ -227,6 +251,8 @@ def _begun(plan: Plan) -> Training:
             checkpointing=settings.checkpointing,
             device=device_of(plan.job),
             normalize=None if plan.new else plan.base.normalize,
+            peers=peers,
+            sync_batchnorm=settings.sync_batchnorm,
         )
     except DeviceError as error:
         raise JobError(str(error)) from error
@@ -247,9 +273,10 @@ def _step(training: Training, crops: Crops, pixels: Tensor, truth: Tensor) -> St
     except (RuntimeError, MemoryError) as error:
         if not ran_out(error):
             raise
+        remedy = "'on'" if training.synced else "'auto'"
         raise JobError(
             f"step {training.number + 1} does not fit into memory ({training.device}); set finetune.checkpointing to "
-            "'auto', or lower finetune.crop or finetune.batch_size"
+            f"{remedy}, or lower finetune.crop or finetune.batch_size"
         ) from error
 
 
@@ -266,12 +293,12 @@ def _parquet(rows: list[dict[str, Any]]) -> bytes:
     return data
 
 
-def _ahead(crops: Crops, first: int, stop: int) -> Generator[tuple[Tensor, Tensor]]:
+def _ahead(crops: Crops, share: slice, first: int, stop: int) -> Generator[tuple[Tensor, Tensor]]:
     """Batches, each drawn while the one before is computed."""
     with ThreadPoolExecutor(1, "crops") as pool:
-        coming = pool.submit(crops.batch, first)
+        coming = pool.submit(crops.batch, first, share)
         for number in range(first + 1, stop + 1):
             batch = coming.result()
             if number < stop:
-                coming = pool.submit(crops.batch, number)
+                coming = pool.submit(crops.batch, number, share)
             yield batch

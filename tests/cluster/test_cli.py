@@ -260,6 +260,13 @@ def test_finetune_without_pairs_is_exit_2(images, tmp_path, weights_file):
     assert (refused.returncode, "state finetune.images and finetune.masks" in refused.stderr) == (2, True)
 
 
+@pytest.mark.parametrize("command", ["finetune", "run"])
+def test_several_workers_train_on_the_cluster_that_is_named(tmp_path, command):
+    job = training_job(tmp_path)
+    refused = maskfleet(command, job, "--address", "127.0.0.1:1", "--set", "finetune.workers=2")
+    assert (refused.returncode, "no Ray at 127.0.0.1:1" in refused.stderr) == (1, True)
+
+
 def test_a_training_that_is_killed_ends_with_the_same_bytes(tmp_path):
     from jobs.job import Job
     from jobs.training.finetune import finetune

@@ -37,6 +37,7 @@ def test_a_job_file_with_overrides(tmp_path):
         (GOOD | {"masks": "png"}, [], r"masks is a section; write \[masks\]"),
         (GOOD, ["run.shard_size"], "not of the form section.key=value"),
         (GOOD, ["input.x=1"], "input is no section"),
+        (GOOD, ["finetune.workers=3"], "finetune: batch_size must be a multiple of workers"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_remedy(table, sets, message):

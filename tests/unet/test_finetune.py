@@ -166,6 +166,32 @@ def test_still_out_of_memory_cuts_the_batch_at_the_same_step(monkeypatch):
     assert after.step(*batch(4)).parts == 4
 
 
+def test_the_optimizers_own_memory_counts_before_the_first_pass(monkeypatch):
+    """Taken after it, it would run out there, where nothing can be done about it."""
+    plain = trained(training(), 0, 2)
+    this = training()
+    room = 1.5 * sum(value.nbytes for value in this.model.parameters())
+    state = this._optimizer.state
+
+    def taken():
+        return sum(value.nbytes for kept in state.values() for name, value in kept.items() if name != "step")
+
+    # Activations fit beside what is taken by then, or without it; never beside all of the optimizer's.
+    short_of_memory(this, monkeypatch, fits=lambda checkpointing, _: checkpointing or taken() < room)
+    make = this._optimizer.step
+
+    def step(*arguments):
+        before = taken()
+        made = make(*arguments)
+        if taken() > before:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return made
+
+    monkeypatch.setattr(this._optimizer, "step", step)
+    assert this.step(*batch(0)).checkpointing
+    assert same(plain, trained(this, 1, 2)) == []
+
+
 def test_gradients_of_parts_add_up_to_the_batchs(monkeypatch):
     """Where normalisation does not depend on the batch."""
     gradients = []

@@ -24,6 +24,16 @@ def test_a_batch_follows_from_the_seed_and_its_number():
     assert not (one.batch(5)[0] == Crops(decoded_pairs(), side=32, batch_size=4, seed=8).batch(5)[0]).all()
 
 
+def test_shares_of_a_batch_are_the_batch():
+    crops = Crops(decoded_pairs(), side=32, batch_size=5, seed=7)
+    whole = crops.batch(3)
+    for rank in range(2):
+        share = slice(rank, None, 2)
+        assert all(
+            (part == all_of_it[share]).all() for part, all_of_it in zip(crops.batch(3, share), whole, strict=True)
+        )
+
+
 def test_a_batch_knows_its_images():
     crops = Crops(decoded_pairs()[:1] * 3 + [Pair("odd", np.full((64, 64, 3), 250, np.uint8), np.ones((64, 64), np.uint8))], side=32, batch_size=6, seed=0)  # fmt: skip
     for number in range(4):

@@ -1,0 +1,81 @@
+"""Two ranks that train together, in processes of their own; what became of it is in a file for each."""
+
+import multiprocessing
+import os
+import pickle
+import tempfile
+
+import torch
+import torch.distributed as dist
+
+from unet import finetune
+from unet.finetune import Training
+from unet.model import UNet
+from unet.peers import Peers
+
+STEPS = 3
+
+
+def batch(number, size=4):
+    generator = torch.Generator().manual_seed(number)
+    target = (torch.rand(size, 1, 8, 8, generator=generator) > 0.6).float()
+    target = torch.nn.functional.interpolate(target, (32, 32)).to(torch.uint8)
+    light = target * 150 + torch.arange(size)[:, None, None, None].to(torch.uint8) * 20  # no two images are alike
+    return light.expand(-1, 3, -1, -1).contiguous(), target[:, 0]
+
+
+def trained(*, before=lambda this, number: None, **more):
+    """Losses of some steps on this process's share of them, and the state then."""
+    finetune.native = lambda device: ("fp32",)
+    torch.manual_seed(0)
+    peers = Peers()
+    this = Training(UNet(3, 2, width=2), steps=6, peers=peers, **more)
+    losses = []
+    for number in range(STEPS):
+        before(this, number)
+        losses.append(this.step(*(part[peers.share] for part in batch(number))).loss)
+    return losses, this.state()
+
+
+def short_of_memory(this, number, *, rank, at=1, saved=True):
+    """On one rank, from one step on, what a GPU raises in mid-pass."""
+    if number != at or dist.get_rank() != rank:
+        return
+    up = this.model.up3.forward
+
+    def forward(*inputs):
+        if not (saved and this.model.checkpointing):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return up(*inputs)
+
+    this.model.up3.forward = forward
+
+
+def _rank(rank, folder, function):
+    torch.set_num_threads(1)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/store", 2), rank=rank, world_size=2)
+    try:
+        came_of_it = function()
+    except Exception as error:
+        came_of_it = error
+    with open(f"{folder}/{rank}", "wb") as file:
+        pickle.dump(came_of_it, file)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def on_two(function):
+    """What a function gives, or raises, on each of two ranks."""
+    spawn = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        processes = [spawn.Process(target=_rank, args=(rank, folder, function)) for rank in range(2)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+        results = []
+        for rank in range(2):
+            with open(f"{folder}/{rank}", "rb") as file:
+                results.append(pickle.load(file))
+        return results
