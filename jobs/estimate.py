@@ -6,15 +6,16 @@ what it takes and what it writes are measured, not modelled. Its images come fro
 
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain, pairwise
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from jobs.attempt import Desk, ShardReport, run_shard
+from jobs.attempt import Desk, ShardReport, rows_of, run_shard
 from jobs.begin import Planned, Run
 from jobs.commit import Commits
 from jobs.job import Job
@@ -78,15 +79,16 @@ def estimate(job: Job, planned: Planned, fingerprint: str) -> dict[str, Any]:
         run = _trial(job, storage, fingerprint, in_memory(chosen, chosen.num_rows))
         began = time.perf_counter()
         with pipeline_of_job(run, threads_of(job)) as pipeline:
-            warm = Shard("00000", 0, min(_WARM, chosen.num_rows))
-            run_shard(run.desk, warm, pipeline)
+            # No larger than the run's shards, whose files are no matter of their images alone.
+            few = min(_WARM, chosen.num_rows, -(-planning.images // shards))
+            warm = run_shard(run.desk, Shard("00000", 0, few), pipeline)
             start = time.perf_counter() - began
             # Another run id, so that what was written to get warm does not count.
             desk = replace(run.desk, run_id="timed", commits=Commits(storage, "timed", "worker"))
             timed = _timed(desk, chosen.num_rows, pipeline)
             device = str(getattr(pipeline.segmenter, "device", "cpu"))
-        written = _written(storage, warm.stop, timed)
-    return counted | _reckoned(job, counted, timed, start, written, device)
+        sizes = _Sizes.of(storage, "warm", [warm]), _Sizes.of(storage, "timed", timed.reports)
+    return counted | _reckoned(job, counted, timed, start, sizes, device)
 
 
 class _Timed(NamedTuple):
@@ -113,31 +115,44 @@ def _timed(desk: Desk, images: int, pipeline: Pipeline) -> _Timed:
     return _Timed(reports, images, time.perf_counter() - began)
 
 
-class _Written(NamedTuple):
-    """Bytes of output: of masks and of rows for each image, and of what each shard's rows take besides."""
+class _Line(NamedTuple):
+    """Bytes of a shard's files beside its masks: so many for each image, and so many whatever they hold."""
 
-    masks: float
-    row: float
+    image: float
     shard: float
 
+    @classmethod
+    def through(cls, few: "_Sizes", many: "_Sizes", name: str) -> "_Line":
+        """Where images are few, a shard is mostly schema and footer; two sizes tell the one from the other."""
+        less, more = (getattr(sizes, name) / sizes.shards for sizes in (few, many))
+        images = many.images / many.shards - few.images / few.shards
+        image = max(0.0, (more - less) / images) if images > 0 else 0.0
+        return cls(image, less - image * few.images / few.shards)
 
-def _written(storage: Storage, few: int, timed: _Timed) -> _Written:
-    """What an image and a shard took, from the runs `warm`, a shard of a few images, and `timed`, all in some shards.
 
-    A shard's statistics are mostly their schema and footer where its images are few, so they are no matter of images
-    alone; shards of different sizes tell the one from the other.
+class _Sizes(NamedTuple):
+    """What some shards of a run wrote, in bytes.
+
+    Attributes:
+        masks: PNG files, each counted once.
+        around: What holds them beside them.
+        rows: Statistics, commits and notes.
     """
-    many, shards = timed.images, len(timed.reports)
-    masks = sum(entry.size for entry in storage.walk("masks"))
-    rows = {}
-    for run_id in ("warm", "timed"):
-        entries = list(storage.walk(f"runs/{run_id}"))
-        of_masks = sum(entry.size for entry in entries if entry.path.rsplit("/", 1)[-1].startswith("masks."))
-        rows[run_id] = sum(entry.size for entry in entries) - of_masks
-        masks += of_masks * (run_id == "timed")
-    more = many - shards * few
-    row = max(0.0, (rows["timed"] - shards * rows["warm"]) / more) if more > 0 else 0.0
-    return _Written(masks / many, row, (rows["timed"] - row * many) / shards)
+
+    images: int
+    shards: int
+    masks: int
+    around: int
+    rows: int
+
+    @classmethod
+    def of(cls, storage: Storage, run_id: str, reports: Sequence[ShardReport]) -> "_Sizes":
+        sizes = {"masks": 0, "rows": 0}
+        for entry in storage.walk(f"runs/{run_id}"):
+            sizes["masks" if entry.path.rsplit("/", 1)[-1].startswith("masks.") else "rows"] += entry.size
+        masks = sum(pc.sum(rows_of(storage, report.commit)["mask_bytes"]).as_py() or 0 for report in reports)
+        images = sum(report.commit.images for report in reports)
+        return cls(images, len(reports), masks, max(0, sizes["masks"] - masks), sizes["rows"])
 
 
 def _trial(job: Job, storage: LocalStorage, fingerprint: str, manifest: Manifest) -> Run:
@@ -147,7 +162,7 @@ def _trial(job: Job, storage: LocalStorage, fingerprint: str, manifest: Manifest
 
 
 def _reckoned(
-    job: Job, counted: dict[str, Any], timed: _Timed, start: float, written: _Written, device: str
+    job: Job, counted: dict[str, Any], timed: _Timed, start: float, sizes: tuple[_Sizes, _Sizes], device: str
 ) -> dict[str, Any]:
     images, shards = counted["images"], counted["shards"]
     each = timed.seconds / timed.images
@@ -161,8 +176,11 @@ def _reckoned(
         "get": images + 3 * shards,
         "put": 4 * shards + loose,
     }
+    rows, around = _Line.through(*sizes, "rows"), _Line.through(*sizes, "around")
+    copies = 2 if job.masks.format == "png" else 1
     # Rows are written twice: with their shard, and compacted.
-    output = round(images * (written.masks + 2 * written.row) + shards * written.shard)
+    each_image = copies * sizes[1].masks / timed.images + around.image + 2 * rows.image
+    output = round(images * each_image + shards * (rows.shard + around.shard))
     prices = job.prices
     money = requests["get"] * prices.get_1000 / 1000 + (requests["put"] + requests["list"]) * prices.put_1000 / 1000
     failed = {name: round(count * share) for name, count in errors.items()}
