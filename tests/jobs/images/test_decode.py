@@ -123,7 +123,7 @@ def test_each_mode_and_each_network(name, channels):
 
 
 def test_the_table_is_printed_in_the_documentation():
-    page = (Path(__file__).parents[2] / "docs" / "images.md").read_text("utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "images.md").read_text("utf-8")
     rows = [line for line in (module.__doc__ or "").splitlines() if line.startswith("|")]
     assert len(rows) > 12
     assert "\n".join(rows) in page
