@@ -23,13 +23,13 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from unet.decision import Decision, Settled, Statistics, decide, margins
+from unet.folded import folded
 from unet.memory import keep_freed_memory, ran_out
-from unet.model import MIN_SIDE, DoubleConv
+from unet.model import MIN_SIDE
 from unet.precision import DTYPES, Precision, device_named, resolved
 from unet.ties import Referee, neighbours, reach
 from unet.tiling import FLIPPED_HALO, GRID, HALO, Span, spans, within
@@ -199,7 +199,8 @@ class Segmenter:
         self._plain = copy.deepcopy(model).requires_grad_(False).eval()
         if self.precision == "fp32":
             self._plain = self._plain.to(self.device)
-        self._model = _folded(self._plain).to(self.device, self._dtype, memory_format=torch.channels_last)
+        network = folded(self._plain, self.device, self._dtype, largest=self._largest_input())
+        self._model = network.to(self.device, self._dtype, memory_format=torch.channels_last)
         if self.device.type == "cpu":
             keep_freed_memory()
         self._tie, self._tested_logit = self._calibrated_tie() if self.precision == "fp32" else (0.0, 0.0)
@@ -561,6 +562,11 @@ class Segmenter:
         pixels = torch.from_numpy(np.require(pixels_BHWC, requirements="W"))
         return pixels.to(self.device, non_blocking=True).float()
 
+    def _largest_input(self) -> float:
+        """Magnitude of what the network may see."""
+        ends = torch.tensor([0.0, 255.0], device=self.device)[:, None].expand(2, self.n_channels).clone()
+        return float(self._scaled(ends.view(2, 1, 1, self.n_channels)).abs().max())
+
     def _scaled(self, pixels_BHWC: Tensor) -> Tensor:
         # Divided, not multiplied by 1/255: the product differs from Pytorch-UNet's quotient for 126 of 256 values.
         x_BHWC = pixels_BHWC.div_(255)
@@ -649,18 +655,6 @@ def _normalization(
         return None
     mean, std = (torch.tensor(values, dtype=torch.float32, device=device) for values in normalize)
     return mean, std
-
-
-def _folded(model: Any) -> Any:
-    """A copy with every batch normalisation folded into the convolution before it."""
-    model = copy.deepcopy(model)
-    for block in model.modules():
-        if isinstance(block, DoubleConv):
-            layers: Any = block.double_conv
-            for convolution, norm in ((0, 1), (3, 4)):
-                layers[convolution] = fuse_conv_bn_eval(layers[convolution], layers[norm])
-                layers[norm] = nn.Identity()
-    return model
 
 
 @contextmanager

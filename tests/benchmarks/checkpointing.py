@@ -2,7 +2,7 @@
 
 Kept is what the forward pass saves for backward (saved-tensor hooks), peak the most that lived at once in the whole
 step, recomputation and gradients included, parameters not (every storage that an operator made, until it was freed). A
-step's seconds are those of the processor, on one thread, forms in turn: what others do on the machine counts little.
+step's seconds are those of the processor, of all threads, forms in turn: what others do on the machine counts little.
 """
 
 import argparse
@@ -96,8 +96,9 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--shapes", default="1x256,4x256,4x512")
     parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(options.threads)
     print("| batch × side | granularity | kept, MiB | of off | peak, MiB | of off | step, s | of off |")
     print("|---|---|---|---|---|---|---|---|")
     for shape in options.shapes.split(","):

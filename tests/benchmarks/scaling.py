@@ -2,7 +2,7 @@
 
 Four logical nodes on this machine, and a network that sleeps, as a GPU would leave the CPU alone. So what is measured
 is everything around the network, fetching to commit, and the driver that hands out: whether it keeps so many workers
-busy. By the run's own log, in the steady state: from when every worker has done a shard to when the last shards are out.
+busy. By the run's own log, in the steady state: of each worker from its first shard to its last.
 """
 
 import argparse
@@ -83,16 +83,19 @@ def logged(output: Path) -> list[dict]:
     return [{**line, "time": datetime.fromisoformat(line["time"]).timestamp()} for line in found]
 
 
-def steady_rate(lines: list[dict], workers: int) -> tuple[float, float, set[str]]:
-    """Images per second in the steady state, how long that was, and the nodes that worked."""
-    done = [line for line in lines if line["event"] == "shard done"]
-    seen: set[str] = set()
-    first = next(index for index, line in enumerate(done) if seen.add(line["worker"]) or len(seen) == workers)
-    # The last shards of all workers, two each, are handed out by now; there is nothing to fill up with any more.
-    last = len(done) - 2 * workers
-    seconds = done[last]["time"] - done[first]["time"]
-    images = sum(line["images"] for line in done[first + 1 : last + 1])
-    return images / seconds, seconds, {line["node"] for line in lines if line["event"] == "worker ready"}
+def steady_rate(lines: list[dict]) -> tuple[float, float, set[str]]:
+    """Images per second in the steady state, how long that was at least, and the nodes that worked.
+
+    The sum of the workers' own rates, each from its first shard to its last. One window for all would begin and end in
+    the middle of some workers' shards, and so lose up to one of each: a tenth, where workers keep step.
+    """
+    times: dict[str, list[tuple[float, int]]] = {}
+    for line in lines:
+        if line["event"] == "shard done":
+            times.setdefault(line["worker"], []).append((line["time"], line["images"]))
+    spans = [done[-1][0] - done[0][0] for done in times.values()]
+    rate = sum(sum(images for _, images in done[1:]) / span for done, span in zip(times.values(), spans, strict=True))
+    return rate, min(spans), {line["node"] for line in lines if line["event"] == "worker ready"}
 
 
 def memory() -> float:
@@ -139,7 +142,7 @@ def main() -> None:
                 job, address=cluster.address, open_pipeline=partial(sleeping, given.sleep), progress=look
             )
             assert (report.ok, report.failed) == (len(list(images.iterdir())), 0)
-            rate, seconds, places = steady_rate(logged(output), workers)
+            rate, seconds, places = steady_rate(logged(output))
             one = one or rate / workers
             print(
                 f"| {workers} | {len(places)} | {seconds:.0f} s | {rate:.2f} | {rate / (one * workers):.3f} "

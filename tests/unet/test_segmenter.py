@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from unet import segmenter as module
+from unet.folded import folded
 from unet.precision import DeviceError
 from unet.segmenter import Segmenter
 from unet.segmenter import _threads as threads_of_torch
@@ -59,7 +59,7 @@ def test_folding_and_layout_move_logits_by_less_than_a_tie():
     for width in (4, 16):
         model = seeded(width=width)
         images = pixels(2, 96, 80)
-        fast = module._folded(model).to(memory_format=torch.channels_last)
+        fast = folded(model, torch.device("cpu"), torch.float32).to(memory_format=torch.channels_last)
         x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
         with torch.inference_mode():
             plain = plain_logits(model, images)
