@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -462,21 +463,32 @@ def _job(
 
 
 def _run(job: Job, *, address: str | None, no_ray: bool, as_json: bool) -> int:
-    from jobs.run import run as run_here
-
     with terminal.draining() as stopped, terminal.progress() as progress:
+        learning = terminal.training()
         try:
             if no_ray:
-                report = run_here(job, progress=progress, stopped=stopped, learning=terminal.training())
+                from jobs.run import run as run_here
+
+                report = run_here(job, progress=progress, stopped=stopped, learning=learning)
             else:
                 from cluster import auth
 
                 auth.settle()
-                from cluster.driver import run as run_on_ray
+                from cluster.connection import Connection
 
-                report = run_on_ray(
-                    job, address=address, progress=progress, stopped=stopped, learning=terminal.training()
-                )
+                with closing(Connection(address)) as connection:
+                    if not job.finetune.images:  # else it may be hours until Ray is needed
+                        connection.begin()
+                    from cluster.driver import run as run_on_ray
+
+                    report = run_on_ray(
+                        job,
+                        address=address,
+                        connection=connection,
+                        progress=progress,
+                        stopped=stopped,
+                        learning=learning,
+                    )
         except Stopped:
             return _said_stopped()
     if as_json:

@@ -8,7 +8,9 @@ import shutil
 import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,14 @@ from typing import Any
 import ray
 
 from jobs.errors import MaskfleetError
+from jobs.pipeline import PATIENT_THREADS
+
+WORKER_ENVIRONMENT = {
+    # See `unet.memory.keep_freed_memory`: Ray's threads allocate before anything of ours runs.
+    "MALLOC_ARENA_MAX": "1",
+    **PATIENT_THREADS,
+}
+"""Of every process that computes."""
 
 
 class ClusterError(MaskfleetError):
@@ -55,11 +65,46 @@ def connected(address: str | None, environment: Mapping[str, str]) -> Iterator[d
             "or run with --no-ray"
         ) from error
     try:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)  # Ray puts its own there, which would end the run without draining
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():
+                signal.signal(number, handler)  # Ray puts its own there, which would end the run without draining
         yield None if own else {"env_vars": dict(environment)}
     finally:
         ray.shutdown()
+
+
+class Connection:
+    """A connection to Ray that is made when it is needed, or ahead of that; a context to be entered once.
+
+    Args:
+        address: See `connected`.
+    """
+
+    def __init__(self, address: str | None) -> None:
+        self._connected = connected(address, WORKER_ENVIRONMENT)
+        self._thread = ThreadPoolExecutor(1, "ray")
+        self._ahead: Future[dict[str, Any] | None] | None = None
+
+    def begin(self) -> None:
+        """Connect in another thread.
+
+        A Ray of one's own waits for its processes for seconds: enough to load torch, check weights and list the input.
+        """
+        self._ahead = self._thread.submit(self._connected.__enter__)
+
+    def __enter__(self) -> dict[str, Any] | None:
+        """As `connected`."""
+        return self._connected.__enter__() if self._ahead is None else self._ahead.result()
+
+    def __exit__(self, *_: object) -> None:
+        self._connected.__exit__(None, None, None)
+        self._ahead = None
+
+    def close(self) -> None:
+        """End what was begun and never needed. That it could not be had does not matter then."""
+        self._thread.shutdown()
+        if self._ahead is not None and self._ahead.exception() is None:
+            self.__exit__()
 
 
 @contextmanager

@@ -19,11 +19,11 @@ from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayEr
 
 from cluster import sizing
 from cluster.breaker import JobBreaker, NodeBreaker
-from cluster.connection import ClusterError, connected
+from cluster.connection import ClusterError, Connection
 from cluster.journal import Journal
 from cluster.metrics import Metrics
 from cluster.train import on_ray
-from cluster.worker import WORKER_ENVIRONMENT, Worker
+from cluster.worker import Worker
 from jobs.attempt import ShardReport
 from jobs.backlog import Backlog, Task
 from jobs.begin import Run, Stop
@@ -78,7 +78,7 @@ class _Seat:
 
 
 def run(
-    job: Job, *, address: str | None = None, progress: Progress | None = None,
+    job: Job, *, address: str | None = None, connection: Connection | None = None, progress: Progress | None = None,
     stopped: Callable[[], bool] | None = None, learning: Learning | None = None,
     open_pipeline: OpenPipeline = pipeline_of_job,
 ) -> RunReport:  # fmt: skip
@@ -87,6 +87,7 @@ def run(
     Args:
         job: What to do.
         address: Of a Ray cluster; None for RAY_ADDRESS, else a Ray of this machine that ends with the run.
+        connection: To that address, where it was begun already.
         progress: Called at the start, after every shard, and about once a second.
         stopped: Asked about once a second; True lets the shards in work end, and the run with them.
         learning: Called after every training step, where the job has a `finetune` section.
@@ -102,7 +103,7 @@ def run(
     """
 
     def attempts(this: Run, backlog: Backlog, tally: Tally, stop: Stop) -> Generator[ShardReport | None, None, None]:
-        with connected(address, WORKER_ENVIRONMENT) as runtime_env:
+        with connection or Connection(address) as runtime_env:
             tally.reached("ray")
             fleet = Fleet(this, open_pipeline, runtime_env)
             tally.started = time.monotonic()

@@ -16,8 +16,7 @@ import ray
 import torch
 
 from cluster import sizing
-from cluster.connection import ClusterError, connected
-from cluster.worker import WORKER_ENVIRONMENT
+from cluster.connection import WORKER_ENVIRONMENT, ClusterError, connected
 from jobs.errors import JobError, MaskfleetError, Stopped
 from jobs.fence import Fence
 from jobs.job import Job

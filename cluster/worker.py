@@ -8,16 +8,8 @@ from jobs.attempt import ShardReport, run_shard
 from jobs.begin import Run
 from jobs.errors import MaskfleetError
 from jobs.job import Job
-from jobs.pipeline import PATIENT_THREADS
 from jobs.planning.manifest import Shard
 from jobs.run import OpenPipeline
-
-WORKER_ENVIRONMENT = {
-    # See `unet.memory.keep_freed_memory`: Ray's threads allocate before anything of ours runs.
-    "MALLOC_ARENA_MAX": "1",
-    **PATIENT_THREADS,
-}
-"""Of every process that computes."""
 
 
 class Worker:

@@ -31,8 +31,8 @@ _SHARE = 0.65
 
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:1240px;margin:2em auto;padding:0 1em;color:#222}"
-    "td,th{padding:.2em .8em;text-align:left}figure{display:inline-block;margin:0 8px 8px 0}"
-    "figcaption{font-size:13px;color:#555}img{display:block}h1{font-size:1.4em}h2{font-size:1.1em}"
+    "td,th{padding:.2em .8em;text-align:left}.row{display:flex;gap:8px}figure{margin:0}"
+    "figcaption{font-size:13px;color:#555}img{display:block;max-width:100%;height:auto}h1{font-size:1.4em}h2{font-size:1.1em}"
 )
 
 
@@ -136,7 +136,7 @@ def _example(name: str, example: Example) -> str:
         pictures.append(("old weights", _painted(pair, example.old)))
     pictures.append(("new weights", _painted(pair, example.new)))
     figures = "".join(f"<figure>{_embedded(image)}<figcaption>{text}</figcaption></figure>" for text, image in pictures)
-    return f"<h3>{name}: {escape(pair.key)}, Dice {example.dice:.4f}</h3>{figures}"
+    return f"<h3>{name}: {escape(pair.key)}, Dice {example.dice:.4f}</h3><div class=row>{figures}</div>"
 
 
 def _painted(pair: Pair, found: NDArray[np.uint8], *, truth: bool = False) -> NDArray[np.uint8]:

@@ -1,0 +1,62 @@
+import os
+import threading
+from contextlib import closing
+
+import pytest
+import ray
+
+from cluster.connection import WORKER_ENVIRONMENT, ClusterError, Connection, connected
+
+
+@pytest.fixture(autouse=True)
+def _no_cluster(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+def environment_of_a_worker() -> dict[str, str]:
+    @ray.remote(num_cpus=1)
+    def look() -> dict[str, str]:
+        return dict(os.environ)
+
+    return ray.get(look.remote())
+
+
+def test_a_ray_of_ones_own_gives_its_workers_their_environment_and_ends():
+    with connected("local", {"MASKFLEET_TEST": "seen"}) as runtime_env:
+        assert runtime_env is None
+        assert environment_of_a_worker()["MASKFLEET_TEST"] == "seen"
+        assert "MASKFLEET_TEST" not in os.environ
+    assert not ray.is_initialized()
+
+
+def test_a_connection_that_was_begun_is_there_when_it_is_entered():
+    with closing(Connection("local")) as connection:
+        connection.begin()
+        with connection as runtime_env:
+            assert runtime_env is None
+            found = environment_of_a_worker()
+            assert {name: found[name] for name in WORKER_ENVIRONMENT} == WORKER_ENVIRONMENT
+        assert not ray.is_initialized()
+
+
+def test_one_that_was_begun_and_never_needed_leaves_nothing_behind():
+    threads = set(threading.enumerate())
+    with closing(Connection("local")) as connection:
+        connection.begin()
+    assert not ray.is_initialized()
+    assert not [thread for thread in set(threading.enumerate()) - threads if thread.name.startswith("ray")]
+
+
+def test_one_that_was_not_begun_connects_when_it_is_entered():
+    with closing(Connection("local")) as connection, connection:
+        assert ray.is_initialized()
+    assert not ray.is_initialized()
+
+
+def test_that_nobody_listens_matters_only_to_whoever_needs_it():
+    with closing(Connection("127.0.0.1:1")) as connection:
+        connection.begin()
+        with pytest.raises(ClusterError, match=r"no Ray at 127\.0\.0\.1:1"), connection:
+            pytest.fail("there is one")
+    with closing(Connection("127.0.0.1:1")) as connection:
+        connection.begin()
