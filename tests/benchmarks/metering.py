@@ -1,0 +1,78 @@
+"""What meters cost: `python tests/benchmarks/metering.py --pairs 5`.
+
+The same run of the identity device without Ray, in turn with the meters and with meters that do nothing. Images per
+second of the whole run, and CPU seconds of this process and its decoders per image.
+"""
+
+import argparse
+import os
+import resource
+import sys
+import tempfile
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from statistics import median
+from unittest import mock
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import jobs.run
+from jobs import bench, meters
+from jobs.job import Job
+from unet import weights
+from unet.model import UNet
+
+
+def nothing(*_, **__):
+    return nullcontext()
+
+
+def measured(root: Path, number: int) -> tuple[float, float]:
+    """Images per second, and milliseconds of CPU per image."""
+    job = Job.of(
+        {"input": str(root / "in"), "output": str(root / f"out-{number}"), "weights": str(root / "w.safetensors")}
+    )
+    before, began = _cpu(), time.perf_counter()
+    report = jobs.run.run(job, open_pipeline=bench.with_identity)
+    seconds = time.perf_counter() - began
+    return report.images / seconds, (_cpu() - before) / report.images * 1e3
+
+
+def _cpu() -> float:
+    usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=6000)
+    parser.add_argument("--pairs", type=int, default=5)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch)
+        bench.draw(root / "in", given.images, 256)
+        (root / "w.safetensors").write_bytes(weights.save(UNet(3, 2, width=2)))  # not used, but a job has some
+        measured(root, 0)
+        found = {"with meters": [], "without": []}
+        for pair in range(given.pairs):
+            found["with meters"].append(measured(root, 2 * pair + 1))
+            with (
+                mock.patch.object(meters.Meters, "add", nothing),
+                mock.patch.object(meters.Meters, "timed", nothing),
+                mock.patch.object(meters.Wait, "for_input", nothing),
+                mock.patch.object(meters.Wait, "for_room", nothing),
+                mock.patch.object(meters.Lane, "work", nothing),
+                mock.patch.object(jobs.run, "share_of_forward", return_value=None),
+                mock.patch.object(jobs.run, "limit", return_value=""),
+            ):
+                found["without"].append(measured(root, 2 * pair + 2))
+    print("| | images/s | CPU ms per image |\n|---|---|---|")
+    for name, values in found.items():
+        print(f"| {name} | {median(v[0] for v in values):.0f} | {median(v[1] for v in values):.4f} |")
+    ratios = [one[1] / other[1] for one, other in zip(found["with meters"], found["without"], strict=True)]
+    print(f"CPU with meters, of without: {median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f})")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
