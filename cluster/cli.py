@@ -7,7 +7,6 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -476,11 +475,12 @@ def _run(job: Job, *, address: str | None, no_ray: bool, as_json: bool) -> int:
                 auth.settle()
                 from cluster.connection import Connection
 
-                with closing(Connection(address)) as connection:
-                    if not job.finetune.images:  # else it may be hours until Ray is needed
-                        connection.begin()
-                    from cluster.driver import run as run_on_ray
+                connection = Connection(address)
+                if not job.finetune.images:  # else it may be hours until Ray is needed
+                    connection.begin()
+                from cluster.driver import run as run_on_ray
 
+                try:
                     report = run_on_ray(
                         job,
                         address=address,
@@ -489,6 +489,8 @@ def _run(job: Job, *, address: str | None, no_ray: bool, as_json: bool) -> int:
                         stopped=stopped,
                         learning=learning,
                     )
+                finally:
+                    connection.close(wait=False)  # `main` ends the process
         except Stopped:
             return _said_stopped()
     if as_json:

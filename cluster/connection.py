@@ -100,11 +100,18 @@ class Connection:
         self._connected.__exit__(None, None, None)
         self._ahead = None
 
-    def close(self) -> None:
-        """End what was begun and never needed. That it could not be had does not matter then."""
-        self._thread.shutdown()
-        if self._ahead is not None and self._ahead.exception() is None:
+    def close(self, *, wait: bool = True) -> None:
+        """End what was begun and never needed. That it could not be had does not matter then.
+
+        Args:
+            wait: Also for what is still being made. Else that ends with this process, which is about to.
+        """
+        if self._ahead is not None and (wait or self._ahead.done()) and self._ahead.exception() is None:
             self.__exit__()
+        if wait:
+            # Last: Ray's own processes are killed with the thread that started them (PR_SET_PDEATHSIG), and Ray then
+            # waits 15 s for them in vain.
+            self._thread.shutdown()
 
 
 @contextmanager

@@ -39,10 +39,19 @@ def test_a_connection_that_was_begun_is_there_when_it_is_entered():
         assert not ray.is_initialized()
 
 
-def test_one_that_was_begun_and_never_needed_leaves_nothing_behind():
+def test_one_that_was_begun_and_never_needed_leaves_nothing_behind(monkeypatch):
     threads = set(threading.enumerate())
+    shutdown = ray.shutdown
+    alive = []
+
+    def recorded():
+        alive.append(any(thread.name.startswith("ray_") for thread in threading.enumerate()))
+        shutdown()
+
+    monkeypatch.setattr(ray, "shutdown", recorded)
     with closing(Connection("local")) as connection:
         connection.begin()
+    assert alive == [True], "Ray's processes die with the thread that started them"
     assert not ray.is_initialized()
     assert not [thread for thread in set(threading.enumerate()) - threads if thread.name.startswith("ray")]
 
