@@ -286,7 +286,7 @@ def backfill(
     code = 0
     for day, work in zip(days, works, strict=True):
         terminal.err.print(f"{day:%Y-%m-%d}", highlight=False)
-        code = max(code, _run(work, address=address, no_ray=no_ray, as_json=json))
+        code = max(code, _run(work, address=address, no_ray=no_ray, as_json=json, last=False))
         if code == 130:
             break
     return code
@@ -461,7 +461,8 @@ def _job(
     return Job.load(path, sets, day=day) if path is not None else Job.of({}, sets, day=day)
 
 
-def _run(job: Job, *, address: str | None, no_ray: bool, as_json: bool) -> int:
+def _run(job: Job, *, address: str | None, no_ray: bool, as_json: bool, last: bool = True) -> int:
+    """Run a job; what is half made behind the last run of a process is left to end with it."""
     with terminal.draining() as stopped, terminal.progress() as progress:
         learning = terminal.training()
         try:
@@ -476,21 +477,16 @@ def _run(job: Job, *, address: str | None, no_ray: bool, as_json: bool) -> int:
                 from cluster.connection import Connection
 
                 connection = Connection(address)
-                if not job.finetune.images:  # else it may be hours until Ray is needed
+                if last and not job.finetune.images:  # a training may take hours before Ray is needed
                     connection.begin()
                 from cluster.driver import run as run_on_ray
 
                 try:
                     report = run_on_ray(
-                        job,
-                        address=address,
-                        connection=connection,
-                        progress=progress,
-                        stopped=stopped,
-                        learning=learning,
+                        job, connection=connection, progress=progress, stopped=stopped, learning=learning
                     )
                 finally:
-                    connection.close(wait=False)  # `main` ends the process
+                    connection.close(wait=not last)
         except Stopped:
             return _said_stopped()
     if as_json:

@@ -10,8 +10,9 @@ import socket
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
+from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -74,31 +75,35 @@ def connected(address: str | None, environment: Mapping[str, str]) -> Iterator[d
 
 
 class Connection:
-    """A connection to Ray that is made when it is needed, or ahead of that; a context to be entered once.
+    """A connection to Ray that is made when it is needed, or ahead of that. A context, which may be entered again.
 
     Args:
         address: See `connected`.
     """
 
     def __init__(self, address: str | None) -> None:
-        self._connected = connected(address, WORKER_ENVIRONMENT)
-        self._thread = ThreadPoolExecutor(1, "ray")
+        self.address = address
+        self._thread = ThreadPoolExecutor(1, "connection")
         self._ahead: Future[dict[str, Any] | None] | None = None
+        self._open = ExitStack()
 
     def begin(self) -> None:
         """Connect in another thread.
 
         A Ray of one's own waits for its processes for seconds: enough to load torch, check weights and list the input.
         """
-        self._ahead = self._thread.submit(self._connected.__enter__)
+        self._ahead = self._thread.submit(self._connect)
+
+    def _connect(self) -> dict[str, Any] | None:
+        return self._open.enter_context(connected(self.address, WORKER_ENVIRONMENT))
 
     def __enter__(self) -> dict[str, Any] | None:
         """As `connected`."""
-        return self._connected.__enter__() if self._ahead is None else self._ahead.result()
+        return self._connect() if self._ahead is None else self._ahead.result()
 
     def __exit__(self, *_: object) -> None:
-        self._connected.__exit__(None, None, None)
         self._ahead = None
+        self._open.close()
 
     def close(self, *, wait: bool = True) -> None:
         """End what was begun and never needed. That it could not be had does not matter then.
@@ -106,7 +111,8 @@ class Connection:
         Args:
             wait: Also for what is still being made. Else that ends with this process, which is about to.
         """
-        if self._ahead is not None and (wait or self._ahead.done()) and self._ahead.exception() is None:
+        if self._ahead is not None and (wait or self._ahead.done()):
+            futures.wait([self._ahead])
             self.__exit__()
         if wait:
             # Last: Ray's own processes are killed with the thread that started them (PR_SET_PDEATHSIG), and Ray then

@@ -87,7 +87,7 @@ def run(
     Args:
         job: What to do.
         address: Of a Ray cluster; None for RAY_ADDRESS, else a Ray of this machine that ends with the run.
-        connection: To that address, where it was begun already.
+        connection: Where it was begun already, in place of an address.
         progress: Called at the start, after every shard, and about once a second.
         stopped: Asked about once a second; True lets the shards in work end, and the run with them.
         learning: Called after every training step, where the job has a `finetune` section.
@@ -101,15 +101,16 @@ def run(
         ClusterError: There is no such cluster, no worker starts, or most shards cost their workers.
         StorageError: Storage goes on failing.
     """
+    ray_ = connection or Connection(address)
 
     def attempts(this: Run, backlog: Backlog, tally: Tally, stop: Stop) -> Generator[ShardReport | None, None, None]:
-        with connection or Connection(address) as runtime_env:
+        with ray_ as runtime_env:
             tally.reached("ray")
             fleet = Fleet(this, open_pipeline, runtime_env)
             tally.started = time.monotonic()
             yield from fleet.attempts(backlog, tally, stop)
 
-    return execute(job, attempts, progress=progress, stopped=stopped, learning=learning, train=on_ray(address))
+    return execute(job, attempts, progress=progress, stopped=stopped, learning=learning, train=on_ray(ray_.address))
 
 
 class Fleet:

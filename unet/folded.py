@@ -63,10 +63,9 @@ def folded(model: Any, device: torch.device, dtype: torch.dtype, *, largest: flo
                 layers[convolution] = fuse_conv_bn_eval(layers[convolution], layers[norm])
                 layers[norm] = nn.Identity()
     if device.type == "cpu" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        # Half, since weights are rounded to the type too.
-        networks = [module for module in model.modules() if isinstance(module, UNet)]
-        for network in networks:
-            if ceiling(network, largest) < torch.finfo(dtype).max / 2:
+        for network in model.modules():
+            # Half, since weights are rounded to the type too.
+            if isinstance(network, UNet) and ceiling(network, largest) < torch.finfo(dtype).max / 2:
                 _fuse(network)
     return model
 
@@ -118,6 +117,6 @@ def ceiling(network: UNet, largest: float) -> float:
         bound_C = through(block, bound_C)
     for level in (network.up1, network.up2, network.up3, network.up4):
         bound_C = up(level, bound_C, skips.pop())
-    last = network.outc.conv
-    most.append(last.weight.double().abs().sum((2, 3)) @ bound_C)
+    last: Any = network.outc.conv
+    most.append(last.weight.double().abs().sum((2, 3)) @ bound_C + last.bias.double().abs())
     return max(float(bound_C.max()) for bound_C in most)

@@ -564,8 +564,8 @@ class Segmenter:
 
     def _largest_input(self) -> float:
         """Magnitude of what the network may see."""
-        ends = torch.tensor([0.0, 255.0], device=self.device)[:, None].expand(2, self.n_channels).clone()
-        return float(self._scaled(ends.view(2, 1, 1, self.n_channels)).abs().max())
+        ends_BHWC = torch.tensor([0.0, 255.0], device=self.device).view(2, 1, 1, 1).repeat(1, 1, 1, self.n_channels)
+        return float(self._scaled(ends_BHWC).abs().max())
 
     def _scaled(self, pixels_BHWC: Tensor) -> Tensor:
         # Divided, not multiplied by 1/255: the product differs from Pytorch-UNet's quotient for 126 of 256 values.

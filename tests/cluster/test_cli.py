@@ -69,6 +69,19 @@ def test_a_backfill_does_each_day_and_its_images_are_explained_and_retried(image
     assert (same.returncode, "does not depend on {date}" in same.stderr) == (2, True)
 
 
+def test_a_backfill_on_ray_goes_on_behind_a_day_that_is_done(tmp_path, weights_file):
+    job = tmp_path / "job.toml"
+    job.write_text(
+        f'input = "{tmp_path}/days/{{date}}"\noutput = "{tmp_path}/out/{{date}}"\nweights = "{weights_file}"\n'
+    )
+    for day in ("2026-11-01", "2026-11-02"):
+        draw_images(tmp_path / "days" / day, 2)
+    assert maskfleet("run", job, "--date", "2026-11-01", "--no-ray").returncode == 0
+    done = maskfleet("backfill", job, "--from", "2026-11-01", "--to", "2026-11-02", "--address", "local")
+    assert (done.returncode, "nothing to do" in done.stdout) == (0, True), done.stderr
+    assert len(list((tmp_path / "out").glob("*/masks/*/*.png"))) == 4
+
+
 def test_a_job_file_and_the_printed_line_for_duckdb(images, tmp_path, weights_file):
     job = tmp_path / "job.toml"
     job.write_text(

@@ -39,13 +39,22 @@ def test_a_connection_that_was_begun_is_there_when_it_is_entered():
         assert not ray.is_initialized()
 
 
+def test_it_may_be_entered_again_as_by_a_run_whose_plan_was_cut_off():
+    with closing(Connection("local")) as connection:
+        connection.begin()
+        for _ in range(2):
+            with connection:
+                assert ray.is_initialized()
+            assert not ray.is_initialized()
+
+
 def test_one_that_was_begun_and_never_needed_leaves_nothing_behind(monkeypatch):
     threads = set(threading.enumerate())
     shutdown = ray.shutdown
     alive = []
 
     def recorded():
-        alive.append(any(thread.name.startswith("ray_") for thread in threading.enumerate()))
+        alive.append(any(thread.name.startswith("connection") for thread in threading.enumerate()))
         shutdown()
 
     monkeypatch.setattr(ray, "shutdown", recorded)
@@ -53,7 +62,7 @@ def test_one_that_was_begun_and_never_needed_leaves_nothing_behind(monkeypatch):
         connection.begin()
     assert alive == [True], "Ray's processes die with the thread that started them"
     assert not ray.is_initialized()
-    assert not [thread for thread in set(threading.enumerate()) - threads if thread.name.startswith("ray")]
+    assert not [thread for thread in set(threading.enumerate()) - threads if thread.name.startswith("connection")]
 
 
 def test_one_that_was_not_begun_connects_when_it_is_entered():
