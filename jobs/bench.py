@@ -180,8 +180,11 @@ def _shape(job: Job) -> tuple[int, int]:
 
 
 def with_identity(this: Run, cpus: int) -> Pipeline:
-    """A pipeline around a device that computes nothing: the runner's own ceiling. No core is kept free for it."""
-    return pipeline_of(this, Identity(), cpus, encoder=Encoder(default_values(2)), decoders=cpus)
+    """A pipeline around a device that computes nothing: the runner's own ceiling.
+
+    No core is kept free for the device, and none is idle while a decoding process waits to be given more.
+    """
+    return pipeline_of(this, Identity(), cpus, encoder=Encoder(default_values(2)), decoders=2 * cpus)
 
 
 def null(job: Job, runner: Runner, *, pairs: int = 3) -> dict[str, Any]:

@@ -5,6 +5,7 @@ it in one call, in their order, and on nothing else: batches are formed in recor
 arrival.
 """
 
+import gc
 import math
 import threading
 import time
@@ -12,20 +13,21 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jobs.errors import Changed, Denied, NotFound
 from jobs.images.decode import STREAM
-from jobs.images.decoders import CODEC, Decoded, Decoders, Failure, Limits
+from jobs.images.decoders import CODEC, Decoded, Decoders, Failure, Limits, LocalFile
 from jobs.images.streams import STREAM_BYTES, Stream, Unreadable
 from jobs.inputs.fetch import Inputs, Reader
 from jobs.inputs.sources import Record
 from jobs.masks import rle
 from jobs.meters import Lane, Lanes, Meters, Wait
-from jobs.storage.parts import Fault
+from jobs.storage.parts import Fault, is_part
 
 if TYPE_CHECKING:  # `verify` and `status` come by here and must not wait for torch
     from unet.decision import Statistics
@@ -41,13 +43,18 @@ long."""
 
 _FETCHES = 32
 _FETCHED_TOGETHER = 16
-"""Local files that one thread reads, one after the other: a thread woken for each costs more than a small file."""
+"""Images of tars and Parquet files that a thread takes, one after the other: they are read in large pieces anyway, and
+a thread woken for each costs more than a small image."""
 
 _SMALL_BYTES = 2**20
-"""Of such files together."""
+"""Of such images together."""
 
 _BATCHES_ENCODED_AHEAD = 4
 _OPEN_BYTES = 256 * 2**20
+
+_ALLOCATIONS = 20_000
+"""Containers between two searches for garbage in cycles. By default they come every thirty images, find none, and look
+through all rows of the shard: 8 % of a small image's time."""
 
 
 class Device(Protocol):
@@ -152,6 +159,8 @@ class Pipeline:
         self._device = Lanes("segment", segmenter.lanes)
         self._encoding = threading.local()
         self._moved = time.monotonic()
+        _, *rarer = gc.get_threshold()
+        gc.set_threshold(_ALLOCATIONS, *rarer)
 
     def __enter__(self) -> Self:
         return self
@@ -207,34 +216,47 @@ class Pipeline:
 
     def _fetched(
         self, records: Sequence[Record], outcomes: list[Outcome], meters: Meters
-    ) -> Iterator[tuple[int, bytes | Failure]]:
-        pending: deque[Future[list[bytes | Failure]]] = deque()
+    ) -> Iterator[tuple[int, bytes | LocalFile | Failure]]:
+        pending: deque[Future[list[bytes | LocalFile | Failure]]] = deque()
         reader = self.inputs.reader(records)
         groups = _fetch_groups(records)
         fetched = 0
         while True:
             while len(pending) < _FETCHES and (part := next(groups, None)) is not None:
-                pending.append(self._fetchers.submit(self._fetch_group, reader, records[part], outcomes[part]))
+                pending.append(self._fetch_group(reader, records[part], outcomes[part]))
             if not pending:
                 break
             group = pending.popleft().result()
             full = bool(pending) and pending[-1].done()
+            meters.add(
+                "fetch", busy=sum(outcome.seconds.get("fetch", 0.0) for outcome in outcomes[fetched:][: len(group)])
+            )
             handed = time.perf_counter()
             yield from enumerate(group, start=fetched)
             fetched += len(group)
             if full:
                 meters.add("fetch", blocked=time.perf_counter() - handed)
-        for outcome in outcomes:
-            meters.add("fetch", busy=outcome.seconds.get("fetch", 0.0))
 
     def _fetch_group(
         self, reader: Reader, records: Sequence[Record], outcomes: Sequence[Outcome]
-    ) -> list[bytes | Failure]:
-        return [self._fetch(reader, record, outcome) for record, outcome in zip(records, outcomes, strict=True)]
+    ) -> "Future[list[bytes | LocalFile | Failure]]":
+        together = list(zip(records, outcomes, strict=True))
+        if self.inputs.local(records[0]) is None:
+            return self._fetchers.submit(lambda: [self._fetch(reader, *each) for each in together])
+        left: Future[list[bytes | LocalFile | Failure]] = Future()
+        left.set_result([self._left(reader, *each) for each in together])
+        return left
+
+    def _left(self, reader: Reader, record: Record, outcome: Outcome) -> LocalFile | Failure:
+        """A local file is left to the process that decodes it."""
+        path, size = self.inputs.local(record), record.size or 0
+        if path is None or size > STREAM_BYTES:
+            return _STREAMED
+        return LocalFile(path, record.etag, size, partial(self._fetch, reader, record, outcome))
 
     def _fetch(self, reader: Reader, record: Record, outcome: Outcome) -> bytes | Failure:
         if (record.size or 0) > STREAM_BYTES:
-            return Failure("decode", STREAM, "larger than what is read whole")
+            return _STREAMED
         started = time.perf_counter()
         try:
             return reader.read(record)
@@ -297,6 +319,8 @@ class Pipeline:
             self._move()
             outcome = outcomes[image.number]
             outcome.seconds["decode"] = image.seconds
+            if image.reading:
+                outcome.seconds["fetch"] = image.reading
             outcome.failure = image.failure
             if image.failure is not None and image.failure.error_class == STREAM:
                 self._stream(records[image.number], outcome, meters, wait)
@@ -367,23 +391,37 @@ class Pipeline:
         self._move()
 
 
+_STREAMED = Failure("decode", STREAM, "larger than what is read whole")
 _NON_FINITE = Failure(
     "segment", "non_finite", "the network gave values that are not finite, in fp32 too; use other weights"
 )
 
 
 def _fetch_groups(records: Sequence[Record]) -> Iterator[slice]:
-    """Small local files together, everything else by itself: there the waiting is long, and so is best done at once."""
+    """Neighbours of one kind: local files, or small parts of files. Objects go singly: waiting is best done at once."""
     start = size = 0
+    before: _Kind | None = None
     for number, record in enumerate(records):
-        alone = record.size is None or record.url.startswith("s3://")
-        more = _SMALL_BYTES + 1 if alone else (record.size or 0)
-        if number > start and (size + more > _SMALL_BYTES or number - start == _FETCHED_TOGETHER):
+        kind = _kind(record)
+        more = _SMALL_BYTES + 1 if kind == "object" or record.size is None else record.size
+        if number > start and (
+            kind != before or number - start == _FETCHED_TOGETHER or (kind != "file" and size + more > _SMALL_BYTES)
+        ):
             yield slice(start, number)
             start, size = number, 0
         size += more
+        before = kind
     if records:
         yield slice(start, len(records))
+
+
+_Kind = Literal["part", "object", "file"]
+
+
+def _kind(record: Record) -> _Kind:
+    if is_part(record.url):
+        return "part"
+    return "object" if record.url.startswith("s3://") else "file"
 
 
 def _fetch_failure(record: Record, error: NotFound | Changed | Denied | Fault) -> Failure:

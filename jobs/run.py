@@ -325,9 +325,9 @@ def finish(this: Run, tally: Tally) -> RunReport:
         "worker_seconds": round(sum(last - first for first, last in tally.serving.values()), 3),
         "stages": {
             stage: {
-                "busy_seconds": round(tally.busy[stage], 3),
-                "starved_seconds": round(tally.starved[stage], 3),
-                "blocked_seconds": round(tally.blocked[stage], 3),
+                "busy_seconds": round(tally.busy[stage], 6),
+                "starved_seconds": round(tally.starved[stage], 6),
+                "blocked_seconds": round(tally.blocked[stage], 6),
                 "lanes": tally.lanes.get(stage, SHARDS_IN_FLIGHT),
             }
             for stage in tally.busy

@@ -90,6 +90,7 @@ def decode(
     scale: float = 1.0,
     max_pixels: int = STREAM_PIXELS,
     upright: bool = False,
+    room: NDArray[np.uint8] | None = None,
 ) -> tuple[NDArray[np.uint8], tuple[int, int]]:
     """The pixels of an image.
 
@@ -99,6 +100,7 @@ def decode(
         scale: Resize both sides by this, truncated to whole pixels, with Pillow's bicubic filter.
         max_pixels: Larger images are refused, from their header.
         upright: Turn the image as its EXIF orientation says.
+        room: Memory, flat, that the pixels may lie in from its beginning, where they fit and nothing is lost by it.
 
     Returns:
         Pixels (H, W, channels) after scaling; and the height and width of the mask's grid.
@@ -114,7 +116,7 @@ def decode(
             image = opened(io.BytesIO(data), max_pixels)
             if image.width * image.height > STREAM_PIXELS:
                 raise Undecodable(STREAM, "larger than what is decoded whole")
-            if channels == 3 and scale == 1 and not upright and (pixels := _colour_jpeg(image, data)) is not None:
+            if channels == 3 and scale == 1 and not upright and (pixels := _colour_jpeg(image, data, room)) is not None:
                 return pixels, pixels.shape[:2]
             planes = as_seen(_loaded(image, upright), channels)
         width, height = planes[0].size
@@ -160,7 +162,7 @@ def opened(file: Any, max_pixels: int) -> Image.Image:
     return image
 
 
-def _colour_jpeg(image: Image.Image, data: bytes) -> NDArray[np.uint8] | None:
+def _colour_jpeg(image: Image.Image, data: bytes, room: NDArray[np.uint8] | None) -> NDArray[np.uint8] | None:
     """Pixels (H, W, 3) of a colour JPEG by the extra `fast`, equal to Pillow's; None where it does not apply.
 
     Both ask libjpeg-turbo for the same, but here nothing is copied on the way. What is not a whole, clean file is left
@@ -168,8 +170,12 @@ def _colour_jpeg(image: Image.Image, data: bytes) -> NDArray[np.uint8] | None:
     """
     if simplejpeg is None or image.format != "JPEG" or image.mode != "RGB" or min(image.size) < MIN_SIDE:
         return None
+    size = 3 * image.width * image.height
+    place = room[:size] if room is not None and room.size >= size else None
     try:
-        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False, strict=True)
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
+            data, "RGB", fastdct=False, fastupsample=False, strict=True, buffer=place
+        )
     except ValueError:
         return None
     return pixels

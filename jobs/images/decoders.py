@@ -1,8 +1,8 @@
 """Decoding processes: hostile bytes are opened where a crash costs one image and no credentials are.
 
-Each process (`jobs.images.isolation`) gets groups of encoded images over a socket and writes their pixels into
-a slot of one block of shared memory. It has limits on memory, time and pixels, and is replaced when it
-dies or hangs.
+Each process (`jobs.images.isolation`) gets groups of encoded images over a socket, or the names of local files, and
+writes their pixels into a slot of one block of shared memory. It has limits on memory, time and pixels, and is
+replaced when it dies or hangs.
 """
 
 import importlib
@@ -14,7 +14,7 @@ import struct
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -24,7 +24,8 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.errors import MaskfleetError
+from jobs import files
+from jobs.errors import Changed, MaskfleetError
 from jobs.images.decode import STREAM_PIXELS
 from jobs.images.isolation import Block, DidNotStart, Isolated, be_quiet, limit_memory, limit_time, shared_block
 from jobs.meters import Lane, Meters, Wait
@@ -43,6 +44,11 @@ TRIES = 3
 
 _PAGE = mmap.ALLOCATIONGRANULARITY
 _CELL = struct.Struct("<q")
+_READING = -1
+"""In place of an image's position in its group: that the process reads files."""
+
+_LONG_SECONDS = 1e-3
+"""Files that take longer to read are waited for rather than worked on, and so are read several at once."""
 
 
 class Failure(NamedTuple):
@@ -68,6 +74,7 @@ class Decoded(NamedTuple):
         size: Stored height and width; (0, 0) on failure.
         seconds: Time that decoding took.
         failure: Why not, or None.
+        reading: Seconds that the decoding process took to read the file, where it did; a group's are shared.
     """
 
     number: int
@@ -75,11 +82,32 @@ class Decoded(NamedTuple):
     size: tuple[int, int]
     seconds: float
     failure: Failure | None
+    reading: float = 0.0
+
+
+class LocalFile(NamedTuple):
+    """An encoded image that its decoding process reads by itself: another process has no part in its bytes.
+
+    Attributes:
+        path: Of the file.
+        etag: See `jobs.files.read`.
+        size: Bytes that it should have.
+        read: Reads it in this process, or says why not: for a file that the decoding process did not get.
+    """
+
+    path: str
+    etag: str | None
+    size: int
+    read: "Callable[[], bytes | Failure]"
 
 
 class _Encoded(NamedTuple):
     number: int
-    data: bytes
+    data: bytes | LocalFile
+
+    @property
+    def size(self) -> int:
+        return self.data.size if isinstance(self.data, LocalFile) else len(self.data)
 
 
 @dataclass(frozen=True)
@@ -156,11 +184,13 @@ class Decoders:
             process.stop()
         self._threads.shutdown(wait=True, cancel_futures=True)
 
-    def decode(self, encoded: Iterable[tuple[int, bytes | Failure]], meters: Meters | None = None) -> Iterator[Decoded]:
+    def decode(
+        self, encoded: Iterable[tuple[int, bytes | LocalFile | Failure]], meters: Meters | None = None
+    ) -> Iterator[Decoded]:
         """Decode images, in the order given.
 
         Args:
-            encoded: An index of the caller's and a file's bytes, or why there are none, which is passed on.
+            encoded: An index of the caller's and a file, its bytes, or why there are none, which is passed on.
             meters: Count where the time goes.
 
         Yields:
@@ -206,18 +236,23 @@ class Decoders:
                 answers, rest = self._answers(process, encoded, slot)
         finally:
             self._idle.put(process)
+        reading = sum(answer.reading for answer in answers.values())
+        meters.add("decode", busy=-reading, starved=reading)
+        meters.add("fetch", busy=reading)
         done: list[Decoded] = []
         left: list[_Encoded | Decoded] = []
         for item in group:
             # Order is kept: behind the first image that did not fit, all wait.
             if left or item.number in rest:
-                left.append(item)
+                left.append(rest.get(item.number, item))
             else:
                 done.append(item if isinstance(item, Decoded) else answers[item.number])
         return done, left
 
-    def _answers(self, process: "_Process", encoded: list[_Encoded], slot: int) -> tuple[dict[int, Decoded], set[int]]:
-        """Answers by index, and the indices of what did not fit into the slot."""
+    def _answers(
+        self, process: "_Process", encoded: list[_Encoded], slot: int
+    ) -> "tuple[dict[int, Decoded], dict[int, _Encoded]]":
+        """Answers by index; and likewise what did not fit into the slot, or was read here and is to be decoded yet."""
         answers: dict[int, Decoded] = {}
         deaths: Counter[int] = Counter()
         todo = list(encoded)
@@ -234,37 +269,46 @@ class Decoders:
                     answers[culprit.number] = Decoded(culprit.number, None, (0, 0), 0.0, failure)
                     todo.pop(death.position)
                 continue
+            rest = {item.number: item for item in todo[len(replies) :]}
             for item, reply in zip(todo, replies, strict=False):
-                answers[item.number] = self._decoded(item.number, reply)
-            return answers, {item.number for item in todo[len(replies) :]}
-        return answers, set()
+                if reply[0] == "unread" and isinstance(item.data, LocalFile):
+                    data = item.data.read()
+                    if isinstance(data, Failure):
+                        answers[item.number] = Decoded(item.number, None, (0, 0), 0.0, data)
+                    else:
+                        rest[item.number] = item._replace(data=data)
+                else:
+                    answers[item.number] = self._decoded(item.number, reply)
+            return answers, rest
+        return answers, {}
 
     def _decoded(self, index: int, reply: list[Any]) -> Decoded:
         if reply[0] != "ok":
-            return Decoded(index, None, (0, 0), float(reply[3]), Failure("decode", str(reply[1]), str(reply[2])))
-        _, offset, height, width, stored_height, stored_width, seconds = reply
+            _, error_class, message, seconds, reading = reply
+            return Decoded(index, None, (0, 0), seconds, Failure("decode", str(error_class), str(message)), reading)
+        _, offset, height, width, stored_height, stored_width, seconds, reading = reply
         size = height * width * self.limits.channels
         pixels = self._pixels[offset : offset + size].reshape(height, width, self.limits.channels)
-        return Decoded(index, pixels, (stored_height, stored_width), seconds, None)
+        return Decoded(index, pixels, (stored_height, stored_width), seconds, None, reading)
 
 
 _Answer = tuple[list[Decoded], "list[_Encoded | Decoded]"]
 
 
-def _awaited_group(images: Iterator[tuple[int, bytes | Failure]], wait: Wait) -> list[_Encoded | Decoded]:
+def _awaited_group(images: Iterator[tuple[int, bytes | LocalFile | Failure]], wait: Wait) -> list[_Encoded | Decoded]:
     with wait.for_input():
         return _group(images)
 
 
-def _group(images: Iterator[tuple[int, bytes | Failure]]) -> list[_Encoded | Decoded]:
+def _group(images: Iterator[tuple[int, bytes | LocalFile | Failure]]) -> list[_Encoded | Decoded]:
     group: list[_Encoded | Decoded] = []
     size = 0
     for index, item in islice(images, GROUP):
         if isinstance(item, Failure):
             group.append(Decoded(index, None, (0, 0), 0.0, item))
         else:
-            group.append(_Encoded(index, item))
-            size += len(item)
+            group.append(encoded := _Encoded(index, item))
+            size += encoded.size
         if size > GROUP_BYTES:
             break
     return group
@@ -321,17 +365,19 @@ class _Process:
             _Died: The process is dead or was killed for taking too long, and another stands ready.
         """
         _CELL.pack_into(self._block.map, self._cell, 0)
-        header = json.dumps({"slot": slot, "sizes": [len(item.data) for item in group]}).encode()
+        # A size for every image that is sent, a path and an etag for every one that is read there.
+        images = [item.data[:2] if isinstance(item.data, LocalFile) else len(item.data) for item in group]
         try:
-            self._connection.send_bytes(header)
-            self._connection.send_bytes(b"".join(item.data for item in group))
+            self._connection.send_bytes(json.dumps({"slot": slot, "images": images}).encode())
+            if sent := [item.data for item in group if not isinstance(item.data, LocalFile)]:
+                self._connection.send_bytes(b"".join(sent))
             error_class, message = self._wait()
             if error_class is None:
                 replies: list[list[Any]] = json.loads(self._connection.recv_bytes())
                 return replies
         except (EOFError, OSError, ValueError):
             error_class, message = "crash", "it killed the decoding process"
-        position = min(self._position(), len(group) - 1)
+        position = min(max(0, self._position()), len(group) - 1)
         self.stop()
         self._start()
         raise _Died(error_class, message, position)
@@ -340,14 +386,14 @@ class _Process:
         position, since = self._position(), time.monotonic()
         while not self._connection.poll(min(1.0, self._limits.seconds / 4)):
             now = self._position()
-            if now != position:
+            if now != position or now == _READING:  # slow storage is no image's fault
                 position, since = now, time.monotonic()
             elif time.monotonic() - since > self._limits.seconds:
                 return "timeout", f"it decoded for more than {self._limits.seconds:g} s"
         return None, ""
 
     def _position(self) -> int:
-        return max(0, int(_CELL.unpack_from(self._block.map, self._cell)[0]))
+        return int(_CELL.unpack_from(self._block.map, self._cell)[0])
 
 
 # What runs in the process ------------------------------------------------------------------------
@@ -361,48 +407,102 @@ def _serve(settings: dict[str, Any]) -> None:
     limit_memory(settings["memory"])
     connection.send_bytes(b"ready")
     be_quiet()
+    reader = _Reader()
     while True:
         try:
-            header = json.loads(connection.recv_bytes())
-            data = memoryview(connection.recv_bytes())
+            group = json.loads(connection.recv_bytes())
+            any_sent = any(isinstance(image, int) for image in group["images"])
+            sent = memoryview(connection.recv_bytes() if any_sent else b"")
         except EOFError:
             return
-        connection.send_bytes(json.dumps(_replies(codec, block, settings, header, data)).encode())
+        _CELL.pack_into(block, settings["cell"], _READING)
+        read, reading = reader.read([image for image in group["images"] if not isinstance(image, int)])
+        encoded = _encoded(group["images"], sent, read, reading)
+        connection.send_bytes(json.dumps(_replies(codec, block, settings, group["slot"], encoded)).encode())
+
+
+class _Reader:
+    """Reads the files of a group: one after the other while that is quick, else at once."""
+
+    def __init__(self) -> None:
+        self._threads: ThreadPoolExecutor | None = None
+        self._slow = False
+
+    def read(self, files: Sequence[list[str]]) -> tuple[list[bytes | None], float]:
+        """Their bytes, None for each that cannot be had as planned, and the seconds that passed for one of them."""
+        if not files:
+            return [], 0.0
+        began = time.perf_counter()
+        if self._slow:
+            self._threads = self._threads or ThreadPoolExecutor(GROUP)
+            read = list(self._threads.map(_read, files))
+        else:
+            read = [_read(file) for file in files]
+        self._slow = sum(seconds for _, seconds in read) > _LONG_SECONDS * len(files)
+        return [data for data, _ in read], (time.perf_counter() - began) / len(files)
+
+
+def _read(file: list[str]) -> tuple[bytes | None, float]:
+    began = time.perf_counter()
+    try:
+        data = files.read(*file)
+    except (OSError, ValueError, MemoryError, Changed):
+        data = None
+    return data, time.perf_counter() - began
+
+
+def _encoded(
+    images: Sequence[Any], sent: memoryview, read: Sequence[bytes | None], reading: float
+) -> Iterator[tuple[bytes | None, float]]:
+    """Bytes in the group's order, and the seconds that reading them here took."""
+    from_files = iter(read)
+    start = 0
+    for image in images:
+        if isinstance(image, int):
+            yield bytes(sent[start : start + image]), 0.0
+            start += image
+        else:
+            yield next(from_files), reading
 
 
 def _replies(
-    codec: Callable[..., Any], block: mmap.mmap, settings: dict[str, Any], header: dict[str, Any], data: memoryview
+    codec: Callable[..., Any],
+    block: mmap.mmap,
+    settings: dict[str, Any],
+    slot: int,
+    encoded: Iterable[tuple[bytes | None, float]],
 ) -> list[list[Any]]:
     replies: list[list[Any]] = []
     limits = {name: settings[name] for name in ("channels", "scale", "max_pixels", "upright")}
-    room = Limits(**limits).slot
-    shared = np.frombuffer(block, np.uint8)
-    used = start = 0
-    for position, size in enumerate(header["sizes"]):
+    size = Limits(**limits).slot
+    room = np.frombuffer(block, np.uint8)[slot : slot + size]
+    used = 0
+    for position, (data, reading) in enumerate(encoded):
+        if data is None:
+            replies.append(["unread"])
+            continue
         _CELL.pack_into(block, settings["cell"], position)
         limit_time(settings["seconds"])
         began = time.perf_counter()
         try:
-            pixels, stored = codec(bytes(data[start : start + size]), **limits)
+            pixels, stored = codec(data, room=room[used:], **limits)
         except MemoryError:
             message = f"decoding needs more than run.decode_memory = {settings['memory']} bytes"
-            replies.append(["failed", "memory", message, time.perf_counter() - began])
+            replies.append(["failed", "memory", message, time.perf_counter() - began, reading])
         except Exception as error:
             error_class = getattr(error, "error_class", "corrupt")
-            replies.append(["failed", error_class, str(error), time.perf_counter() - began])
+            replies.append(["failed", error_class, str(error), time.perf_counter() - began, reading])
         else:
-            if pixels.size > room:
+            if pixels.size > size:
                 message = f"{pixels.shape[1]}×{pixels.shape[0]} px after scaling; raise run.max_image_pixels"
-                replies.append(["failed", "too_large", message, time.perf_counter() - began])
-                start += size
+                replies.append(["failed", "too_large", message, time.perf_counter() - began, reading])
                 continue
-            if used + pixels.size > room:
+            if used + pixels.size > size:
                 return replies
-            offset = header["slot"] + used
-            shared[offset : offset + pixels.size] = pixels.reshape(-1)
+            if not np.may_share_memory(pixels, room):
+                room[used : used + pixels.size] = pixels.reshape(-1)
+            replies.append(["ok", slot + used, *pixels.shape[:2], *stored, time.perf_counter() - began, reading])
             used += pixels.size
-            replies.append(["ok", offset, *pixels.shape[:2], *stored, time.perf_counter() - began])
-        start += size
     return replies
 
 

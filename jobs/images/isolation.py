@@ -108,7 +108,8 @@ def _environment() -> dict[str, str]:
     """What an interpreter needs, and no credentials."""
     keep = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ", "VIRTUAL_ENV", "PYTHONHOME")
     kept = {name: os.environ[name] for name in keep if name in os.environ}
-    alone = {"OMP_NUM_THREADS": "1", "VIPS_CONCURRENCY": "1"}
+    # One arena: another takes 64 MiB of the address space that `limit_memory` counts, for every thread.
+    alone = {"OMP_NUM_THREADS": "1", "VIPS_CONCURRENCY": "1", "MALLOC_ARENA_MAX": "1"}
     return kept | alone | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 

@@ -17,7 +17,7 @@ except ImportError:
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _RGB = 0, 2
-_FILTER_SUB = 1
+_FILTER_NONE, _FILTER_SUB = 0, 1
 _TAR_END = bytes(1024)
 _EMPTY_HEADER = tarfile.TarInfo().tobuf(tarfile.PAX_FORMAT)
 _PLAIN_HEADER = _EMPTY_HEADER[:148] + b" " * 8 + _EMPTY_HEADER[156:]
@@ -58,26 +58,29 @@ class Encoder:
         return Writer(header, self._lines)
 
     def _lines(self, classes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        rows = np.packbits(classes, axis=1) if self._bits == 1 else self._shown(classes)
-        lines = np.zeros((len(rows), 1 + rows.shape[1]), np.uint8)
-        lines[:, 1:] = rows
+        height, width = classes.shape
+        lines = np.empty((height, 1 + (width * self._bits + 7) // 8 * len(self._columns)), np.uint8)
+        lines[:, 0] = _FILTER_SUB if self._colour == _RGB else _FILTER_NONE
+        rows = lines[:, 1:]
+        if self._bits == 1:
+            rows[:] = np.packbits(classes, axis=1)
+            return lines
+        for index, column in enumerate(self._columns):
+            _look_up(classes, column, rows[:, index :: len(self._columns)])
         if self._colour == _RGB:  # runs of pixels are runs of bytes only as differences between neighbours
-            lines[:, 0] = _FILTER_SUB
-            lines[:, 4:] -= rows[:, :-3]
+            rows[:, 3:] -= rows[:, :-3].copy()
         return lines
 
-    def _shown(self, classes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Samples of each row, (H, W) or (H, 3 · W)."""
-        samples = [_looked_up(classes, column) for column in self._columns]
-        return (samples[0] if len(samples) == 1 else np.stack(samples, axis=2)).reshape(len(classes), -1)
 
-
-def _looked_up(classes: NDArray[np.uint8], table: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _look_up(classes: NDArray[np.uint8], table: NDArray[np.uint8], into: NDArray[np.uint8]) -> None:
     """The value of each class. Either way is many times faster than indexing."""
     if len(table) == 2:
-        return classes * (table[1:] - table[:1]) + table[:1]  # modulo 256, as both are
-    values = classes.tobytes().translate(table.tobytes().ljust(256, b"\0"))
-    return np.frombuffer(values, np.uint8).reshape(classes.shape)
+        np.multiply(classes, table[1:] - table[:1], out=into)  # modulo 256, as what follows
+        if table[0]:
+            into += table[:1]
+    else:
+        values = classes.tobytes().translate(table.tobytes().ljust(256, b"\0"))
+        into[:] = np.frombuffer(values, np.uint8).reshape(classes.shape)
 
 
 class Writer:

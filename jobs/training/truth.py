@@ -23,7 +23,7 @@ _COLOUR = 1 << 24
 
 
 def decode(
-    data: bytes, *, channels: int, scale: float, max_pixels: int, upright: bool
+    data: bytes, *, channels: int, scale: float, max_pixels: int, upright: bool, room: Any = None
 ) -> tuple[NDArray[np.uint8], tuple[int, int]]:
     """Codes of a mask's pixels.
 
@@ -33,6 +33,7 @@ def decode(
         scale: Resize both sides by this, truncated to whole pixels, taking the nearest pixel.
         max_pixels: Larger masks are refused, from their header.
         upright: Turn the mask as its EXIF orientation says.
+        room: Not used; see `jobs.images.decode.decode`.
 
     Returns:
         Codes (H, W, 4), little-endian bytes, after scaling; and the height and width as stored.

@@ -300,6 +300,23 @@ def test_the_fast_decoder_changes_nothing(height, width, quality, sampling, prog
 
 
 @needs_fast
+@pytest.mark.parametrize("room", [0, 3 * 20 * 30 - 1, 3 * 20 * 30, 10_000])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_pixels_lie_in_the_room_they_fit_into_or_elsewhere(room, mode):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)).convert(mode)
+    data = file(image, "JPEG")
+    given = np.full(room, 7, np.uint8)
+    pixels, size = decode(data, channels=3, room=given)
+    assert size == (20, 30)
+    np.testing.assert_array_equal(pixels, decode(data, channels=3)[0])
+    there = np.may_share_memory(pixels, given)
+    assert there == (mode == "RGB" and room >= pixels.size)
+    if there:
+        np.testing.assert_array_equal(given[: pixels.size], pixels.reshape(-1))
+    assert (given[pixels.size if there else 0 :] == 7).all()
+
+
+@needs_fast
 def test_the_fast_decoder_is_taken(monkeypatch):
     data = file(Image.fromarray(RGB), "JPEG")
     expected = decode(data, channels=3)[0]

@@ -12,8 +12,11 @@ import pytest
 from faults import codecs
 from PIL import Image
 
+from jobs import files
 from jobs.errors import MaskfleetError
-from jobs.images.decoders import Decoders, Failure, Limits
+from jobs.images import decoders as module
+from jobs.images.decoders import Decoders, Failure, Limits, LocalFile
+from jobs.meters import Meters
 
 
 def png(pixels):
@@ -65,6 +68,104 @@ def test_failures_are_passed_on_in_their_place():
     assert found[1][3] == missing
     assert found[2][3].error_class == "empty"
     assert found[2][3].stage == "decode"
+
+
+def left(path, *, etag=None, size=0):
+    """A file that the decoding process reads, and that must not be read here."""
+    return LocalFile(str(path), etag, size, lambda: pytest.fail("read here"))
+
+
+def test_files_are_read_by_the_process_that_decodes_them(tmp_path):
+    images = some(40)
+    encoded = []
+    for index, image in enumerate(images):
+        (tmp_path / f"{index}.png").write_bytes(png(image))
+        etag = files.state(os.stat(tmp_path / f"{index}.png")) if index % 2 else None
+        encoded.append((index, png(image) if index % 3 == 0 else left(tmp_path / f"{index}.png", etag=etag)))
+    meters = Meters()
+    with Decoders(Limits(3), processes=2) as decoders:
+        found = [(d.number, d.pixels.copy(), d.reading) for d in decoders.decode(encoded, meters)]
+    assert [number for number, *_ in found] == list(range(40))
+    for number, pixels, reading in found:
+        np.testing.assert_array_equal(pixels, images[number])
+        assert (reading > 0) == (number % 3 != 0)
+    assert meters.busy["fetch"] == pytest.approx(sum(reading for *_, reading in found))
+    assert 0 < meters.busy["fetch"] < meters.busy["decode"]
+    assert meters.starved["decode"] >= meters.busy["fetch"]
+
+
+def test_what_a_process_did_not_get_is_read_here(tmp_path):
+    images = some(6)
+    for index, image in enumerate(images):
+        (tmp_path / f"{index}.png").write_bytes(png(image))
+    gone = Failure("fetch", "missing", "gone")
+    encoded = [(index, left(tmp_path / f"{index}.png")) for index in range(6)]
+    encoded[1] = (1, LocalFile(str(tmp_path / "absent.png"), None, 9, lambda: gone))
+    encoded[2] = (2, LocalFile(str(tmp_path / "2.png"), "another", 9, lambda: png(images[5])))
+    encoded[4] = (4, LocalFile(str(tmp_path), None, 9, lambda: b""))
+    with Decoders(Limits(3), processes=2) as decoders:
+        found = collected(decoders, encoded)
+    assert [number for number, *_ in found] == list(range(6))
+    assert found[1][3] == gone
+    assert found[4][3].error_class == "empty"
+    for number, shown in ((0, 0), (2, 5), (3, 3), (5, 5)):
+        np.testing.assert_array_equal(found[number][1], images[shown])
+
+
+def test_a_file_that_ends_its_process_costs_itself_alone(faulty, tmp_path):
+    images = some(20)
+    images[7] = codecs.marked(codecs.CRASH)
+    for index, image in enumerate(images):
+        (tmp_path / f"{index}.png").write_bytes(png(image))
+    found = collected(faulty, [(index, left(tmp_path / f"{index}.png")) for index in range(20)])
+    assert [(number, failure.error_class) for number, _, _, failure in found if failure] == [(7, "crash")]
+
+
+def test_waiting_for_storage_is_no_fault_of_an_image(tmp_path):
+    # A pipe nobody writes to keeps its reader waiting, as storage does that is away.
+    os.mkfifo(tmp_path / "slow")
+    (tmp_path / "1.png").write_bytes(png(some(1)[0]))
+    limits = Limits(3, seconds=0.2)
+    with Decoders(limits, processes=1) as decoders:
+        (process,) = decoders.process_ids
+        opener = threading.Timer(1.5, lambda: os.close(os.open(tmp_path / "slow", os.O_WRONLY)))
+        opener.start()
+        found = collected(decoders, [(0, left(tmp_path / "slow")), (1, left(tmp_path / "1.png"))])
+        opener.join()
+        assert decoders.process_ids == [process]
+    assert [failure and failure.error_class for *_, failure in found] == ["empty", None]
+
+
+def test_files_that_are_waited_for_are_read_at_once(tmp_path, monkeypatch):
+    paths = []
+    for number in range(16):
+        (tmp_path / str(number)).write_bytes(bytes([number]))
+        paths.append([str(tmp_path / str(number)), None])
+    reader = module._Reader()
+    at_once, most = [], []
+    real = files.read
+
+    def slow(path, etag):
+        at_once.append(path)
+        most.append(len(at_once))
+        time.sleep(0.02)
+        at_once.remove(path)
+        return real(path, etag)
+
+    monkeypatch.setattr(files, "read", slow)
+    data, first = reader.read(paths)
+    assert (data, max(most)) == ([bytes([number]) for number in range(16)], 1)
+    most.clear()
+    data, second = reader.read(paths)
+    assert data == [bytes([number]) for number in range(16)]
+    assert max(most) > 1
+    assert 0 < second < first
+    monkeypatch.setattr(files, "read", real)
+    reader.read(paths)
+    monkeypatch.setattr(files, "read", slow)
+    most.clear()
+    reader.read(paths)
+    assert max(most) == 1
 
 
 @pytest.mark.parametrize(

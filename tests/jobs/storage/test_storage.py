@@ -155,6 +155,41 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
     assert storage.names("") == ["a"]
 
 
+@pytest.mark.parametrize("nameless", [True, False])
+def test_an_exported_file_has_its_name_when_it_is_whole(tmp_path, monkeypatch, nameless):
+    if not nameless:
+        monkeypatch.delattr(os, "O_TMPFILE", raising=False)
+    storage = LocalStorage(str(tmp_path))
+    written = os.write
+
+    def write(descriptor, data):
+        assert not (tmp_path / "masks/new").exists()
+        return written(descriptor, bytes(data)[:2])  # the rest is another call's
+
+    monkeypatch.setattr(os, "write", write)
+    storage.export("masks/first", b"one")
+    storage.export("masks/new", b"three")
+    monkeypatch.undo()
+    if not nameless:
+        monkeypatch.delattr(os, "O_TMPFILE", raising=False)
+    storage.export("masks/first", b"two")
+    assert (storage.read("masks/first"), storage.read("masks/new")) == (b"two", b"three")
+    assert sorted(os.listdir(tmp_path / "masks")) == ["first", "new"]
+    storage.write("masks/written", b"")
+    assert (tmp_path / "masks/new").stat().st_mode == (tmp_path / "masks/written").stat().st_mode
+
+
+def test_an_export_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    storage = LocalStorage(str(tmp_path))
+    storage.export("masks/a", b"old")
+    monkeypatch.setattr(os, "write", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    for name in ("a", "b"):
+        with pytest.raises(StorageError, match="No space left"):
+            storage.export(f"masks/{name}", b"new")
+    assert os.listdir(tmp_path / "masks") == ["a"]
+    assert storage.read("masks/a") == b"old"
+
+
 def test_links_in_a_circle_end(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "x").write_bytes(b"1")
