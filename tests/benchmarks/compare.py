@@ -73,8 +73,12 @@ def network(root: Path, name: str, width: int, images: int, options: argparse.Na
 
 
 def identity(root: Path, images: int, options: argparse.Namespace) -> None:
-    """Ours around a network that computes nothing, against the codecs alone and Ray Data, both ways of writing it."""
-    ratios = {name: bench.Ratio() for name in ("decode and encode alone", "Ray Data", "Ray Data, masks by the actor")}
+    """Ours around a network that computes nothing, against the codecs alone and Ray Data, both ways of writing it.
+
+    Against the codecs once more with the masks in tars alone: they write no file at all.
+    """
+    names = ("decode and encode alone", "the same, ours into tars", "Ray Data", "Ray Data, masks by the actor")
+    ratios = {name: bench.Ratio() for name in names}
     run = jobs.run.run if options.no_ray else driver.run
     marks: list[tuple[int, float]] = []  # shards on record, and this process's CPU seconds by then
     with bench.prepared(job_of(root, "identity", 4), images, options.side) as job:
@@ -89,6 +93,9 @@ def identity(root: Path, images: int, options: argparse.Namespace) -> None:
             )
             ours = bench.steady(done.record)
             ratios["decode and encode alone"].add(ours, alone)
+            masks = job.masks.model_copy(update={"format": "tar"})
+            tars = run(bench._anew(job.model_copy(update={"masks": masks})), open_pipeline=bench.with_identity)
+            ratios["the same, ours into tars"].add(bench.steady(tars.record), alone)
             ratios["Ray Data"].add(ours, rival(job, "raydata", "--threads", "1")["steady"])
             theirs = rival(job, "raydata", "--threads", "1", "--fused")["steady"]
             ratios["Ray Data, masks by the actor"].add(ours, theirs)
