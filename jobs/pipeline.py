@@ -228,9 +228,8 @@ class Pipeline:
                 break
             group = pending.popleft().result()
             full = bool(pending) and pending[-1].done()
-            meters.add(
-                "fetch", busy=sum(outcome.seconds.get("fetch", 0.0) for outcome in outcomes[fetched:][: len(group)])
-            )
+            those = outcomes[fetched : fetched + len(group)]
+            meters.add("fetch", busy=sum(outcome.seconds.get("fetch", 0.0) for outcome in those))
             handed = time.perf_counter()
             yield from enumerate(group, start=fetched)
             fetched += len(group)
@@ -240,19 +239,20 @@ class Pipeline:
     def _fetch_group(
         self, reader: Reader, records: Sequence[Record], outcomes: Sequence[Outcome]
     ) -> "Future[list[bytes | LocalFile | Failure]]":
-        together = list(zip(records, outcomes, strict=True))
-        if self.inputs.local(records[0]) is None:
-            return self._fetchers.submit(lambda: [self._fetch(reader, *each) for each in together])
-        left: Future[list[bytes | LocalFile | Failure]] = Future()
-        left.set_result([self._left(reader, *each) for each in together])
+        fetches = [partial(self._fetch, reader, *each) for each in zip(records, outcomes, strict=True)]
+        paths = [path for record in records if (path := self.inputs.local(record)) is not None]
+        if not paths:
+            return self._fetchers.submit(lambda: [fetch() for fetch in fetches])
+        left: Future[list[bytes | LocalFile | Failure]] = Future()  # to the processes that decode them
+        left.set_result(
+            [
+                _STREAMED
+                if (record.size or 0) > STREAM_BYTES
+                else LocalFile(path, record.etag, record.size or 0, fetch)
+                for record, path, fetch in zip(records, paths, fetches, strict=True)
+            ]
+        )
         return left
-
-    def _left(self, reader: Reader, record: Record, outcome: Outcome) -> LocalFile | Failure:
-        """A local file is left to the process that decodes it."""
-        path, size = self.inputs.local(record), record.size or 0
-        if path is None or size > STREAM_BYTES:
-            return _STREAMED
-        return LocalFile(path, record.etag, size, partial(self._fetch, reader, record, outcome))
 
     def _fetch(self, reader: Reader, record: Record, outcome: Outcome) -> bytes | Failure:
         if (record.size or 0) > STREAM_BYTES:
