@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from jobs.errors import Changed, Denied, NotFound
 from jobs.images.decode import STREAM
-from jobs.images.decoders import CODEC, Decoded, Decoders, Failure, Limits, LocalFile
+from jobs.images.decoders import CODEC, Decoded, Decoders, Failure, Fetched, Limits, LocalFile
 from jobs.images.streams import STREAM_BYTES, Stream, Unreadable
 from jobs.inputs.fetch import Inputs, Reader
 from jobs.inputs.sources import Record
@@ -43,8 +43,8 @@ long."""
 
 _FETCHES = 32
 _FETCHED_TOGETHER = 16
-"""Images of tars and Parquet files that a thread takes, one after the other: they are read in large pieces anyway, and
-a thread woken for each costs more than a small image."""
+"""Images that are handed on at once. Those of tars and Parquet files are read in large pieces anyway, and a thread
+woken for each costs more than a small image."""
 
 _SMALL_BYTES = 2**20
 """Of such images together."""
@@ -159,8 +159,9 @@ class Pipeline:
         self._device = Lanes("segment", segmenter.lanes)
         self._encoding = threading.local()
         self._moved = time.monotonic()
-        _, *rarer = gc.get_threshold()
-        gc.set_threshold(_ALLOCATIONS, *rarer)
+        first, *rarer = gc.get_threshold()
+        if 0 < first < _ALLOCATIONS:  # 0 is never
+            gc.set_threshold(_ALLOCATIONS, *rarer)
 
     def __enter__(self) -> Self:
         return self
@@ -216,8 +217,8 @@ class Pipeline:
 
     def _fetched(
         self, records: Sequence[Record], outcomes: list[Outcome], meters: Meters
-    ) -> Iterator[tuple[int, bytes | LocalFile | Failure]]:
-        pending: deque[Future[list[bytes | LocalFile | Failure]]] = deque()
+    ) -> Iterator[tuple[int, Fetched]]:
+        pending: deque[Future[list[Fetched]]] = deque()
         reader = self.inputs.reader(records)
         groups = _fetch_groups(records)
         fetched = 0
@@ -238,21 +239,17 @@ class Pipeline:
 
     def _fetch_group(
         self, reader: Reader, records: Sequence[Record], outcomes: Sequence[Outcome]
-    ) -> "Future[list[bytes | LocalFile | Failure]]":
-        fetches = [partial(self._fetch, reader, *each) for each in zip(records, outcomes, strict=True)]
-        paths = [path for record in records if (path := self.inputs.local(record)) is not None]
-        if not paths:
-            return self._fetchers.submit(lambda: [fetch() for fetch in fetches])
-        left: Future[list[bytes | LocalFile | Failure]] = Future()  # to the processes that decode them
-        left.set_result(
-            [
-                _STREAMED
-                if (record.size or 0) > STREAM_BYTES
-                else LocalFile(path, record.etag, record.size or 0, fetch)
-                for record, path, fetch in zip(records, paths, fetches, strict=True)
-            ]
-        )
+    ) -> Future[list[Fetched]]:
+        if _kind(records[0]) != "file":
+            return self._fetchers.submit(lambda: list(map(partial(self._fetch, reader), records, outcomes)))
+        left: Future[list[Fetched]] = Future()  # to the processes that decode them
+        left.set_result(list(map(partial(self._left, reader), records, outcomes)))
         return left
+
+    def _left(self, reader: Reader, record: Record, outcome: Outcome) -> LocalFile | Failure:
+        fetch = partial(self._fetch, reader, record, outcome)
+        size = record.size or 0
+        return _STREAMED if size > STREAM_BYTES else LocalFile(self.inputs.path(record), record.etag, size, fetch)
 
     def _fetch(self, reader: Reader, record: Record, outcome: Outcome) -> bytes | Failure:
         if (record.size or 0) > STREAM_BYTES:
@@ -398,15 +395,13 @@ _NON_FINITE = Failure(
 
 
 def _fetch_groups(records: Sequence[Record]) -> Iterator[slice]:
-    """Neighbours of one kind: local files, or small parts of files. Objects go singly: waiting is best done at once."""
+    """Small neighbours of one kind: local files, or parts of files. Objects go singly: waiting is best done at once."""
     start = size = 0
     before: _Kind | None = None
     for number, record in enumerate(records):
         kind = _kind(record)
         more = _SMALL_BYTES + 1 if kind == "object" or record.size is None else record.size
-        if number > start and (
-            kind != before or number - start == _FETCHED_TOGETHER or (kind != "file" and size + more > _SMALL_BYTES)
-        ):
+        if number > start and (kind != before or size + more > _SMALL_BYTES or number - start == _FETCHED_TOGETHER):
             yield slice(start, number)
             start, size = number, 0
         size += more

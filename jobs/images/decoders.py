@@ -101,6 +101,10 @@ class LocalFile(NamedTuple):
     read: "Callable[[], bytes | Failure]"
 
 
+Fetched = bytes | LocalFile | Failure
+"""What is to be decoded: a file's bytes, the file, or why there is neither."""
+
+
 class _Encoded(NamedTuple):
     number: int
     data: bytes | LocalFile
@@ -184,20 +188,18 @@ class Decoders:
             process.stop()
         self._threads.shutdown(wait=True, cancel_futures=True)
 
-    def decode(
-        self, encoded: Iterable[tuple[int, bytes | LocalFile | Failure]], meters: Meters | None = None
-    ) -> Iterator[Decoded]:
+    def decode(self, fetched: Iterable[tuple[int, Fetched]], meters: Meters | None = None) -> Iterator[Decoded]:
         """Decode images, in the order given.
 
         Args:
-            encoded: An index of the caller's and a file, its bytes, or why there are none, which is passed on.
+            fetched: An index of the caller's, and what is to be decoded; a failure is passed on.
             meters: Count where the time goes.
 
         Yields:
             One `Decoded` each.
         """
         pending: deque[tuple[int, Future[_Answer]]] = deque()
-        images = iter(encoded)
+        images = iter(fetched)
         meters = meters or Meters()
         wait = Wait()
         try:
@@ -236,9 +238,10 @@ class Decoders:
                 answers, rest = self._answers(process, encoded, slot)
         finally:
             self._idle.put(process)
-        reading = sum(answer.reading for answer in answers.values())
-        meters.add("decode", busy=-reading, starved=reading)
-        meters.add("fetch", busy=reading)
+        if reading := sum(answer.reading for answer in answers.values()):
+            # The lane was busy, but with what decoding waits for.
+            meters.add("decode", busy=-reading, starved=reading)
+            meters.add("fetch", busy=reading)
         done: list[Decoded] = []
         left: list[_Encoded | Decoded] = []
         for item in group:
@@ -295,12 +298,12 @@ class Decoders:
 _Answer = tuple[list[Decoded], "list[_Encoded | Decoded]"]
 
 
-def _awaited_group(images: Iterator[tuple[int, bytes | LocalFile | Failure]], wait: Wait) -> list[_Encoded | Decoded]:
+def _awaited_group(images: Iterator[tuple[int, Fetched]], wait: Wait) -> list[_Encoded | Decoded]:
     with wait.for_input():
         return _group(images)
 
 
-def _group(images: Iterator[tuple[int, bytes | LocalFile | Failure]]) -> list[_Encoded | Decoded]:
+def _group(images: Iterator[tuple[int, Fetched]]) -> list[_Encoded | Decoded]:
     group: list[_Encoded | Decoded] = []
     size = 0
     for index, item in islice(images, GROUP):

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from jobs.inputs.sources import Record
 from jobs.inputs.tables import Rows, opened
 from jobs.storage import LocalStorage, Storage, open_storage, split_url
-from jobs.storage.parts import Fault, Part, is_part, part_of
+from jobs.storage.parts import Fault, Part, part_of
 from jobs.storage.ranged import RangedFile
 
 _WINDOW = 16 * 2**20
@@ -82,12 +82,11 @@ class Inputs:
             storage = self._stores.setdefault(root, open_storage(root, profile=self.profile))
         return storage, path
 
-    def local(self, record: Record) -> str | None:
-        """The path of a local file that is one record; None for all others."""
-        if is_part(record.url):
-            return None
+    def path(self, record: Record) -> str:
+        """Of a record that is a local file."""
         storage, path = self.found(record.url)
-        return storage.file(path) if isinstance(storage, LocalStorage) else None
+        assert isinstance(storage, LocalStorage)
+        return storage.file(path)
 
     def table(self, url: str, etag: str | None) -> pq.ParquetFile:
         """A Parquet file. Its footer is read once.

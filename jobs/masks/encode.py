@@ -68,7 +68,7 @@ class Encoder:
         for index, column in enumerate(self._columns):
             _look_up(classes, column, rows[:, index :: len(self._columns)])
         if self._colour == _RGB:  # runs of pixels are runs of bytes only as differences between neighbours
-            rows[:, 3:] -= rows[:, :-3].copy()
+            rows[:, 3:] -= rows[:, :-3]
         return lines
 
 

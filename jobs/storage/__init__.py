@@ -1,4 +1,7 @@
-"""The only door to files and buckets. Two kinds, one contract: `LocalStorage` and `S3Storage`."""
+"""The door to files and buckets. Two kinds, one contract: `LocalStorage` and `S3Storage`.
+
+Decoding processes, which have no other business with storage, do without: they read local files by `jobs.files`.
+"""
 
 import os
 

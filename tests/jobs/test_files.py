@@ -22,6 +22,14 @@ def test_pieces_of_a_file_are_put_together(tmp_path, monkeypatch):
     assert files.read(str(tmp_path / "a")) == b"0123456789"
 
 
+def test_a_file_that_ends_too_early_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "a").write_bytes(b"0123456789")
+    pieces = iter([b"012", b""])
+    monkeypatch.setattr(os, "read", lambda *_: next(pieces))
+    with pytest.raises(Changed):
+        files.read(str(tmp_path / "a"))
+
+
 def test_a_file_that_is_another_one_now_is_refused(tmp_path):
     (tmp_path / "a").write_bytes(b"one")
     etag = files.state(os.stat(tmp_path / "a"))

@@ -70,7 +70,7 @@ def test_failures_are_passed_on_in_their_place():
     assert found[2][3].stage == "decode"
 
 
-def left(path, *, etag=None, size=0):
+def left(path, *, etag=None, size=9):
     """A file that the decoding process reads, and that must not be read here."""
     return LocalFile(str(path), etag, size, lambda: pytest.fail("read here"))
 
@@ -92,6 +92,13 @@ def test_files_are_read_by_the_process_that_decodes_them(tmp_path):
     assert meters.busy["fetch"] == pytest.approx(sum(reading for *_, reading in found))
     assert 0 < meters.busy["fetch"] < meters.busy["decode"]
     assert meters.starved["decode"] >= meters.busy["fetch"]
+
+
+def test_a_group_ends_behind_so_many_bytes_be_they_sent_or_not():
+    size = module.GROUP_BYTES // 2
+    items = [(number, left("a", size=size) if number % 2 else bytes(size)) for number in range(6)]
+    images = iter(items)
+    assert [[item.number for item in module._group(images)] for _ in range(3)] == [[0, 1, 2], [3, 4, 5], []]
 
 
 def test_what_a_process_did_not_get_is_read_here(tmp_path):
@@ -128,10 +135,19 @@ def test_waiting_for_storage_is_no_fault_of_an_image(tmp_path):
     limits = Limits(3, seconds=0.2)
     with Decoders(limits, processes=1) as decoders:
         (process,) = decoders.process_ids
-        opener = threading.Timer(1.5, lambda: os.close(os.open(tmp_path / "slow", os.O_WRONLY)))
-        opener.start()
+        done = threading.Event()
+
+        def write():
+            time.sleep(1.5)
+            while not done.wait(0.05):  # again, for a process that was wrongly put in another's place
+                with suppress(OSError):
+                    os.close(os.open(tmp_path / "slow", os.O_WRONLY | os.O_NONBLOCK))
+
+        writer = threading.Thread(target=write)
+        writer.start()
         found = collected(decoders, [(0, left(tmp_path / "slow")), (1, left(tmp_path / "1.png"))])
-        opener.join()
+        done.set()
+        writer.join()
         assert decoders.process_ids == [process]
     assert [failure and failure.error_class for *_, failure in found] == ["empty", None]
 
