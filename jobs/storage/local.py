@@ -163,7 +163,7 @@ class LocalStorage(Storage):
 def _named_when_whole(file: str, data: bytes) -> bool:
     """Write a file that has no name until it is whole, where Linux can and no file of that name stands there.
 
-    Two thirds of the time that a temporary name takes (`tests/benchmarks/README.md`), and nothing to sweep up.
+    Three quarters of the time that a temporary name takes (`tests/benchmarks/steps.py`), and nothing to sweep up.
     """
     try:
         descriptor = os.open(os.path.dirname(file), os.O_WRONLY | os.O_TMPFILE, 0o666)

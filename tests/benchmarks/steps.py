@@ -1,0 +1,94 @@
+"""What each step of one image costs alone, in µs of one thread's CPU: `python tests/benchmarks/steps.py --folder DIR`.
+
+The steps of the identity's run, without what lies between them: messages, copies, locks, caches that are shared. The
+folder should lie on a file system where no files were deleted in the last minutes (see the README).
+"""
+
+import argparse
+import hashlib
+import io
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
+
+import numpy as np
+
+from jobs import attempt, bench, files, statistics
+from jobs.commit import put
+from jobs.images.decode import STREAM_PIXELS, decode, opened
+from jobs.inputs.sources import Source
+from jobs.masks import encode
+from jobs.pipeline import Outcome, _columns
+from jobs.storage import LocalStorage
+from unet.identity import Identity
+
+_BATCH = 32
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", help="to write to; it stays")
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--side", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    root = Path(tempfile.mkdtemp(dir=options.folder))
+    bench.draw(root / "in", options.images, options.side)
+    storage = LocalStorage(str(root / "out"))
+    records = list(Source(str(root / "in"), output=str(root / "out")))
+    round_ = iter(range(10**6))
+
+    def least(step: str, work: Callable[[], object]) -> object:
+        """The result, and on a line the least time of several rounds."""
+        seconds = []
+        for _ in range(options.rounds):
+            began = time.process_time()
+            done = work()
+            seconds.append(time.process_time() - began)
+        print(f"| {step} | {min(seconds) / len(records) * 1e6:.1f} |", flush=True)
+        return done
+
+    def export() -> None:
+        folder = next(round_)
+        for number, mask in enumerate(masks):
+            storage.export(f"masks/{folder}/{number:06}.png", mask)
+
+    print("| step | µs |\n|---|---|")
+    data = least("read the file", lambda: [files.read(record.url, record.etag) for record in records])
+    least(
+        "of decoding: Pillow's look at the header", lambda: [opened(io.BytesIO(each), STREAM_PIXELS) for each in data]
+    )
+    pixels = least("decode", lambda: [decode(each, channels=3)[0] for each in data])
+    batches = [np.stack(pixels[start : start + _BATCH]) for start in range(0, len(pixels), _BATCH)]
+    device = Identity()
+    found = least("green against red", lambda: [device.segment(batch) for batch in batches])
+    encoder = encode.Encoder(encode.default_values(2))
+    maps = [each for labels, _ in found for each in labels]
+    masks = least("encode the mask as PNG", lambda: [encoder.encode(each) for each in maps])
+    least("write it loose", export)
+    with mock.patch.object(os, "O_TMPFILE", 0):  # what cannot be opened so gets a temporary name
+        least("the same by a temporary name", export)
+    desk = SimpleNamespace(run_id="r", fingerprint="f" * 64)
+    seconds = dict.fromkeys(statistics.STAGES, 0.1)
+
+    def table() -> bytes:
+        columns = [each for _, batch in found for each in _columns(batch)]
+        done = [
+            ((record, f"{record.key}.png"), Outcome(mask, (options.side, options.side), None, column, dict(seconds)))
+            for record, mask, column in zip(records, masks, columns, strict=True)
+        ]
+        return statistics.parquet(list(attempt._rows(desk, "a", "x/masks.tar", done)))
+
+    least("its row, with the mask's sha256, and the table", table)
+    least("of that: sha256", lambda: [hashlib.sha256(mask).hexdigest() for mask in masks])
+    tar = least("its place in the tar", lambda: encode.tar((f"{n}.png", mask) for n, mask in enumerate(masks)))
+    least("write the tar, fsynced", lambda: put(storage, f"runs/{next(round_)}/masks.tar", tar))
+    print(f"\nIn {root}")
+
+
+if __name__ == "__main__":
+    main()
