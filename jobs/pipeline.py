@@ -69,6 +69,8 @@ class Device(Protocol):
 
     def lanes_of(self, height: int, width: int) -> int: ...
 
+    def room(self, batch: int, height: int, width: int) -> NDArray[np.uint8]: ...
+
     def segment(
         self, images: NDArray[np.uint8], size: tuple[int, int] | None = None
     ) -> "tuple[NDArray[np.uint8], Statistics]": ...
@@ -327,8 +329,8 @@ class Pipeline:
             shape = image.pixels.shape
             key = (*shape, *image.size)
             if key not in open_:
-                room = self.segmenter.batch_size(*shape[:2])
-                open_[key] = _Batch([], np.empty((room, *shape), np.uint8), image.size)
+                number = self.segmenter.batch_size(*shape[:2])
+                open_[key] = _Batch([], self.segmenter.room(number, *shape[:2]), image.size)
                 held += open_[key].pixels.nbytes
             batch = open_[key]
             batch.pixels[len(batch.indices)] = image.pixels

@@ -26,6 +26,10 @@ for name in ("RAY_ADDRESS", "AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL
 BESIDE = Path(__file__).resolve().parents[2] / "shared"
 """Where this machine may have real images and a real S3 server; tests that need them skip where it has not."""
 
+needs_bf16 = pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this processor has no bf16, and oneDNN does not stand in"
+)
+
 
 def pytest_sessionfinish():
     shutil.rmtree(_HOME, ignore_errors=True)

@@ -86,10 +86,8 @@ class Statistics:
         )
 
     def add_decision(self, images: slice, part: "Decision", top: int = 0, left: int = 0) -> None:
-        """Count a part of some images, which lies at (`top`, `left`) px of each."""
-        rows, columns, *sums = (
-            column.cpu().numpy() for column in (part.rows, part.columns, part.confidence, part.entropy)
-        )
+        """Count a part of some images, on the host, which lies at (`top`, `left`) px of each."""
+        rows, columns, *sums = (column.numpy() for column in (part.rows, part.columns, part.confidence, part.entropy))
         pixels, boxes = _extents(rows, columns)
         if top or left:
             boxes = boxes + np.array([left, top, left, top], np.int32)
@@ -112,12 +110,11 @@ class Statistics:
         self.confidence_sum[images] += confidence
         self.entropy_sum[images] += entropy
 
-    def add_input(self, images: slice, pixels_BHWC: Tensor) -> None:
-        """Count a part of the input of some images, 0 … 255."""
-        total, squares = moments(pixels_BHWC)
-        self.input_pixels[images] += pixels_BHWC.shape[1] * pixels_BHWC.shape[2]
-        self.input_sum[images] += total.cpu().numpy()
-        self.input_square_sum[images] += squares.cpu().numpy()
+    def add_input(self, images: slice, pixels: int, total_BC: Tensor, squares_BC: Tensor) -> None:
+        """Count a part of the input of some images: so many pixels of each, and their `moments`."""
+        self.input_pixels[images] += pixels
+        self.input_sum[images] += total_BC.numpy()
+        self.input_square_sum[images] += squares_BC.numpy()
 
     def replace_decision(self, image: int, other: Self) -> None:
         """Take what the only row of `other` says of the mask."""
@@ -222,7 +219,7 @@ def _decide_several(logits_BKHW: Tensor, thresholds: Sequence[float] | None, set
         labels_BHW = _with(settled, logits_BKHW.argmax(dim=1))
         confidence_BHW = probability.amax(dim=1)
     else:
-        limits = torch.tensor(thresholds, device=logits_BKHW.device).view(-1, 1, 1)
+        limits = _column(thresholds, logits_BKHW.device, torch.float32)
         may_BKHW = probability[:, 1:] > limits
         candidates_BKHW = logits_BKHW[:, 1:].masked_fill(~may_BKHW, -torch.inf)
         labels_BHW = _with(settled, torch.where(may_BKHW.any(dim=1), candidates_BKHW.argmax(dim=1) + 1, 0))
@@ -241,9 +238,14 @@ def _margins_of_several(logits_BKHW: Tensor, probability: Tensor, thresholds: Se
     if thresholds is None:
         return from_rival
     # How far, as logits, from a limit and from a rival.
-    limits = torch.tensor(thresholds, device=logits_BKHW.device, dtype=torch.float64).view(-1, 1, 1)
+    limits = _column(thresholds, logits_BKHW.device, torch.float64)
     from_limit = (torch.logit(probability[:, 1:].double()) - torch.logit(limits)).abs().amin(dim=1)
     return torch.minimum(from_limit.float(), from_rival)
+
+
+def _column(values: Sequence[float], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(K, 1, 1). Filled on the device: a copy from the host cannot be part of a graph."""
+    return torch.stack([torch.full((1, 1), value, dtype=dtype, device=device) for value in values])
 
 
 def _with(settled: Settled | None, labels_BHW: Tensor) -> Tensor:

@@ -35,6 +35,10 @@ class Identity:
         """Batches at once."""
         return self.lanes
 
+    def room(self, batch: int, height: int, width: int) -> NDArray[np.uint8]:
+        """Where to put a batch together."""
+        return np.empty((batch, height, width, self.n_channels), np.uint8)
+
     def segment(
         self, images: NDArray[np.uint8], size: tuple[int, int] | None = None
     ) -> tuple[NDArray[np.uint8], Statistics]:

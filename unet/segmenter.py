@@ -26,8 +26,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from unet.decision import Decision, Settled, Statistics, decide, margins
+from unet.decision import Decision, Settled, Statistics, decide, margins, moments
 from unet.folded import folded
+from unet.lanes import Lane, Lanes, on_host, room
 from unet.memory import keep_freed_memory, ran_out
 from unet.model import MIN_SIDE
 from unet.precision import DTYPES, Precision, device_named, resolved
@@ -97,12 +98,23 @@ class Fit(NamedTuple):
 
 
 class _Piece(NamedTuple):
-    """Logits (B, K, h, w) of one part of some images."""
+    """One part of some images, on the device.
+
+    Attributes:
+        images: Which.
+        top: Where it lies in them, in px.
+        left: Likewise.
+        logits: (B, K, h, w).
+        moments: Of its input, unless it is counted; see `unet.decision.moments`.
+        decision: Where it is made already.
+    """
 
     images: slice
     top: int
     left: int
     logits: Tensor
+    moments: tuple[Tensor, Tensor] | None = None
+    decision: Decision | None = None
 
 
 class _Strip(NamedTuple):
@@ -144,9 +156,9 @@ class Segmenter:
             Pytorch's fp32 convolution depends on it, so a fleet must agree on one.
 
     Attributes:
-        lanes: Batches that it computes at once, each called for by another thread: on a CPU two, since batches beside
-            each other wait for nothing, while threads that share one wait for each other, and for the decoder that took
-            the core of one of them.
+        lanes: Batches that it computes at once, each called for by another thread. Two: on a GPU one is copied or added
+            up while another is computed. On a CPU batches beside each other wait for nothing, while threads that share
+            one wait for each other, and for the decoder that took the core of one of them.
         fits: By height and width of images, how they went through: the wish, then what each shortage of memory left
             of it.
 
@@ -189,20 +201,24 @@ class Segmenter:
         if tile:
             self._fit((MIN_SIDE, MIN_SIDE), tile)
         self._network_threads = torch.get_num_threads()
-        self.lanes = 2 if self.device.type == "cpu" and self._network_threads % 2 == 0 else 1
-        self._turns = threading.BoundedSemaphore(self.lanes)
+        self.lanes = 1 if self.device.type == "cpu" and self._network_threads % 2 else 2
+        self._lanes = Lanes(self.device, self.lanes)
         # What is no convolution is over in microseconds, less than threads take to meet that share their cores with
         # decoders.
         self._other_threads = 1 if self.device.type == "cpu" else self._network_threads
         self._plain_threads = plain_threads or self._network_threads
         self._dtype = DTYPES[self.precision]
         self._plain = copy.deepcopy(model).requires_grad_(False).eval()
-        if self.precision == "fp32":
+        self._moving = threading.Lock()
+        self._plain_is_away = self.precision != "fp32"
+        if not self._plain_is_away:
             self._plain = self._plain.to(self.device)
         network = folded(self._plain, self.device, self._dtype, largest=self._largest_input())
         self._model = network.to(self.device, self._dtype, memory_format=torch.channels_last)
         if self.device.type == "cpu":
             keep_freed_memory()
+        else:
+            torch.cuda.synchronize(self.device)  # the lanes' streams do not wait for this one
         self._tie, self._tested_logit = self._calibrated_tie() if self.precision == "fp32" else (0.0, 0.0)
         self._tile_tie = self._tie / TIE * TILE_TIE[self.device.type]
         self.segment(np.zeros((1, MIN_SIDE, MIN_SIDE, self.n_channels), np.uint8))
@@ -215,8 +231,12 @@ class Segmenter:
         return self._batches.get((height, width)) or max(1, min(MAX_BATCH, self._batch_pixels // (height * width)))
 
     def lanes_of(self, height: int, width: int) -> int:
-        """Batches of images of this size that are computed at once: `lanes`, or one where an image is large."""
-        return 1 if height * width > _ALONE_PIXELS else self.lanes
+        """Batches of images of this size that are computed at once: `lanes`; on a CPU one where they are large."""
+        return 1 if self.device.type == "cpu" and height * width > _ALONE_PIXELS else self.lanes
+
+    def room(self, batch: int, height: int, width: int) -> NDArray[np.uint8]:
+        """Where to put a batch of this size together, (B, H, W, C): from there it gets to the device quickest."""
+        return room(self.device, (batch, height, width, self.n_channels))
 
     def through(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of what goes through the network of images of this size: they themselves, or their tiles."""
@@ -263,15 +283,16 @@ class Segmenter:
         """
         x_BCHW = torch.rand(batch, self.n_channels, height, width, device=self.device)
         x_BCHW = x_BCHW.to(self._dtype, memory_format=torch.channels_last)
-
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
         threads = self._threads_of((height, width))
 
         def once() -> None:
             with self._computing():
                 with _threads(threads):
                     self._model(x_BCHW)
-                if self.device.type == "cuda":
-                    torch.cuda.synchronize(self.device)
+                if self.device.type == "cuda":  # this lane's stream alone, so that the other's goes on
+                    torch.cuda.current_stream(self.device).synchronize()
 
         return once
 
@@ -297,13 +318,13 @@ class Segmenter:
         self._check(images.shape)
         shape = (images.shape[1], images.shape[2])
         labels = np.empty((len(images), *(size or shape)), np.uint8)
-        with self._computing(), _threads(self._other_threads):
+        with self._computing() as lane, _threads(self._other_threads):
             # An image of many batches gains nothing from another, and is decided for itself.
             alone = shape[0] * shape[1] > WHOLE_PIXELS
             parts = [slice(index, index + 1) for index in range(len(images))] if alone else [slice(0, len(images))]
             network = self._fast(self._threads_of(shape))
             found = [
-                self._fitting(shape, partial(self._segmented, images[part], labels[part], size or shape, network))
+                self._fitting(shape, partial(self._segmented, images[part], labels[part], size or shape, network, lane))
                 for part in parts
             ]
         return labels, found[0] if len(found) == 1 else _joined(found)
@@ -347,11 +368,10 @@ class Segmenter:
         referee = self._referee(strip)
         for part in within(row, fit.core, self._halo):
             rows_BHWC = strip.pixels[:, part.start - strip.top : part.stop - strip.top]
-            for piece in self._row_pieces(rows_BHWC, part, fit, statistics, network):
-                decision = self._decided(piece, referee)
-                statistics.add_decision(piece.images, decision, piece.top, piece.left)
+            for piece in self._row_pieces(rows_BHWC, part, fit, network):
+                decision, _ = self._counted(piece, self._decided(piece, referee), statistics)
                 top, right = piece.top - row.core_start, piece.left + piece.logits.shape[3]
-                band[top : top + piece.logits.shape[2], piece.left : right] = decision.labels[0].cpu().numpy()
+                band[top : top + piece.logits.shape[2], piece.left : right] = decision.labels[0].numpy()
         return band, statistics
 
     def _check(self, shape: tuple[int, ...]) -> None:
@@ -393,6 +413,7 @@ class Segmenter:
                 if tried[-1] is fit:  # else another lane ran out of the same memory
                     tried.append(smaller)
             # Outside the handler, whose traceback holds on to what filled the memory.
+            self._lanes.forget()
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
@@ -417,7 +438,13 @@ class Segmenter:
     # Passes --------------------------------------------------------------------------------------
 
     def _segmented(
-        self, images: NDArray[np.uint8], labels: NDArray[np.uint8], size: tuple[int, int], network: Network, fit: Fit
+        self,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.uint8],
+        size: tuple[int, int],
+        network: Network,
+        lane: Lane | None,
+        fit: Fit,
     ) -> Statistics:
         statistics = Statistics.none(len(images), self.classes, self.n_channels)
         again: set[int] = set()
@@ -425,23 +452,23 @@ class Segmenter:
         fast = network != self._plain_forward
         has_plain_pass = self._has_plain_pass(inner, fit)
         settle = fast and not has_plain_pass
-        pieces = self._pieces(images, fit, statistics, network)
+        if lane is not None and not fit.core and size == inner:
+            pieces = self._whole_pieces(images, fit, network, lane)
+        else:
+            pieces = self._pieces(images, fit, network)
         if size != inner:
-            pieces = self._resized_pieces(pieces, images, size, settle=settle)
+            pieces = self._resized_pieces(pieces, images, size, statistics, settle=settle)
         for piece in pieces:
-            decision = self._decided(
-                piece, self._referee_of(images[piece.images]) if settle and size == inner else None
-            )
-            statistics.add_decision(piece.images, decision, piece.top, piece.left)
+            decided = self._decided(piece, self._referee_of(images[piece.images]) if settle and size == inner else None)
+            decision, tied = self._counted(piece, decided, statistics, ties=fast and has_plain_pass)
+            again |= tied
             bottom, right = piece.top + piece.logits.shape[2], piece.left + piece.logits.shape[3]
-            labels[piece.images, piece.top : bottom, piece.left : right] = decision.labels.cpu().numpy()
-            if fast and has_plain_pass:
-                again |= {piece.images.start + index for index in self._tied(decision, piece.logits)}
+            labels[piece.images, piece.top : bottom, piece.left : right] = decision.labels.numpy()
         if fast:
             again |= self._overflowed(statistics)
             for index in sorted(again):
-                one = slice(index, index + 1)
-                plain = self._segmented(images[one], labels[one], size, self._plain_forward, self._plain_fit(inner))
+                one, fit = slice(index, index + 1), self._plain_fit(inner)
+                plain = self._segmented(images[one], labels[one], size, self._plain_forward, None, fit)
                 statistics.replace_decision(index, plain)
         return statistics
 
@@ -458,16 +485,27 @@ class Segmenter:
     def _overflowed(self, statistics: Statistics) -> set[int]:
         return set() if self.precision == "fp32" else set(np.flatnonzero(~statistics.finite).tolist())
 
-    def _pieces(
-        self, images: NDArray[np.uint8], fit: Fit, statistics: Statistics, network: Network
-    ) -> Iterator[_Piece]:
-        """Logits of images, which they cover once; counts the input by the way."""
-        for row in spans(images.shape[1], fit.core, self._halo):
-            yield from self._row_pieces(images[:, row.start : row.stop], row, fit, statistics, network)
+    def _whole_pieces(self, images: NDArray[np.uint8], fit: Fit, network: Network, lane: Lane) -> Iterator[_Piece]:
+        """Images that are not cut, decided on the way."""
+        for start in range(0, len(images), fit.batch):
+            part = slice(start, min(start + fit.batch, len(images)))
+            found = lane.run(partial(self._whole, network), _as_tensor(images[part]))
+            logits_BKHW, total_BC, squares_BC, *decision = found
+            yield _Piece(part, 0, 0, logits_BKHW, (total_BC, squares_BC), Decision(*decision))
 
-    def _row_pieces(
-        self, strip_BHWC: NDArray[np.uint8], row: Span, fit: Fit, statistics: Statistics, network: Network
-    ) -> Iterator[_Piece]:
+    def _whole(self, network: Network, pixels_BHWC: Tensor) -> tuple[Tensor, ...]:
+        """Logits of whole images, `moments` of their pixels, and their `Decision`: all that is done on the device."""
+        values_BHWC = pixels_BHWC.float()
+        summed = moments(values_BHWC)  # before the network, which scales in place
+        logits_BKHW = network(values_BHWC)
+        return (logits_BKHW, *summed, *decide(logits_BKHW, self.thresholds))
+
+    def _pieces(self, images: NDArray[np.uint8], fit: Fit, network: Network) -> Iterator[_Piece]:
+        """Logits of images, which they cover once."""
+        for row in spans(images.shape[1], fit.core, self._halo):
+            yield from self._row_pieces(images[:, row.start : row.stop], row, fit, network)
+
+    def _row_pieces(self, strip_BHWC: NDArray[np.uint8], row: Span, fit: Fit, network: Network) -> Iterator[_Piece]:
         for group in _groups(spans(strip_BHWC.shape[2], fit.core, self._halo), len(strip_BHWC), fit.batch):
             crops = [strip_BHWC[part, :, column.start : column.stop] for column, part in group]
             crop_BHWC = crops[0] if len(crops) == 1 else np.concatenate(crops)
@@ -476,23 +514,32 @@ class Segmenter:
             kept = []
             for column, part in group:
                 here = slice(offset, offset := offset + part.stop - part.start)
-                kept.append((column, part, here))
-                statistics.add_input(part, pixels_BHWC[here, row.core, column.core])
+                kept.append((column, part, here, moments(pixels_BHWC[here, row.core, column.core])))
             logits_BKHW = network(pixels_BHWC)
-            for column, part, here in kept:
-                yield _Piece(part, row.core_start, column.core_start, logits_BKHW[here, :, row.core, column.core])
+            for column, part, here, summed in kept:
+                core_BKHW = logits_BKHW[here, :, row.core, column.core]
+                yield _Piece(part, row.core_start, column.core_start, core_BKHW, summed)
 
     def _resized_pieces(
-        self, pieces: Iterator[_Piece], images: NDArray[np.uint8], size: tuple[int, int], *, settle: bool
+        self,
+        pieces: Iterator[_Piece],
+        images: NDArray[np.uint8],
+        size: tuple[int, int],
+        statistics: Statistics,
+        *,
+        settle: bool,
     ) -> Iterator[_Piece]:
-        """Logits at another size: stitched first, since every one comes from its neighbours."""
+        """Logits at another size: stitched first, since every one comes from its neighbours. Counts the input."""
         batch, height, width, _ = images.shape
         stitched_BKHW: Tensor | None = None
-        for part, top, left, logits_BKHW in pieces:
+        for piece in pieces:
+            part, top, left, logits_BKHW = piece[:4]
+            assert piece.moments is not None
+            statistics.add_input(part, logits_BKHW.shape[2] * logits_BKHW.shape[3], *on_host(*piece.moments))
             if logits_BKHW.shape[0] == batch and logits_BKHW.shape[2:] == (height, width):
                 # In one layout, with tiles and without: the resizing rounds otherwise in another.
                 stitched_BKHW = logits_BKHW.contiguous() if settle else logits_BKHW
-                break
+                continue
             if stitched_BKHW is None:
                 stitched_BKHW = logits_BKHW.new_empty((batch, self.n_classes, height, width))
             bottom, right = top + logits_BKHW.shape[2], left + logits_BKHW.shape[3]
@@ -504,6 +551,20 @@ class Segmenter:
         rows = max(1, _DECIDED_PIXELS // (batch * size[1]))
         for top in range(0, size[0], rows):
             yield _Piece(slice(0, batch), top, 0, resized_BKHW[:, :, top : top + rows])
+
+    def _counted(
+        self, piece: _Piece, decision: Decision, statistics: Statistics, *, ties: bool = False
+    ) -> tuple[Decision, set[int]]:
+        """The decision on the host, all of it fetched at once, and the images that have a tie."""
+        near = [self._near_a_tie(decision, piece.logits)] if ties and self._tie else []
+        summed = piece.moments or ()
+        found = on_host(*decision, *summed, *near)
+        fetched = Decision(*found[: len(decision)])
+        if summed:
+            pixels = piece.logits.shape[2] * piece.logits.shape[3]
+            statistics.add_input(piece.images, pixels, *found[len(decision) : len(decision) + 2])
+        statistics.add_decision(piece.images, fetched, piece.top, piece.left)
+        return fetched, {piece.images.start + int(index) for index in found[-1].nonzero()[:, 0]} if near else set()
 
     def _resized(self, logits_BKHW: Tensor, size: tuple[int, int]) -> Tensor:
         with _threads(self._network_threads):
@@ -522,7 +583,7 @@ class Segmenter:
         return self._referee(_Strip(image_BHWC, 0, (image_BHWC.shape[1], image_BHWC.shape[2])))
 
     def _decided(self, piece: _Piece, referee: Referee | None) -> Decision:
-        decision = decide(piece.logits, self.thresholds)
+        decision = piece.decision or decide(piece.logits, self.thresholds)
         if referee is None or not bool((decision.margin < self._tile_bound(piece.logits)).any()):
             return decision
         rows, columns = self._near(piece.logits)
@@ -559,8 +620,7 @@ class Segmenter:
         return self._tile_tie * self._largest(logits_BKHW).clamp(min=self._tested_logit)
 
     def _on_device(self, pixels_BHWC: NDArray[np.uint8]) -> Tensor:
-        pixels = torch.from_numpy(np.require(pixels_BHWC, requirements="W"))
-        return pixels.to(self.device, non_blocking=True).float()
+        return _as_tensor(pixels_BHWC).to(self.device, non_blocking=True).float()
 
     def _largest_input(self) -> float:
         """Magnitude of what the network may see."""
@@ -590,8 +650,18 @@ class Segmenter:
 
     def _plain_forward(self, pixels_BHWC: Tensor) -> Tensor:
         with _threads(self._plain_threads):
-            logits: Tensor = self._plain.to(self.device)(self._scaled(pixels_BHWC).contiguous())
+            logits: Tensor = self._plain_network()(self._scaled(pixels_BHWC).contiguous())
         return logits
+
+    def _plain_network(self) -> Any:
+        """On the device, where it comes only when it is needed."""
+        with self._moving:
+            if self._plain_is_away:
+                self._plain = self._plain.to(self.device)
+                if self.device.type == "cuda":
+                    torch.cuda.current_stream(self.device).synchronize()  # the other lane's stream does not wait
+                self._plain_is_away = False
+        return self._plain
 
     def _calibrated_tie(self) -> tuple[float, float]:
         """`TIE` times the difference between the two passes, as a share of the largest logit, and that logit."""
@@ -607,16 +677,15 @@ class Segmenter:
         largest = max(float(plain_BKHW.abs().max()), torch.finfo(torch.float32).tiny)
         return TIE * max(differences) / largest, largest
 
-    def _tied(self, decision: Decision, logits_BKHW: Tensor) -> list[int]:
-        if not self._tie:  # another precision, or nothing to fold
-            return []
-        bound_B = self._tie * self._largest(logits_BKHW)
-        return [int(index) for index in (decision.margin < bound_B).nonzero()[:, 0]]
+    def _near_a_tie(self, decision: Decision, logits_BKHW: Tensor) -> Tensor:
+        """Which images have one, (B,)."""
+        return decision.margin < self._tie * self._largest(logits_BKHW)
 
     @contextmanager
-    def _computing(self) -> Iterator[None]:
-        with self._turns, torch.inference_mode(), _ieee_fp32() if self.device.type == "cuda" else nullcontext():
-            yield
+    def _computing(self) -> Iterator[Lane]:
+        exactly = _IEEE_FP32.on() if self.device.type == "cuda" else nullcontext()
+        with self._lanes.one() as lane, torch.inference_mode(), exactly:
+            yield lane
 
     @staticmethod
     def _largest(logits_BKHW: Tensor) -> Tensor:
@@ -657,15 +726,38 @@ def _normalization(
     return mean, std
 
 
-@contextmanager
-def _ieee_fp32() -> Iterator[None]:
-    """fp32 means fp32: without this a GPU rounds convolution inputs to TF32's 10 bits."""
-    allowed = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = allowed
+class _IeeeFp32:
+    """fp32 means fp32: without this a GPU rounds convolution inputs to TF32's 10 bits.
+
+    The setting is one for the whole process: it is what it was when the last that computes has left.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._allowed = True
+
+    @contextmanager
+    def on(self) -> Iterator[None]:
+        with self._lock:
+            if not self._inside:
+                self._allowed = torch.backends.cudnn.allow_tf32
+                torch.backends.cudnn.allow_tf32 = False
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if not self._inside:
+                    torch.backends.cudnn.allow_tf32 = self._allowed
+
+
+_IEEE_FP32 = _IeeeFp32()
+
+
+def _as_tensor(pixels_BHWC: NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(np.require(pixels_BHWC, requirements="W"))
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.dataset
 import pyarrow.parquet
 import pytest
-from conftest import draw_images, once_committed, seeded, statistics, tree, uploaded
+from conftest import draw_images, needs_bf16, once_committed, seeded, statistics, tree, uploaded
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -581,7 +581,7 @@ def test_a_worker_that_dies_for_want_of_memory_says_so(error):
     assert run_module._class_of(ValueError("other")) == "crash"
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=needs_bf16)])
 def test_what_is_not_finite_is_a_failed_row_never_a_mask(precision, images, tmp_path):
     model = seeded()
     model.up4.conv.double_conv[4].weight[:] = 1e5
@@ -597,6 +597,7 @@ def test_what_is_not_finite_is_a_failed_row_never_a_mask(precision, images, tmp_
     assert verify(str(tmp_path / "out")).problems == []
 
 
+@needs_bf16
 def test_what_overflows_in_bf16_gets_the_mask_of_fp32(images, tmp_path):
     model = seeded()
     model.up4.conv.double_conv[4].weight[0] = 1e-36

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from conftest import seeded
+from conftest import needs_bf16, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -27,6 +27,7 @@ def unfused(network: nn.Module) -> nn.Module:
     return network
 
 
+@needs_bf16
 @pytest.mark.parametrize("bilinear", [False, True])
 @given(height=st.integers(16, 70), width=st.integers(16, 70), batch=st.integers(1, 3))
 @settings(max_examples=8, deadline=None)

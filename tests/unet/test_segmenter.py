@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from conftest import seeded
+from conftest import needs_bf16, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -151,7 +151,7 @@ class Broken(nn.Module):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=needs_bf16)])
 def test_logits_that_are_not_finite_are_seen_in_their_image_alone(value, precision):
     images = np.zeros((2, 16, 16, 3), np.uint8)
     images[1, 0, 0] = 255
@@ -239,6 +239,7 @@ def test_as_many_callers_compute_at_once_as_there_are_lanes():
     assert not inside
 
 
+@needs_bf16
 def test_reduced_precision_differs_little():
     model, images = seeded(width=8), pixels(2, 64, 64)
     exact, _ = Segmenter(model, precision="fp32").segment(images)

@@ -6,7 +6,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from unet import segmenter as module
-from unet.decision import Statistics
 from unet.ensemble import Ensemble
 from unet.segmenter import Fit, NotTileable, Segmenter
 from unet.ties import BLOCK
@@ -49,7 +48,7 @@ def stitched(segmenter, model, images, fit):
 
     result = torch.full((len(images), 2, *images.shape[1:3]), torch.nan, dtype=torch.float64)
     with torch.inference_mode():
-        for piece in segmenter._pieces(images, fit, Statistics.none(len(images), 2, 3), network):
+        for piece in segmenter._pieces(images, fit, network):
             bottom, right = piece.top + piece.logits.shape[2], piece.left + piece.logits.shape[3]
             result[piece.images, :, piece.top : bottom, piece.left : right] = piece.logits
     return result

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import draw_images, once_committed, seeded
+from conftest import draw_images, needs_bf16, once_committed, seeded
 
 from jobs.begin import plan
 from jobs.errors import JobError
@@ -39,6 +39,8 @@ def tuned(job):
 @pytest.fixture
 def fast_bf16(monkeypatch):
     """A device that computes in bf16, four times as fast as in fp32, and a run that is long enough to look for that."""
+    if needs_bf16.args[0]:
+        pytest.skip(needs_bf16.kwargs["reason"])
     monkeypatch.setattr(module, "LEAST_BYTES", 0)
     for where in (module, precision):
         monkeypatch.setattr(where, "native", lambda device: ("bf16", "fp32"))
