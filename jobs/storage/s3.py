@@ -1,17 +1,19 @@
 """A bucket as storage: s3fs with its caches and retries off, and one retry loop here.
 
-Retries in three layers multiply to over a hundred attempts and half an hour per call.
+Retries in three layers multiply to over a hundred attempts and half an hour per call. Where obstore is installed,
+objects are read and written by it first.
 """
 
 import asyncio
 import itertools
 import random
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager, suppress
-from typing import Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,6 +22,9 @@ from jobs.errors import Changed, Denied, JobError, NotFound, StorageError
 from jobs.storage.contract import Entry, Storage
 from jobs.storage.listing import ranged_pages
 from jobs.storage.pages import EVENT, OBJECTS, Page, take_body
+
+if TYPE_CHECKING:
+    from jobs.storage.quick import Quick
 
 T = TypeVar("T")
 
@@ -37,6 +42,9 @@ class S3Storage(Storage):
         self.bucket, _, self.prefix = root.removeprefix("s3://").strip("/").partition("/")
         self.profile = profile
         self._fs: Any = None
+        self._quick: Quick | None = None
+        self._quick_is_open = False
+        self._opening = threading.Lock()
         if not self.bucket:
             raise JobError(f"{root}: a bucket is missing; write s3://bucket/prefix")
 
@@ -45,22 +53,52 @@ class S3Storage(Storage):
         return _s3_storage, (self.root, self.profile)
 
     def read(self, path: str, etag: str | None = None) -> bytes:
-        condition = {"IfMatch": f'"{etag}"'} if etag else {}
-
-        async def get() -> bytes:
-            answer = await self._call("get_object", path, **condition)
-            return bytes(await answer["Body"].read())
-
-        return self._retried(get, path, self.GET_SECONDS)
+        return self._read(path, etag, None)
 
     def read_range(self, path: str, start: int, length: int, etag: str | None = None) -> bytes:
-        condition = {"IfMatch": f'"{etag}"'} if etag else {}
+        return self._read(path, etag, (start, start + length))
+
+    def _read(self, path: str, etag: str | None, span: tuple[int, int] | None) -> bytes:
+        quick = self._opened_quick()
+        if quick is not None and (data := quick.read(self._key(path), etag, span)) is not None:
+            return data
+        more = {"IfMatch": f'"{etag}"'} if etag else {}
+        if span:
+            more["Range"] = f"bytes={span[0]}-{span[1] - 1}"
 
         async def get() -> bytes:
-            answer = await self._call("get_object", path, Range=f"bytes={start}-{start + length - 1}", **condition)
+            answer = await self._call("get_object", path, **more)
             return bytes(await answer["Body"].read())
 
         return self._retried(get, path, self.GET_SECONDS)
+
+    def _opened_quick(self) -> "Quick | None":
+        if not self._quick_is_open:
+            with self._opening:
+                if not self._quick_is_open:
+                    self._quick = self._made_quick()
+                    self._quick_is_open = True
+        return self._quick
+
+    def _made_quick(self) -> "Quick | None":
+        """By the server, the region and the credentials that s3fs has found."""
+        filesystem = self._filesystem()
+
+        async def credentials() -> tuple[str, str, str | None]:
+            found = await (await filesystem.session.get_credentials()).get_frozen_credentials()
+            return found.access_key, found.secret_key, found.token
+
+        def asked(request: Callable[[], Coroutine[Any, Any, T]]) -> T:
+            return asyncio.run_coroutine_threadsafe(request(), filesystem.loop).result(self.GET_SECONDS)
+
+        try:
+            from jobs.storage.quick import Access, Quick
+
+            client = asked(filesystem.set_session).meta
+            asked(credentials)
+            return Quick(Access(self.bucket, client.endpoint_url, client.region_name, lambda: asked(credentials)))
+        except Exception:  # not installed; or s3fs will say what is wrong
+            return None
 
     @contextmanager
     def opened(self, path: str, etag: str | None = None) -> Iterator[BinaryIO]:
@@ -71,6 +109,9 @@ class S3Storage(Storage):
             yield file
 
     def write(self, path: str, data: bytes) -> None:
+        quick = self._opened_quick()
+        if quick is not None and quick.write(self._key(path), data):
+            return
         self._retried(lambda: self._call("put_object", path, Body=data), path, self.PUT_SECONDS)
 
     def create(self, path: str, data: bytes) -> bool:
