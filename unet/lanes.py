@@ -30,6 +30,9 @@ GRAPHS = 4
 SEEN_BEFORE = 2
 """Batches of a shape that come before the one that is recorded: for a rare shape it does not pay."""
 
+_SHAPES = 1000
+"""That are counted at once."""
+
 _RECORDING = threading.Lock()
 """Torch allows one recording at a time in a process."""
 
@@ -83,11 +86,14 @@ class Lane:
             return graph(pixels_BHWC)
         pixels = pixels_BHWC.to(self._device, non_blocking=True)
         found = whole(pixels)
-        self._seen[shape] += 1
-        if self._capture is not None and self._seen[shape] > SEEN_BEFORE and len(self._graphs) < GRAPHS:
-            with self._quiet() as quiet:
-                if quiet:
-                    self._graphs[shape] = self._recorded(self._capture, whole, pixels, found)
+        if self._capture is not None and len(self._graphs) < GRAPHS:
+            if len(self._seen) >= _SHAPES:  # so many are rare ones
+                self._seen.clear()
+            self._seen[shape] += 1
+            if self._seen[shape] > SEEN_BEFORE:
+                with self._quiet() as quiet:
+                    if quiet:
+                        self._graphs[shape] = self._recorded(self._capture, whole, pixels, found)
         return found
 
     def _recorded(self, capture: Capture, whole: Pass, pixels: Tensor, expected: tuple[Tensor, ...]) -> Pass:

@@ -195,6 +195,8 @@ class Segmenter:
         self.fits: dict[tuple[int, int], list[Fit]] = {}
         self._halo = HALO if getattr(model, "views", "off") == "off" else FLIPPED_HALO
         self._normalize = _normalization(normalize, self.device)
+        # By a number of the host's a GPU does not divide: torch multiplies by its inverse there.
+        self._white = 255.0 if self.device.type == "cpu" else torch.tensor(255.0, device=self.device)
         self._batch_size = batch_size
         self._batches = dict(batches or {})
         self._batch_pixels = batch_pixels or _BATCH_PIXELS[self.device.type]
@@ -629,7 +631,7 @@ class Segmenter:
 
     def _scaled(self, pixels_BHWC: Tensor) -> Tensor:
         # Divided, not multiplied by 1/255: the product differs from Pytorch-UNet's quotient for 126 of 256 values.
-        x_BHWC = pixels_BHWC.div_(255)
+        x_BHWC = pixels_BHWC.div_(self._white)
         if self._normalize is not None:
             mean_C, std_C = self._normalize
             x_BHWC = x_BHWC.sub_(mean_C).div_(std_C)

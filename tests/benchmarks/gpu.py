@@ -1,12 +1,15 @@
 """Every line that needs a GPU, in one command: `python tests/benchmarks/gpu.py`. Prints JSON, a section per line.
 
-Forward at 256², 512² and half of Carvana's 1918×1280, in fp32, bf16 and fp16; end to end with JPEG input and tar
-output against it; labels against fp32 on drawn images.
+Forward at 256², 512² and half of Carvana's 1918×1280, in fp32, bf16 and fp16; the segmenter alone, in one lane and in
+both, with graphs and without; end to end with JPEG input and tar output against the forward; labels against fp32 on
+drawn images. What each step of the forward gains is `forward_steps.py`'s.
 """
 
 import argparse
 import json
 import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +19,7 @@ from PIL import Image
 from cluster import driver
 from jobs import bench
 from jobs.job import Job
-from unet import weights
+from unet import roofline, weights
 from unet.model import UNet
 from unet.precision import compared
 from unet.segmenter import Segmenter
@@ -33,8 +36,32 @@ def job_of(path: Path, input_: str = "", *sets: str) -> Job:
     return job.model_copy(update={"input": input_})
 
 
+def bare(segmenter: Segmenter, side: int) -> float:
+    return roofline.images_per_second(segmenter, segmenter.batch_size(side, side), side, side, least_seconds=2.0)
+
+
 def say(name: str, found) -> None:
     print(json.dumps({name: found}), flush=True)
+
+
+def segmenting(segmenter: Segmenter, side: int, *, lanes: int, graphs: bool, seconds: float = 3.0) -> float:
+    """Images per second of the segmenter alone: copies, forward, decision and statistics."""
+    if not graphs:
+        segmenter._lanes.forget()
+    batch = segmenter.batch_size(side, side)
+    images = segmenter.room(batch, side, side)
+    images[:] = np.random.default_rng(0).integers(0, 256, images.shape, np.uint8)
+
+    def work(until: float) -> int:
+        done = 0
+        while time.perf_counter() < until:
+            segmenter.segment(images)
+            done += batch
+        return done
+
+    with ThreadPoolExecutor(lanes) as pool:
+        list(pool.map(work, [time.perf_counter() + seconds] * lanes))  # graphs are recorded
+        return sum(pool.map(work, [time.perf_counter() + seconds] * lanes)) / seconds
 
 
 def main() -> None:
@@ -50,6 +77,12 @@ def main() -> None:
         path.write_bytes(weights.save(UNet(3, 2)))
         for row in bench.forward(job_of(path), SHAPES, ["bf16", "fp16", "fp32"], pairs=options.pairs):
             say("forward", row)
+        for width, side in ((64, 512), (64, 256), (8, 256)):
+            for graphs, lanes in ((True, 1), (True, 2), (False, 1), (False, 2)):
+                segmenter = Segmenter(UNet(3, 2, width=width), device="cuda", precision="bf16")
+                rate = segmenting(segmenter, side, lanes=lanes, graphs=graphs)
+                found = {"lanes": lanes, "graphs": graphs, "images_per_second": rate}
+                say(f"segmenter, width {width}, {side}²", found | {"bare": bare(segmenter, side)})
         for side in (512, 256):
             with bench.prepared(job_of(path), options.images, side) as job:
                 say(f"end to end {side}²", bench.end_to_end(job, driver.run, pairs=options.pairs))

@@ -256,3 +256,11 @@ def test_a_gpu_agrees_with_the_cpu(precision):
     gpu, statistics = Segmenter(model, device="cuda", precision=precision).segment(images)
     assert (cpu == gpu).mean() > (0.9999 if precision == "fp32" else 0.95)
     assert statistics.finite.all()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_a_gpu_divides():
+    values = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
+    scaled = Segmenter(seeded(), device="cuda", precision="fp32")._scaled(torch.from_numpy(values).cuda().float())
+    assert np.array_equal(scaled.permute(0, 2, 3, 1).cpu().numpy(), (values / 255).astype(np.float32))
