@@ -202,14 +202,15 @@ class Fleet:
         draining = set(ray._private.state.state.get_draining_nodes())
         self._drained |= draining
         there = [resources for node, resources in nodes.items() if node not in draining]
-        needs = sizing.needs(self._run.job, there)
+        threads = int(self._run.record["threads"])
+        needs = sizing.needs(self._run.job, there, threads)
         able = {node for node, resources in nodes.items() if node not in draining and needs.fit(resources)}
         avoided = self._nodes.avoided(able, now)
         for seat in self._seats:
             seat.leaving = seat.worn or seat.node in draining or seat.node in avoided
         for seat in [seat for seat in self._seats if seat.leaving and not seat.tasks]:
             self._dismiss(seat)
-        wanted = sizing.target(self._run.job, there, self._shards_left(tally))
+        wanted = sizing.target(self._run.job, there, self._shards_left(tally), threads)
         self._fit(wanted, needs, avoided)
         self._say(now, passed, needs, tally)
         if self._starts >= _STARTS + 2 * wanted:

@@ -10,6 +10,10 @@ Resources = Mapping[str, float]
 """What a node has, as Ray says it: "CPU", "GPU", …"""
 
 
+_WORKER_BYTES = 2 * 2**30
+"""Memory of a worker that computes on CPUs, at most."""
+
+
 class Needs(NamedTuple):
     """What Ray reserves for a worker.
 
@@ -28,41 +32,61 @@ class Needs(NamedTuple):
         return self.cpus <= node.get("CPU", 0) and self.gpus <= node.get("GPU", 0)
 
 
-def needs(job: Job, nodes: Sequence[Resources]) -> Needs:
-    """What each worker needs, on the nodes that are there."""
+def needs(job: Job, nodes: Sequence[Resources], threads: int) -> Needs:
+    """What each worker needs, on the nodes that are there.
+
+    Args:
+        job: The job.
+        nodes: Alive, and not about to leave.
+        threads: That a network on a CPU has in every worker.
+    """
     gpus = _gpus(job, nodes)
     if job.cluster.cpus_per_worker != "auto":
         return Needs(float(job.cluster.cpus_per_worker), gpus)
     if gpus:
         return Needs(1.0, gpus)
-    cores = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]
-    # Shared out so that the fullest node still fits its workers.
-    each = math.ceil(_most(job, nodes, gpus) / max(1, len(cores)))
-    return Needs(float(max(1, min(cores, default=1) // max(1, each))), gpus)
+    able = [node for node in nodes if node.get("CPU", 0) >= 1]
+    fewest = min((int(node["CPU"]) for node in able), default=1)
+    if (most := _asked_for(job)) is not None:
+        # Shared out so that the fullest node still fits its workers.
+        return Needs(float(max(1, fewest // math.ceil(most / max(1, len(able))))), gpus)
+    # More threads would wait for each other, and for Python's lock: a large node has several workers.
+    return Needs(float(min(fewest, max([threads, *map(_cores_per_memory, able)]))), gpus)
 
 
-def target(job: Job, nodes: Sequence[Resources], shards_left: int) -> int:
+def target(job: Job, nodes: Sequence[Resources], shards_left: int, threads: int) -> int:
     """Workers to have now. What exceeds the free machines stays pending, which is the request to an autoscaler.
 
     Args:
         job: The job.
-        nodes: Alive, and not about to leave.
+        nodes: As in `needs`.
         shards_left: Without an outcome; more workers than that would find nothing to do.
+        threads: As in `needs`.
     """
     least = job.cluster.workers.min if isinstance(job.cluster.workers, WorkerRange) else 1
-    return max(least, min(_most(job, nodes, _gpus(job, nodes)), shards_left))
+    most = _asked_for(job) or _room(nodes, needs(job, nodes, threads))
+    return max(least, min(most, shards_left))
 
 
-def _most(job: Job, nodes: Sequence[Resources], gpus: float) -> int:
-    match job.cluster.workers:
-        case WorkerRange(max=most):
-            return most
-        case int(most):
-            return most
-    if gpus:
+def _asked_for(job: Job) -> int | None:
+    """Workers at most, where the job says so."""
+    workers = job.cluster.workers
+    if isinstance(workers, WorkerRange):
+        return workers.max
+    return None if workers == "auto" else workers
+
+
+def _room(nodes: Sequence[Resources], each: Needs) -> int:
+    """Workers that all nodes have room for together, at least one."""
+    if each.gpus:
         # A share is of one GPU: what two of them have left over makes no worker.
-        return max(1, sum(int(node.get("GPU", 0)) for node in nodes) * int(1 / gpus + 1e-9))
-    return max(1, sum(1 for node in nodes if node.get("CPU", 0) >= 1))
+        return max(1, sum(int(node.get("GPU", 0)) for node in nodes) * int(1 / each.gpus + 1e-9))
+    return max(1, sum(int(node.get("CPU", 0) // each.cpus) for node in nodes))
+
+
+def _cores_per_memory(node: Resources) -> int:
+    """Cores that go with a worker's memory."""
+    return math.ceil(node["CPU"] * _WORKER_BYTES / node["memory"]) if node.get("memory") else 1
 
 
 def _gpus(job: Job, nodes: Sequence[Resources]) -> float:

@@ -17,6 +17,7 @@ import torch
 
 from cluster import sizing
 from cluster.connection import WORKER_ENVIRONMENT, ClusterError, connected
+from jobs.cores import cores
 from jobs.errors import JobError, MaskfleetError, Stopped
 from jobs.fence import Fence
 from jobs.job import Job
@@ -162,7 +163,7 @@ def needs_of(job: Job, *, own: bool) -> sizing.Needs:
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     workers = job.finetune.workers
     cluster = job.cluster.model_copy(update={"workers": workers})
-    needs = sizing.needs(job.model_copy(update={"cluster": cluster}), nodes)
+    needs = sizing.needs(job.model_copy(update={"cluster": cluster}), nodes, cores())
     needs = needs._replace(gpus=float(needs.gpus > 0))  # a rank is alone on its GPU
     room = sum(_room(node, needs) for node in nodes)
     if own and room < workers:

@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from jobs.begin import Run
+from jobs.cores import cores
 from jobs.errors import JobError
 from jobs.images.decode import decode
 from jobs.inputs.sources import Source
@@ -201,8 +202,8 @@ def null(job: Job, runner: Runner, *, pairs: int = 3) -> dict[str, Any]:
     found = ratio.summary
     return {
         **found,
-        "images_per_second_and_core": found["images_per_second"] / _cores(),
-        "cores": _cores(),
+        "images_per_second_and_core": found["images_per_second"] / cores(),
+        "cores": cores(),
         "limit": record["limit"],
         "stages": record["stages"],
         "images": record["images"],
@@ -211,7 +212,7 @@ def null(job: Job, runner: Runner, *, pairs: int = 3) -> dict[str, Any]:
 
 def codecs(files: Sequence[bytes]) -> dict[str, Any]:
     """Images per second of decoding these files and encoding as many masks, a process per core and one alone."""
-    found: dict[str, Any] = {"cores": _cores(), "images": len(files), "bytes": sum(map(len, files))}
+    found: dict[str, Any] = {"cores": cores(), "images": len(files), "bytes": sum(map(len, files))}
     with _every_core() as rate:
         for name, work in (("decode", _decode), ("encode", _encode), ("both", _decode_and_encode)):
             found[f"{name}_per_second"] = rate(work, files)
@@ -250,19 +251,16 @@ def storage(url: str, *, objects: int, size: int, profile: str | None = None) ->
     return found | {"retries": store.retries}
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @contextmanager
 def _every_core() -> Iterator[Callable[..., float]]:
     """A function that gives the images per second of a piece of work done in a process per core."""
-    with multiprocessing.get_context("spawn").Pool(_cores()) as pool:
+    every = cores()
+    with multiprocessing.get_context("spawn").Pool(every) as pool:
 
-        def rate(work: Callable[[list[bytes]], float], files: Sequence[bytes], cores: int | None = None) -> float:
-            cores = cores or _cores()
-            pool.map(work, [list(files[:4])] * _cores(), chunksize=1)  # imports
-            return len(files) / max(pool.map(work, [list(files[core::cores]) for core in range(cores)], chunksize=1))
+        def rate(work: Callable[[list[bytes]], float], files: Sequence[bytes], processes: int = every) -> float:
+            pool.map(work, [list(files[:4])] * every, chunksize=1)  # imports
+            shares = [list(files[process::processes]) for process in range(processes)]
+            return len(files) / max(pool.map(work, shares, chunksize=1))
 
         yield rate
 

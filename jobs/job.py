@@ -198,8 +198,8 @@ class Cluster(_Section):
     """How much of the machines is used. Never part of what the result depends on."""
 
     workers: Annotated[int, Field(ge=1)] | Literal["auto"] | WorkerRange = "auto"
-    """Worker processes. "auto" is one per GPU, or one per machine without GPUs, as machines come and go; a number or
-    {min, max} is asked for, and what does not fit waits for the cluster to grow."""
+    """Worker processes. "auto" is one per GPU, or without GPUs one for every `threads` cores and 2 GiB of a machine, as
+    machines come and go; a number or {min, max} is asked for, and what does not fit waits for the cluster to grow."""
     gpus_per_worker: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] = "auto"
     """GPUs of a worker: 1, a share such as 0.5, or 0; "auto" is one where there are any."""
     stall_seconds: float = Field(default=900, gt=0)
@@ -208,7 +208,7 @@ class Cluster(_Section):
     """CPU cores of a worker, for its decoding processes and threads; "auto" shares the machine out."""
     threads: int | Literal["auto"] = "auto"
     """Threads of a network on a CPU, in every worker alike, since the last bits of fp32 depend on them; "auto" is the
-    cores of the machine that begins the run."""
+    cores that the process which begins the run may use, at most 8."""
     decoders: int | Literal["auto"] = "auto"
     """Decoding processes of a worker; "auto" is one per core, less one on a machine that computes on its CPU."""
     image: str = Field(default="maskfleet:0.1.0", pattern=r"^[a-zA-Z0-9][\w./:@-]*$")

@@ -7,7 +7,6 @@ finish    derive what is derived from commits: loose masks, statistics, run.json
 
 import json
 import math
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -23,6 +22,7 @@ from jobs.backlog import Backlog, Task
 from jobs.begin import Run, Stop, begin
 from jobs.bottleneck import limit, share_of_forward
 from jobs.commit import leaves, pending
+from jobs.cores import cores
 from jobs.derived import compacted, export_rest
 from jobs.errors import JobError, MaskfleetError, Stopped, StorageError, Unfinished
 from jobs.fence import Fence
@@ -88,7 +88,7 @@ def run(
     """
 
     def attempts(this: Run, backlog: Backlog, tally: Tally, stop: Stop) -> Generator[ShardReport | None, None, None]:
-        with (open_pipeline or pipeline_of_job)(this, os.cpu_count() or 1) as pipeline:
+        with (open_pipeline or pipeline_of_job)(this, cores()) as pipeline:
             tally.reached("worker")
             yield from _attempts(this, backlog, pipeline, tally, stop)
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from jobs.cores import cores
 from jobs.errors import JobError, MaskfleetError
 from jobs.images.decoders import CODEC, Decoders, Limits
 from jobs.inputs.fetch import Inputs
@@ -178,7 +179,7 @@ def _decoded(
             digests.append(hashlib.sha256(data).hexdigest())
             yield number, data
 
-    processes = job.cluster.decoders if job.cluster.decoders != "auto" else min(_MOST_DECODERS, os.cpu_count() or 1)
+    processes = job.cluster.decoders if job.cluster.decoders != "auto" else min(_MOST_DECODERS, cores())
     arrays: list[tuple[int, tuple[int, ...]]] = []
     with Decoders(limits, processes=processes, codec=codec) as decoders, tempfile.TemporaryFile() as file:
         end = 0
