@@ -142,7 +142,7 @@ def threads_of(job: Job) -> int:
 
 def segmenter_of(
     job: Job, weights: Weights, *, threads: int, precision: Precision | None = None, batch_pixels: int | None = None,
-    batches: Mapping[tuple[int, int], int] | None = None,
+    batches: Mapping[tuple[int, int], int] | None = None, fused: bool | None = None,
 ) -> Segmenter:  # fmt: skip
     """The job's network, resident on its device.
 
@@ -153,6 +153,7 @@ def segmenter_of(
         precision: In place of the job's.
         batch_pixels: Of a batch, where the job leaves its size to us.
         batches: Images of a batch by height and width, where that was measured.
+        fused: See `unet.segmenter.Segmenter`.
 
     Raises:
         JobError: The device is not there or cannot do what the job asks.
@@ -171,6 +172,7 @@ def segmenter_of(
             approximate=job.inference.tile_mode == "approximate",
             normalize=weights.normalize,
             plain_threads=threads,
+            fused=fused,
         )
     except (DeviceError, NotTileable) as error:
         raise JobError(str(error)) from error

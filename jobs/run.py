@@ -243,7 +243,7 @@ def pipeline_of_job(this: Run, cpus: int) -> Pipeline:
         tuned = tuning.settled(storage, this.run_id, this.desk.commits.mode, mine)
     segmenter = segmenter_of(
         job, weights, threads=threads, precision=tuned.precision,
-        batch_pixels=tuned.batch_pixels, batches=tuned.batches_by_shape,
+        batch_pixels=tuned.batch_pixels, batches=tuned.batches_by_shape, fused=tuned.fused,
     )  # fmt: skip
     encoder = encoder_of(job, weights)
     forward = tuning.forward_of(segmenter, tuned.shape, this.images)

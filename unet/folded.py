@@ -16,12 +16,13 @@ from unet.model import DoubleConv, Down, UNet, Up
 
 
 class ConvReLU(nn.Module):
-    """Convolution and ReLU in one pass over memory, by oneDNN, which is what `torch.compile` makes of them too.
+    """Convolution and ReLU in one pass over memory, by oneDNN (as `torch.compile` makes of them too) or cuDNN.
 
-    Rounding and ReLU can change places, so nothing of it shows, but for NaN, which becomes 0.
+    On a CPU rounding and ReLU can change places, so nothing of it shows, but for NaN, which becomes 0. On a GPU the
+    bias is added before rounding, not after.
 
     Args:
-        convolution: Of a CPU's network, with a bias.
+        convolution: With a bias.
     """
 
     def __init__(self, convolution: nn.Conv2d) -> None:
@@ -30,8 +31,13 @@ class ConvReLU(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         layer = self.convolution
-        form = (layer.weight, layer.bias, layer.padding, layer.stride, layer.dilation, layer.groups)
-        result: Tensor = torch.ops.mkldnn._convolution_pointwise(x_BCHW, *form, "relu", [], "")
+        form: Any = (layer.padding, layer.stride, layer.dilation, layer.groups)
+        if x_BCHW.is_cuda:
+            padding, stride, *more = form
+            return torch.cudnn_convolution_relu(x_BCHW, layer.weight, layer.bias, stride, padding, *more)
+        result: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            x_BCHW, layer.weight, layer.bias, *form, "relu", [], ""
+        )
         return result
 
 
@@ -44,8 +50,10 @@ class MaxPool(nn.Module):
         return torch.maximum(rows[..., 0::2], rows[..., 1::2])
 
 
-def folded(model: Any, device: torch.device, dtype: torch.dtype, *, largest: float = 1.0) -> Any:
-    """A copy with every batch normalisation in the convolution before it and, on a CPU, what is above.
+def folded(
+    model: Any, device: torch.device, dtype: torch.dtype, *, largest: float = 1.0, fused: bool | None = None
+) -> Any:
+    """A copy with every batch normalisation in the convolution before it and, if `fused`, what is above.
 
     `ConvReLU` would hide that an activation has overflowed. So it is used where none can: see `ceiling`.
 
@@ -54,6 +62,7 @@ def folded(model: Any, device: torch.device, dtype: torch.dtype, *, largest: flo
         device: That the copy will be moved to.
         dtype: Likewise.
         largest: Magnitude of a network's input.
+        fused: None for on a CPU alone.
     """
     model = copy.deepcopy(model)
     for block in model.modules():
@@ -62,21 +71,22 @@ def folded(model: Any, device: torch.device, dtype: torch.dtype, *, largest: flo
             for convolution, norm in ((0, 1), (3, 4)):
                 layers[convolution] = fuse_conv_bn_eval(layers[convolution], layers[norm])
                 layers[norm] = nn.Identity()
-    if device.type == "cpu" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    on_cpu = device.type == "cpu" and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if on_cpu if fused is None else fused:
         for network in model.modules():
             # Half, since weights are rounded to the type too.
             if isinstance(network, UNet) and ceiling(network, largest) < torch.finfo(dtype).max / 2:
-                _fuse(network)
+                _fuse(network, device)
     return model
 
 
-def _fuse(network: UNet) -> None:
+def _fuse(network: UNet, device: torch.device) -> None:
     for block in list(network.modules()):
         if isinstance(block, DoubleConv):
             layers: Any = block.double_conv
             for convolution, relu in ((0, 2), (3, 5)):
                 layers[convolution], layers[relu] = ConvReLU(layers[convolution]), nn.Identity()
-        elif isinstance(block, Down):
+        elif isinstance(block, Down) and device.type == "cpu":
             block.maxpool_conv[0] = MaxPool()
 
 

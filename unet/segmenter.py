@@ -154,6 +154,8 @@ class Segmenter:
             1 by; None where the network was trained on [0, 1].
         plain_threads: CPU threads of the plain pass that decides ties; None for this process's number.
             Pytorch's fp32 convolution depends on it, so a fleet must agree on one.
+        fused: Convolution and ReLU in one pass, where no activation can overflow; None for on a CPU alone. On a GPU it
+            gives other last bits, and a fleet must agree on it too.
 
     Attributes:
         lanes: Batches that it computes at once, each called for by another thread. Two: on a GPU one is copied or added
@@ -182,6 +184,7 @@ class Segmenter:
         approximate: bool = False,
         normalize: tuple[Sequence[float], Sequence[float]] | None = None,
         plain_threads: int | None = None,
+        fused: bool | None = None,
     ) -> None:
         self.device = device_named(device)
         self.precision = resolved(precision, self.device)
@@ -215,7 +218,7 @@ class Segmenter:
         self._plain_is_away = self.precision != "fp32"
         if not self._plain_is_away:
             self._plain = self._plain.to(self.device)
-        network = folded(self._plain, self.device, self._dtype, largest=self._largest_input())
+        network = folded(self._plain, self.device, self._dtype, largest=self._largest_input(), fused=fused)
         self._model = network.to(self.device, self._dtype, memory_format=torch.channels_last)
         if self.device.type == "cpu":
             keep_freed_memory()

@@ -9,52 +9,25 @@ import copy
 import functools
 import time
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unet.folded import _fuse, folded
+from unet.folded import folded
 from unet.lanes import _cuda_graph
-from unet.model import DoubleConv, UNet
+from unet.model import UNet
 from unet.precision import DTYPES
 
 Step = Callable[[Tensor], Tensor]
 
 
-class CudnnConvReLU(nn.Module):
-    """Convolution, bias and ReLU in one pass, by cuDNN."""
-
-    def __init__(self, convolution: nn.Conv2d) -> None:
-        super().__init__()
-        self.convolution = convolution
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        layer = self.convolution
-        form = (layer.weight, layer.bias, layer.stride, layer.padding, layer.dilation, layer.groups)
-        return torch.cudnn_convolution_relu(x_BCHW, *form)
-
-
-def with_one_pass(network: nn.Module, device: torch.device) -> nn.Module:
-    """Convolution and ReLU as one, and on a CPU pooling without indices."""
-    network = copy.deepcopy(network)
-    if device.type == "cpu":
-        _fuse(network)
-        return network
-    for block in network.modules():
-        if isinstance(block, DoubleConv):
-            layers: Any = block.double_conv
-            for convolution, relu in ((0, 2), (3, 5)):
-                layers[convolution], layers[relu] = CudnnConvReLU(layers[convolution]), nn.Identity()
-    return network
-
-
 def steps(model: nn.Module, device: torch.device, dtype: torch.dtype, x_BCHW: Tensor) -> dict[str, Callable[[], Step]]:
     """What is measured, by name; each is made only when its turn comes."""
     plain = copy.deepcopy(model).to(device, dtype)
-    without_norms = folded(model, torch.device("meta"), dtype).to(device, dtype)  # of "meta" nothing else is fused
+    without_norms = folded(model, device, dtype, fused=False).to(device, dtype)
     last = copy.deepcopy(without_norms).to(memory_format=torch.channels_last)
+    one_pass = folded(model, device, dtype, fused=True).to(device, dtype, memory_format=torch.channels_last)
     x_last = x_BCHW.to(memory_format=torch.channels_last)
 
     def fixed(network: Step, given: Tensor) -> Step:
@@ -81,12 +54,12 @@ def steps(model: nn.Module, device: torch.device, dtype: torch.dtype, x_BCHW: Te
         "plain": lambda: fixed(plain, x_BCHW),
         "normalisations folded": lambda: fixed(without_norms, x_BCHW),
         "and channels last": lambda: fixed(last, x_last),
-        "and convolution with ReLU": lambda: fixed(with_one_pass(last, device), x_last),
+        "and convolution with ReLU": lambda: fixed(one_pass, x_last),
         "channels last, torch.compile": lambda: compiled(last),
     }
     if device.type == "cuda":
         found["channels last, a graph"] = lambda: graph(last)
-        found["convolution with ReLU, a graph"] = lambda: graph(with_one_pass(last, device))
+        found["convolution with ReLU, a graph"] = lambda: graph(one_pass)
         found["channels last, cudnn.benchmark"] = benchmarked
     return found
 

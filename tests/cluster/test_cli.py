@@ -212,7 +212,16 @@ def test_a_driver_that_is_killed_again_and_again_loses_nothing(tmp_path, weights
 @pytest.mark.ray
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_drain(number, images, tmp_path, weights_file):
-    sets = ["--set", "run.shard_size=4", "--set", "inference.precision=fp32", "--set", "cluster.threads=1"]
+    sets = [
+        "--set",
+        "run.shard_size=4",
+        "--set",
+        "inference.precision=fp32",
+        "--set",
+        "cluster.threads=1",
+        "--set",
+        "cluster.workers=1",
+    ]
     command = [sys.executable, "-c", SLOW, "run", *map(str, options(images, tmp_path / "out", weights_file)), *sets]
     process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     while not list((tmp_path / "out").glob("runs/*/commits/*.json")):

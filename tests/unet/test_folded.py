@@ -85,3 +85,26 @@ def test_a_maximum_keeps_what_is_no_number():
     x_BCHW = torch.rand(2, 3, 17, 20)
     x_BCHW[0, 0, 5, 5] = float("nan")
     assert torch.equal(MaxPool()(x_BCHW).nan_to_num(7), nn.MaxPool2d(2)(x_BCHW).nan_to_num(7))
+
+
+def test_on_a_gpu_convolution_and_relu_are_one_where_that_is_asked_for():
+    for dtype, count in ((torch.float32, 18), (torch.bfloat16, 18), (torch.float16, 0)):
+        network = folded(seeded(), torch.device("cuda"), dtype, fused=True)
+        assert sum(isinstance(module, ConvReLU) for module in network.modules()) == count
+        assert not any(isinstance(module, MaxPool) for module in network.modules())
+    assert not any(
+        isinstance(module, ConvReLU) for module in folded(seeded(), CPU, torch.float32, fused=False).modules()
+    )
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_fused_pass_of_a_gpu_is_the_same_function(dtype):
+    cuda, exact = torch.device("cuda"), seeded(width=16)
+    network = folded(exact, cuda, dtype, fused=True).to(cuda, dtype, memory_format=torch.channels_last)
+    x_BCHW = torch.rand(2, 3, 64, 96)
+    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        found = network(x_BCHW.to(cuda, dtype, memory_format=torch.channels_last)).float().cpu()
+        expected = exact(x_BCHW)
+    assert (found - expected).norm() < (1e-5 if dtype is torch.float32 else 2e-2) * expected.norm()

@@ -17,6 +17,7 @@ from jobs.recipe import load_weights
 from jobs.run import run
 from jobs.storage import LocalStorage
 from unet import precision, weights
+from unet.folded import ConvReLU
 from unet.segmenter import Segmenter
 
 
@@ -128,6 +129,83 @@ def test_three_precisions_are_climbed_one_by_one(job_of, monkeypatch):
     )
     shares["fp16"] = 0.9
     assert tuned(job_of()).precision == "fp32"
+
+
+class Timed:
+    """A segmenter of a GPU, as far as a choice needs one."""
+
+    def __init__(self, precision, fused):
+        self.precision, self.fused = precision, fused
+
+
+@pytest.fixture
+def fusing(monkeypatch):
+    """A GPU that computes in bf16 as fast as in fp32, on which one pass is so many times as fast; what was judged."""
+    told = {"faster": 1.2, "agreement": 1.0, "judged": [], "error": None}
+
+    def segmenter_of(*_, precision, fused=None, **__):
+        if fused and told["error"]:
+            raise told["error"]
+        return Timed(precision, fused)
+
+    def compared(judged, exact, images):
+        told["judged"].append((judged.precision, judged.fused))
+        return precision.Agreement(6, told["agreement"], 0, 0, 0, 0)
+
+    monkeypatch.setattr(module, "LEAST_BYTES", 0)
+    monkeypatch.setattr(module, "_fuses_by_measurement", lambda device: True)
+    for where in (module, precision):
+        monkeypatch.setattr(where, "native", lambda device: ("bf16", "fp32"))
+    monkeypatch.setattr(module, "segmenter_of", segmenter_of)
+    monkeypatch.setattr(module, "compared", compared)
+    monkeypatch.setattr(
+        module,
+        "seconds_of",
+        lambda one, shape: (1 if one.precision == "bf16" else 2) / (told["faster"] if one.fused else 1),
+    )
+    return told
+
+
+@pytest.mark.parametrize(("faster", "fused"), [(1.2, True), (1.03, True), (1.01, False), (0.7, False)])
+def test_one_pass_on_a_gpu_is_taken_where_it_is_clearly_faster_and_then_judged(job_of, fusing, faster, fused):
+    fusing["faster"] = faster
+    found = tuned(job_of())
+    assert (found.precision, found.fused) == ("bf16", fused)
+    assert fusing["judged"] == [("bf16", True if fused else None)]
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("unable to find an engine"), torch.OutOfMemoryError("CUDA"), MemoryError()]
+)
+def test_one_pass_that_a_gpu_cannot_do_is_two(job_of, fusing, error):
+    fusing["error"] = error
+    assert tuned(job_of()).fused is False
+
+
+def test_a_precision_that_was_not_timed_has_two_passes(job_of, fusing):
+    fusing["agreement"] = 0.9
+    found = tuned(job_of())
+    assert (found.precision, found.fused) == ("fp32", False)
+    assert fusing["judged"] == [("bf16", True)]
+
+
+def test_on_a_cpu_nothing_is_asked(job_of):
+    assert run(job_of()).record["tuning"]["fused"] is None
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_workers_do_as_it_was_settled(job_of, monkeypatch, fused):
+    made = []
+    monkeypatch.setattr(module, "tune", lambda *_, **__: Tuning("a", "fp32", fused=fused))
+    init = Segmenter.__init__
+
+    def noted(self, *args, **more):
+        init(self, *args, **more)
+        made.append(any(isinstance(layer, ConvReLU) for layer in self._model.modules()))
+
+    monkeypatch.setattr(Segmenter, "__init__", noted)
+    assert run(job_of()).exit_code == 0
+    assert made == [fused]
 
 
 def test_a_precision_that_the_device_has_not_is_the_jobs_error(job_of, monkeypatch):
