@@ -29,6 +29,7 @@ from jobs.backlog import Backlog, Task
 from jobs.begin import Run, Stop
 from jobs.errors import MaskfleetError, Stopped
 from jobs.job import Job
+from jobs.meters import DEVICE
 from jobs.pipeline import SHARDS_IN_FLIGHT
 from jobs.run import OpenPipeline, Progress, RunReport, committed, execute, judge, pipeline_of_job
 from jobs.tally import Tally
@@ -182,7 +183,7 @@ class Fleet:
     def _note(self, report: ShardReport) -> None:
         self._shards.done(report.shard.group)
         self._metrics.report(report)
-        self._device_seconds += report.busy.get("segment", 0.0)
+        self._device_seconds += report.busy.get(DEVICE, 0.0)
         self._journal.write(
             "shard done", shard=report.shard.id, attempt=report.commit.attempt, worker=report.worker,
             images=report.commit.images, failed=report.commit.failed, seconds=round(report.seconds, 3),

@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from jobs.meters import DEVICE
+
 _GOOD = 0.97
 """Busy for this share of its time, the device is the limit."""
 
@@ -27,6 +29,13 @@ def idle_share(record: Mapping[str, Any]) -> float | None:
     """Share of the workers' time in which their devices had nothing to do; None where nothing ran."""
     if not record["worker_seconds"] or "segment" not in record["stages"]:
         return None
+    if record["device"] == "cuda" and DEVICE in record["stages"]:
+        # Its lanes wait for each other on the device, which idles only while none works.
+        return float(max(0.0, 1 - record["stages"][DEVICE]["busy_seconds"] / record["worker_seconds"]))
+    return _idle_lanes(record)
+
+
+def _idle_lanes(record: Mapping[str, Any]) -> float:
     return float(max(0.0, 1 - record["stages"]["segment"]["busy_seconds"] / _lane_seconds(record)))
 
 
@@ -50,7 +59,7 @@ def _cause(record: Mapping[str, Any], idle: float) -> str:
     seconds = _lane_seconds(record)
     segment = stages["segment"]
     starved, blocked = segment["starved_seconds"], segment["blocked_seconds"]
-    between = max(0.0, idle * seconds - starved - blocked)
+    between = max(0.0, _idle_lanes(record) * seconds - starved - blocked)
     if blocked >= max(starved, between):
         more = _more("encode", stages, idle)
         return f"PNG encoding; give the worker {more}, or set masks.format = 'none'"

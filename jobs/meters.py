@@ -110,8 +110,12 @@ class Lane:
             wait.since = self._free
 
 
+DEVICE = "device"
+"""In place of a stage: that any lane of the device worked. A GPU's lanes share it, so that it idles only with all of them."""
+
+
 class Lanes:
-    """Lanes of one stage, for whoever comes first.
+    """Lanes of one device, for whoever comes first. What they do together counts as `DEVICE`.
 
     Args:
         stage: Whose.
@@ -120,6 +124,8 @@ class Lanes:
 
     def __init__(self, stage: str, count: int) -> None:
         self._count = count
+        self._working, self._since = 0, 0.0
+        self._counting = threading.Lock()
         self._idle: SimpleQueue[Lane] = SimpleQueue()
         self._gathering = threading.Lock()
         for _ in range(count):
@@ -140,7 +146,20 @@ class Lanes:
             with ExitStack() as stack:
                 for lane in lanes:
                     stack.enter_context(lane.work(meters, wait))
-                yield
+                self._moved(meters, +1)
+                try:
+                    yield
+                finally:
+                    self._moved(meters, -1)
         finally:
             for lane in lanes:
                 self._idle.put(lane)
+
+    def _moved(self, meters: Meters, change: int) -> None:
+        """One more works, or one fewer."""
+        with self._counting:
+            now = time.perf_counter()
+            if self._working:
+                meters.add(DEVICE, busy=now - self._since)
+            self._working += change
+            self._since = now

@@ -26,7 +26,7 @@ from jobs.images.streams import STREAM_BYTES, Stream, Unreadable
 from jobs.inputs.fetch import Inputs, Reader
 from jobs.inputs.sources import Record
 from jobs.masks import rle
-from jobs.meters import Lane, Lanes, Meters, Wait
+from jobs.meters import DEVICE, Lane, Lanes, Meters, Wait
 from jobs.storage.parts import Fault, is_part
 
 if TYPE_CHECKING:  # `verify` and `status` come by here and must not wait for torch
@@ -151,7 +151,7 @@ class Pipeline:
         forward: dict[str, Any] | None = None,
     ) -> None:
         self.forward = forward
-        self.lanes = {"fetch": _FETCHES, "decode": decoders, "segment": segmenter.lanes, "encode": encoders}
+        self.lanes = {"fetch": _FETCHES, "decode": decoders, "segment": segmenter.lanes, "encode": encoders, DEVICE: 1}
         self.segmenter = segmenter
         self.inputs = inputs
         self._encoder = encoder

@@ -47,6 +47,17 @@ def test_shares():
     assert share_of_forward(some | {"forward": None}) is None
 
 
+def test_lanes_of_a_gpu_share_it_and_those_of_a_cpu_do_not():
+    """Each lane waited for half of its time, but only a tenth of the time did both."""
+    stages = {"segment": stage(100, starved=80, lanes=2), "decode": stage(99), "device": stage(90)}
+    on_gpu = record(stage()) | {"stages": stages}
+    assert idle_share(on_gpu) == pytest.approx(0.1)
+    assert limit(on_gpu).startswith("GPU idle 10%: decoding the images; give the worker 1 more CPU")
+    assert idle_share(on_gpu | {"device": "cpu"}) == pytest.approx(0.5)
+    without = {name: each for name, each in stages.items() if name != "device"}
+    assert idle_share(on_gpu | {"stages": without}) == pytest.approx(0.5), "of a version before"
+
+
 def test_a_run_in_which_nothing_ran_has_no_limit():
     nothing = record(stage()) | {"worker_seconds": 0.0, "stages": {}}
     assert limit(nothing) is share_of_forward(nothing) is None

@@ -113,4 +113,22 @@ def test_lanes_are_for_whoever_comes_and_all_of_them_for_one_alone(clock):
         assert not entered.wait(0.2)
     thread.join(60)
     assert entered.is_set()
-    assert dict(meters.busy) == {"segment": 2 + 2 + 3 + 3}
+    assert dict(meters.busy) == {"segment": 2 + 2 + 3 + 3, "device": 2 + 3}
+
+
+def test_a_device_works_while_any_of_its_lanes_does(clock):
+    lanes, first, second = Lanes("segment", 2), Meters(), Meters()
+    one, other = lanes.work(first, Wait()), lanes.work(second, Wait())
+    one.__enter__()
+    clock.now += 2
+    other.__enter__()
+    clock.now += 1
+    one.__exit__(None, None, None)
+    clock.now += 4
+    other.__exit__(None, None, None)
+    clock.now += 8
+    with lanes.work(first, Wait()):
+        clock.now += 16
+    assert (first.busy["segment"], second.busy["segment"]) == (3 + 16, 5)
+    assert first.busy["device"] + second.busy["device"] == 7 + 16
+    assert second.busy["device"] == 2 + 4, "each second counts when it has passed, for whoever moves then"
