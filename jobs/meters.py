@@ -111,7 +111,7 @@ class Lane:
 
 
 DEVICE = "device"
-"""In place of a stage: that any lane of the device worked. A GPU's lanes share it, so that it idles only with all of them."""
+"""In place of a stage: that any lane of the device worked. A GPU's lanes share it: it idles only with all of them."""
 
 
 class Lanes:
