@@ -19,6 +19,7 @@ from jobs.attempt import Desk, ShardReport, rows_of, run_shard
 from jobs.begin import Planned, Run
 from jobs.commit import Commits
 from jobs.job import Job
+from jobs.meters import busiest
 from jobs.pipeline import SHARDS_IN_FLIGHT, Pipeline
 from jobs.planning.catalog import FINAL
 from jobs.planning.manifest import Manifest, Shard
@@ -192,7 +193,7 @@ def _reckoned(
         "start_seconds": round(start, 1),
         "expected_failures": failed,
         "workers": workers,
-        "limit": max(busy, key=lambda stage: busy[stage]) if busy else "",
+        "limit": busiest(busy),
         "requests": requests,
         "output_bytes": output,
         "requests_cost": f"{money:.2f} {prices.currency}",

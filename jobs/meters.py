@@ -7,12 +7,21 @@ microsecond.
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from queue import SimpleQueue
 from typing import Literal
 
 State = Literal["busy", "starved", "blocked"]
+
+DEVICE = "device"
+"""In place of a stage: that any lane of the device worked. A GPU's lanes share it: it idles only with all of them."""
+
+
+def busiest(busy: Mapping[str, float]) -> str:
+    """The stage with most seconds of work; "" where there was none."""
+    stages = [stage for stage in busy if stage != DEVICE]
+    return max(stages, key=lambda stage: busy[stage], default="")
 
 
 class Meters:
@@ -108,10 +117,6 @@ class Lane:
             meters.add(self.stage, busy=self._free - started, starved=starved, blocked=blocked)
             wait.starved = wait.blocked = 0.0
             wait.since = self._free
-
-
-DEVICE = "device"
-"""In place of a stage: that any lane of the device worked. A GPU's lanes share it: it idles only with all of them."""
 
 
 class Lanes:

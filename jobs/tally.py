@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from jobs import meters
 from jobs.attempt import ShardReport
 
 
@@ -92,4 +93,4 @@ class Tally:
     @property
     def busiest(self) -> str:
         """The stage that most seconds went to, or ''."""
-        return max(self.busy, key=lambda stage: self.busy[stage]) if self.busy else ""
+        return meters.busiest(self.busy)

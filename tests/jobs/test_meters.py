@@ -5,7 +5,7 @@ from time import sleep
 import pytest
 
 from jobs import meters as module
-from jobs.meters import Lane, Lanes, Meters, Wait
+from jobs.meters import Lane, Lanes, Meters, Wait, busiest
 
 
 @pytest.fixture
@@ -114,6 +114,11 @@ def test_lanes_are_for_whoever_comes_and_all_of_them_for_one_alone(clock):
     thread.join(60)
     assert entered.is_set()
     assert dict(meters.busy) == {"segment": 2 + 2 + 3 + 3, "device": 2 + 3}
+
+
+def test_the_busiest_is_a_stage():
+    assert busiest({"device": 5.0, "decode": 2.0, "segment": 5.0}) == "segment"
+    assert busiest({"device": 5.0}) == busiest({}) == ""
 
 
 def test_a_device_works_while_any_of_its_lanes_does(clock):
