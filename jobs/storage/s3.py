@@ -211,7 +211,7 @@ class S3Storage(Storage):
                         "run the same command again when it is back"
                     ) from error
                 if _expired(error):
-                    self._fs = None
+                    self._fs, self._quick_is_open = None, False
                 self.retries += 1
                 time.sleep(pause)
         raise AssertionError("unreachable")

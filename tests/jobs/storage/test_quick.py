@@ -126,6 +126,24 @@ def test_storage_that_is_away_fails_as_without_it(monkeypatch):
         storage.read("a")
 
 
+@pytest.mark.s3
+def test_with_new_credentials_both_are_opened_anew(storage):
+    storage.write("a", b"x")
+    before = storage._quick
+
+    class Expired(Exception):
+        response = {"Error": {"Code": "ExpiredToken"}}
+
+    async def expired_once():
+        if storage._quick_is_open:
+            raise Expired
+        return b"answer"
+
+    assert storage._retried(expired_once, "a", 10.0) == b"answer"
+    assert storage.read("a") == b"x"
+    assert storage._quick is not before
+
+
 @pytest.mark.parametrize(
     ("bucket", "endpoint", "reached", "named"),
     [
