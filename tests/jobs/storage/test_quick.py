@@ -132,7 +132,8 @@ def test_with_new_credentials_both_are_opened_anew(storage):
     before = storage._quick
 
     class Expired(Exception):
-        response = {"Error": {"Code": "ExpiredToken"}}
+        def __init__(self):
+            self.response = {"Error": {"Code": "ExpiredToken"}}
 
     async def expired_once():
         if storage._quick_is_open:
