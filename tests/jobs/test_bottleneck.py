@@ -53,6 +53,10 @@ def test_lanes_of_a_gpu_share_it_and_those_of_a_cpu_do_not():
     on_gpu = record(stage()) | {"stages": stages}
     assert idle_share(on_gpu) == pytest.approx(0.1)
     assert limit(on_gpu).startswith("GPU idle 10%: decoding the images; give the worker 1 more CPU")
+    hardly = stages | {"segment": stage(100, starved=20, lanes=2)}
+    assert limit(on_gpu | {"stages": hardly}).startswith("GPU idle 10%: beginning and ending shards"), (
+        "80 s are of neither"
+    )
     assert idle_share(on_gpu | {"device": "cpu"}) == pytest.approx(0.5)
     without = {name: each for name, each in stages.items() if name != "device"}
     assert idle_share(on_gpu | {"stages": without}) == pytest.approx(0.5), "of a version before"

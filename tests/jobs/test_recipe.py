@@ -5,6 +5,7 @@ import pytest
 import torch
 from conftest import seeded
 
+from jobs import recipe
 from jobs.errors import JobError
 from jobs.job import Job
 from jobs.recipe import fingerprint_of, load_weights, mask_values, segmenter_of, thresholds
@@ -139,3 +140,11 @@ def test_members_that_differ_are_refused(made, tmp_path):
         files = [str(tmp_path / f"{name}.safetensors") for name in ("a", other)]
         with pytest.raises(JobError, match=message):
             load_weights(Job.of({"input": "in", "output": "out", "weights": files}))
+
+
+@pytest.mark.parametrize(("there", "threads"), [(2, 2), (8, 8), (64, 8)])
+def test_a_worker_has_as_many_threads_as_do_not_wait_for_each_other(monkeypatch, there, threads):
+    monkeypatch.setattr(recipe, "cores", lambda: there)
+    job = Job.of({"input": "in", "output": "out", "weights": "nuclei"})
+    assert recipe.threads_of(job) == threads
+    assert recipe.threads_of(Job.of(job.model_dump() | {"cluster": {"threads": 32}})) == 32

@@ -1,6 +1,6 @@
 """Lanes, and the recording of passes: with a stand-in that, as CUDA graphs do, gives the same tensors at each replay."""
 
-import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -111,26 +111,25 @@ def test_short_of_memory_graphs_are_given_up_for_good():
 
 
 def test_while_a_pass_is_recorded_no_other_lane_works():
-    working, disturbed, recorded = threading.Semaphore(0), [], []
+    inside, disturbed = [], []
+
+    def slowly(pixels):
+        inside.append(1)
+        time.sleep(0.01)
+        inside.pop()
+        return halves(pixels)
 
     def capture(whole, pixels):
-        recorded.append(1)
-        disturbed.append(working.acquire(timeout=0.2))
-        return whole
+        for _ in range(20):
+            disturbed.append(len(inside))
+            time.sleep(0.002)
+        return halves
 
     lanes = Lanes(CPU, 2, capture)
-
-    def work():
-        for _ in range(20):
-            with lanes.one() as lane:
-                lane.run(halves, batch(1))
-                if recorded and not disturbed:
-                    working.release()
-
     with ThreadPoolExecutor(2) as pool:
-        for future in [pool.submit(work) for _ in range(2)]:
+        for future in [pool.submit(run, lanes, batch(1), slowly) for _ in range(20)]:
             future.result(timeout=60)
-    assert recorded
+    assert len(disturbed) == 2 * 20, "each lane recorded it once"
     assert not any(disturbed)
 
 
@@ -151,6 +150,25 @@ def test_a_segmenter_gives_the_same_with_recorded_passes(monkeypatch, precision)
             assert np.array_equal(getattr(statistics, name), values), name
     assert recorder.recorded.count((2, 40, 33, 3)) == 2, "once in each lane"
     assert recorder.replayed > 10
+
+
+def test_a_segmenter_that_runs_out_of_memory_gives_its_graphs_up(monkeypatch):
+    class Short(Segmenter):
+        def _forward(self, pixels_BHWC, threads=None):
+            if pixels_BHWC.shape[:2] == (2, 48):
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super()._forward(pixels_BHWC, threads)
+
+    recorder = Recorder()
+    monkeypatch.setattr(segmenter_module, "Lanes", lambda device, count: Lanes(device, count, recorder))
+    segmenter = Short(seeded(), precision="fp32", batch_size=2)
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 40, 3), np.uint8)
+    expected = [segmenter.segment(images)[0] for _ in range(SEEN_BEFORE + 2)]
+    assert recorder.replayed == 2
+    segmenter.segment(np.zeros((2, 48, 40, 3), np.uint8))
+    assert segmenter.fits[48, 40][-1].batch == 1
+    assert np.array_equal(segmenter.segment(images)[0], expected[0])
+    assert recorder.replayed == 2
 
 
 def test_tf32_is_allowed_again_only_when_the_last_has_left(monkeypatch):
