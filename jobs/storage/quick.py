@@ -91,14 +91,15 @@ class Quick:
             options["if_match"] = f'"{etag}"'
         if span:
             options["range"] = span
-        return self._asked(lambda: obstore.get(self._store, key, options=options).bytes().to_bytes())
+        return self._asked(key, lambda: obstore.get(self._store, key, options=options).bytes().to_bytes())
 
     def write(self, key: str, data: bytes) -> bool:
         """Put an object there, over what may be there; whether it is known to be there now."""
-        return self._asked(lambda: obstore.put(self._store, key, data, use_multipart=False)) is not None
+        return self._asked(key, lambda: obstore.put(self._store, key, data, use_multipart=False)) is not None
 
-    def _asked(self, request: Callable[[], T]) -> T | None:
-        if self._not_before > time.monotonic():
+    def _asked(self, key: str, request: Callable[[], T]) -> T | None:
+        # It would name another object: slashes at the ends of a key are nothing to it.
+        if key.strip("/") != key or self._not_before > time.monotonic():
             return None
         try:
             answer = request()

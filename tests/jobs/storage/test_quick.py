@@ -34,7 +34,7 @@ def test_it_is_what_reads_and_writes(storage, monkeypatch):
 
 
 @pytest.mark.s3
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     key=st.lists(
         st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1, max_size=8),
@@ -49,8 +49,10 @@ def test_keys_are_the_same_to_both(storage, key, data):
     storage.write(key, data)
     assert by_s3fs(storage.root).read(key) == data
     assert storage.read(key) == data
-    assert [entry.path for entry in storage.walk()] == [key]
+    if not key.endswith("/"):  # which listings leave out, as what stands for a folder
+        assert [entry.path for entry in storage.walk()] == [key]
     storage.delete(key)
+    assert not storage.exists(key.strip("/"))
 
 
 @pytest.mark.s3
@@ -64,9 +66,12 @@ def test_keys_that_look_like_something_else(storage, key):
 
 
 @pytest.mark.s3
-def test_what_it_may_not_name_goes_by_s3fs(storage):
-    storage.write("a//b", b"x")
-    assert (by_s3fs(storage.root).read("a//b"), storage.read("a//b")) == (b"x", b"x")
+@pytest.mark.parametrize("key", ["a//b", "a/", "/a", "/", "a/b/"])
+def test_what_it_may_not_name_goes_by_s3fs(bucket, key):
+    storage = S3Storage(bucket)
+    storage.write("a", b"another")
+    storage.write(key, b"x")
+    assert (by_s3fs(bucket).read(key), storage.read(key), storage.read("a")) == (b"x", b"x", b"another")
 
 
 @pytest.mark.s3
