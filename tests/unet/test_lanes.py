@@ -161,7 +161,9 @@ def test_a_segmenter_that_runs_out_of_memory_gives_its_graphs_up(monkeypatch):
 
     recorder = Recorder()
     monkeypatch.setattr(segmenter_module, "Lanes", lambda device, count: Lanes(device, count, recorder))
-    segmenter = Short(seeded(), precision="fp32", batch_size=2)
+    with threads_of_torch(1):
+        segmenter = Short(seeded(), precision="fp32", batch_size=2)
+    assert segmenter.lanes == 1
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 40, 3), np.uint8)
     expected = [segmenter.segment(images)[0] for _ in range(SEEN_BEFORE + 2)]
     assert recorder.replayed == 2
