@@ -1,10 +1,12 @@
 """What tests share: a tiny network, drawn images, storage to write to, and a home of their own."""
 
+import atexit
 import io
 import os
 import shutil
 import socket
 import subprocess
+import sys
 import tarfile
 import tempfile
 from collections.abc import Callable
@@ -26,13 +28,27 @@ for name in ("RAY_ADDRESS", "AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL
 BESIDE = Path(__file__).resolve().parents[2] / "shared"
 """Where this machine may have real images and a real S3 server; tests that need them skip where it has not."""
 
+_STATUS = pytest.StashKey[int]()
+
 needs_bf16 = pytest.mark.skipif(
     not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this processor has no bf16, and oneDNN does not stand in"
 )
 
 
-def pytest_sessionfinish():
+def pytest_sessionfinish(session, exitstatus):
     shutil.rmtree(_HOME, ignore_errors=True)
+    session.config.stash[_STATUS] = int(exitstatus)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config):
+    """Leaves as `cluster.cli.main` does, and for the same reason: C++ threads were seen to crash an interpreter that ends."""
+    if (status := config.stash.get(_STATUS, None)) is not None:
+        atexit._run_exitfuncs()
+        config.get_terminal_writer().flush()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 @pytest.fixture(scope="session")
