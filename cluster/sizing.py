@@ -7,8 +7,7 @@ from typing import NamedTuple
 from jobs.job import Job, WorkerRange
 
 Resources = Mapping[str, float]
-"""What a node has, as Ray says it: "CPU", "GPU", …"""
-
+"""What a node has, as Ray says it: "CPU", "GPU", "memory" in bytes, …"""
 
 _WORKER_BYTES = 2 * 2**30
 """Memory of a worker that computes on CPUs, at most."""
@@ -64,7 +63,7 @@ def target(job: Job, nodes: Sequence[Resources], shards_left: int, threads: int)
         threads: As in `needs`.
     """
     least = job.cluster.workers.min if isinstance(job.cluster.workers, WorkerRange) else 1
-    most = _asked_for(job) or _room(nodes, needs(job, nodes, threads))
+    most = _asked_for(job) or _places(nodes, needs(job, nodes, threads))
     return max(least, min(most, shards_left))
 
 
@@ -76,8 +75,8 @@ def _asked_for(job: Job) -> int | None:
     return None if workers == "auto" else workers
 
 
-def _room(nodes: Sequence[Resources], each: Needs) -> int:
-    """Workers that all nodes have room for together, at least one."""
+def _places(nodes: Sequence[Resources], each: Needs) -> int:
+    """Workers that all nodes together have a place for, at least one."""
     if each.gpus:
         # A share is of one GPU: what two of them have left over makes no worker.
         return max(1, sum(int(node.get("GPU", 0)) for node in nodes) * int(1 / each.gpus + 1e-9))

@@ -208,7 +208,7 @@ class Cluster(_Section):
     """CPU cores of a worker, for its decoding processes and threads; "auto" shares the machine out."""
     threads: int | Literal["auto"] = "auto"
     """Threads of a network on a CPU, in every worker alike, since the last bits of fp32 depend on them; "auto" is the
-    cores that the process which begins the run may use, at most 8."""
+    cores that the process which begins the run may use, at most 8 (a training uses all)."""
     decoders: int | Literal["auto"] = "auto"
     """Decoding processes of a worker; "auto" is one per core, less one on a machine that computes on its CPU."""
     image: str = Field(default="maskfleet:0.1.0", pattern=r"^[a-zA-Z0-9][\w./:@-]*$")

@@ -133,11 +133,16 @@ def device_of(job: Job) -> str:
     return job.inference.device
 
 
-def threads_of(job: Job) -> int:
-    """One number for the whole fleet, however many workers share a machine: fp32 convolutions depend on it."""
+def threads_of(job: Job, *, alone: bool = False) -> int:
+    """One number for the whole fleet, however many workers share a machine: fp32 convolutions depend on it.
+
+    Args:
+        job: What to do.
+        alone: One process has the machine, as a training has.
+    """
     if job.cluster.threads != "auto":
         return job.cluster.threads
-    return min(_MOST_THREADS, cores())
+    return cores() if alone else min(_MOST_THREADS, cores())
 
 
 def segmenter_of(

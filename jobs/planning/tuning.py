@@ -168,10 +168,10 @@ def tune(job: Job, weights: Weights, manifest: Manifest, storage: Storage, *, th
         except MemoryError:  # such images will fail; the others shall not with them
             return Tuning(name, "fp32")
     precision = fastest(seconds) if seconds else choices[0]
-    # Of this precision alone: another is taken only where it was judged to be needed.
-    trials: dict[Resolved, Segmenter] = {}
-    if _fuses_by_measurement(device) and (trial := _faster_fused(job, weights, resident(precision), shape, threads)):
-        segmenters[precision] = trials[precision] = trial
+    timed, fused = precision, None
+    if _fuses_by_measurement(device):
+        trial = _faster_fused(job, weights, resident(timed), shape, threads)
+        segmenters[timed], fused = trial or resident(timed), trial is not None
     judged = []
     while precision != "fp32":
         found = compared(resident(precision), resident("fp32"), [pixels for _, pixels in images])
@@ -180,7 +180,7 @@ def tune(job: Job, weights: Weights, manifest: Manifest, storage: Storage, *, th
             break
         precision = above(precision, device)
     rounded: dict[str, float] = {choice: round(value, 6) for choice, value in seconds.items()}
-    fused = precision in trials if _fuses_by_measurement(device) else None
+    fused = fused and precision == timed  # a more exact one that was needed has not been tried
     tuned = Tuning(name, precision, None, shape, rounded, judged, fused=fused)
     if not measures:
         return tuned

@@ -62,7 +62,7 @@ def evaluate(job: Job) -> dict[str, Any]:
     weights = load_weights(job)
     own = _own_values(weights)
     pairs = read_pairs(job, channels=weights.model.n_channels, classes=len(own), own=own)
-    scores = scores_of(job, weights, pairs.validation, threads=threads_of(job))
+    scores = scores_of(job, weights, pairs.validation, threads=threads_of(job, alone=True))
     return {"weights": weights.id, "data": pairs.digest, **_scored(scores, pairs)}
 
 
@@ -254,7 +254,7 @@ def _threads(plan: Plan, storage: Storage) -> int:
     try:
         return int(json.loads(storage.read(path))["threads"])
     except NotFound:
-        threads = threads_of(plan.job)
+        threads = threads_of(plan.job, alone=True)
         record = {
             "id": plan.id,
             "about": plan.about,

@@ -146,5 +146,5 @@ def test_members_that_differ_are_refused(made, tmp_path):
 def test_a_worker_has_as_many_threads_as_do_not_wait_for_each_other(monkeypatch, there, threads):
     monkeypatch.setattr(recipe, "cores", lambda: there)
     job = Job.of({"input": "in", "output": "out", "weights": "nuclei"})
-    assert recipe.threads_of(job) == threads
+    assert (recipe.threads_of(job), recipe.threads_of(job, alone=True)) == (threads, there)
     assert recipe.threads_of(Job.of(job.model_dump() | {"cluster": {"threads": 32}})) == 32
