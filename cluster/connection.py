@@ -9,7 +9,7 @@ import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.job_config import JobConfig
 
-from jobs.errors import MaskfleetError
-from jobs.pipeline import PATIENT_THREADS
+from maskfleet.jobs.errors import MaskfleetError
+from maskfleet.jobs.run.pipeline import PATIENT_THREADS
 
 WORKER_ENVIRONMENT = {
     # See `unet.memory.keep_freed_memory`: Ray's threads allocate before anything of ours runs.
@@ -31,6 +32,18 @@ WORKER_ENVIRONMENT = {
 
 class ClusterError(MaskfleetError):
     """There is no such cluster, or it cannot run the workers; the message says what to check."""
+
+
+class _NoFolders(list[str]):
+    """The module search path that Ray copies from a driver to its workers; it stays empty.
+
+    `ray.init` extends it by the driver's working directory, and no option of Ray's public interface prevents that
+    without a runtime environment, which would cost the workers that Ray has ready. The working directory is the user's:
+    a `unet/` or a `numpy.py` in it must not reach a worker.
+    """
+
+    def extend(self, folders: Iterable[str]) -> None:
+        """Take nothing."""
 
 
 @contextmanager
@@ -59,7 +72,10 @@ def connected(address: str | None, environment: Mapping[str, str]) -> Iterator[d
     try:
         _check_reachable(address)
         with _environment(environment if own else {}):
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **own)
+            ray.init(
+                address, log_to_driver=False, logging_level=logging.ERROR,
+                job_config=JobConfig(_py_driver_sys_path=_NoFolders()), **own,
+            )  # fmt: skip
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise ClusterError(
             f"no Ray at {address}: {str(error).strip().splitlines()[0]}; check --address and RAY_ADDRESS, "

@@ -17,23 +17,23 @@ import ray
 import ray._private.state
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayError, RayTaskError
 
-from cluster import sizing
-from cluster.breaker import JobBreaker, NodeBreaker
-from cluster.connection import ClusterError, Connection
-from cluster.journal import Journal
-from cluster.metrics import Metrics
-from cluster.train import on_ray
-from cluster.worker import Worker
-from jobs.attempt import ShardReport
-from jobs.backlog import Backlog, Task
-from jobs.begin import Run, Stop
-from jobs.errors import MaskfleetError, Stopped
-from jobs.job import Job
-from jobs.meters import DEVICE
-from jobs.pipeline import SHARDS_IN_FLIGHT
-from jobs.run import OpenPipeline, Progress, RunReport, committed, execute, judge, pipeline_of_job
-from jobs.tally import Tally
-from jobs.training.loop import Progress as Learning
+from maskfleet.cluster import sizing
+from maskfleet.cluster.breaker import JobBreaker, NodeBreaker
+from maskfleet.cluster.connection import ClusterError, Connection
+from maskfleet.cluster.event_log import Journal
+from maskfleet.cluster.metrics import Metrics
+from maskfleet.cluster.train import on_ray
+from maskfleet.cluster.worker import Worker
+from maskfleet.jobs.errors import MaskfleetError, Stopped
+from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.run.attempt import ShardReport
+from maskfleet.jobs.run.backlog import Backlog, Task
+from maskfleet.jobs.run.begin import Run, Stop
+from maskfleet.jobs.run.execute import OpenPipeline, Progress, RunReport, committed, execute, judge, pipeline_of_job
+from maskfleet.jobs.run.pipeline import SHARDS_IN_FLIGHT
+from maskfleet.jobs.run.progress import Tally
+from maskfleet.jobs.run.stage_timers import DEVICE
+from maskfleet.jobs.training.loop import Progress as Learning
 
 _STARTS = 5
 """Workers that may die in a row before one gets ready, and two for each that is wanted; then it is the machine or the

@@ -8,7 +8,7 @@ from typing import Any
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from jobs.attempt import ShardReport
+from maskfleet.jobs.run.attempt import ShardReport
 
 _SECONDS = [1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800]
 _TAGS = ("job",)

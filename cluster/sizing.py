@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from jobs.job import Job, WorkerRange
+from maskfleet.jobs.job.schema import Job, WorkerRange
 
 Resources = Mapping[str, float]
 """What a node has, as Ray says it: "CPU", "GPU", "memory" in bytes, …"""

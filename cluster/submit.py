@@ -19,8 +19,9 @@ from importlib.metadata import requires, version
 from pathlib import Path
 from typing import Any, Literal
 
-from jobs.errors import JobError, Locked, MaskfleetError
-from jobs.job import Job
+import maskfleet
+from maskfleet.jobs.errors import JobError, Locked, MaskfleetError
+from maskfleet.jobs.job.schema import Job
 
 STOP_SECONDS = 600
 """What a stopped driver gets to let the shards in work end; Ray itself would give it 3."""
@@ -52,7 +53,7 @@ class Submissions:
     """
 
     def __init__(self, address: str) -> None:
-        from cluster import auth
+        from maskfleet.cluster import auth
 
         auth.settle()
         from ray.job_submission import JobSubmissionClient
@@ -91,7 +92,7 @@ class Submissions:
             pack(Path(folder), job)
             try:
                 self._client.submit_job(
-                    entrypoint=f"exec {shlex.quote(python)} -m cluster.cli --log run job.json",
+                    entrypoint=f"exec {shlex.quote(python)} -P -m maskfleet --log run job.json",
                     submission_id=name,
                     runtime_env=environment(folder, install),
                     metadata={
@@ -220,13 +221,8 @@ def pack(folder: Path, job: Job) -> None:
 
     The job is written anew from what was understood of its file, so that nothing else in that can travel with it.
     """
-    import cluster
-    import jobs
-    import unet
-
-    for package in (unet, jobs, cluster):
-        source = Path(str(package.__file__)).parent
-        shutil.copytree(source, folder / source.name, ignore=shutil.ignore_patterns("__pycache__"))
+    source = Path(maskfleet.__file__).parent
+    shutil.copytree(source, folder / source.name, ignore=shutil.ignore_patterns("__pycache__"))
     # So that the code knows its version where nobody has installed it, or another one.
     number = version("maskfleet")
     metadata = folder / f"maskfleet-{number}.dist-info" / "METADATA"

@@ -15,17 +15,17 @@ from typing import Any
 import ray
 import torch
 
-from cluster import sizing
-from cluster.connection import WORKER_ENVIRONMENT, ClusterError, connected
-from jobs.cores import cores
-from jobs.errors import JobError, MaskfleetError, Stopped
-from jobs.fence import Fence
-from jobs.job import Job
-from jobs.storage import open_storage
-from jobs.training import loop
-from jobs.training.checkpoints import Checkpoints
-from jobs.training.finetune import plan_of
-from jobs.training.loop import Moment, Plan, Progress, Train, Trained
+from maskfleet.cluster import sizing
+from maskfleet.cluster.connection import WORKER_ENVIRONMENT, ClusterError, connected
+from maskfleet.jobs.cores import cores
+from maskfleet.jobs.errors import JobError, MaskfleetError, Stopped
+from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.ledger.fence import Fence
+from maskfleet.jobs.storage.schemes import open_storage
+from maskfleet.jobs.training import loop
+from maskfleet.jobs.training.checkpoints import Checkpoints
+from maskfleet.jobs.training.finetune import plan_of
+from maskfleet.jobs.training.loop import Moment, Plan, Progress, Train, Trained
 
 _LOSSES = 5
 """Times that all workers are started again because one was lost."""

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import ray
 
-from jobs.attempt import ShardReport, run_shard
-from jobs.begin import Run
-from jobs.errors import MaskfleetError
-from jobs.job import Job
-from jobs.planning.manifest import Shard
-from jobs.run import OpenPipeline
+from maskfleet.jobs.errors import MaskfleetError
+from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.ledger.manifest import Shard
+from maskfleet.jobs.run.attempt import ShardReport, run_shard
+from maskfleet.jobs.run.begin import Run
+from maskfleet.jobs.run.execute import OpenPipeline
 
 
 class Worker:
@@ -20,7 +20,7 @@ class Worker:
         run_id: The run to serve.
         cpus: CPU cores that this process may use.
         gpu_share: GPUs of this worker; where it is not 0, the cores that go with them on this node count, not `cpus`.
-        open_pipeline: Makes its pipeline; `jobs.run.pipeline_of_job`.
+        open_pipeline: Makes its pipeline; `jobs.run.execute.pipeline_of_job`.
         generation: Of the lock that the driver holds.
     """
 

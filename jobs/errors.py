@@ -12,7 +12,7 @@ MaskfleetError            one line that states the remedy; the command line show
     ├── Changed           the object is not the one that the plan saw
     └── Damaged           the object is not what a commit describes
 
-A bad image is none of these: it is a row (`jobs.statistics`).
+A bad image is none of these: it is a row (`jobs.ledger.statistics`).
 """
 
 import re

@@ -42,7 +42,7 @@ def pytest_sessionfinish(session, exitstatus):
 
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config):
-    """Leaves as `cluster.cli.main` does, and for the same reason: C++ threads were seen to crash an interpreter that ends."""
+    """Leaves as `cluster.cli.main.main` does, and for the same reason: C++ threads were seen to crash an interpreter that ends."""
     if (status := config.stash.get(_STATUS, None)) is not None:
         atexit._run_exitfuncs()
         config.get_terminal_writer().flush()
@@ -62,7 +62,7 @@ def nuclei() -> Path:
 
 def seeded(n_classes: int = 2, *, n_channels: int = 3, bilinear: bool = False, width: int = 4, seed: int = 0):
     """A U-Net whose batch normalisations are not the identity, so that folding them is work."""
-    from unet.model import UNet
+    from maskfleet.unet.model import UNet
 
     torch.manual_seed(seed)
     model = UNet(n_channels, n_classes, bilinear, width).eval().requires_grad_(False)
@@ -79,7 +79,7 @@ def seeded(n_classes: int = 2, *, n_channels: int = 3, bilinear: bool = False, w
 
 @pytest.fixture(scope="session")
 def weights_file(tmp_path_factory) -> str:
-    from unet import weights
+    from maskfleet.unet import weights
 
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     path.write_bytes(weights.save(seeded()))
@@ -125,7 +125,7 @@ def draw_pairs(folder: Path, count: int = 12, *, classes: int = 2) -> tuple[Path
 
 def decoded_pairs(channels: int = 3) -> list:
     """Four pairs in memory, of two sizes, whose images are as light as their truth says."""
-    from jobs.training.pairs import Pair
+    from maskfleet.jobs.training.pairs import Pair
 
     random = np.random.default_rng(0)
     truths = [(random.random((height, 60)) > 0.5).astype(np.uint8) for height in (50, 70, 70, 70)]
@@ -138,7 +138,7 @@ def decoded_pairs(channels: int = 3) -> list:
 
 def uploaded(folder: Path, bucket: str):
     """A bucket, as storage, with a folder's files in it below `in/`."""
-    from jobs.storage import open_storage
+    from maskfleet.jobs.storage.schemes import open_storage
 
     storage = open_storage(bucket)
     for path, data in tree(folder).items():
@@ -247,7 +247,7 @@ def statistics(output) -> list[dict]:
     """An output's rows without what differs between equal runs: times, names of runs, attempts and workers."""
     import pyarrow.dataset
 
-    from jobs.statistics import STAGES
+    from maskfleet.jobs.ledger.statistics import STAGES
 
     table = pyarrow.dataset.dataset(f"{output}/stats", format="parquet").to_table()
     dropped = TIMES_AND_NAMES + [f"{stage}_seconds" for stage in STAGES]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from typer.main import get_command
 
-from cluster.cli import app
-from jobs.job import Job, _keys
-from jobs.statistics import SCHEMA
+from maskfleet.cluster.cli.main import app
+from maskfleet.jobs.job.schema import Job, _keys
+from maskfleet.jobs.ledger.statistics import SCHEMA
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text("utf-8")

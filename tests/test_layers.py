@@ -17,11 +17,17 @@ def test_the_layers_hold():
 @pytest.mark.parametrize(
     ("code", "absent"),
     [
-        ("import cluster.cli", {"torch", "ray", "s3fs", "pyarrow"}),
-        ("import jobs.images.decoders, jobs.images.decode", {"torch", "ray", "s3fs", "pyarrow", "pydantic"}),
-        ("import jobs.status, jobs.inputs.sources, jobs.storage", {"torch", "ray", "s3fs"}),
-        ("import jobs.run", {"ray"}),
-        ("import unet.segmenter, unet.weights", {"ray", "pyarrow", "PIL", "fsspec"}),
+        ("import maskfleet.cluster.cli.main", {"torch", "ray", "s3fs", "pyarrow"}),
+        (
+            "import maskfleet.jobs.images.decoders, maskfleet.jobs.images.decode",
+            {"torch", "ray", "s3fs", "pyarrow", "pydantic"},
+        ),
+        (
+            "import maskfleet.jobs.outputs.status, maskfleet.jobs.inputs.sources, maskfleet.jobs.storage.schemes",
+            {"torch", "ray", "s3fs"},
+        ),
+        ("import maskfleet.jobs.run.execute", {"ray"}),
+        ("import maskfleet.unet.inference.segmenter, maskfleet.unet.weights", {"ray", "pyarrow", "PIL", "fsspec"}),
     ],
 )
 def test_what_an_import_does_not_load(code, absent):

@@ -11,9 +11,9 @@ import torch
 from conftest import seeded
 from PIL import Image
 
-from jobs.job import Job
-from jobs.run import run
-from unet import weights
+from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.run.execute import run
+from maskfleet.unet import weights
 
 SIZES = ((64, 64), (97, 50), (130, 203), (40, 33))
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unet.model import UNet
+from maskfleet.unet.model import UNet
 
 Views = Literal["off", "flips", "d4"]
 """Test-time augmentation: none, the four flips, or the eight flips and quarter turns (the dihedral group D4)."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unet.checkpointing import checkpointed
+from maskfleet.unet.checkpointing import checkpointed
 
 LEVELS = 4
 """Down-sampling steps."""

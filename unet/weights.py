@@ -18,8 +18,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from unet.ensemble import Ensemble, Views
-from unet.model import UNet
+from maskfleet.unet.ensemble import Ensemble, Views
+from maskfleet.unet.model import UNet
 
 FORMAT = "maskfleet.unet/1"
 BUILTIN = ("nuclei",)

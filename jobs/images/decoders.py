@@ -24,13 +24,21 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs import files
-from jobs.errors import Changed, MaskfleetError
-from jobs.images.decode import STREAM_PIXELS
-from jobs.images.isolation import Block, DidNotStart, Isolated, be_quiet, limit_memory, limit_time, shared_block
-from jobs.meters import Lane, Meters, Wait
+from maskfleet.jobs.errors import Changed, MaskfleetError
+from maskfleet.jobs.images.decode import STREAM_PIXELS
+from maskfleet.jobs.images.isolation import (
+    Block,
+    DidNotStart,
+    Isolated,
+    be_quiet,
+    limit_memory,
+    limit_time,
+    shared_block,
+)
+from maskfleet.jobs.run.stage_timers import Lane, Meters, Wait
+from maskfleet.jobs.storage import local_file
 
-CODEC = "jobs.images.decode:decode"
+CODEC = "maskfleet.jobs.images.decode:decode"
 """Module and function that decode; see `jobs.images.decode.decode` for its contract."""
 
 GROUP = 16
@@ -90,7 +98,7 @@ class LocalFile(NamedTuple):
 
     Attributes:
         path: Of the file.
-        etag: See `jobs.files.read`.
+        etag: See `jobs.storage.local_file.read`.
         size: Bytes that it should have.
         read: Reads it in this process, or says why not: for a file that the decoding process did not get.
     """
@@ -344,7 +352,7 @@ class _Process:
         }
         for attempt in range(1, TRIES + 1):
             try:
-                self._process = Isolated("jobs.images.decoders", settings, [self._block.descriptor])
+                self._process = Isolated("maskfleet.jobs.images.decoders", settings, [self._block.descriptor])
                 break
             except DidNotStart as error:
                 if error.by_itself or attempt == TRIES:
@@ -448,7 +456,7 @@ class _Reader:
 def _read(file: list[str]) -> tuple[bytes | None, float]:
     began = time.perf_counter()
     try:
-        data = files.read(*file)
+        data = local_file.read(*file)
     except (OSError, ValueError, MemoryError, Changed):
         data = None
     return data, time.perf_counter() - began

@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, NamedTuple
 
 _STARTING_SECONDS = 60
@@ -72,7 +73,7 @@ class Isolated:
         ours, theirs = socket.socketpair()
         with theirs, tempfile.TemporaryFile() as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", module, json.dumps({**settings, "socket": theirs.fileno()})],
+                [sys.executable, "-P", "-m", module, json.dumps({**settings, "socket": theirs.fileno()})],
                 env=_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -110,7 +111,17 @@ def _environment() -> dict[str, str]:
     kept = {name: os.environ[name] for name in keep if name in os.environ}
     # One arena: another takes 64 MiB of the address space that `limit_memory` counts, for every thread.
     alone = {"OMP_NUM_THREADS": "1", "VIPS_CONCURRENCY": "1", "MALLOC_ARENA_MAX": "1"}
-    return kept | alone | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    return kept | alone | {"PYTHONPATH": os.pathsep.join(_search_path())}
+
+
+def _search_path() -> list[str]:
+    """Where this process finds its modules, without the working directory: that is the user's, and may hold a `random.py`.
+
+    The folder that this very package lies in stays, for a checkout that is not installed.
+    """
+    here, ours = Path.cwd(), Path(__file__).parents[3]
+    folders = [folder for folder in sys.path if folder]
+    return [folder for folder in folders if Path(folder) == ours or Path(folder).absolute() != here]
 
 
 # What runs in the process ------------------------------------------------------------------------

@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from jobs.images.decode import MIN_SIDE, Undecodable, as_seen, from_unit, narrowed, opened
-from jobs.images.decoders import Failure, Limits
-from jobs.images.isolation import DidNotStart, Isolated, be_quiet, limit_memory, limit_time, shared_block
+from maskfleet.jobs.images.decode import MIN_SIDE, Undecodable, as_seen, from_unit, narrowed, opened
+from maskfleet.jobs.images.decoders import Failure, Limits
+from maskfleet.jobs.images.isolation import DidNotStart, Isolated, be_quiet, limit_memory, limit_time, shared_block
 
 STREAM_BYTES = 2**29
 """Larger files are not read whole, whatever their pixels."""
@@ -65,7 +65,7 @@ class Stream:
         self._pixels = np.frombuffer(self._block.map, np.uint8)
         settings = {"file": file, "block": self._block.descriptor, "size": _BLOCK, **vars(limits)}
         try:
-            self._process = Isolated("jobs.images.streams", settings, [file, self._block.descriptor])
+            self._process = Isolated("maskfleet.jobs.images.streams", settings, [file, self._block.descriptor])
         except DidNotStart as error:
             self._block.close()
             raise Unreadable(Failure("decode", "crash", f"its reader does not start ({error})")) from error

@@ -2,20 +2,20 @@
 
 A member's key is `<tar's key>/<member>`. A row's is `<file's key>/<row, nine digits>-<last part of its name>`,
 or the row alone where it has no name: rows come in order of their number, so that neighbours in a run are
-neighbours in the file. What cannot be had is a record too, whose reading says why (`jobs.storage.parts`).
+neighbours in the file. What cannot be had is a record too, whose reading says why (`jobs.storage.subresource`).
 """
 
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from jobs.errors import Changed, NotFound
-from jobs.inputs import tables, tars
-from jobs.inputs.indexes import Indexes
-from jobs.storage.parts import Fault, Part
-from jobs.storage.ranged import RangedFile
+from maskfleet.jobs.errors import Changed, NotFound
+from maskfleet.jobs.inputs import tables, tars
+from maskfleet.jobs.inputs.indexes import Indexes
+from maskfleet.jobs.storage.ranged import RangedFile
+from maskfleet.jobs.storage.subresource import Fault, Part
 
 if TYPE_CHECKING:
-    from jobs.inputs.sources import Record
+    from maskfleet.jobs.inputs.sources import Record
 
 ENDINGS = (".tar", ".parquet")
 """In any case."""

@@ -15,11 +15,13 @@ from typing import BinaryIO, NamedTuple
 
 import pyarrow.parquet as pq
 
-from jobs.inputs.sources import Record
-from jobs.inputs.tables import Rows, opened
-from jobs.storage import LocalStorage, Storage, open_storage, split_url
-from jobs.storage.parts import Fault, Part, part_of
-from jobs.storage.ranged import RangedFile
+from maskfleet.jobs.inputs.sources import Record
+from maskfleet.jobs.inputs.tables import Rows, opened
+from maskfleet.jobs.storage.contract import Storage
+from maskfleet.jobs.storage.local import LocalStorage
+from maskfleet.jobs.storage.ranged import RangedFile
+from maskfleet.jobs.storage.schemes import open_storage, split_url
+from maskfleet.jobs.storage.subresource import Fault, Part, part_of
 
 _WINDOW = 16 * 2**20
 """Bytes of a tar's members that are read together."""

@@ -14,9 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.errors import Denied, NotFound
-from jobs.inputs.tars import Member
-from jobs.storage import Storage, open_storage, split_url
+from maskfleet.jobs.errors import Denied, NotFound
+from maskfleet.jobs.inputs.tars import Member
+from maskfleet.jobs.storage.contract import Storage
+from maskfleet.jobs.storage.schemes import open_storage, split_url
 
 FOLDER = "catalog/indexes"
 _FORM = "1"

@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as arrow_csv
 
-from jobs.errors import JobError, NotFound
-from jobs.inputs import tables
-from jobs.storage.pages import OBJECTS
-from jobs.storage.parts import Fault
-from jobs.storage.ranged import RangedFile
+from maskfleet.jobs.errors import JobError, NotFound
+from maskfleet.jobs.inputs import tables
+from maskfleet.jobs.storage.list_objects_xml import OBJECTS
+from maskfleet.jobs.storage.ranged import RangedFile
+from maskfleet.jobs.storage.subresource import Fault
 
 ENDINGS = (".txt", ".csv", ".parquet")
 INVENTORY = "manifest.json"

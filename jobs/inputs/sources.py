@@ -24,14 +24,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from fsspec.utils import glob_translate
 
-from jobs.errors import JobError, NotFound
-from jobs.inputs import containers, lists
-from jobs.inputs.ahead import Ahead
-from jobs.inputs.indexes import Indexes
-from jobs.storage import Entry, Storage, open_storage, split_url
-from jobs.storage.order import CHUNK, rows_up_to
-from jobs.storage.parts import Fault, is_part
-from jobs.storage.ranged import RangedFile
+from maskfleet.jobs.errors import JobError, NotFound
+from maskfleet.jobs.inputs import containers, lists
+from maskfleet.jobs.inputs.indexes import Indexes
+from maskfleet.jobs.inputs.prefetch import Ahead
+from maskfleet.jobs.storage.contract import Entry, Storage
+from maskfleet.jobs.storage.external_sort import CHUNK, rows_up_to
+from maskfleet.jobs.storage.ranged import RangedFile
+from maskfleet.jobs.storage.schemes import open_storage, split_url
+from maskfleet.jobs.storage.subresource import Fault, is_part
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".npy")
 """What an image's name ends in, in any case; other files in a folder are left alone."""

@@ -30,7 +30,7 @@ class Member(NamedTuple):
         name: As stored, without a leading `./`; where the archive is damaged, ''.
         offset: Of its data, in bytes; of the header, where the archive is damaged.
         size: Of its data, in bytes.
-        fault: A key of `jobs.storage.parts.FAULTS`, or None.
+        fault: A key of `jobs.storage.subresource.FAULTS`, or None.
     """
 
     name: str

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from jobs.errors import JobError
-from jobs.job import Job
-from jobs.planning.manifest import Manifest
-from jobs.planning.sample import IMAGES, Example, sample
-from jobs.recipe import mask_values, segmenter_of
-from unet.decision import Statistics
-from unet.weights import CHECKPOINT, Weights
+from maskfleet.jobs.errors import JobError
+from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.ledger.manifest import Manifest
+from maskfleet.jobs.network.inference_config import mask_values, segmenter_of
+from maskfleet.jobs.planning.sample import IMAGES, Example, sample
+from maskfleet.unet.inference.decision import Statistics
+from maskfleet.unet.weights import CHECKPOINT, Weights
 
 _DARK = 32
 """Values of a mask that lie within so many of each other look alike."""

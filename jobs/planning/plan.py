@@ -14,14 +14,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.inputs.indexes import Indexes
-from jobs.inputs.sources import LISTED
-from jobs.job import Selection
-from jobs.masks.names import mask_names, settled
-from jobs.planning import catalog, manifest
-from jobs.planning.manifest import PART_SHARDS, SCHEMA, Frozen, Manifest, Shard, Writer, part_of, shards_of
-from jobs.storage import Storage
-from jobs.storage.order import CHUNK, Ahead, in_key_order
+from maskfleet.jobs.inputs.indexes import Indexes
+from maskfleet.jobs.inputs.sources import LISTED
+from maskfleet.jobs.job.schema import Selection
+from maskfleet.jobs.ledger import catalog, manifest
+from maskfleet.jobs.ledger.manifest import PART_SHARDS, SCHEMA, Frozen, Manifest, Shard, Writer, part_of, shards_of
+from maskfleet.jobs.masks.names import mask_names, settled
+from maskfleet.jobs.storage.contract import Storage
+from maskfleet.jobs.storage.external_sort import CHUNK, Ahead, in_key_order
 
 LARGEST = 512
 """Images of a shard, where the job leaves it open and there are enough."""

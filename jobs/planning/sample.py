@@ -6,14 +6,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.errors import Changed, Denied, NotFound
-from jobs.images.decode import STREAM
-from jobs.images.decoders import Decoders, Failure, Limits
-from jobs.images.streams import STREAM_BYTES, Stream, Unreadable
-from jobs.inputs.fetch import Inputs
-from jobs.inputs.sources import Record
-from jobs.job import Job
-from jobs.storage.parts import Fault
+from maskfleet.jobs.errors import Changed, Denied, NotFound
+from maskfleet.jobs.images.decode import STREAM
+from maskfleet.jobs.images.decoders import Decoders, Failure, Limits
+from maskfleet.jobs.images.streams import STREAM_BYTES, Stream, Unreadable
+from maskfleet.jobs.inputs.fetch import Inputs
+from maskfleet.jobs.inputs.sources import Record
+from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.storage.subresource import Fault
 
 IMAGES = 16
 """Looked at, at most."""

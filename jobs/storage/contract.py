@@ -7,7 +7,7 @@ from typing import BinaryIO, NamedTuple
 
 import pyarrow as pa
 
-from jobs.errors import NotFound
+from maskfleet.jobs.errors import NotFound
 
 
 class Entry(NamedTuple):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from jobs.errors import JobError
+from maskfleet.jobs.errors import JobError
 
 _SHOWN = 5
 

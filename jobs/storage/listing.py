@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from jobs.storage.pages import Page
+from maskfleet.jobs.storage.list_objects_xml import Page
 
 Pages = Callable[[dict[str, Any]], Iterator[Page]]
 """Pages of a listing with these arguments of S3's ListObjectsV2; what they have in common is set already."""

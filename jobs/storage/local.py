@@ -11,11 +11,11 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
-from jobs import files
-from jobs.errors import Denied, NotFound, StorageError
-from jobs.storage.contract import Entry, Storage
-from jobs.storage.pages import OBJECTS
-from jobs.storage.parts import FAULTS, Fault
+from maskfleet.jobs.errors import Denied, NotFound, StorageError
+from maskfleet.jobs.storage import local_file
+from maskfleet.jobs.storage.contract import Entry, Storage
+from maskfleet.jobs.storage.list_objects_xml import OBJECTS
+from maskfleet.jobs.storage.subresource import FAULTS, Fault
 
 _TEMPORARY = ".maskfleet-tmp-"
 _ROWS = 1024
@@ -32,7 +32,7 @@ class LocalStorage(Storage):
     def read(self, path: str, etag: str | None = None) -> bytes:
         file = self.file(path)
         with _translated(file):
-            return files.read(file, etag)
+            return local_file.read(file, etag)
 
     def read_range(self, path: str, start: int, length: int, etag: str | None = None) -> bytes:
         file = self.file(path)
@@ -41,9 +41,9 @@ class LocalStorage(Storage):
             data = stream.read(length)
             while len(data) < length and (more := stream.read(length - len(data))):
                 data += more
-            state = files.state(os.fstat(stream.fileno()))
+            state = local_file.state(os.fstat(stream.fileno()))
         if etag is not None and state != etag:
-            raise files.changed(file)
+            raise local_file.changed(file)
         return data
 
     @contextmanager
@@ -51,9 +51,9 @@ class LocalStorage(Storage):
         file = self.file(path)
         with _translated(file), open(file, "rb") as stream:
             yield stream
-            state = files.state(os.fstat(stream.fileno()))
+            state = local_file.state(os.fstat(stream.fileno()))
         if etag is not None and state != etag:
-            raise files.changed(file)
+            raise local_file.changed(file)
 
     def write(self, path: str, data: bytes) -> None:
         file = self.file(path)
@@ -111,7 +111,7 @@ class LocalStorage(Storage):
                     yield from self._below(item.path, path, above | {identity})
                 elif item.is_file() and not item.name.startswith(_TEMPORARY):
                     status = item.stat()
-                    yield Entry(path, status.st_size, files.state(status), status.st_mtime)
+                    yield Entry(path, status.st_size, local_file.state(status), status.st_mtime)
             except FileNotFoundError:  # deleted since the folder was read
                 continue
 
@@ -127,7 +127,7 @@ class LocalStorage(Storage):
             status = os.stat(file)
         if not stat.S_ISREG(status.st_mode):
             raise NotFound(f"{file} is no file")
-        return Entry(path, status.st_size, files.state(status), status.st_mtime)
+        return Entry(path, status.st_size, local_file.state(status), status.st_mtime)
 
     def file(self, path: str) -> str:
         """Where it is in the file system.

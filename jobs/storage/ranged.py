@@ -3,7 +3,7 @@
 import io
 from typing import Any
 
-from jobs.storage import Storage
+from maskfleet.jobs.storage.contract import Storage
 
 
 class RangedFile(io.RawIOBase):

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.errors import Changed, Denied, JobError, NotFound, StorageError
-from jobs.storage.contract import Entry, Storage
-from jobs.storage.listing import ranged_pages
-from jobs.storage.pages import EVENT, OBJECTS, Page, take_body
+from maskfleet.jobs.errors import Changed, Denied, JobError, NotFound, StorageError
+from maskfleet.jobs.storage.contract import Entry, Storage
+from maskfleet.jobs.storage.list_objects_xml import EVENT, OBJECTS, Page, take_body
+from maskfleet.jobs.storage.listing import ranged_pages
 
 if TYPE_CHECKING:
-    from jobs.storage.quick import Quick
+    from maskfleet.jobs.storage.obstore_client import Quick
 
 T = TypeVar("T")
 
@@ -92,7 +92,7 @@ class S3Storage(Storage):
             return asyncio.run_coroutine_threadsafe(request(), filesystem.loop).result(self.GET_SECONDS)
 
         try:
-            from jobs.storage.quick import Access, Quick
+            from maskfleet.jobs.storage.obstore_client import Access, Quick
 
             client = asked(filesystem.set_session).meta
             asked(credentials)

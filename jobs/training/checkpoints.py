@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
-from jobs.commit import Object, checked, nonce, put
-from jobs.errors import Damaged, NotFound
-from jobs.fence import Fence
-from jobs.storage import Storage
+from maskfleet.jobs.errors import Damaged, NotFound
+from maskfleet.jobs.ledger.commit import Object, checked, nonce, put
+from maskfleet.jobs.ledger.fence import Fence
+from maskfleet.jobs.storage.contract import Storage
 
 _KEPT = 2
 

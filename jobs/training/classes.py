@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.errors import JobError
-from jobs.training.truth import code_of, value_of
+from maskfleet.jobs.errors import JobError
+from maskfleet.jobs.training.truth import code_of, value_of
 
 MOST_VALUES = 64
 """A mask that shows more is no map of classes."""

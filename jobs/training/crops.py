@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from jobs.training.pairs import Pair
+from maskfleet.jobs.training.pairs import Pair
 
 _ZOOM = (0.75, 1.3)
 

@@ -16,23 +16,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from jobs.errors import JobError, NotFound, Refused
-from jobs.fence import Fence
-from jobs.job import Finetune, Job
-from jobs.lock import locked
-from jobs.masks.encode import default_values
-from jobs.recipe import load_one, load_weights, threads_of, thresholds
-from jobs.storage import Storage, open_storage
-from jobs.training import report
-from jobs.training.checkpoints import Checkpoints
-from jobs.training.gate import Verdict, judge, refuse_what_cannot_be_judged
-from jobs.training.loop import Plan, Progress, Train, Trained, rows_of
-from jobs.training.loop import train as train_here
-from jobs.training.pairs import Pairs, read_pairs
-from jobs.training.scores import Scores, class_maps, counts_of, fit_to_others, scores_of
-from unet import weights as unet_weights
-from unet.model import UNet
-from unet.weights import Weights
+from maskfleet.jobs.errors import JobError, NotFound, Refused
+from maskfleet.jobs.job.schema import Finetune, Job
+from maskfleet.jobs.ledger.fence import Fence
+from maskfleet.jobs.ledger.lock import locked
+from maskfleet.jobs.masks.encode import default_values
+from maskfleet.jobs.network.inference_config import load_one, load_weights, threads_of, thresholds
+from maskfleet.jobs.storage.contract import Storage
+from maskfleet.jobs.storage.schemes import open_storage
+from maskfleet.jobs.training import report
+from maskfleet.jobs.training.checkpoints import Checkpoints
+from maskfleet.jobs.training.gate import Verdict, judge, refuse_what_cannot_be_judged
+from maskfleet.jobs.training.loop import Plan, Progress, Train, Trained, rows_of
+from maskfleet.jobs.training.loop import train as train_here
+from maskfleet.jobs.training.pairs import Pairs, read_pairs
+from maskfleet.jobs.training.scores import Scores, class_maps, counts_of, fit_to_others, scores_of
+from maskfleet.unet import weights as unet_weights
+from maskfleet.unet.model import UNet
+from maskfleet.unet.weights import Weights
 
 _UNJUDGED, _ACCEPTED, _REFUSED = "unjudged.safetensors", "weights.safetensors", "refused.safetensors"
 """What new weights are called."""

@@ -11,8 +11,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.errors import JobError
-from jobs.training.scores import lower_bound
+from maskfleet.jobs.errors import JobError
+from maskfleet.jobs.training.scores import lower_bound
 
 MARGIN = 0.01
 """Mean Dice that "not-worse" forgives."""

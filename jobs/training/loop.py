@@ -19,21 +19,21 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from jobs.commit import Object
-from jobs.errors import JobError, Stopped
-from jobs.job import Job
-from jobs.recipe import device_of
-from jobs.training.checkpoints import Checkpoints
-from jobs.training.crops import Crops
-from jobs.training.pairs import Pairs
-from jobs.training.scores import scores_of
-from unet import weights as unet_weights
-from unet.finetune import LEARNING_RATES, NotFinite, Step, Training
-from unet.memory import ran_out
-from unet.model import UNet
-from unet.peers import Peers
-from unet.precision import DTYPES, DeviceError
-from unet.weights import Weights
+from maskfleet.jobs.errors import JobError, Stopped
+from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.ledger.commit import Object
+from maskfleet.jobs.network.inference_config import device_of
+from maskfleet.jobs.training.checkpoints import Checkpoints
+from maskfleet.jobs.training.crops import Crops
+from maskfleet.jobs.training.pairs import Pairs
+from maskfleet.jobs.training.scores import scores_of
+from maskfleet.unet import weights as unet_weights
+from maskfleet.unet.inference.precision import DTYPES, DeviceError
+from maskfleet.unet.memory import ran_out
+from maskfleet.unet.model import UNet
+from maskfleet.unet.training.process_group import Peers
+from maskfleet.unet.training.trainer import LEARNING_RATES, NotFinite, Step, Training
+from maskfleet.unet.weights import Weights
 
 TRAINING = 2
 """Of pairs to weights. Raised when a release trains otherwise; what is trained already stays as it is."""

@@ -16,16 +16,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.cores import cores
-from jobs.errors import JobError, MaskfleetError
-from jobs.images.decoders import CODEC, Decoders, Limits
-from jobs.inputs.fetch import Inputs
-from jobs.inputs.sources import Record, Source
-from jobs.job import Job
-from jobs.planning.sample import limits_of
-from jobs.storage.parts import Fault
-from jobs.training import truth
-from jobs.training.classes import Found, classes_of
+from maskfleet.jobs.cores import cores
+from maskfleet.jobs.errors import JobError, MaskfleetError
+from maskfleet.jobs.images.decoders import CODEC, Decoders, Limits
+from maskfleet.jobs.inputs.fetch import Inputs
+from maskfleet.jobs.inputs.sources import Record, Source
+from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.planning.sample import limits_of
+from maskfleet.jobs.storage.subresource import Fault
+from maskfleet.jobs.training import truth
+from maskfleet.jobs.training.classes import Found, classes_of
 
 _IN_FLIGHT = 16
 _MOST_DECODERS = 8

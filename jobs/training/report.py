@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from jobs.training.pairs import Pair
-from jobs.training.scores import interval, lower_bound
+from maskfleet.jobs.training.pairs import Pair
+from maskfleet.jobs.training.scores import interval, lower_bound
 
 _WIDTH, _HEIGHT, _LEFT = 640, 180, 56
 _POINTS = 640

@@ -11,13 +11,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.errors import JobError
-from jobs.job import Job
-from jobs.recipe import segmenter_of
-from jobs.training.pairs import Pair
-from unet import weights as unet_weights
-from unet.model import UNet
-from unet.weights import Weights, WeightsError
+from maskfleet.jobs.errors import JobError
+from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.network.inference_config import segmenter_of
+from maskfleet.jobs.training.pairs import Pair
+from maskfleet.unet import weights as unet_weights
+from maskfleet.unet.model import UNet
+from maskfleet.unet.weights import Weights, WeightsError
 
 RESAMPLES = 10_000
 """Of the bootstrap."""

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from jobs.images.decode import Undecodable, opened
+from maskfleet.jobs.images.decode import Undecodable, opened
 
-CODEC = "jobs.training.truth:decode"
+CODEC = "maskfleet.jobs.training.truth:decode"
 """For `jobs.images.decoders.Decoders`."""
 
 CHANNELS = 4

@@ -11,8 +11,8 @@ import time
 import numpy as np
 import torch
 
-from unet.model import UNet
-from unet.segmenter import Segmenter
+from maskfleet.unet.inference.segmenter import Segmenter
+from maskfleet.unet.model import UNet
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 

@@ -15,8 +15,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from unet.checkpointing import checkpointed
-from unet.model import UNet
+from maskfleet.unet.checkpointing import checkpointed
+from maskfleet.unet.model import UNet
 
 
 class Peak(TorchDispatchMode):

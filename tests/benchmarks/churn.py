@@ -18,15 +18,15 @@ from conftest import draw_images, seeded, statistics, tree
 from ray.cluster_utils import Cluster
 from scaling import logged
 
-import jobs.run
-from cluster import driver
-from jobs.job import Job
-from jobs.masks.encode import Encoder, default_values
-from jobs.recipe import load_weights
-from jobs.run import pipeline_of
-from jobs.verify import verify
-from unet import weights
-from unet.segmenter import Segmenter
+import maskfleet.jobs.run.execute
+from maskfleet.cluster import driver
+from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.masks.encode import Encoder, default_values
+from maskfleet.jobs.network.inference_config import load_weights
+from maskfleet.jobs.outputs.verify import verify
+from maskfleet.jobs.run.execute import pipeline_of
+from maskfleet.unet import weights
+from maskfleet.unet.inference.segmenter import Segmenter
 
 IMAGES, PER_SHARD, WORKERS = 400, 2, 3
 
@@ -97,7 +97,7 @@ def main() -> int:
         folder = Path(scratch)
         draw_images(folder / "in", IMAGES)
         (folder / "w.safetensors").write_bytes(weights.save(seeded(width=4)))
-        jobs.run.run(job_of(folder, "reference"))
+        maskfleet.jobs.run.execute.run(job_of(folder, "reference"))
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 128 * 2**20})
         try:
             events = Events(cluster)

@@ -18,14 +18,15 @@ from pathlib import Path
 
 import torch
 
-import jobs.run
-from cluster import driver
-from jobs import bench
-from jobs.inputs.sources import Source
-from jobs.job import Job
-from jobs.recipe import load_weights, segmenter_of, threads_of
-from unet import roofline, weights
-from unet.model import UNet
+import maskfleet.jobs.run.execute
+from maskfleet.cluster import driver
+from maskfleet.jobs.inputs.sources import Source
+from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.network.inference_config import load_weights, segmenter_of, threads_of
+from maskfleet.jobs.tools import bench
+from maskfleet.unet import weights
+from maskfleet.unet.inference import roofline
+from maskfleet.unet.model import UNet
 
 HERE = Path(__file__).resolve().parent
 
@@ -57,7 +58,7 @@ def network(root: Path, name: str, width: int, images: int, options: argparse.Na
     """Ours against the bare forward pass, and against both rivals."""
     ratios = {"bare forward": bench.Ratio()}
     ratios |= {"Ray Data": bench.Ratio(), "one-image loop, fp32": bench.Ratio()} if rivals else {}
-    run = jobs.run.run if options.no_ray else driver.run
+    run = maskfleet.jobs.run.execute.run if options.no_ray else driver.run
     with bench.prepared(job_of(root, name, width), images, options.side) as job:
         for _ in range(options.pairs):
             record = run(bench._anew(job)).record
@@ -79,7 +80,7 @@ def identity(root: Path, images: int, options: argparse.Namespace) -> None:
     """
     names = ("decode and encode alone", "the same, ours into tars", "Ray Data", "Ray Data, masks by the actor")
     ratios = {name: bench.Ratio() for name in names}
-    run = jobs.run.run if options.no_ray else driver.run
+    run = maskfleet.jobs.run.execute.run if options.no_ray else driver.run
     marks: list[tuple[int, float]] = []  # shards on record, and this process's CPU seconds by then
     with bench.prepared(job_of(root, "identity", 4), images, options.side) as job:
         files = [Path(record.url).read_bytes() for record in islice(Source(job.input, output=job.output), 4000)]

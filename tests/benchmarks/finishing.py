@@ -29,14 +29,14 @@ def committed(output: str, images: int) -> None:
     """A run of so many images, all of whose shards are committed."""
     import pyarrow as pa
 
-    from jobs import statistics
-    from jobs.attempt import STATS
-    from jobs.commit import Commit, Commits, put
-    from jobs.inputs.sources import LISTED
-    from jobs.job import Job
-    from jobs.planning.manifest import Manifest
-    from jobs.planning.plan import LivePlan, Planning, first_of
-    from jobs.storage import open_storage
+    from maskfleet.jobs.inputs.sources import LISTED
+    from maskfleet.jobs.job.schema import Job
+    from maskfleet.jobs.ledger import statistics
+    from maskfleet.jobs.ledger.commit import Commit, Commits, put
+    from maskfleet.jobs.ledger.manifest import Manifest
+    from maskfleet.jobs.planning.plan import LivePlan, Planning, first_of
+    from maskfleet.jobs.run.attempt import STATS
+    from maskfleet.jobs.storage.schemes import open_storage
 
     storage = open_storage(output)
     job = Job.of({"input": "/in", "output": output, "weights": "nuclei", "masks": {"format": "tar"}})
@@ -84,8 +84,8 @@ def aged(output: str, old: int) -> None:
     """A catalog of so many images of nights before."""
     import pyarrow as pa
 
-    from jobs.planning import catalog
-    from jobs.storage import open_storage
+    from maskfleet.jobs.ledger import catalog
+    from maskfleet.jobs.storage.schemes import open_storage
 
     def outcomes():
         for start in range(0, old, 8192):
@@ -105,12 +105,12 @@ def catalog_bytes(output: str) -> int:
 
 
 def finished(output: str) -> None:
-    import cluster.driver  # noqa: F401  (for its memory)
-    from jobs.begin import Run
-    from jobs.lock import locked
-    from jobs.run import finish
-    from jobs.storage import open_storage
-    from jobs.tally import Tally
+    import maskfleet.cluster.driver  # noqa: F401  (for its memory)
+    from maskfleet.jobs.ledger.lock import locked
+    from maskfleet.jobs.run.begin import Run
+    from maskfleet.jobs.run.execute import finish
+    from maskfleet.jobs.run.progress import Tally
+    from maskfleet.jobs.storage.schemes import open_storage
 
     with locked(open_storage(output), "fail") as lock:
         this = Run.attach(output, RUN, generation=lock.fence.generation)

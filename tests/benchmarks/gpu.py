@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cluster import driver
-from jobs import bench
-from jobs.job import Job
-from unet import roofline, weights
-from unet.model import UNet
-from unet.precision import compared
-from unet.segmenter import Segmenter
+from maskfleet.cluster import driver
+from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.tools import bench
+from maskfleet.unet import weights
+from maskfleet.unet.inference import roofline
+from maskfleet.unet.inference.precision import compared
+from maskfleet.unet.inference.segmenter import Segmenter
+from maskfleet.unet.model import UNet
 
 SHAPES = ((256, 256), (512, 512), (640, 959))
 CARVANA = (1918, 1280)

@@ -19,11 +19,11 @@ import psutil
 import pyvips
 import torch
 
-from unet import weights
-from unet.model import UNet
-from unet.segmenter import AUTO_CORE, Segmenter
-from unet.ties import BLOCK
-from unet.tiling import GRID, HALO
+from maskfleet.unet import weights
+from maskfleet.unet.inference.near_ties import BLOCK
+from maskfleet.unet.inference.segmenter import AUTO_CORE, Segmenter
+from maskfleet.unet.inference.tiling import GRID, HALO
+from maskfleet.unet.model import UNet
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = {"tiles.tif": {"tile": True, "compression": "deflate"}, "strips.tif": {"compression": "lzw"}, "rows.png": {}}
@@ -130,7 +130,16 @@ def main() -> None:
             "run.max_image_pixels=2_000_000_000",
             *options.set,
         ]
-        command = [sys.executable, "-m", "cluster.cli", "run", "--no-ray", "--json", "--input", str(image.parent)]
+        command = [
+            sys.executable,
+            "-m",
+            "maskfleet.cluster.cli.main",
+            "run",
+            "--no-ray",
+            "--json",
+            "--input",
+            str(image.parent),
+        ]
         command += ["--output", str(folder / "out"), "--weights", str(folder / "w.safetensors")]
         output, seconds, most = watched([*command, *(part for key in keys for part in ("--set", key))])
         assert json.loads(output)["ok"] == 1, output

@@ -17,11 +17,12 @@ from unittest import mock
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import jobs.run
-from jobs import bench, meters
-from jobs.job import Job
-from unet import weights
-from unet.model import UNet
+import maskfleet.jobs.run.execute
+from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.run import stage_timers
+from maskfleet.jobs.tools import bench
+from maskfleet.unet import weights
+from maskfleet.unet.model import UNet
 
 
 def nothing(*_, **__):
@@ -34,7 +35,7 @@ def measured(root: Path, number: int) -> tuple[float, float]:
         {"input": str(root / "in"), "output": str(root / f"out-{number}"), "weights": str(root / "w.safetensors")}
     )
     before, began = _cpu(), time.perf_counter()
-    report = jobs.run.run(job, open_pipeline=bench.with_identity)
+    report = maskfleet.jobs.run.execute.run(job, open_pipeline=bench.with_identity)
     seconds = time.perf_counter() - began
     return report.images / seconds, (_cpu() - before) / report.images * 1e3
 
@@ -58,13 +59,13 @@ def main() -> None:
         for pair in range(given.pairs):
             found["with meters"].append(measured(root, 2 * pair + 1))
             with (
-                mock.patch.object(meters.Meters, "add", nothing),
-                mock.patch.object(meters.Meters, "timed", nothing),
-                mock.patch.object(meters.Wait, "for_input", nothing),
-                mock.patch.object(meters.Wait, "for_room", nothing),
-                mock.patch.object(meters.Lane, "work", nothing),
-                mock.patch.object(jobs.run, "share_of_forward", return_value=None),
-                mock.patch.object(jobs.run, "limit", return_value=""),
+                mock.patch.object(stage_timers.Meters, "add", nothing),
+                mock.patch.object(stage_timers.Meters, "timed", nothing),
+                mock.patch.object(stage_timers.Wait, "for_input", nothing),
+                mock.patch.object(stage_timers.Wait, "for_room", nothing),
+                mock.patch.object(stage_timers.Lane, "work", nothing),
+                mock.patch.object(maskfleet.jobs.run.execute, "share_of_forward", return_value=None),
+                mock.patch.object(maskfleet.jobs.run.execute, "limit", return_value=""),
             ):
                 found["without"].append(measured(root, 2 * pair + 2))
     print("| | images/s | CPU ms per image |\n|---|---|---|")

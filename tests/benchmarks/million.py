@@ -25,10 +25,10 @@ from pathlib import Path
 
 from sources import drawn, table
 
-from jobs.bench import steady, with_identity
-from jobs.job import Job
-from jobs.masks.encode import tar
-from jobs.storage import LocalStorage
+from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.masks.encode import tar
+from maskfleet.jobs.storage.local import LocalStorage
+from maskfleet.jobs.tools.bench import steady, with_identity
 
 EACH = 1000
 DIFFERENT = 2000
@@ -52,9 +52,9 @@ def prepare(folder: Path, count: int, form: str) -> Path:
 
 def done(place: str, output: str, kill_at: float, started: float) -> None:
     """One run, told as JSON; in a process of its own, whose memory is the driver's."""
-    from cluster.driver import run
-    from unet import weights
-    from unet.model import UNet
+    from maskfleet.cluster.driver import run
+    from maskfleet.unet import weights
+    from maskfleet.unet.model import UNet
 
     path = Path(output).with_suffix(".safetensors")
     if not path.exists():  # what a run goes on with must be the same
@@ -126,7 +126,11 @@ def measured(place: Path, scratch: str, count: int, kill_at: float) -> dict:
         again = sum(commits(output)[name] != record for name, record in before.items()) + sum(attempts) - len(attempts)
         told |= {"finished": len(before), "again": again, "killed": killed, "steady": killed["steady"]}
     began = time.perf_counter()
-    verify = [sys.executable, "-c", f"from jobs.verify import verify; assert not verify({output!r}).problems"]
+    verify = [
+        sys.executable,
+        "-c",
+        f"from maskfleet.jobs.outputs.verify import verify; assert not verify({output!r}).problems",
+    ]
     subprocess.run(verify, check=True)
     told["verify"] = time.perf_counter() - began
     shutil.rmtree(output)

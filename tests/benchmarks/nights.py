@@ -129,15 +129,15 @@ def memory():
 
 
 def job_of(output, **more):
-    from jobs.job import Job
+    from maskfleet.jobs.job.schema import Job
 
     return Job.of({"input": "s3://b/in", "output": output, "weights": "nuclei", "masks": {"format": "tar"}, **more})
 
 
 def stale_of(output):
     """The job with a new weights file, which all images are to be done with."""
-    from unet import weights
-    from unet.model import UNet
+    from maskfleet.unet import weights
+    from maskfleet.unet.model import UNet
 
     path = f"{output}.safetensors"
     if not os.path.exists(path):
@@ -147,7 +147,7 @@ def stale_of(output):
 
 
 def listing(_):
-    from jobs.storage import open_storage
+    from maskfleet.jobs.storage.schemes import open_storage
 
     began = time.perf_counter()
     count = sum(table.num_rows for table in open_storage("s3://b/in").listed())
@@ -156,16 +156,16 @@ def listing(_):
 
 def planning(output):
     """The plan, made and stored."""
-    import jobs.begin
-    import jobs.run
-    from jobs.planning.plan import LivePlan
-    from jobs.recipe import fingerprint_of, load_weights
-    from jobs.storage import open_storage
+    import maskfleet.jobs.run.begin
+    import maskfleet.jobs.run.execute
+    from maskfleet.jobs.network.inference_config import fingerprint_of, load_weights
+    from maskfleet.jobs.planning.plan import LivePlan
+    from maskfleet.jobs.storage.schemes import open_storage
 
     job = job_of(output)
     fingerprint = fingerprint_of(job, load_weights(job))
     began = time.perf_counter()
-    plan = jobs.begin.plan(job, fingerprint)
+    plan = maskfleet.jobs.run.begin.plan(job, fingerprint)
     live = LivePlan(open_storage(output), f"plan-{began}", plan.planning, plan.first, plan.parts)
     for shard in live.shards():
         if shard is None:
@@ -176,22 +176,22 @@ def planning(output):
 
 def first(output):
     """The first shard of a run of all, which is then dropped."""
-    import jobs.begin
-    import jobs.run
-    from jobs.tally import Tally
+    import maskfleet.jobs.run.begin
+    import maskfleet.jobs.run.execute
+    from maskfleet.jobs.run.progress import Tally
 
-    with jobs.begin.begin(job_of(output)) as this:
-        backlog = jobs.run.resume(this, Tally())
+    with maskfleet.jobs.run.begin.begin(job_of(output)) as this:
+        backlog = maskfleet.jobs.run.execute.resume(this, Tally())
         backlog.take(idle=True)
         since_start = time.time() - STARTED
     return {"seconds": since_start}
 
 
 def night(output):
-    import jobs.run
-    from jobs.bench import with_identity
+    import maskfleet.jobs.run.execute
+    from maskfleet.jobs.tools.bench import with_identity
 
-    report = jobs.run.run(job_of(output), open_pipeline=with_identity)
+    report = maskfleet.jobs.run.execute.run(job_of(output), open_pipeline=with_identity)
     record = {name: report.record[name] for name in ("planned", "gone")}
     return {"seconds": time.time() - STARTED, "images": report.images, **record}
 
@@ -200,9 +200,9 @@ def known(output):
     """A catalog as a first night leaves it, without doing its images."""
     import pyarrow as pa
 
-    from jobs.planning import catalog
-    from jobs.recipe import fingerprint_of, load_weights
-    from jobs.storage import open_storage
+    from maskfleet.jobs.ledger import catalog
+    from maskfleet.jobs.network.inference_config import fingerprint_of, load_weights
+    from maskfleet.jobs.storage.schemes import open_storage
 
     job = job_of(output)
     same = {
@@ -221,12 +221,12 @@ def known(output):
 
 def killed(output):
     """A run of all that ended without a word when 90 % of its shards were committed."""
-    import jobs.begin
-    import jobs.run
-    from jobs.commit import Commit, Commits
-    from jobs.storage import open_storage
+    import maskfleet.jobs.run.begin
+    import maskfleet.jobs.run.execute
+    from maskfleet.jobs.ledger.commit import Commit, Commits
+    from maskfleet.jobs.storage.schemes import open_storage
 
-    with jobs.begin.begin(stale_of(output)) as this:
+    with maskfleet.jobs.run.begin.begin(stale_of(output)) as this:
         for shard in this.live.shards():
             if shard is None:
                 time.sleep(0.02)
@@ -239,12 +239,12 @@ def killed(output):
 
 
 def resumed(output):
-    import jobs.begin
-    import jobs.run
-    from jobs.tally import Tally
+    import maskfleet.jobs.run.begin
+    import maskfleet.jobs.run.execute
+    from maskfleet.jobs.run.progress import Tally
 
-    with jobs.begin.begin(stale_of(output)) as this:
-        backlog = jobs.run.resume(this, Tally())
+    with maskfleet.jobs.run.begin.begin(stale_of(output)) as this:
+        backlog = maskfleet.jobs.run.execute.resume(this, Tally())
         task = backlog.take(idle=True)
         since_start = time.time() - STARTED
     return {"seconds": since_start, "shard": task.shard.id}

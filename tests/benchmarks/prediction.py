@@ -11,11 +11,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from jobs.storage import LocalStorage
+from maskfleet.jobs.storage.local import LocalStorage
 
 
 def maskfleet(*arguments: str) -> dict:
-    command = [sys.executable, "-m", "cluster.cli", *arguments, "--json"]
+    command = [sys.executable, "-m", "maskfleet.cluster.cli.main", *arguments, "--json"]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 
 

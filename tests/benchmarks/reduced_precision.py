@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from jobs.images.decode import decode
-from unet import weights
-from unet.precision import Agreement, native
-from unet.segmenter import Segmenter
+from maskfleet.jobs.images.decode import decode
+from maskfleet.unet import weights
+from maskfleet.unet.inference.precision import Agreement, native
+from maskfleet.unet.inference.segmenter import Segmenter
 
 
 def dice(labels: np.ndarray, truth: np.ndarray) -> float:

@@ -23,9 +23,9 @@ from PIL import Image
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from jobs.masks.encode import Encoder, default_values
-from unet import weights
-from unet.model import DoubleConv
+from maskfleet.jobs.masks.encode import Encoder, default_values
+from maskfleet.unet import weights
+from maskfleet.unet.model import DoubleConv
 
 
 def network(path: str):

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from jobs.storage import open_storage
+from maskfleet.jobs.storage.schemes import open_storage
 
 THREADS = 32
 

@@ -26,13 +26,13 @@ import ray
 from PIL import Image
 from ray.cluster_utils import Cluster
 
-from cluster import driver
-from jobs.job import Job
-from jobs.masks.encode import Encoder, default_values
-from jobs.run import pipeline_of
-from unet import weights
-from unet.identity import Identity
-from unet.model import UNet
+from maskfleet.cluster import driver
+from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.masks.encode import Encoder, default_values
+from maskfleet.jobs.run.execute import pipeline_of
+from maskfleet.unet import weights
+from maskfleet.unet.inference.identity import Identity
+from maskfleet.unet.model import UNet
 
 NODES = 4
 PER_SHARD = 4

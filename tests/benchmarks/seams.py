@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from jobs.images.decode import decode
-from unet import weights
-from unet.model import UNet
-from unet.precision import Agreement, native
-from unet.segmenter import Segmenter
+from maskfleet.jobs.images.decode import decode
+from maskfleet.unet import weights
+from maskfleet.unet.inference.precision import Agreement, native
+from maskfleet.unet.inference.segmenter import Segmenter
+from maskfleet.unet.model import UNet
 
 CROP = 96
 LARGE = 2100

@@ -11,13 +11,13 @@ import random
 import tempfile
 import time
 
-from jobs.attempt import ShardReport
-from jobs.backlog import Backlog
-from jobs.commit import Commit, Commits
-from jobs.pipeline import SHARDS_IN_FLIGHT
-from jobs.planning.manifest import PART_SHARDS, shards_of
-from jobs.storage import LocalStorage
-from jobs.tally import Tally
+from maskfleet.jobs.ledger.commit import Commit, Commits
+from maskfleet.jobs.ledger.manifest import PART_SHARDS, shards_of
+from maskfleet.jobs.run.attempt import ShardReport
+from maskfleet.jobs.run.backlog import Backlog
+from maskfleet.jobs.run.pipeline import SHARDS_IN_FLIGHT
+from maskfleet.jobs.run.progress import Tally
+from maskfleet.jobs.storage.local import LocalStorage
 
 RATE = 1250.0  # images/s of a worker: 512² on one H200, predicted, not measured
 LISTING = 40_000.0  # keys/s: eight requests of a thousand keys side by side, 200 ms each

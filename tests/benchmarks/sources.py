@@ -20,14 +20,14 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from jobs.bench import with_identity
-from jobs.inputs.sources import Source
-from jobs.job import Job
-from jobs.masks.encode import tar
-from jobs.run import run
-from jobs.storage import open_storage
-from unet import weights
-from unet.model import UNet
+from maskfleet.jobs.inputs.sources import Source
+from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.masks.encode import tar
+from maskfleet.jobs.run.execute import run
+from maskfleet.jobs.storage.schemes import open_storage
+from maskfleet.jobs.tools.bench import with_identity
+from maskfleet.unet import weights
+from maskfleet.unet.model import UNet
 
 FORMS = ("loose", "tar", "parquet")
 SHARDS = 20

@@ -15,14 +15,23 @@ import time
 from pathlib import Path
 from statistics import median
 
-from jobs import bench
+from maskfleet.jobs.tools import bench
 
 _STEPS = ("plan", "ray", "worker", "shard")
 
 
 def started(images: Path, output: Path, weights: str, *more: str) -> dict[str, float]:
     """Seconds by step, "shell" being all of it to the first mask and "before" what lies before the run's own clock."""
-    command = [sys.executable, "-m", "cluster.cli", "run", "--input", str(images), "--output", str(output)]
+    command = [
+        sys.executable,
+        "-m",
+        "maskfleet.cluster.cli.main",
+        "run",
+        "--input",
+        str(images),
+        "--output",
+        str(output),
+    ]
     began = time.time()
     done = subprocess.run([*command, "--weights", weights, "--json", *more], check=True, stdout=subprocess.PIPE)
     took = time.time() - began

@@ -17,14 +17,17 @@ from unittest import mock
 
 import numpy as np
 
-from jobs import attempt, bench, files, statistics
-from jobs.commit import put
-from jobs.images.decode import STREAM_PIXELS, decode, opened
-from jobs.inputs.sources import Source
-from jobs.masks import encode
-from jobs.pipeline import Outcome, _columns
-from jobs.storage import LocalStorage
-from unet.identity import Identity
+from maskfleet.jobs.images.decode import STREAM_PIXELS, decode, opened
+from maskfleet.jobs.inputs.sources import Source
+from maskfleet.jobs.ledger import statistics
+from maskfleet.jobs.ledger.commit import put
+from maskfleet.jobs.masks import encode
+from maskfleet.jobs.run import attempt
+from maskfleet.jobs.run.pipeline import Outcome, _columns
+from maskfleet.jobs.storage import local_file
+from maskfleet.jobs.storage.local import LocalStorage
+from maskfleet.jobs.tools import bench
+from maskfleet.unet.inference.identity import Identity
 
 _BATCH = 32
 
@@ -58,7 +61,7 @@ def main() -> None:
             storage.export(f"masks/{folder}/{number:06}.png", mask)
 
     print("| step | µs |\n|---|---|")
-    data = least("read the file", lambda: [files.read(record.url, record.etag) for record in records])
+    data = least("read the file", lambda: [local_file.read(record.url, record.etag) for record in records])
     least(
         "of decoding: Pillow's look at the header", lambda: [opened(io.BytesIO(each), STREAM_PIXELS) for each in data]
     )

@@ -1,7 +1,7 @@
 """What deciding ties costs, and how far passes are apart: `python tests/benchmarks/ties.py FOLDER`.
 
 FOLDER holds images, such as the 342 of nuclei. Each goes through the built-in model in fp32 twice, by the fast pass and
-by the plain one. The unit of `unet.segmenter.TIE` is the difference of the two on the Segmenter's own test image, as a
+by the plain one. The unit of `unet.inference.segmenter.TIE` is the difference of the two on the Segmenter's own test image, as a
 share of the largest logit; everything is told in it.
 """
 
@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from jobs.images.decode import decode
-from unet import segmenter, weights
-from unet.decision import decide
-from unet.segmenter import Segmenter
+from maskfleet.jobs.images.decode import decode
+from maskfleet.unet import weights
+from maskfleet.unet.inference import segmenter
+from maskfleet.unet.inference.decision import decide
+from maskfleet.unet.inference.segmenter import Segmenter
 
 FACTORS = (8, 16, 32, 64, 128)
 NEAR = 12_800

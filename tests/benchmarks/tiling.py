@@ -13,9 +13,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from unet.model import UNet
-from unet.segmenter import Segmenter
-from unet.tiling import spans
+from maskfleet.unet.inference.segmenter import Segmenter
+from maskfleet.unet.inference.tiling import spans
+from maskfleet.unet.model import UNet
 
 
 def drawn(side: int) -> np.ndarray:

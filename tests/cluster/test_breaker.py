@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.breaker import JobBreaker, NodeBreaker
+from maskfleet.cluster.breaker import JobBreaker, NodeBreaker
 
 
 def test_a_node_that_costs_three_different_shards_is_avoided_for_ten_minutes():

@@ -5,7 +5,7 @@ from contextlib import closing
 import pytest
 import ray
 
-from cluster.connection import WORKER_ENVIRONMENT, ClusterError, Connection, connected
+from maskfleet.cluster.connection import WORKER_ENVIRONMENT, ClusterError, Connection, connected
 
 
 @pytest.fixture(autouse=True)

@@ -12,12 +12,12 @@ from conftest import draw_images, statistics, tree
 from faults import codecs, killers
 from PIL import Image
 
-import jobs.run
-from cluster import driver
-from cluster.connection import ClusterError
-from jobs.errors import JobError, MaskfleetError, Stopped
-from jobs.job import Job
-from jobs.verify import verify
+import maskfleet.jobs.run.execute
+from maskfleet.cluster import driver
+from maskfleet.cluster.connection import ClusterError
+from maskfleet.jobs.errors import JobError, MaskfleetError, Stopped
+from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.outputs.verify import verify
 
 pytestmark = pytest.mark.ray
 
@@ -35,7 +35,7 @@ def job_of(images, output, weights_file, *sets):
 
 @pytest.fixture
 def reference(images, tmp_path, weights_file):
-    jobs.run.run(job_of(images, tmp_path / "reference", weights_file))
+    maskfleet.jobs.run.execute.run(job_of(images, tmp_path / "reference", weights_file))
     return tmp_path / "reference"
 
 
@@ -43,7 +43,7 @@ def reference(images, tmp_path, weights_file):
 def test_any_number_of_workers_writes_what_one_process_writes(workers, images, tmp_path, weights_file):
     threads = "cluster.threads=auto"  # as users have it; tiny networks on busy cores are slow with it
     reference = tmp_path / "reference"
-    alone = jobs.run.run(job_of(images, reference, weights_file, threads))
+    alone = maskfleet.jobs.run.execute.run(job_of(images, reference, weights_file, threads))
     report = driver.run(job_of(images, tmp_path / "out", weights_file, threads, f"cluster.workers={workers}"))
     assert (report.exit_code, report.ok) == (0, 24)
     assert list(alone.record["start_seconds"]) == ["plan", "worker", "shard"]
@@ -101,7 +101,7 @@ def workers_of_this_process():
 
 def test_workers_and_decoders_that_are_killed_cost_nothing(tmp_path, weights_file):
     images = draw_images(tmp_path / "images", 60)
-    jobs.run.run(job_of(images, tmp_path / "reference", weights_file))
+    maskfleet.jobs.run.execute.run(job_of(images, tmp_path / "reference", weights_file))
     done, killed = threading.Event(), []
 
     def kill():
@@ -109,7 +109,9 @@ def test_workers_and_decoders_that_are_killed_cost_nothing(tmp_path, weights_fil
             for worker in workers_of_this_process()[:1]:
                 with suppress(psutil.Error, ProcessLookupError):  # it was just starting, or just ending
                     children = [
-                        child for child in worker.children() if "jobs.images.decoders" in " ".join(child.cmdline())
+                        child
+                        for child in worker.children()
+                        if "maskfleet.jobs.images.decoders" in " ".join(child.cmdline())
                     ]
                     victim = children[0] if children and len(killed) % 2 else worker
                     os.kill(victim.pid, signal.SIGKILL)

@@ -2,7 +2,7 @@ import json
 import re
 from pathlib import Path
 
-from cluster.metrics import exported
+from maskfleet.cluster.metrics import exported
 
 DASHBOARD = Path(__file__).resolve().parents[2] / "docs" / "grafana.json"
 

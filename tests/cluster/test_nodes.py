@@ -13,12 +13,12 @@ import ray
 from conftest import draw_images, statistics, tree
 from faults import killers
 
-import jobs.run
-from cluster import driver
-from cluster.breaker import JobBreaker, NodeBreaker
-from cluster.connection import ClusterError
-from jobs.job import Job
-from jobs.verify import verify
+import maskfleet.jobs.run.execute
+from maskfleet.cluster import driver
+from maskfleet.cluster.breaker import JobBreaker, NodeBreaker
+from maskfleet.cluster.connection import ClusterError
+from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.outputs.verify import verify
 
 pytestmark = pytest.mark.ray
 
@@ -80,7 +80,7 @@ def busy(tally, nodes):
 def test_nodes_come_and_go_give_notice_and_are_killed(tmp_path, weights_file):
     images = draw_images(tmp_path / "images", 200)
     one_each = "run.shard_size=1"
-    jobs.run.run(job_of(images, tmp_path / "reference", weights_file, one_each))
+    maskfleet.jobs.run.execute.run(job_of(images, tmp_path / "reference", weights_file, one_each))
     with cluster_of(1) as (cluster, nodes):
         noticed = nodes[0].node_id
 

@@ -1,8 +1,8 @@
 import pytest
 
-from cluster import sizing
-from jobs.errors import JobError
-from jobs.job import Job
+from maskfleet.cluster import sizing
+from maskfleet.jobs.errors import JobError
+from maskfleet.jobs.job.schema import Job
 
 GPU4, CPU8, HEAD = {"CPU": 16, "GPU": 4}, {"CPU": 8}, {"memory": 1.0}
 GIB = 2.0**30

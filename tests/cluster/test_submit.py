@@ -17,10 +17,10 @@ import psutil
 import pytest
 from conftest import draw_images, draw_pairs, statistics
 
-from cluster import operations
-from cluster.submit import environment, exit_code, pack, pinned
-from jobs.errors import JobError
-from jobs.job import Job
+from maskfleet.cluster.cli import operations
+from maskfleet.cluster.submit import environment, exit_code, pack, pinned
+from maskfleet.jobs.errors import JobError
+from maskfleet.jobs.job.schema import Job
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -141,7 +141,7 @@ def wait_for(condition, seconds=90):
 def maskfleet(head, *arguments, token=True, wait=True):
     variables = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
     variables |= {"PYTHONPATH": str(ROOT), "COLUMNS": "200"} | ({"RAY_AUTH_TOKEN_PATH": str(head[1])} if token else {})
-    command = [sys.executable, "-m", "cluster.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "maskfleet.cluster.cli.main", *map(str, arguments)]
     if not wait:
         return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=200, check=False)
@@ -242,8 +242,8 @@ def processes():
 
 @pytest.mark.ray
 def test_exit_codes_come_back(head, tmp_path, weights_file):
-    from jobs.lock import Lock
-    from jobs.storage import LocalStorage
+    from maskfleet.jobs.ledger.lock import Lock
+    from maskfleet.jobs.storage.local import LocalStorage
 
     images = draw_images(tmp_path / "images", 6)
     follow = ["--address", head[0], "--python", sys.executable, "--follow"]

@@ -12,14 +12,14 @@ import ray
 from conftest import draw_pairs, seeded
 from faults import trainers
 
-from cluster import driver, train
-from cluster.connection import ClusterError, connected
-from cluster.train import needs_of, on_ray
-from jobs.errors import JobError, Stopped
-from jobs.job import Cluster as ClusterSettings
-from jobs.job import Job
-from jobs.training.finetune import finetune, plan_of
-from unet import weights
+from maskfleet.cluster import driver, train
+from maskfleet.cluster.connection import ClusterError, connected
+from maskfleet.cluster.train import needs_of, on_ray
+from maskfleet.jobs.errors import JobError, Stopped
+from maskfleet.jobs.job.schema import Cluster as ClusterSettings
+from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.training.finetune import finetune, plan_of
+from maskfleet.unet import weights
 
 pytestmark = pytest.mark.ray
 

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from jobs.images.decode import decode as decode_well
+from maskfleet.jobs.images.decode import decode as decode_well
 
 CRASH, HANG, EAT, RAISE, EXIT = 1, 2, 3, 4, 5
 

@@ -4,8 +4,8 @@ import os
 import signal
 import sys
 
-from jobs.job import Job
-from jobs.training.finetune import finetune
+from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.training.finetune import finetune
 
 
 def main() -> None:

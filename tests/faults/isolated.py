@@ -7,7 +7,7 @@ import sys
 import time
 from multiprocessing.connection import Connection
 
-from jobs.images.isolation import limit_memory, limit_time
+from maskfleet.jobs.images.isolation import limit_memory, limit_time
 
 
 def main(settings):

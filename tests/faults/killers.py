@@ -1,4 +1,4 @@
-"""Pipelines with parts that fail on purpose; given to the driver in place of `jobs.run.pipeline_of_job`."""
+"""Pipelines with parts that fail on purpose; given to the driver in place of `jobs.run.execute.pipeline_of_job`."""
 
 import os
 import time
@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from faults import codecs
 
-from jobs.masks.encode import Encoder, default_values
-from jobs.recipe import load_weights
-from jobs.run import pipeline_of
-from unet.segmenter import Segmenter
+from maskfleet.jobs.masks.encode import Encoder, default_values
+from maskfleet.jobs.network.inference_config import load_weights
+from maskfleet.jobs.run.execute import pipeline_of
+from maskfleet.unet.inference.segmenter import Segmenter
 
 KILL, RAISE = 201, 202
 

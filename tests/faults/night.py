@@ -8,15 +8,15 @@ import functools
 import json
 import sys
 
-import jobs.lock
-import jobs.run
-from jobs.errors import MaskfleetError
-from jobs.job import Job
-from jobs.lock import Lock
+import maskfleet.jobs.ledger.lock
+import maskfleet.jobs.run.execute
+from maskfleet.jobs.errors import MaskfleetError
+from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.ledger.lock import Lock
 
 
 def main():
-    jobs.lock.Lock = functools.partial(Lock, renew=0.1, stale=float(sys.argv[2]))
+    maskfleet.jobs.ledger.lock.Lock = functools.partial(Lock, renew=0.1, stale=float(sys.argv[2]))
     told = False
 
     def progress(*_):
@@ -27,7 +27,7 @@ def main():
             sys.stdin.readline()
 
     try:
-        return jobs.run.run(Job.of(json.loads(sys.argv[1])), progress=progress).exit_code
+        return maskfleet.jobs.run.execute.run(Job.of(json.loads(sys.argv[1])), progress=progress).exit_code
     except MaskfleetError as error:
         print(error, file=sys.stderr)
         return error.exit_code

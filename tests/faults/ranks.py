@@ -8,10 +8,10 @@ import tempfile
 import torch
 import torch.distributed as dist
 
-from unet import finetune
-from unet.finetune import Training
-from unet.model import UNet
-from unet.peers import Peers
+from maskfleet.unet.model import UNet
+from maskfleet.unet.training import trainer
+from maskfleet.unet.training.process_group import Peers
+from maskfleet.unet.training.trainer import Training
 
 STEPS = 3
 
@@ -26,7 +26,7 @@ def batch(number, size=4):
 
 def trained(*, before=lambda this, number: None, **more):
     """Losses of some steps on this process's share of them, and the state then."""
-    finetune.native = lambda device: ("fp32",)
+    trainer.native = lambda device: ("fp32",)
     torch.manual_seed(0)
     peers = Peers()
     this = Training(UNet(3, 2, width=2), steps=6, peers=peers, **more)

@@ -4,7 +4,7 @@ import os
 import time
 from pathlib import Path
 
-from jobs.images.decode import decode
+from maskfleet.jobs.images.decode import decode
 
 _HERE = Path("/tmp") / f"together-{os.getppid()}"  # such processes have no TMPDIR
 _HERE.mkdir(exist_ok=True)

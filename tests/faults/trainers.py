@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from jobs.errors import JobError
-from jobs.training import loop
+from maskfleet.jobs.errors import JobError
+from maskfleet.jobs.training import loop
 
 
 def killed_once(plan, checkpoints, *, stopped, **more):

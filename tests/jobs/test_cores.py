@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from jobs import cores as module
-from jobs.cores import cores
+from maskfleet.jobs import cores as module
+from maskfleet.jobs.cores import cores
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from conftest import tree
 
-from jobs.verify import verify
+from maskfleet.jobs.outputs.verify import verify
 
 NIGHT = Path(__file__).parents[1] / "faults" / "night.py"
 

@@ -8,7 +8,7 @@ from conftest import seeded
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from unet import model as unet_model
+from maskfleet.unet import model as unet_model
 
 
 def network(*, bilinear=False, checkpointing=False):

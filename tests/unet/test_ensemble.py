@@ -5,9 +5,9 @@ import pytest
 import torch
 from conftest import seeded
 
-from unet.ensemble import Ensemble
-from unet.segmenter import Segmenter
-from unet.weights import load, save, together
+from maskfleet.unet.ensemble import Ensemble
+from maskfleet.unet.inference.segmenter import Segmenter
+from maskfleet.unet.weights import load, save, together
 
 VIEWS = {
     "off": [lambda x: x],

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from unet.precision import native
+from maskfleet.unet.inference.precision import native
 
 ROOT = Path(__file__).resolve().parents[2]
 
 FORWARD = """
 import sys, numpy as np
-from unet.model import UNet
-from unet.segmenter import Segmenter
+from maskfleet.unet.model import UNet
+from maskfleet.unet.inference.segmenter import Segmenter
 segmenter = Segmenter(UNet(3, 2, width=16), precision=sys.argv[1])
 print("BEGIN", flush=True)
 segmenter.resident(2, 64, 64)()

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from unet.memory import ran_out
+from maskfleet.unet.memory import ran_out
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from unet.model import UNet
+from maskfleet.unet.model import UNet
 
 BLOCK = [
     *("0.weight", "1.weight", "1.bias", "1.running_mean", "1.running_var", "1.num_batches_tracked"),

@@ -7,8 +7,8 @@ from conftest import seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unet import weights
-from unet.weights import WeightsError
+from maskfleet.unet import weights
+from maskfleet.unet.weights import WeightsError
 
 
 def checkpoint(state) -> bytes:

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from jobs.images import decode as module
-from jobs.images.decode import Undecodable, decode
+from maskfleet.jobs.images import decode as module
+from maskfleet.jobs.images.decode import Undecodable, decode
 
 RANDOM = np.random.default_rng(0)
 GREY = RANDOM.integers(0, 256, (20, 30), np.uint8)

@@ -12,11 +12,11 @@ import pytest
 from faults import codecs
 from PIL import Image
 
-from jobs import files
-from jobs.errors import MaskfleetError
-from jobs.images import decoders as module
-from jobs.images.decoders import Decoders, Failure, Limits, LocalFile
-from jobs.meters import Meters
+from maskfleet.jobs.errors import MaskfleetError
+from maskfleet.jobs.images import decoders as module
+from maskfleet.jobs.images.decoders import Decoders, Failure, Limits, LocalFile
+from maskfleet.jobs.run.stage_timers import Meters
+from maskfleet.jobs.storage import local_file
 
 
 def png(pixels):
@@ -80,7 +80,7 @@ def test_files_are_read_by_the_process_that_decodes_them(tmp_path):
     encoded = []
     for index, image in enumerate(images):
         (tmp_path / f"{index}.png").write_bytes(png(image))
-        etag = files.state(os.stat(tmp_path / f"{index}.png")) if index % 2 else None
+        etag = local_file.state(os.stat(tmp_path / f"{index}.png")) if index % 2 else None
         encoded.append((index, png(image) if index % 3 == 0 else left(tmp_path / f"{index}.png", etag=etag)))
     meters = Meters()
     with Decoders(Limits(3), processes=2) as decoders:
@@ -159,7 +159,7 @@ def test_files_that_are_waited_for_are_read_at_once(tmp_path, monkeypatch):
         paths.append([str(tmp_path / str(number)), None])
     reader = module._Reader()
     at_once, most = [], []
-    real = files.read
+    real = local_file.read
 
     def slow(path, etag):
         at_once.append(path)
@@ -168,7 +168,7 @@ def test_files_that_are_waited_for_are_read_at_once(tmp_path, monkeypatch):
         at_once.remove(path)
         return real(path, etag)
 
-    monkeypatch.setattr(files, "read", slow)
+    monkeypatch.setattr(local_file, "read", slow)
     data, first = reader.read(paths)
     assert (data, max(most)) == ([bytes([number]) for number in range(16)], 1)
     most.clear()
@@ -176,9 +176,9 @@ def test_files_that_are_waited_for_are_read_at_once(tmp_path, monkeypatch):
     assert data == [bytes([number]) for number in range(16)]
     assert max(most) > 1
     assert 0 < second < first
-    monkeypatch.setattr(files, "read", real)
+    monkeypatch.setattr(local_file, "read", real)
     reader.read(paths)
-    monkeypatch.setattr(files, "read", slow)
+    monkeypatch.setattr(local_file, "read", slow)
     most.clear()
     reader.read(paths)
     assert max(most) == 1

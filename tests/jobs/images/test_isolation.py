@@ -7,7 +7,7 @@ import sys
 import psutil
 import pytest
 
-from jobs.images.isolation import DidNotStart, Isolated, shared_block
+from maskfleet.jobs.images.isolation import DidNotStart, Isolated, shared_block
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jobs.images.decode import decode
-from jobs.images.decoders import Limits
-from jobs.images.streams import Stream, Unreadable
+from maskfleet.jobs.images.decode import decode
+from maskfleet.jobs.images.decoders import Limits
+from maskfleet.jobs.images.streams import Stream, Unreadable
 
 pytest.importorskip("pyvips", reason="needs the extra 'large'")
 

@@ -7,14 +7,14 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import jpeg, statistics, tar, uploaded
 
-from jobs.begin import plan
-from jobs.errors import Changed
-from jobs.inputs.fetch import Inputs
-from jobs.inputs.sources import Source
-from jobs.job import Job, Selection
-from jobs.run import run
-from jobs.storage.parts import Fault
-from jobs.verify import verify
+from maskfleet.jobs.errors import Changed
+from maskfleet.jobs.inputs.fetch import Inputs
+from maskfleet.jobs.inputs.sources import Source
+from maskfleet.jobs.job.schema import Job, Selection
+from maskfleet.jobs.outputs.verify import verify
+from maskfleet.jobs.run.begin import plan
+from maskfleet.jobs.run.execute import run
+from maskfleet.jobs.storage.subresource import Fault
 
 
 def hugging_face(path, images, **more):
@@ -113,14 +113,14 @@ def test_members_are_read_together(tmp_path, monkeypatch):
     monkeypatch.setattr(
         storage, "read_range", lambda path, start, n, etag: asked.append(n) or whole(path, start, n, etag)
     )
-    monkeypatch.setattr("jobs.inputs.fetch._WINDOW", 64 * 2**10)
+    monkeypatch.setattr("maskfleet.jobs.inputs.fetch._WINDOW", 64 * 2**10)
     reader = inputs.reader(records)
     assert [reader.read(record) for record in records] == [data for _, data in images]
     windows = -(-sum(len(data) for _, data in images) // (64 * 2**10))
     assert windows <= len(asked) <= windows + 2
     # A few images out of many do not cost the whole tar.
     asked.clear()
-    monkeypatch.setattr("jobs.inputs.fetch._GAP", 4096)
+    monkeypatch.setattr("maskfleet.jobs.inputs.fetch._GAP", 4096)
     few = records[::50]
     reader = inputs.reader(few)
     assert [reader.read(record) for record in few] == [data for _, data in images[::50]]
@@ -132,7 +132,7 @@ def test_a_large_row_group_is_read_in_pieces(tmp_path, monkeypatch):
     images = [(None, jpeg(number)) for number in range(100)]
     hugging_face(tmp_path / "in/x.parquet", images, compression="none", use_dictionary=False)
     records = list(Source(str(tmp_path / "in"), output="/nowhere"))
-    monkeypatch.setattr("jobs.inputs.tables._KEPT_BYTES", 5000)
+    monkeypatch.setattr("maskfleet.jobs.inputs.tables._KEPT_BYTES", 5000)
     for order in (range(100), range(99, -1, -1), [50, 3, 99, 4, 0]):
         inputs = Inputs()
         reader = inputs.reader([records[number] for number in order])

@@ -1,13 +1,13 @@
 import pytest
 from conftest import jpeg, tar
 
-from jobs.begin import plan
-from jobs.inputs.indexes import Indexes
-from jobs.inputs.sources import Source
-from jobs.inputs.tars import Member
-from jobs.job import Job
-from jobs.run import run
-from jobs.storage import LocalStorage
+from maskfleet.jobs.inputs.indexes import Indexes
+from maskfleet.jobs.inputs.sources import Source
+from maskfleet.jobs.inputs.tars import Member
+from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.run.begin import plan
+from maskfleet.jobs.run.execute import run
+from maskfleet.jobs.storage.local import LocalStorage
 
 MEMBERS = [Member("ä/x.jpg", 512, 9), Member("", 4096, 0, "damaged_tar")]
 

@@ -15,13 +15,14 @@ from conftest import draw_images, jpeg, statistics, tar
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.errors import JobError
-from jobs.inputs import lists
-from jobs.inputs.sources import Source
-from jobs.job import Job
-from jobs.run import run
-from jobs.storage import LocalStorage, open_storage
-from jobs.storage.ranged import RangedFile
+from maskfleet.jobs.errors import JobError
+from maskfleet.jobs.inputs import lists
+from maskfleet.jobs.inputs.sources import Source
+from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.run.execute import run
+from maskfleet.jobs.storage.local import LocalStorage
+from maskfleet.jobs.storage.ranged import RangedFile
+from maskfleet.jobs.storage.schemes import open_storage
 
 NAMES = ["part-0/image-000.jpg", "part-1/image-001.png", "gone.png"]
 

@@ -3,11 +3,11 @@ import os
 import pytest
 from conftest import draw_images, tar
 
-from jobs.errors import Changed, JobError, NotFound
-from jobs.inputs.fetch import Inputs
-from jobs.inputs.sources import Source
-from jobs.storage import open_storage
-from jobs.storage.parts import Fault
+from maskfleet.jobs.errors import Changed, JobError, NotFound
+from maskfleet.jobs.inputs.fetch import Inputs
+from maskfleet.jobs.inputs.sources import Source
+from maskfleet.jobs.storage.schemes import open_storage
+from maskfleet.jobs.storage.subresource import Fault
 
 
 def keys(location, output="/nowhere/out"):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.inputs import tars
+from maskfleet.jobs.inputs import tars
 
 
 def written(members, kind=tarfile.PAX_FORMAT):

@@ -8,8 +8,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from jobs.masks import encode as module
-from jobs.masks.encode import Encoder, bands, default_values, shape_of, tar, untar
+from maskfleet.jobs.masks import encode as module
+from maskfleet.jobs.masks.encode import Encoder, bands, default_values, shape_of, tar, untar
 
 
 def read(data):

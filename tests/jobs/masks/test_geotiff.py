@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 
-from jobs.errors import JobError
-from jobs.masks import geotiff as module
-from jobs.masks.geotiff import TILE, Placement, placement, tiff
+from maskfleet.jobs.errors import JobError
+from maskfleet.jobs.masks import geotiff as module
+from maskfleet.jobs.masks.geotiff import TILE, Placement, placement, tiff
 
 tifffile = pytest.importorskip("tifffile", reason="needs the extra 'geo'")
 

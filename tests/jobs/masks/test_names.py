@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.masks.names import mask_names, settled
+from maskfleet.jobs.masks.names import mask_names, settled
 
 
 def column(keys):
@@ -68,7 +68,7 @@ NEIGHBOURS = st.lists(
 @given(NEIGHBOURS, st.sampled_from([2, 64]))
 def test_a_listing_named_piece_by_piece_has_the_names_of_the_whole(keys, tried):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jobs.masks.names._TRIED", tried)
+        patch.setattr("maskfleet.jobs.masks.names._TRIED", tried)
         _check_pieces(sorted(keys))
 
 

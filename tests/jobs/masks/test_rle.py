@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.masks.rle import Encoder, box_of, decode
+from maskfleet.jobs.masks.rle import Encoder, box_of, decode
 
 coco = pytest.importorskip("pycocotools.mask")
 

@@ -7,13 +7,13 @@ import pytest
 from conftest import draw_images, seeded
 from PIL import Image
 
-from jobs.begin import plan
-from jobs.errors import JobError
-from jobs.job import Job
-from jobs.planning.doctor import refuse_other_channels, warnings
-from jobs.recipe import load_weights
-from jobs.run import run
-from unet import weights
+from maskfleet.jobs.errors import JobError
+from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.network.inference_config import load_weights
+from maskfleet.jobs.planning.doctor import refuse_other_channels, warnings
+from maskfleet.jobs.run.begin import plan
+from maskfleet.jobs.run.execute import run
+from maskfleet.unet import weights
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_files_that_would_fail(diagnosed, tmp_path):
 
 def test_an_image_that_is_read_in_rows_does_not_fail(diagnosed, monkeypatch):
     pytest.importorskip("pyvips", reason="needs the extra 'large'")
-    from jobs.planning import sample
+    from maskfleet.jobs.planning import sample
 
     monkeypatch.setattr(sample, "STREAM_BYTES", 100)
     assert diagnosed(seeded()) == []
@@ -128,7 +128,7 @@ def test_channels_that_no_image_has_end_the_job(tmp_path):
 
 
 def test_the_command_shows_them(tmp_path, capsys):
-    from cluster.cli import app
+    from maskfleet.cluster.cli.main import app
 
     draw_images(tmp_path / "in", 4)
     (tmp_path / "w.safetensors").write_bytes(weights.save(seeded(), metadata={"scale": "0.5"}))

@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.errors import JobError, StorageError
-from jobs.inputs.sources import Record, tables
-from jobs.job import Selection
-from jobs.planning import catalog
-from jobs.planning.plan import LivePlan, Planning, first_of
-from jobs.storage import LocalStorage
+from maskfleet.jobs.errors import JobError, StorageError
+from maskfleet.jobs.inputs.sources import Record, tables
+from maskfleet.jobs.job.schema import Selection
+from maskfleet.jobs.ledger import catalog
+from maskfleet.jobs.planning.plan import LivePlan, Planning, first_of
+from maskfleet.jobs.storage.local import LocalStorage
 
 
 def records(count):
@@ -48,8 +48,8 @@ def test_every_image_that_is_not_done_is_planned_once_in_order(count, size, fini
 
 
 def test_more_than_memory_is_sorted_on_disk(monkeypatch):
-    monkeypatch.setattr("jobs.storage.order._SORTED_AT_ONCE", 50)
-    monkeypatch.setattr("jobs.storage.order.CHUNK", 20)
+    monkeypatch.setattr("maskfleet.jobs.storage.external_sort._SORTED_AT_ONCE", 50)
+    monkeypatch.setattr("maskfleet.jobs.storage.external_sort.CHUNK", 20)
     listed = records(333)
     shuffled = listed[::7] + [record for place, record in enumerate(listed) if place % 7]
     assert list(planned(shuffled, in_order=False)[1]) == [record.key for record in listed]

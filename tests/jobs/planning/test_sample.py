@@ -7,11 +7,11 @@ import pytest
 from conftest import draw_images
 from PIL import Image
 
-from jobs.images.decode import decode
-from jobs.inputs.sources import Source
-from jobs.job import Job
-from jobs.planning import sample as module
-from jobs.planning.sample import limits_of, sample
+from maskfleet.jobs.images.decode import decode
+from maskfleet.jobs.inputs.sources import Source
+from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.planning import sample as module
+from maskfleet.jobs.planning.sample import limits_of, sample
 
 
 def job_of(folder, *sets):

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.storage import open_storage
-from jobs.storage.listing import ranged_pages
-from jobs.storage.pages import OBJECTS, Page
+from maskfleet.jobs.storage.list_objects_xml import OBJECTS, Page
+from maskfleet.jobs.storage.listing import ranged_pages
+from maskfleet.jobs.storage.schemes import open_storage
 
 
 def bucket(keys, page=3, running=None):

@@ -6,8 +6,10 @@ import threading
 
 import pytest
 
-from jobs.errors import Changed, Denied, JobError, NotFound, StorageError
-from jobs.storage import LocalStorage, S3Storage, open_storage, split_url
+from maskfleet.jobs.errors import Changed, Denied, JobError, NotFound, StorageError
+from maskfleet.jobs.storage.local import LocalStorage
+from maskfleet.jobs.storage.s3 import S3Storage
+from maskfleet.jobs.storage.schemes import open_storage, split_url
 
 
 @pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])

@@ -1,10 +1,11 @@
 import pytest
 
-from jobs.errors import Locked
-from jobs.fence import Fence
-from jobs.lock import Lock
-from jobs.storage import LocalStorage, open_storage
-from jobs.training.checkpoints import Checkpoints
+from maskfleet.jobs.errors import Locked
+from maskfleet.jobs.ledger.fence import Fence
+from maskfleet.jobs.ledger.lock import Lock
+from maskfleet.jobs.storage.local import LocalStorage
+from maskfleet.jobs.storage.schemes import open_storage
+from maskfleet.jobs.training.checkpoints import Checkpoints
 
 
 def checkpoints(storage):

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from jobs.errors import JobError
-from jobs.training.classes import MOST_VALUES, Found, classes_of
-from jobs.training.truth import code_of
+from maskfleet.jobs.errors import JobError
+from maskfleet.jobs.training.classes import MOST_VALUES, Found, classes_of
+from maskfleet.jobs.training.truth import code_of
 
 
 def found(*masks):

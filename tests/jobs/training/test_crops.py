@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from conftest import decoded_pairs
 
-from jobs.training.crops import Crops
-from jobs.training.pairs import Pair
+from maskfleet.jobs.training.crops import Crops
+from maskfleet.jobs.training.pairs import Pair
 
 
 @pytest.mark.parametrize("channels", [1, 3, 5])

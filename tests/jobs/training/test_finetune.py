@@ -6,12 +6,12 @@ import pytest
 from conftest import draw_pairs, seeded, statistics
 from PIL import Image
 
-from jobs.errors import JobError, Refused, Stopped
-from jobs.job import Finetune, Job
-from jobs.recipe import fingerprint_of, load_weights
-from jobs.run import run
-from jobs.training.finetune import evaluate, finetune, foreseen
-from unet import weights
+from maskfleet.jobs.errors import JobError, Refused, Stopped
+from maskfleet.jobs.job.schema import Finetune, Job
+from maskfleet.jobs.network.inference_config import fingerprint_of, load_weights
+from maskfleet.jobs.run.execute import run
+from maskfleet.jobs.training.finetune import evaluate, finetune, foreseen
+from maskfleet.unet import weights
 
 
 def job(folder, *, base=None, inference=None, **settings):
@@ -60,7 +60,7 @@ def test_the_scores_are_those_of_the_masks_that_a_run_writes(tmp_path):
     import numpy as np
     from PIL import Image
 
-    from jobs.training.scores import dice
+    from maskfleet.jobs.training.scores import dice
 
     work = job(tmp_path, inference={"precision": "fp32"})
     outcome = finetune(work)
@@ -68,7 +68,7 @@ def test_the_scores_are_those_of_the_masks_that_a_run_writes(tmp_path):
     assert evaluate(again)["dice"] == pytest.approx(outcome.record["dice"])
     assert evaluate(work)["dice"] == pytest.approx(outcome.record["base"]["dice"])
     run(again.model_copy(update={"finetune": Finetune()}))
-    from jobs.training.pairs import read_pairs
+    from maskfleet.jobs.training.pairs import read_pairs
 
     held = [pair.key for pair in read_pairs(work, channels=3, classes=2, own=(0, 255)).validation]
     scores = [

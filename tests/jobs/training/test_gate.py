@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from jobs.errors import JobError
-from jobs.training.gate import LEAST, MARGIN, judge, refuse_what_cannot_be_judged
+from maskfleet.jobs.errors import JobError
+from maskfleet.jobs.training.gate import LEAST, MARGIN, judge, refuse_what_cannot_be_judged
 
 BASE = np.random.default_rng(0).uniform(0.5, 0.9, 20)
 OTHERS = np.full(20, 0.2)

@@ -7,14 +7,16 @@ import pytest
 import torch
 from conftest import decoded_pairs, seeded
 
-from jobs.errors import JobError, Stopped
-from jobs.fence import Fence
-from jobs.job import Job
-from jobs.storage import LocalStorage, open_storage
-from jobs.training.checkpoints import Checkpoints
-from jobs.training.loop import METRICS, Plan, train
-from jobs.training.pairs import Pairs
-from unet import finetune, weights
+from maskfleet.jobs.errors import JobError, Stopped
+from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.ledger.fence import Fence
+from maskfleet.jobs.storage.local import LocalStorage
+from maskfleet.jobs.storage.schemes import open_storage
+from maskfleet.jobs.training.checkpoints import Checkpoints
+from maskfleet.jobs.training.loop import METRICS, Plan, train
+from maskfleet.jobs.training.pairs import Pairs
+from maskfleet.unet import weights
+from maskfleet.unet.training import trainer
 
 STEPS = 7
 
@@ -113,7 +115,7 @@ def test_the_metrics_say_what_each_column_means(tmp_path):
 def test_out_of_memory_goes_on_at_the_same_step_and_gives_the_same(tmp_path, monkeypatch):
     """fp32 or bf16, checkpointing changes no bit; so neither does where it begins."""
     whole = trained(LocalStorage(str(tmp_path / "whole")))
-    passes = finetune.Training._passes
+    passes = trainer.Training._passes
     seen = []
 
     def short(self, *batch):
@@ -122,7 +124,7 @@ def test_out_of_memory_goes_on_at_the_same_step_and_gives_the_same(tmp_path, mon
             raise torch.OutOfMemoryError("CUDA out of memory")
         return passes(self, *batch)
 
-    monkeypatch.setattr(finetune.Training, "_passes", short)
+    monkeypatch.setattr(trainer.Training, "_passes", short)
     result = trained(LocalStorage(str(tmp_path / "short")))
     assert seen == [0, 1, 2, 3, 3, 4, 5, 6]
     assert [row["checkpointing"] for row in rows(result)] == [False] * 3 + [True] * 4
@@ -137,15 +139,15 @@ def test_what_never_fits_says_what_to_do(tmp_path, monkeypatch, error):
     def never(self, *batch):
         raise error
 
-    monkeypatch.setattr(finetune.Training, "_passes", never)
+    monkeypatch.setattr(trainer.Training, "_passes", never)
     with pytest.raises(JobError, match=r"step 1 does not fit into memory \(cpu\); set .* or lower finetune.crop"):
         trained(LocalStorage(str(tmp_path)))
 
 
 def test_a_loss_that_is_no_number_names_the_pairs(tmp_path, monkeypatch):
-    passes = finetune.Training._passes
+    passes = trainer.Training._passes
     monkeypatch.setattr(
-        finetune.Training, "_passes", lambda self, *b: passes(self, *b) * (float("nan") if self.number == 4 else 1)
+        trainer.Training, "_passes", lambda self, *b: passes(self, *b) * (float("nan") if self.number == 4 else 1)
     )
     with pytest.raises(
         JobError, match=r"the loss of step 5 is nan.*on crops of [012](, [012])*; look at these pairs, or"

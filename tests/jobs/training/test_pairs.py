@@ -3,9 +3,9 @@ import pytest
 from conftest import draw_pairs
 from PIL import Image
 
-from jobs.errors import JobError
-from jobs.job import Job
-from jobs.training.pairs import held_back, read_pairs
+from maskfleet.jobs.errors import JobError
+from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.training.pairs import held_back, read_pairs
 
 
 def job(images, masks, *, output="/nowhere", **settings):

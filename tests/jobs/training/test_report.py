@@ -7,7 +7,7 @@ import numpy as np
 from conftest import decoded_pairs
 from PIL import Image
 
-from jobs.training.report import Example, chosen, page
+from maskfleet.jobs.training.report import Example, chosen, page
 
 
 def record(old=True):

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from jobs.training.scores import Scores, counts_of, dice, fit_to_others, interval, lower_bound
+from maskfleet.jobs.training.scores import Scores, counts_of, dice, fit_to_others, interval, lower_bound
 
 MAPS = arrays(np.uint8, (5, 4), elements=st.integers(0, 2))
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jobs.images.decode import Undecodable
-from jobs.training.truth import CHANNELS, code_of, decode, value_of
+from maskfleet.jobs.images.decode import Undecodable
+from maskfleet.jobs.training.truth import CHANNELS, code_of, decode, value_of
 
 
 def codes(image, *, scale=1.0, upright=False, kind="PNG", **more):

@@ -1,0 +1,183 @@
+"""What a person sees in a terminal: progress on stderr, the outcome on stdout; and how Ctrl-C is heard."""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+from maskfleet.cluster.cli import table
+from maskfleet.jobs.job.schema import Job
+
+err = Console(stderr=True)
+
+_STEPS = {"plan": "plan", "ray": "Ray", "worker": "first worker", "shard": "first shard"}
+
+
+def summary(job: Job, record: dict[str, Any]) -> None:
+    """The outcome of a run, from what run.json says."""
+    from maskfleet.jobs.network.tuning import Tuning
+
+    output = job.output.rstrip("/")
+    if not record["images"]:
+        typer.echo(f"nothing to do: every image is done (run {record['run_id']})")
+        return
+    errors = ", ".join(f"{count} {name}" for name, count in record["errors"].items())
+    typer.echo(f"run      {record['run_id']}, {record['status']} in {record['seconds']:.1f} s")
+    typer.echo(
+        f"images   {record['images']}: {record['ok']} ok, {record['failed']} failed{f' ({errors})' if errors else ''}"
+    )
+    forward = record["forward"]
+    share = (
+        f"; {record['forward_share']:.0%} of the bare forward pass ({1 / forward['seconds_per_image']:.1f} at "
+        f"{forward['width']}×{forward['height']} px in {forward['precision']})"
+        if record["forward_share"]
+        else ""
+    )
+    typer.echo(f"speed    {record['images_per_second']:.1f} images/s{share}")
+    if steps := record["start_seconds"]:
+        parts = ", ".join(f"{_STEPS[step]} {seconds:.1f}" for step, seconds in steps.items())
+        typer.echo(f"start    {sum(steps.values()):.1f} s to the first masks: {parts}")
+    if record["limit"]:
+        typer.echo(f"limit    {record['limit']}")
+    if record["tuning"] and (sentence := Tuning(**record["tuning"]).sentence):
+        typer.echo(f"exact    {sentence}")
+    for shape, tried in record["short_of_memory"].items():
+        typer.echo(f"memory   {shape} px: {', then '.join(tried)}")
+    if job.masks.format == "png":
+        typer.echo(f"masks    {output}/masks/")
+    if job.masks.format in ("png", "tar"):
+        typer.echo(f"tars     {output}/runs/{record['run_id']}/shards/*/*/masks.tar")
+    if job.masks.format == "parquet":
+        typer.echo(f"tables   {output}/runs/{record['run_id']}/shards/*/*/masks.parquet")
+    typer.echo(f"table    {output}/stats/run_id={record['run_id']}/")
+    typer.echo(
+        f"""DuckDB   duckdb -c "SELECT status, count(*) FROM '{output}/stats/**/*.parquet' GROUP BY status" """.rstrip()
+    )
+    if record["exit_code"]:
+        rate = record["failed"] / record["images"]
+        err.print(
+            f"maskfleet: {rate:.1%} of the images failed and run.max_error_rate allows {job.run.max_error_rate:.1%}; "
+            "the table says why, image by image",
+            style="bold red",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def show(result: dict[str, Any], *, as_json: bool) -> None:
+    """A command's result, for a person or for a program."""
+    if as_json:
+        typer.echo(json.dumps(result, indent=1))
+        return
+    for line in table.lines(result):
+        typer.echo(line)
+
+
+def tell_scores(name: str, scored: dict[str, Any] | None) -> None:
+    """Of weights on held-back pairs, class by class, with intervals."""
+    if scored is None:
+        return
+    for row in scored["classes"]:
+        shown = ", ".join(
+            f"{kind} {row[kind]['mean']:.4f} ({row[kind]['low']:.4f} … {row[kind]['high']:.4f})"
+            for kind in ("dice", "iou", "precision", "recall")
+        )
+        typer.echo(f"{name:<8} class {row['class']} on {scored['images']} held-back images: {shown}")
+
+
+@contextmanager
+def draining() -> Iterator[Callable[[], bool]]:
+    """SIGINT and SIGTERM ask the run to stop after what is in work; a second one ends it at once."""
+    asked = threading.Event()
+
+    def ask(number: int, _frame: object) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+        os.write(2, b"\nstopping after the shards in work; once more to stop at once\n")
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def progress() -> Iterator[Callable[..., None]]:
+    """A live line in a terminal; elsewhere a plain line every ten seconds."""
+    if not err.is_terminal:
+        yield _plainprogress()
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:.1f} images/s"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[failed]} failed · {task.fields[busiest]}"),
+    )
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task("starting", total=None, rate=0.0, failed=0, busiest="")
+
+        def show(this: Any, tally: Any) -> None:
+            bar.update(
+                task,
+                description="segmenting" if tally.shards else "starting",
+                total=tally.images,
+                completed=tally.done,
+                rate=tally.rate,
+                failed=tally.failed,
+                busiest=f"most work in {tally.busiest}" if tally.busiest else "",
+            )
+
+        yield show
+
+
+def _plainprogress() -> Callable[..., None]:
+    last = [0.0]
+
+    def show(this: Any, tally: Any) -> None:
+        if time.monotonic() - last[0] < 10 and tally.done < tally.images:
+            return
+        last[0] = time.monotonic()
+        left = (tally.images - tally.done) / tally.rate if tally.rate else 0.0
+        err.print(
+            f"{tally.done}/{tally.images} images, {tally.rate:.1f} images/s, {left:.0f} s left, {tally.failed} failed"
+            + (f", most work in {tally.busiest}" if tally.busiest else ""),
+            highlight=False,
+        )
+
+    return show
+
+
+def training() -> Callable[[Any], None]:
+    """A line every ten seconds, and the last."""
+    last = [0.0]
+
+    def show(moment: Any) -> None:
+        step = moment.step
+        if time.monotonic() - last[0] < 10 and step.number < moment.steps:
+            return
+        last[0] = time.monotonic()
+        saving = ", checkpointing" if step.checkpointing else ""
+        parts = f", in {step.parts} parts" if step.parts > 1 else ""
+        err.print(
+            f"step {step.number}/{moment.steps}, loss {step.loss:.4f}, "
+            f"Dice {'not yet known' if moment.dice is None else f'{moment.dice:.4f}'}, "
+            f"{moment.images_per_second:.1f} images/s, {step.memory / 2**30:.1f} GiB{saving}{parts}, "
+            f"{moment.seconds_left:.0f} s left",
+            highlight=False,
+        )
+
+    return show

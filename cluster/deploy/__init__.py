@@ -1,0 +1,1 @@
+"""Files generated for schedulers and clusters: Kubernetes, AWS, cron, systemd, Airflow."""

@@ -1,0 +1,70 @@
+"""A Ray cluster on AWS for `ray up`, as data, and the image that clusters run."""
+
+from importlib.metadata import version
+from typing import Any
+
+from maskfleet.cluster.deploy.kubernetes import name_of, nodes_of
+from maskfleet.jobs.job.schema import Job
+
+_START = "ulimit -n 65536; RAY_USAGE_STATS_ENABLED=0 RAY_AUTH_MODE=token ray start"
+
+
+def cluster_config(job: Job) -> dict[str, Any]:
+    """What `ray up` reads: a head that takes no work, workers on spot, everything pinned by the image."""
+    wanted = job.cluster
+    least, most = nodes_of(job)
+    machine: dict[str, Any] = {"IamInstanceProfile": {"Name": wanted.service_account}}
+    if wanted.ami:
+        machine["ImageId"] = wanted.ami
+    worker = machine | {"InstanceType": wanted.instance}
+    if wanted.spot:
+        worker["InstanceMarketOptions"] = {"MarketType": "spot"}
+    return {
+        "cluster_name": name_of(job),
+        "max_workers": most,
+        "idle_timeout_minutes": 5,
+        "provider": {"type": "aws", "region": wanted.region, "cache_stopped_nodes": False},
+        "auth": {"ssh_user": "ubuntu"},
+        "docker": {"image": wanted.image, "container_name": "maskfleet", "pull_before_run": True},
+        "file_mounts": {"/home/ray/.ray/auth_token": "~/.ray/auth_token"},
+        "available_node_types": {
+            "head": {"resources": {"CPU": 0}, "node_config": machine | {"InstanceType": "m7i.xlarge"}},
+            "workers": {
+                "min_workers": least,
+                "max_workers": most,
+                "resources": {"CPU": wanted.node_cpus, "GPU": wanted.node_gpus},
+                "node_config": worker,
+            },
+        },
+        "head_node_type": "head",
+        # Ray's default would install a nightly Ray here.
+        "setup_commands": [],
+        "head_setup_commands": [],
+        "worker_setup_commands": [],
+        "head_start_ray_commands": [
+            "ray stop",
+            f"{_START} --head --port=6379 --dashboard-host=127.0.0.1 --autoscaling-config=~/ray_bootstrap_config.yaml",
+        ],
+        "worker_start_ray_commands": ["ray stop", f"{_START} --address=$RAY_HEAD_IP:6379"],
+    }
+
+
+def dockerfile() -> str:
+    """The image, built at the root of the checkout. CUDA comes with torch's wheels, the driver with the node."""
+    return f"""# Build at the root of the checkout: docker build -t maskfleet:{version("maskfleet")} -f Dockerfile .
+FROM nvidia/cuda:12.8.1-base-ubuntu24.04
+COPY --from=registry.k8s.io/kubectl:v1.34.1 /bin/kubectl /usr/local/bin/kubectl
+# wget is for KubeRay's probes.
+RUN apt-get update && apt-get install -y --no-install-recommends python3 python3-venv wget rsync \\
+    && rm -rf /var/lib/apt/lists/* \\
+    && (userdel -r ubuntu || true) && useradd --create-home --uid 1000 ray
+WORKDIR /opt/maskfleet
+COPY constraints.txt pyproject.toml README.md LICENSE ./
+COPY unet unet
+COPY jobs jobs
+COPY cluster cluster
+RUN python3 -m venv /opt/venv && /opt/venv/bin/pip install --no-cache-dir -c constraints.txt .
+ENV PATH=/opt/venv/bin:$PATH RAY_USAGE_STATS_ENABLED=0
+USER 1000
+WORKDIR /home/ray
+"""

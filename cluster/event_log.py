@@ -1,0 +1,55 @@
+"""The log of a command: one JSON object a line, with run, shard and attempt; kept beside the run's other records."""
+
+import json
+import logging
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+from maskfleet.jobs.errors import MaskfleetError, redacted
+from maskfleet.jobs.run.begin import Run
+
+_FLUSH = 30.0
+
+_log = logging.getLogger("maskfleet")
+
+
+class Journal:
+    """What happened, in lines; goes to Python's logger `maskfleet` and to `runs/<run_id>/logs/`.
+
+    Args:
+        this: The run.
+    """
+
+    def __init__(self, this: Run) -> None:
+        self._run = this
+        self._started = datetime.now(UTC)
+        self._flushed = self._started
+        self._lines: list[str] = []
+        self._part = 0
+
+    def write(self, event: str, *, level: int = logging.INFO, **fields: Any) -> None:
+        """Note an event.
+
+        Args:
+            event: What, in a word or two.
+            level: Python's, for the logger.
+            fields: More of it; credentials are taken out.
+        """
+        now = datetime.now(UTC)
+        line = {"time": now.isoformat(timespec="milliseconds"), "event": event, "run": self._run.run_id, **fields}
+        text = redacted(json.dumps(line, default=str))
+        _log.log(level, "%s", text)
+        self._lines.append(f"{text}\n")
+        if (now - self._flushed).total_seconds() > _FLUSH:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what has come together as one more file; where storage is away it stays for the next time."""
+        if not self._lines:
+            return
+        self._flushed = datetime.now(UTC)
+        name = f"runs/{self._run.run_id}/logs/{self._started:%Y%m%dT%H%M%S.%f}-{self._part:05}.jsonl"
+        with suppress(MaskfleetError):
+            self._run.desk.storage.write(name, "".join(self._lines).encode())
+            self._lines, self._part = [], self._part + 1

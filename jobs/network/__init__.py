@@ -1,0 +1,1 @@
+"""From a job and its weights to a network ready on a device."""

@@ -1,0 +1,1 @@
+"""Questions about a finished output: status, verification, export, garbage collection."""

@@ -1,0 +1,260 @@
+"""One attempt at a shard: fetch → decode → segment → encode → write → commit. The way of all data."""
+
+import hashlib
+import os
+import socket
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from maskfleet.jobs.errors import StorageError
+from maskfleet.jobs.images.decoders import Failure
+from maskfleet.jobs.inputs.sources import Record
+from maskfleet.jobs.ledger import statistics
+from maskfleet.jobs.ledger.commit import Commit, Commits, Object, checked, nonce, put
+from maskfleet.jobs.ledger.manifest import Manifest, Shard
+from maskfleet.jobs.masks import encode
+from maskfleet.jobs.run.pipeline import Outcome, Pipeline
+from maskfleet.jobs.run.stage_timers import Meters
+from maskfleet.jobs.storage.contract import Storage
+from maskfleet.jobs.storage.local import LocalStorage
+
+_WRITES_IN_FLIGHT = 32
+
+MASKS = "masks.tar"
+TABLE = "masks.parquet"
+STATS = "stats.parquet"
+
+
+@dataclass(frozen=True)
+class ShardReport:
+    """What an attempt came to; small, so that it may cross processes.
+
+    Attributes:
+        shard: The shard.
+        commit: The record that counts, or, where only the driver commits, the one to commit.
+        committed: Whether it is on record.
+        seconds: The attempt took.
+        errors: Failed images by error class.
+        busy: Seconds of work by stage.
+        starved: Seconds that a stage waited for input.
+        blocked: Seconds that it waited for room behind it.
+        lanes: Pieces of work that a stage of this worker does at once.
+        forward: What the worker knows of its bare forward pass.
+        began: When the attempt did, by a clock of the worker's own.
+        fits: By shape, the batches and tiles that were tried, where memory was short.
+        worker: Who did it.
+        pixels: Of the images as the network saw them.
+    """
+
+    shard: Shard
+    commit: Commit
+    committed: bool
+    seconds: float
+    errors: Mapping[str, int] = field(default_factory=dict)
+    busy: Mapping[str, float] = field(default_factory=dict)
+    starved: Mapping[str, float] = field(default_factory=dict)
+    blocked: Mapping[str, float] = field(default_factory=dict)
+    lanes: Mapping[str, int] = field(default_factory=dict)
+    forward: Mapping[str, Any] | None = None
+    began: float = 0.0
+    fits: Mapping[str, list[str]] = field(default_factory=dict)
+    worker: str = ""
+    pixels: float = 0.0
+
+
+@dataclass(frozen=True)
+class Desk:
+    """Where attempts of a run write: what each of them needs to know of it.
+
+    Attributes:
+        storage: The output.
+        run_id: The run.
+        fingerprint: Of the run.
+        manifest: Its plan.
+        commits: Its commits.
+        format: Of the masks; see `jobs.job.schema.Masks`.
+    """
+
+    storage: Storage
+    run_id: str
+    fingerprint: str
+    manifest: Manifest
+    commits: Commits
+    format: str
+
+    @property
+    def loose(self) -> bool:
+        """Whether masks are wanted as loose files too."""
+        return self.format == "png"
+
+
+def run_shard(desk: Desk, shard: Shard, pipeline: Pipeline) -> ShardReport:
+    """Do a shard and commit it. Safe to do twice, at once or again: one attempt counts.
+
+    Raises:
+        MaskfleetError: Storage, or the right to use it, is gone; other shards would fare the same.
+    """
+    started = time.perf_counter()
+    records = desk.manifest.records(shard)
+    meters = Meters()
+    outcomes = pipeline.run([record for record, _ in records], meters)
+    with meters.timed("write"):
+        commit = _written(desk, shard, list(zip(records, outcomes, strict=True)))
+        committed = desk.commits.mode == "worker"
+        if committed:
+            commit = settle(
+                desk, commit, _files((name, outcome) for (_, name), outcome in zip(records, outcomes, strict=True))
+            )
+    return ShardReport(
+        shard,
+        commit,
+        committed,
+        time.perf_counter() - started,
+        _counted(outcome.failure.error_class for outcome in outcomes if outcome.failure),
+        dict(meters.busy),
+        dict(meters.starved),
+        dict(meters.blocked),
+        pipeline.lanes,
+        pipeline.forward,
+        started,
+        pipeline.short_of_memory(),
+        worker_name(),
+        sum(height * width for height, width in (outcome.size or (0, 0) for outcome in outcomes))
+        * pipeline.decoders.limits.scale**2,
+    )
+
+
+def fail_shard(desk: Desk, shard: Shard, failure: Failure) -> ShardReport:
+    """Commit a shard of one image as failed, by the driver, when it cannot be done at all."""
+    outcomes = [(record, Outcome(failure=failure)) for record in desk.manifest.records(shard)]
+    commit = settle(desk, _written(desk, shard, outcomes), {})
+    return ShardReport(shard, commit, True, 0.0, {failure.error_class: len(outcomes)})
+
+
+def settle(desk: Desk, commit: Commit, images: Mapping[str, bytes] | None = None) -> Commit:
+    """Commit an attempt that is written, and export its masks if it is the one that counts.
+
+    Args:
+        desk: The run.
+        commit: The attempt's record.
+        images: Its masks by name, or None to read them back.
+
+    Returns:
+        The commit that counts.
+    """
+    first = desk.commits.commit(commit)
+    if first.attempt != commit.attempt:
+        for item in commit.objects.values():
+            with suppress(StorageError):  # nothing reads it, so it may as well stay
+                desk.storage.delete(item.path)
+    elif desk.loose:
+        export(desk, commit, None if images is None else images.items())
+    return first
+
+
+def export(desk: Desk, commit: Commit, images: Iterable[tuple[str, bytes]] | None = None) -> None:
+    """Write a committed shard's masks as loose files, and then note that it was done.
+
+    Args:
+        desk: The run.
+        commit: The shard's commit.
+        images: Its masks by name, or None to read them from its tar.
+    """
+    if images is None:
+        images = masks_of(desk.storage, commit)
+    if isinstance(desk.storage, LocalStorage):
+        for name, data in images:
+            desk.storage.export(f"masks/{name}", data)
+    else:
+        with ThreadPoolExecutor(_WRITES_IN_FLIGHT) as pool:
+            list(pool.map(lambda item: desk.storage.write(f"masks/{item[0]}", item[1]), images))
+    desk.storage.write(f"runs/{desk.run_id}/exports/{commit.shard}", b"")
+
+
+def masks_of(storage: Storage, commit: Commit) -> Iterator[tuple[str, bytes]]:
+    """A committed shard's mask files by name, in the order of its rows.
+
+    Raises:
+        StorageError: They are missing or damaged.
+    """
+    if MASKS in commit.objects:
+        yield from encode.untar(checked(storage, commit.objects[MASKS]))
+    elif TABLE in commit.objects:
+        yield from statistics.masks_in(checked(storage, commit.objects[TABLE]))
+
+
+def worker_name() -> str:
+    """Host and process."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def _written(desk: Desk, shard: Shard, done: list[tuple[tuple[Record, str], Outcome]]) -> Commit:
+    attempt = nonce()
+    folder = f"runs/{desk.run_id}/shards/{shard.id}/{attempt}"
+    objects: dict[str, Object] = {}
+    images = _files((name, outcome) for (_, name), outcome in done)
+    kind = TABLE if desk.format == "parquet" else MASKS
+    rows = list(_rows(desk, attempt, f"{folder}/{kind}", done))
+    if images:
+        data = statistics.parquet_with_masks(rows, images) if kind == TABLE else encode.tar(images.items())
+        objects[kind] = put(desk.storage, f"{folder}/{kind}", data)
+    objects[STATS] = put(desk.storage, f"{folder}/{STATS}", statistics.parquet(rows))
+    return Commit(shard.id, attempt, objects, len(rows), sum(row["status"] == "failed" for row in rows))
+
+
+def _files(named: Iterable[tuple[str, Outcome]]) -> dict[str, bytes]:
+    return {name: outcome.mask for name, outcome in named if isinstance(outcome.mask, bytes)}
+
+
+def _rows(
+    desk: Desk, attempt: str, archive: str, done: list[tuple[tuple[Record, str], Outcome]]
+) -> Iterator[dict[str, Any]]:
+    worker = worker_name()
+    for (record, name), outcome in done:
+        row: dict[str, Any] = {
+            **record._asdict(),
+            **{f"{stage}_seconds": seconds for stage, seconds in outcome.seconds.items()},
+            "run_id": desk.run_id,
+            "fingerprint": desk.fingerprint,
+            "attempt": attempt,
+            "worker": worker,
+        }
+        if outcome.size is not None:
+            row |= {"height": outcome.size[0], "width": outcome.size[1]}
+        if outcome.failure is not None:
+            row |= {
+                "status": "failed",
+                "stage": outcome.failure.stage,
+                "error_class": outcome.failure.error_class,
+                "error_message": outcome.failure.message,
+            }
+        else:
+            row |= {"status": "ok", **outcome.columns}
+        if isinstance(outcome.mask, list):
+            row |= {"mask_rle": outcome.mask, "mask_member": name}
+        elif outcome.mask is not None:
+            row |= {
+                "mask_object": archive,
+                "mask_member": name,
+                "mask_bytes": len(outcome.mask),
+                "mask_sha256": hashlib.sha256(outcome.mask).hexdigest(),
+            }
+        yield row
+
+
+def _counted(names: Iterable[str]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for name in names:
+        counts[name] = counts.get(name, 0) + 1
+    return counts
+
+
+def rows_of(storage: Storage, commit: Commit) -> pa.Table:
+    """A committed shard's statistics."""
+    return statistics.read(checked(storage, commit.objects[STATS]))

@@ -1,0 +1,36 @@
+"""One POST of a run's outcome, for the systems that watch. A webhook that fails is a warning, never the run's end."""
+
+import json
+import logging
+import os
+import urllib.request
+from typing import Any
+
+from maskfleet.jobs.errors import JobError, redacted
+from maskfleet.jobs.job.schema import Job
+
+_SECONDS = 10
+_log = logging.getLogger("maskfleet")
+
+
+def post(job: Job, outcome: dict[str, Any]) -> None:
+    """Send an outcome to the job's webhook, if it has one.
+
+    Raises:
+        JobError: The environment variable that should hold the URL is not set.
+    """
+    url = job.run.webhook
+    if url is None:
+        return
+    if url.startswith("$"):
+        name, url = url[1:], os.environ.get(url[1:], "")
+        if not url.startswith(("http://", "https://")):
+            raise JobError(f"run.webhook names {name}, which holds no http(s) URL; set it, or leave run.webhook out")
+    body = redacted(json.dumps(outcome)).encode()
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310  (checked above)
+    try:
+        with urllib.request.urlopen(request, timeout=_SECONDS):  # noqa: S310
+            pass
+    except OSError as error:
+        # The URL may be a secret in itself.
+        _log.warning("the webhook does not answer (%s); the run's outcome is in run.json", type(error).__name__)

@@ -1,0 +1,1 @@
+"""The demo, the benchmarks and the estimate of a run's time and cost."""

@@ -1,0 +1,38 @@
+import threading
+import time
+
+import pytest
+
+from maskfleet.jobs.inputs.prefetch import Ahead
+
+
+def test_items_come_in_order():
+    assert list(Ahead(lambda: iter(range(5000)))) == list(range(5000))
+    assert list(Ahead(lambda: iter(()))) == []
+
+
+def test_an_error_comes_where_it_was_raised():
+    def failing():
+        yield 1
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        list(Ahead(failing))
+
+
+def test_it_waits_for_its_reader_and_ends_when_closed():
+    made = []
+
+    def counting():
+        for number in range(10**7):
+            made.append(number)
+            yield number
+
+    ahead = Ahead(counting)
+    time.sleep(0.3)
+    assert len(made) < 20_000
+    ahead.close()
+    deadline = time.monotonic() + 5
+    while any(thread.name == "ahead" for thread in threading.enumerate()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(thread.name == "ahead" for thread in threading.enumerate())

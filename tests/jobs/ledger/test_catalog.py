@@ -1,0 +1,97 @@
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from maskfleet.jobs.errors import JobError, Locked
+from maskfleet.jobs.ledger import catalog
+from maskfleet.jobs.ledger.fence import Fence
+from maskfleet.jobs.storage.external_sort import merged
+from maskfleet.jobs.storage.local import LocalStorage
+
+
+def table(**rows):
+    base = {"fingerprint": "f", "status": "ok", "run_id": "r", "input": "in"}
+    return pa.Table.from_pylist(
+        [{**base, "key": key, "etag": etag} for key, etag in sorted(rows.items())], catalog.SCHEMA
+    )
+
+
+def etags(storage):
+    found = {}
+    for part in catalog.rows(storage, catalog.current(storage)):
+        found |= dict(zip(part["key"].to_pylist(), part["etag"].to_pylist(), strict=True))
+    return found
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.dictionaries(st.text("abc", min_size=1, max_size=3), st.text("xyz", max_size=2), max_size=9), max_size=24
+    )
+)
+def test_the_newest_outcome_of_every_key_counts(tmp_path_factory, nights):
+    storage = LocalStorage(str(tmp_path_factory.mktemp("catalog")))
+    expected = {}
+    for number, night in enumerate(nights):
+        catalog.add(storage, f"{number:03}", [table(**night)])
+        expected |= night
+    assert etags(storage) == expected
+    version = catalog.current(storage)
+    assert len(version.runs) < 16
+    for key, etag in expected.items():
+        assert catalog.find(storage, version, key)["etag"] == etag
+    assert catalog.find(storage, version, "d") is None
+
+
+def test_a_night_writes_in_proportion_to_itself(tmp_path, monkeypatch):
+    storage = LocalStorage(str(tmp_path))
+    catalog.add(storage, "000", [table(**{f"k{number:06}": "e" for number in range(50_000)})])
+    written = []
+    monkeypatch.setattr(
+        LocalStorage,
+        "write",
+        lambda self, path, data, write=LocalStorage.write: (written.append(len(data)), write(self, path, data)),
+    )
+    for night in range(1, 30):
+        catalog.add(storage, f"{night:03}", [table(**{f"k{night:06}": "new", f"n{night:06}": "new"})])
+    assert len(written) == 29 + 3  # each night its own, and three merges of eight nights
+    assert sum(written) < 32 * 4000
+    assert len(catalog.current(storage).runs) < 16
+    assert etags(storage)["k000007"] == "new"
+
+
+def test_adding_twice_is_adding_once(tmp_path):
+    storage = LocalStorage(str(tmp_path))
+    first = catalog.add(storage, "001", [table(a="1")])
+    assert catalog.add(storage, "001", [table(a="2")]) == first
+    assert etags(storage) == {"a": "1"}
+
+
+def test_a_driver_that_was_succeeded_cannot_add(tmp_path):
+    storage = LocalStorage(str(tmp_path))
+    storage.write("lock/000002.json", b"{}")
+    with pytest.raises(Locked):
+        catalog.add(storage, "001", [table(a="1")], fence=Fence(storage, 1))
+    assert catalog.current(storage).number == 0
+
+
+def test_any_unique_ending_names_a_key(tmp_path):
+    storage = LocalStorage(str(tmp_path))
+    catalog.add(storage, "001", [table(**{"p/a.png": "1", "p/ba.png": "2", "a.jpg": "3", "q/a.jpg": "4"})])
+    version = catalog.current(storage)
+    assert catalog.ending(storage, version, "a.png") == "p/a.png"  # a whole part before a mere ending
+    assert catalog.ending(storage, version, "ba.png") == "p/ba.png"
+    assert catalog.ending(storage, version, "a.jpg") == "a.jpg"  # a key before an ending
+    with pytest.raises(JobError, match="may be p/a.png, p/ba.png"):
+        catalog.ending(storage, version, ".png")
+
+
+def test_a_merge_keeps_every_row_without_newest():
+    one, two = table(a="1", c="3"), table(b="2", c="4")
+    assert [row["etag"] for part in merged([iter([one]), iter([two])]) for row in part.to_pylist()] == [
+        "1",
+        "2",
+        "4",
+        "3",
+    ]

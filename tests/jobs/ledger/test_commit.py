@@ -1,0 +1,125 @@
+import random
+import threading
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from maskfleet.jobs.errors import Damaged, NotFound, StorageError
+from maskfleet.jobs.ledger.commit import Commit, Commits, Object, checked, leaves, nonce, pending, probe, put
+from maskfleet.jobs.ledger.manifest import Shard
+from maskfleet.jobs.storage.local import LocalStorage
+from maskfleet.jobs.storage.schemes import open_storage
+
+
+def attempt(shard="00000"):
+    name = nonce()
+    return Commit(shard, name, {"stats.parquet": Object(f"{shard}/{name}/stats.parquet", 3, "ab")}, 5, 1)
+
+
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])
+def storage(request, tmp_path):
+    return open_storage(str(tmp_path) if request.param == "local" else request.getfixturevalue("bucket"))
+
+
+class LosesAnswers:
+    """Storage whose conditional PUT may take effect and yet answer "exists", as a retried request does."""
+
+    def __init__(self, storage, seed):
+        self._storage, self._random = storage, random.Random(seed)
+
+    def create(self, path, data):
+        created = self._storage.create(path, data)
+        return created and self._random.random() > 0.5
+
+    def __getattr__(self, name):
+        return getattr(self._storage, name)
+
+
+@pytest.mark.parametrize("mode", ["worker", "driver"])
+def test_the_first_commit_counts(storage, mode):
+    commits = Commits(storage, "run", mode)
+    first, second = attempt(), attempt()
+    assert commits.get("00000") is None
+    assert commits.commit(first) == first
+    assert commits.commit(second) == first
+    assert commits.get("00000") == first
+    assert commits.all() == {"00000": first}
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10**6))
+def test_of_racing_attempts_exactly_one_knows_that_it_won(tmp_path_factory, seed):
+    storage = LosesAnswers(LocalStorage(str(tmp_path_factory.mktemp("race"))), seed)
+    commits = Commits(storage, "run", "worker")
+    attempts = [attempt() for _ in range(4)]
+    counted = {}
+    threads = [
+        threading.Thread(target=lambda mine=mine: counted.update({mine.attempt: commits.commit(mine)}))
+        for mine in attempts
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({commit.attempt for commit in counted.values()}) == 1
+    assert sum(mine == commit.attempt for mine, commit in counted.items()) == 1
+
+
+def test_a_shard_that_was_cut_cannot_be_committed_whole(storage):
+    commits = Commits(storage, "run", "worker")
+    shard = Shard("00000", 0, 4)
+    assert commits.split(shard).split
+    assert commits.commit(attempt("00000")).split
+    # And one that was committed cannot be cut.
+    done = commits.commit(attempt("00001"))
+    assert commits.split(Shard("00001", 0, 4)) == done
+
+
+def test_pending_and_leaves_follow_the_cuts(tmp_path):
+    commits = Commits(LocalStorage(str(tmp_path)), "run", "worker")
+    shards = [Shard("00000", 0, 8), Shard("00001", 0, 8), Shard("00002", 0, 3)]
+    commits.commit(attempt("00001"))
+    commits.split(shards[0])
+    commits.commit(attempt("00000.1"))
+    found = commits.all()
+    assert list(pending(shards, found)) == [Shard("00000.0", 0, 4), shards[2]]
+    assert [shard for shard, _ in leaves(shards, found)] == [Shard("00000.1", 4, 8), shards[1]]
+
+
+def test_the_probe_trusts_storage_that_excludes(storage):
+    assert probe(storage) == "worker"
+    assert storage.names("") in ([], [".maskfleet-probe"])
+    assert list(storage.walk()) == []
+
+
+class IgnoresConditions(LocalStorage):
+    def create(self, path, data):
+        self.write(path, data)
+        return True
+
+
+def test_the_probe_finds_storage_that_does_not(tmp_path):
+    assert probe(IgnoresConditions(str(tmp_path))) == "driver"
+
+
+class Blind(LocalStorage):
+    def create(self, path, data):
+        return False
+
+
+def test_a_record_that_exists_and_cannot_be_read_is_an_error(tmp_path):
+    with pytest.raises(StorageError, match="exists and cannot be read"):
+        Commits(Blind(str(tmp_path)), "run", "worker").commit(attempt())
+
+
+def test_a_file_that_is_another_or_missing_is_told_apart(tmp_path):
+    storage = LocalStorage(str(tmp_path))
+    item = put(storage, "a/b", b"12345")
+    assert checked(storage, item) == b"12345"
+    storage.write("a/b", b"12346")
+    with pytest.raises(Damaged, match="not what its commit describes"):
+        checked(storage, item)
+    storage.delete("a/b")
+    with pytest.raises(NotFound):
+        checked(storage, item)

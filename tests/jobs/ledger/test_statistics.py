@@ -1,0 +1,35 @@
+import pyarrow as pa
+import pytest
+
+from maskfleet.jobs.ledger import statistics
+from maskfleet.jobs.ledger.statistics import SCHEMA
+
+ROW = {
+    **dict.fromkeys(("key", "url", "run_id", "fingerprint", "attempt", "worker"), "x"),
+    "status": "ok",
+    "class_bbox": [[0, 1, 2, 3], None],
+    "class_pixels": [5, 0],
+    "mean_confidence": 0.5,
+}
+
+
+def test_rows_come_back_with_the_schema():
+    table = statistics.read(statistics.parquet([ROW, ROW | {"status": "failed", "error_class": "empty"}]))
+    assert table.schema.names == SCHEMA.names
+    assert table.schema.types == SCHEMA.types
+    first, second = table.to_pylist()
+    assert first["class_bbox"] == [[0, 1, 2, 3], None]
+    assert (second["status"], second["error_class"], second["width"]) == ("failed", "empty", None)
+
+
+def test_every_column_states_its_meaning():
+    assert all(field.metadata[b"meaning"] for field in SCHEMA)
+
+
+def test_a_row_that_lacks_what_must_be_there_is_refused():
+    with pytest.raises(pa.ArrowInvalid, match="fingerprint must not be null"):
+        statistics.parquet([{name: value for name, value in ROW.items() if name != "fingerprint"}])
+
+
+def test_no_rows_are_a_table_too():
+    assert statistics.read(statistics.parquet([])).num_rows == 0

@@ -1,0 +1,287 @@
+"""Every form of output, opened with the program that it is for."""
+
+import os
+
+import duckdb
+import numpy as np
+import pytest
+from conftest import draw_images, jpeg, seeded, statistics, tree, uploaded
+from PIL import Image
+
+from maskfleet.jobs.errors import JobError
+from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.ledger.commit import Commits
+from maskfleet.jobs.masks.encode import Encoder
+from maskfleet.jobs.network.inference_config import encoder_of, load_weights
+from maskfleet.jobs.outputs.export import export
+from maskfleet.jobs.outputs.verify import verify
+from maskfleet.jobs.run.execute import pipeline_of, run
+from maskfleet.jobs.storage.schemes import open_storage
+from maskfleet.unet import weights
+from maskfleet.unet.inference.segmenter import Segmenter
+
+FORMATS = ("png", "tar", "parquet", "rle")
+VALUES = [0, 100, 200]
+
+
+def quick(this, cpus):
+    loaded = load_weights(this.job)
+    segmenter = Segmenter(loaded.model, precision="fp32")
+    return pipeline_of(this, segmenter, 2, encoder=encoder_of(this.job, loaded))
+
+
+def run_as(folder, images, form, *sets):
+    job = {"input": str(images), "output": str(folder / form), "weights": str(folder / "three.safetensors")}
+    sets = (f"masks.format={form}", f"masks.values={VALUES}", "run.shard_size=4", "run.max_error_rate=1", *sets)
+    return run(Job.of(job, sets), open_pipeline=quick)
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory):
+    """One job's output in each format: nine images of three classes, and one that is none."""
+    folder = tmp_path_factory.mktemp("formats")
+    images = draw_images(folder / "in", 9)
+    (images / "broken.jpg").write_bytes(b"x")
+    (folder / "three.safetensors").write_bytes(weights.save(seeded(3)))
+    for form in FORMATS:
+        run_as(folder, images, form)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def truth(outputs):
+    """Class maps by mask name, read from the loose files."""
+    shown = {name: np.asarray(Image.open(outputs / "png/masks" / name)) for name in tree(outputs / "png/masks")}
+    assert len(shown) == 9
+    assert set(np.unique(np.concatenate([pixels.ravel() for pixels in shown.values()]))) == set(VALUES)
+    return {name: np.searchsorted(VALUES, pixels).astype(np.uint8) for name, pixels in shown.items()}
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_format_is_whole(outputs, form):
+    audit = verify(str(outputs / form))
+    assert (audit.problems, audit.images) == ([], 10)
+    assert (outputs / form / "masks").exists() == (form == "png")
+
+
+def committed(output):
+    storage = open_storage(str(output))
+    (run_id,) = storage.names("runs")
+    return storage, [commit for _, commit in sorted(Commits(storage, run_id, "worker").all().items())]
+
+
+def test_webdataset_reads_the_tars(outputs, truth):
+    webdataset = pytest.importorskip("webdataset")
+    storage, commits = committed(outputs / "tar")
+    urls = [storage.url(commit.objects["masks.tar"].path) for commit in commits if "masks.tar" in commit.objects]
+    assert len(urls) == 3
+    samples = list(webdataset.WebDataset(urls, shardshuffle=False).decode("pil"))
+    assert {f"{sample['__key__']}.png" for sample in samples} == set(truth)
+    for sample in samples:
+        assert (np.asarray(sample["png"].convert("L")) == np.array(VALUES)[truth[f"{sample['__key__']}.png"]]).all()
+
+
+def tables(outputs):
+    storage, commits = committed(outputs / "parquet")
+    return [storage.url(commit.objects["masks.parquet"].path) for commit in commits]
+
+
+def test_hugging_face_datasets_reads_the_tables(outputs, truth, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    datasets = pytest.importorskip("datasets")
+    found = datasets.load_dataset("parquet", data_files=tables(outputs), split="train", cache_dir=str(tmp_path))
+    assert found.num_rows == 10
+    assert isinstance(found.features["mask"], datasets.Image)
+    for row in found:
+        if row["status"] == "failed":
+            assert row["mask"] is None
+        else:
+            assert (np.asarray(row["mask"]) == np.array(VALUES)[truth[row["mask_member"]]]).all()
+            assert row["class_pixels"] == np.bincount(truth[row["mask_member"]].ravel(), minlength=3).tolist()
+
+
+@pytest.mark.parametrize("library", ["duckdb", "pandas", "polars"])
+def test_tables_open_in(outputs, truth, library):
+    if library == "duckdb":
+        rows = duckdb.sql(
+            f"SELECT mask_member AS name, mask.bytes AS data FROM read_parquet({tables(outputs)})"
+        ).fetchall()
+    else:
+        read = pytest.importorskip(library).read_parquet
+        rows = []
+        for table in map(read, tables(outputs)):
+            masks = [None if mask is None else mask["bytes"] for mask in table["mask"]]
+            rows += zip(table["mask_member"], masks, strict=True)
+        for table in map(read, (outputs / "rle/stats").rglob("*.parquet")):
+            assert len(table) == 10
+            assert len(table["mask_rle"][1]) == 3
+    masks = {name: bytes(data) for name, data in rows if data is not None}
+    assert masks == tree(outputs / "png/masks")
+
+
+def test_run_lengths_are_cocos(outputs, truth):
+    coco = pytest.importorskip("pycocotools.mask")
+    rows = [row for row in statistics(outputs / "rle") if row["status"] == "ok"]
+    assert len(rows) == 9
+    for row in rows:
+        for number, runs in enumerate(row["mask_rle"]):
+            if runs is not None:
+                assert (coco.decode(runs) == (truth[row["mask_member"]] == number)).all()
+                assert coco.area(runs) == row["class_pixels"][number]
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_exports_are_the_same_from_every_format(outputs, truth, tmp_path, form):
+    for kind in ("png", "voc"):
+        done = export(str(outputs / form), kind, str(tmp_path / kind), names=("cell", "wall"))
+        assert (done.images, done.failed) == (9, 1)
+    assert tree(tmp_path / "png") == tree(outputs / "png/masks")
+    for name, classes in truth.items():
+        image = Image.open(tmp_path / "voc/SegmentationClass" / name)
+        assert image.mode == "P"
+        assert image.getpalette()[:9] == [0, 0, 0, 128, 0, 0, 0, 128, 0]
+        assert (np.asarray(image) == classes).all()
+    assert (tmp_path / "voc/labels.txt").read_text() == "background\ncell\nwall\n"
+
+
+@pytest.mark.parametrize("form", ["tar", "rle"])
+def test_coco_json(outputs, truth, tmp_path, form, capsys):
+    coco = pytest.importorskip("pycocotools.coco")
+    export(str(outputs / form), "coco", str(tmp_path), names=("cell",))
+    found = coco.COCO(str(tmp_path / "annotations.json"))
+    assert [found.cats[number]["name"] for number in (1, 2)] == ["cell", "class_2"]
+    names = {row["key"]: row["mask_member"] for row in statistics(outputs / "rle")}
+    assert len(found.imgs) == 9
+    for image in found.imgs.values():
+        classes = np.zeros((image["height"], image["width"]), np.uint8)
+        for annotation in found.imgToAnns[image["id"]]:
+            mask = found.annToMask(annotation)
+            classes[mask == 1] = annotation["category_id"]
+            rows, columns = np.nonzero(mask)
+            box = [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
+            assert (annotation["area"], annotation["bbox"]) == (mask.sum(), box)
+        assert (classes == truth[names[image["file_name"]]]).all()
+
+
+def test_the_newest_outcome_of_each_image_counts(tmp_path):
+    images = tmp_path / "in"
+    images.mkdir()
+    (tmp_path / "three.safetensors").write_bytes(weights.save(seeded(3)))
+    for number in range(3):
+        (images / f"{number}.jpg").write_bytes(jpeg(number))
+    run_as(tmp_path, images, "tar")
+    (images / "0.jpg").write_bytes(jpeg(7))
+    (images / "1.jpg").write_bytes(b"broken now")
+    run_as(tmp_path, images, "rle", f"output={tmp_path / 'tar'}")  # another format, on top of the first
+    done = export(str(tmp_path / "tar"), "png", str(tmp_path / "all"))
+    assert (done.images, done.failed) == (2, 1)
+    assert set(os.listdir(tmp_path / "all")) == {"0.png", "2.png"}
+    done = export(str(tmp_path / "tar"), "png", str(tmp_path / "one"), key="0.jpg")
+    assert (done.images, done.failed) == (1, 0)
+    assert (tmp_path / "one/0.png").read_bytes() == (tmp_path / "all/0.png").read_bytes()
+    rows = {row["key"]: row for row in statistics(tmp_path / "tar") if row["mask_rle"]}
+    classes = np.searchsorted(VALUES, np.asarray(Image.open(tmp_path / "one/0.png")))
+    assert np.bincount(classes.ravel(), minlength=3).tolist() == rows["0.jpg"]["class_pixels"]
+    with pytest.raises(JobError, match="no image's key ends with '9.jpg'"):
+        export(str(tmp_path / "tar"), "png", str(tmp_path / "none"), key="9.jpg")
+    with pytest.raises(JobError, match="lies within the output"):
+        export(str(tmp_path / "tar"), "png", str(tmp_path / "tar/masks"))
+    with pytest.raises(JobError, match="there is no run"):
+        export(str(tmp_path / "in"), "png", str(tmp_path / "none"))
+
+
+def test_colours_are_classes_again():
+    from maskfleet.jobs.outputs.export import Mask
+
+    values = ((0, 0, 0), (255, 0, 0), (255, 128, 0))
+    classes = np.random.default_rng(0).integers(0, 3, (20, 30)).astype(np.uint8)
+    assert (Mask({}, values, Encoder(values).encode(classes)).classes() == classes).all()
+    assert (Mask({}, (0, 1), Encoder((0, 1)).encode(classes % 2)).classes() == classes % 2).all()
+
+
+@pytest.mark.s3
+def test_to_a_bucket(outputs, truth, bucket):
+    export(str(outputs / "rle"), "png", f"{bucket}/masks")
+    assert {entry.path for entry in open_storage(f"{bucket}/masks").walk()} == set(truth)
+
+
+def test_one_key_is_found_without_reading_every_row(tmp_path):
+    """By the statistics of row groups, the page index and Bloom filters, which DuckDB uses."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from maskfleet.jobs.ledger.statistics import SCHEMA, table_parquet
+
+    count = 40_000
+    fixed = {"url": "u", "run_id": "r", "fingerprint": "f", "status": "ok", "attempt": "a", "worker": "w"}
+    columns = {"key": [f"{number:06}.jpg" for number in range(count)]} | {
+        name: [v] * count for name, v in fixed.items()
+    }
+    table = pa.table([pa.array(columns.get(field.name, [None] * count), field.type) for field in SCHEMA], SCHEMA)
+    (tmp_path / "part.parquet").write_bytes(table_parquet(table))
+    file = pq.ParquetFile(tmp_path / "part.parquet")
+    spans = [file.metadata.row_group(number).column(0).statistics for number in range(file.num_row_groups)]
+    assert sum(span.min <= "012345.jpg" <= span.max for span in spans) == 1
+    assert max(file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)) <= 8192
+    found = duckdb.sql(
+        f"SELECT count(*) FROM parquet_metadata('{tmp_path}/part.parquet') WHERE path_in_schema = 'key' AND bloom_filter_offset > 0"
+    ).fetchall()
+    assert found == [(file.num_row_groups,)]
+
+
+def geotiff_inputs(folder):
+    """Satellite images and others; of each, the size and the tie point."""
+    tifffile = pytest.importorskip("tifffile", reason="needs the extra 'geo'")
+    folder.mkdir()
+    found = {}
+    for number, name in enumerate(("a.tif", "b.TIFF", "changed.tif")):
+        pixels = np.random.default_rng(number).integers(0, 256, (300, 280 + number, 3), np.uint8)
+        tie = (0.0, 0.0, 0.0, 399960.0 + number, 5700000.0, 0.0)
+        tags = [(33550, 12, 3, (10.0, 10.0, 0.0), True), (33922, 12, 6, tie, True)]
+        tifffile.imwrite(
+            folder / name, pixels, photometric="rgb", metadata=None, extratags=tags, resolution=((254, 1), (254, 1))
+        )
+        found[name] = tie
+    Image.new("RGB", (40, 50)).save(folder / "plain.png")
+    return found
+
+
+@pytest.mark.parametrize("form", ["png", "rle"])
+@pytest.mark.parametrize("values", [VALUES, [[0, 0, 0], [255, 0, 0], [0, 0, 255]]])
+def test_geotiffs_lie_where_their_images_lie(form, values, tmp_path):
+    import io
+
+    ties = geotiff_inputs(tmp_path / "in")
+    (tmp_path / "three.safetensors").write_bytes(weights.save(seeded(3)))
+    run_as(tmp_path, tmp_path / "in", form, f"masks.values={values}")
+    with (tmp_path / "in/changed.tif").open("ab") as file:
+        file.write(b"more")
+    done = export(str(tmp_path / form), "geotiff", str(tmp_path / "as-tif"))
+    assert (done.images, done.placed) == (4, 2)
+    export(str(tmp_path / form), "png", str(tmp_path / "as-png"))
+    found = tree(tmp_path / "as-tif")
+    assert set(found) == {"a.tif", "b.tif", "changed.tif", "plain.tif"}
+    for name, data in found.items():
+        with (
+            Image.open(io.BytesIO(data)) as mask,
+            Image.open(tmp_path / "as-png" / name.replace(".tif", ".png")) as png,
+        ):
+            np.testing.assert_array_equal(np.asarray(mask), np.asarray(png))
+            tie = ties.get(name.replace("b.tif", "b.TIFF"))
+            assert mask.tag_v2.get(33922) == (None if name == "changed.tif" else tie)
+            if name in ("a.tif", "b.tif"):
+                assert mask.info["dpi"] == (254, 254)
+                assert mask.tag_v2[33550] == (10, 10, 0)
+
+
+@pytest.mark.s3
+def test_geotiffs_from_and_to_a_bucket(tmp_path, bucket):
+    ties = geotiff_inputs(tmp_path / "in")
+    storage = uploaded(tmp_path / "in", bucket)
+    (tmp_path / "three.safetensors").write_bytes(weights.save(seeded(3)))
+    run_as(tmp_path, f"{bucket}/in", "png")
+    assert export(str(tmp_path / "png"), "geotiff", f"{bucket}/tif").placed == 3
+    import io
+
+    with Image.open(io.BytesIO(storage.read("tif/a.tif"))) as mask:
+        assert mask.tag_v2[33922] == ties["a.tif"]

@@ -1,0 +1,158 @@
+"""Each kind of damage is found."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from maskfleet.jobs.errors import JobError
+from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.ledger import catalog
+from maskfleet.jobs.outputs.verify import verify
+from maskfleet.jobs.run.execute import run
+
+
+@pytest.fixture
+def output(images, tmp_path, weights_file):
+    run(
+        Job.of(
+            {"input": str(images), "output": str(tmp_path / "out"), "weights": weights_file},
+            ["run.shard_size=6", "cluster.threads=1"],
+        )
+    )
+    return tmp_path / "out"
+
+
+def one(output, pattern):
+    return sorted(output.glob(pattern))[0]
+
+
+def change_tar(output):
+    path = one(output, "runs/*/shards/00001/*/masks.tar")
+    data = bytearray(path.read_bytes())
+    data[700] ^= 1
+    path.write_bytes(data)
+
+
+def drop_row(output):
+    path = one(output, "stats/*/*.parquet")
+    pq.write_table(pq.read_table(path, partitioning=None).slice(1), path)
+
+
+def uncommit(output):
+    one(output, "runs/*/commits/00002.json").unlink()
+
+
+def repaint(output):
+    path = one(output, "masks/part-0/*.png")
+    Image.fromarray(np.zeros_like(np.asarray(Image.open(path)))).save(path)
+
+
+def lose_object(output):
+    one(output, "runs/*/shards/00000/*/stats.parquet").unlink()
+
+
+def count_wrong(output):
+    path = one(output, "runs/*/commits/00000.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"failed": 3}))
+
+
+def change_catalog(output):
+    path = one(output, "catalog/rows/*.parquet")
+    rows = pq.read_table(path).to_pylist()
+    rows[3]["etag"] = "another"
+    del rows[5]
+    pq.write_table(pa.Table.from_pylist(rows, catalog.SCHEMA), path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (change_tar, "not what its commit describes"),
+        (drop_row, "has 23 rows and is not what the commits hold .24"),
+        (uncommit, "1 shards have no commit, the first is 00002"),
+        (repaint, "is not the committed mask"),
+        (lambda output: one(output, "masks/part-1/*.png").unlink(), "is missing"),
+        (lose_object, "there is no file"),
+        (count_wrong, "counts other rows"),
+        (change_catalog, "the catalog has 2 images otherwise than the finished runs, such as part-0/image-006"),
+    ],
+)
+def test_damage_is_found(output, damage, message):
+    assert verify(str(output)).problems == []
+    damage(output)
+    problems = verify(str(output)).problems
+    assert any(__import__("re").search(message, problem) for problem in problems), problems
+
+
+def test_the_catalog_of_several_nights_is_checked(images, tmp_path, weights_file):
+    job = Job.of({"input": str(images), "output": str(tmp_path / "out"), "weights": weights_file})
+    run(job)
+    first, second, third, *_ = sorted(path for path in images.rglob("*") if path.is_file())
+    first.unlink()
+    second.write_bytes(third.read_bytes())
+    run(job)
+    second.unlink()
+    run(job)
+    assert verify(str(tmp_path / "out")).problems == []
+    path = one(tmp_path / "out", "runs/*/manifest/gone-*.parquet")
+    path.unlink()
+    assert "the catalog has 1 images otherwise" in verify(str(tmp_path / "out")).problems[0]
+
+
+def test_an_output_without_runs_is_no_output(tmp_path):
+    with pytest.raises(JobError, match="there is no run"):
+        verify(str(tmp_path))
+
+
+def test_a_mask_that_its_row_does_not_describe_is_found():
+    from maskfleet.jobs.masks.encode import Encoder
+    from maskfleet.jobs.outputs.verify import _of_mask
+
+    data = Encoder([0, 255]).encode(np.zeros((4, 5), np.uint8))
+    assert list(_of_mask({"height": 4, "width": 5, "class_pixels": [20, 0]}, data)) == []
+    assert len(list(_of_mask({"height": 5, "width": 4, "class_pixels": [19, 1]}, data))) == 2
+    assert "no whole mask" in next(_of_mask({"height": 4, "width": 5, "class_pixels": [20, 0]}, data[:-22]))
+
+
+def test_run_lengths_that_do_not_fit_their_row_are_found():
+    from maskfleet.jobs.masks.rle import Encoder
+    from maskfleet.jobs.outputs.verify import _of_runs
+
+    classes = np.array([[0, 1], [1, 1]], np.uint8)
+    row = {"height": 2, "width": 2, "class_pixels": [1, 3], "mask_rle": Encoder(2).encode(classes)}
+    assert list(_of_runs(row)) == []
+    assert list(_of_runs(row | {"mask_rle": None})) == ["it has no mask"]
+    assert list(_of_runs(row | {"class_pixels": [2, 2]})) == ["its class_pixels are not those of its mask"]
+    assert "is not of 3×2 px" in next(_of_runs(row | {"width": 3}))
+
+
+def test_a_table_of_masks_beside_other_rows_is_found(images, tmp_path, weights_file):
+    import hashlib
+
+    job = {"input": str(images), "output": str(tmp_path / "out"), "weights": weights_file}
+    run(Job.of(job, ["masks.format=parquet", "run.shard_size=12"]))
+    assert verify(str(tmp_path / "out")).problems == []
+    path = one(tmp_path / "out", "runs/*/shards/00000/*/masks.parquet")
+    table = pq.read_table(path)
+    changed = table.set_column(0, table.schema.field("key"), table["key"].take(list(range(11, -1, -1))))
+    pq.write_table(changed, path)
+    commit = one(tmp_path / "out", "runs/*/commits/00000.json")
+    record = json.loads(commit.read_text())
+    sums = {"size": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    record["objects"]["masks.parquet"] |= sums
+    commit.write_text(json.dumps(record))
+    problems = verify(str(tmp_path / "out")).problems
+    assert problems == [
+        "run " + problems[0].split()[1] + " shard 00000: the rows beside its masks are not those of its statistics"
+    ]
+
+
+def test_masks_of_more_pixels_than_pillow_opens_are_checked(images, tmp_path, weights_file, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    table = {"input": str(images), "output": str(tmp_path / "out"), "weights": weights_file}
+    run(Job.of(table, ["cluster.threads=1", "masks.values=[[0, 0, 0], [1, 2, 3]]"]))
+    assert verify(str(tmp_path / "out")).problems == []

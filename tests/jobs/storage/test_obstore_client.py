@@ -1,0 +1,172 @@
+"""obstore beside s3fs: the same objects under the same keys, and s3fs has the last word on what fails."""
+
+import sys
+import time
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from maskfleet.jobs.errors import Changed, NotFound, StorageError
+from maskfleet.jobs.storage import obstore_client as module
+from maskfleet.jobs.storage.obstore_client import Access, Quick
+from maskfleet.jobs.storage.s3 import S3Storage
+
+
+def by_s3fs(url):
+    storage = S3Storage(url)
+    storage._quick_is_open = True  # as if there were no obstore
+    return storage
+
+
+@pytest.fixture
+def storage(bucket):
+    return S3Storage(f"{bucket}/some/prefix")
+
+
+@pytest.mark.s3
+def test_it_is_what_reads_and_writes(storage, monkeypatch):
+    storage.write("a", b"0123456789")
+    monkeypatch.setattr(storage, "_retried", None)
+    storage.write("b", b"other")
+    assert (storage.read("a"), storage.read_range("a", 3, 4), storage.read("b")) == (b"0123456789", b"3456", b"other")
+    assert storage.retries == 0
+
+
+@pytest.mark.s3
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    key=st.lists(
+        st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1, max_size=8),
+        min_size=1,
+        max_size=3,
+    ).map("/".join),
+    data=st.binary(max_size=100),
+)
+def test_keys_are_the_same_to_both(storage, key, data):
+    if {".", ".."} & set(key.split("/")):
+        return
+    storage.write(key, data)
+    assert by_s3fs(storage.root).read(key) == data
+    assert storage.read(key) == data
+    if not key.endswith("/"):  # which listings leave out, as what stands for a folder
+        assert [entry.path for entry in storage.walk()] == [key]
+    storage.delete(key)
+    assert not storage.exists(key.strip("/"))
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize(
+    "key", ["a%20b", "a+b c", "#1", "ü/ß?.png", "a=b&c", "~x", "per%cent", "'q\"", "a*b", "[1]{2}|^`"]
+)
+def test_keys_that_look_like_something_else(storage, key):
+    storage.write(key, b"this one")
+    assert by_s3fs(storage.root).read(key) == b"this one"
+    assert storage.read(key) == b"this one"
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("key", ["a//b", "a/", "/a", "/", "a/b/"])
+def test_what_it_may_not_name_goes_by_s3fs(bucket, key):
+    storage = S3Storage(bucket)
+    storage.write("a", b"another")
+    storage.write(key, b"x")
+    assert (by_s3fs(bucket).read(key), storage.read(key), storage.read("a")) == (b"x", b"x", b"another")
+
+
+@pytest.mark.s3
+def test_errors_are_those_of_s3fs(storage):
+    storage.write("a", b"one")
+    etag = storage.entry("a").etag
+    storage.write("a", b"two")
+    with pytest.raises(Changed, match="changed after the plan"):
+        storage.read("a", etag)
+    with pytest.raises(NotFound, match="there is no object s3://.*/some/prefix/none"):
+        storage.read("none")
+    with pytest.raises(NotFound, match="there is no object"):
+        storage.read_range("none", 0, 10)
+    assert storage._quick._failures == 0, "these are answers"
+
+
+@pytest.mark.s3
+def test_without_it_s3fs_does_all(bucket, monkeypatch):
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    monkeypatch.delitem(sys.modules, "maskfleet.jobs.storage.obstore_client")
+    storage = S3Storage(bucket)
+    storage.write("a", b"x")
+    assert storage.read("a") == b"x"
+    assert storage._quick is None
+
+
+@pytest.mark.s3
+def test_while_it_fails_it_is_left_alone(storage, monkeypatch):
+    storage.write("a", b"x")
+    asked = []
+
+    def fails(*_, **__):
+        asked.append(1)
+        raise OSError("no route to host")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module.obstore, "get", fails)
+        assert [storage.read("a") for _ in range(9)] == [b"x"] * 9
+    assert len(asked) == 3
+    clock = time.monotonic
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock() + 61)
+    monkeypatch.setattr(storage, "_retried", None)
+    assert storage.read("a") == b"x"
+
+
+def test_storage_that_is_away_fails_as_without_it(monkeypatch):
+    for name, value in {
+        "ENDPOINT_URL_S3": "http://127.0.0.1:9",
+        "ACCESS_KEY_ID": "x",
+        "SECRET_ACCESS_KEY": "y",
+    }.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    storage = S3Storage("s3://bucket")
+    assert storage._opened_quick() is not None
+    storage.GET_SECONDS = 3.0
+    with pytest.raises(StorageError, match="storage failed for 3 s"):
+        storage.read("a")
+
+
+@pytest.mark.s3
+def test_with_new_credentials_both_are_opened_anew(storage):
+    storage.write("a", b"x")
+    before = storage._quick
+
+    class Expired(Exception):
+        def __init__(self):
+            self.response = {"Error": {"Code": "ExpiredToken"}}
+
+    async def expired_once():
+        if storage._quick_is_open:
+            raise Expired
+        return b"answer"
+
+    assert storage._retried(expired_once, "a", 10.0) == b"answer"
+    assert storage.read("a") == b"x"
+    assert storage._quick is not before
+
+
+@pytest.mark.parametrize(
+    ("bucket", "endpoint", "reached", "named"),
+    [
+        ("b", "https://s3.eu-west-1.amazonaws.com", "https://b.s3.eu-west-1.amazonaws.com", True),
+        ("b", "https://s3.cn-north-1.amazonaws.com.cn", "https://b.s3.cn-north-1.amazonaws.com.cn", True),
+        ("with.dots", "https://s3.eu-west-1.amazonaws.com", "https://s3.eu-west-1.amazonaws.com", False),
+        ("b", "http://127.0.0.1:9000", "http://127.0.0.1:9000", False),
+    ],
+)
+def test_servers_are_addressed_as_they_want_to_be(bucket, endpoint, reached, named):
+    config = Quick(Access(bucket, endpoint, "eu-west-1", lambda: ("k", "s", None)))._store.config
+    assert (config["endpoint"], config["region"]) == (reached, "eu-west-1")
+    assert str(config["virtual_hosted_style_request"]).lower() == str(named).lower()
+
+
+def test_credentials_are_asked_for_and_kept_to_itself():
+    access = Access("b", "http://127.0.0.1:9", "eu-west-1", lambda: ("key", "hunter22", "token"))
+    quick = Quick(access)
+    assert quick.read("a") is None
+    assert "hunter22" not in f"{quick!r} {quick._store!r} {quick._store.config}"

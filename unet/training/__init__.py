@@ -1,0 +1,1 @@
+"""Training of the U-Net: one optimizer step at a time."""
