@@ -32,7 +32,7 @@ from maskfleet.jobs.run.begin import Run, Stop
 from maskfleet.jobs.run.execute import OpenPipeline, Progress, RunReport, committed, execute, judge, pipeline_of_job
 from maskfleet.jobs.run.pipeline import SHARDS_IN_FLIGHT
 from maskfleet.jobs.run.progress import Tally
-from maskfleet.jobs.run.stage_timers import DEVICE
+from maskfleet.jobs.stage_timers import DEVICE
 from maskfleet.jobs.training.loop import Progress as Learning
 
 _STARTS = 5

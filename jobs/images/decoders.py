@@ -35,7 +35,7 @@ from maskfleet.jobs.images.isolation import (
     limit_time,
     shared_block,
 )
-from maskfleet.jobs.run.stage_timers import Lane, Meters, Wait
+from maskfleet.jobs.stage_timers import Lane, Meters, Wait
 from maskfleet.jobs.storage import local_file
 
 CODEC = "maskfleet.jobs.images.decode:decode"

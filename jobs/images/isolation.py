@@ -115,7 +115,9 @@ def _environment() -> dict[str, str]:
 
 
 def _search_path() -> list[str]:
-    """Where this process finds its modules, without the working directory: that is the user's, and may hold a `random.py`.
+    """Where this process finds its modules, without the working directory.
+
+    That folder is the user's, and may hold a `random.py`.
 
     The folder that this very package lies in stays, for a checkout that is not installed.
     """

@@ -187,7 +187,7 @@ def add(
 
 
 def _compacted(storage: Storage, runs: list[tuple[File, ...]]) -> list[tuple[File, ...]]:
-    """The newest runs of one size merged while there are enough of them; the files they leave are for `jobs.outputs.gc`."""
+    """Merge the newest runs of one size while there are enough of them; `jobs.outputs.gc` deletes their files."""
     while len(runs) >= _FAN_IN and _tier(runs[-1]) >= max(_tier(run) for run in runs[-_FAN_IN:]):
         old = runs[-_FAN_IN:]
         new = _stored(storage, merged([_rows_of(storage, run) for run in old], newest=True))

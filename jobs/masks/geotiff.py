@@ -1,8 +1,7 @@
 """Masks as TIFF that lie where their image lies: in tiles, as rows come, with the image's georeference and resolution.
 
-By tifffile, the extra `geo`: Pillow writes whole images only, and libvips writes no tags but its own. What
-`jobs.outputs.export` makes of a committed mask: `placement` reads the input's tags (a few small reads, so that a ranged file
-serves), `write` writes the mask.
+By tifffile, the extra `geo`: Pillow writes whole images only, and libvips writes no tags but its own. `placement`
+reads the input's tags with a few small reads, so that a ranged file serves; `write` writes the mask.
 
 The no-data value stays behind. It is one of the image's pixel values; where it is also a mask's, programs would take
 that class for missing.

@@ -23,7 +23,7 @@ from maskfleet.jobs.ledger.commit import Mode
 from maskfleet.jobs.ledger.manifest import Manifest
 from maskfleet.jobs.network import batches
 from maskfleet.jobs.network.inference_config import device_of, segmenter_of
-from maskfleet.jobs.planning.sample import IMAGES, sample
+from maskfleet.jobs.network.sample import IMAGES, sample
 from maskfleet.jobs.storage.contract import Storage
 from maskfleet.unet.inference.precision import (
     DeviceError,
@@ -69,8 +69,8 @@ class Tuning:
         fused: Whether convolution and ReLU are one pass on a GPU, which was measured too; None where it was not.
         seconds_per_image: Of each precision, where there was a choice.
         shape: Height and width of most images of a sample; None where none was looked at.
-        compared: Of each precision below fp32 that was judged: `unet.inference.precision.Agreement` with fp32, on so many
-            images of the job, and the key of the worst.
+        compared: Of each precision below fp32 that was judged: `unet.inference.precision.Agreement` with fp32, the
+            number of images, and the key of the worst.
     """
 
     device: str

@@ -13,7 +13,7 @@ from maskfleet.jobs.errors import JobError
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.ledger.manifest import Manifest
 from maskfleet.jobs.network.inference_config import mask_values, segmenter_of
-from maskfleet.jobs.planning.sample import IMAGES, Example, sample
+from maskfleet.jobs.network.sample import IMAGES, Example, sample
 from maskfleet.unet.inference.decision import Statistics
 from maskfleet.unet.weights import CHECKPOINT, Weights
 

@@ -20,7 +20,7 @@ from maskfleet.jobs.ledger.commit import Commit, Commits, Object, checked, nonce
 from maskfleet.jobs.ledger.manifest import Manifest, Shard
 from maskfleet.jobs.masks import encode
 from maskfleet.jobs.run.pipeline import Outcome, Pipeline
-from maskfleet.jobs.run.stage_timers import Meters
+from maskfleet.jobs.stage_timers import Meters
 from maskfleet.jobs.storage.contract import Storage
 from maskfleet.jobs.storage.local import LocalStorage
 

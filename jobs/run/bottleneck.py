@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from maskfleet.jobs.run.stage_timers import DEVICE
+from maskfleet.jobs.stage_timers import DEVICE
 
 _GOOD = 0.97
 """Busy for this share of its time, the device is the limit."""

@@ -27,8 +27,8 @@ from maskfleet.jobs.ledger.fence import Fence
 from maskfleet.jobs.ledger.manifest import Shard
 from maskfleet.jobs.network import tuning
 from maskfleet.jobs.network.inference_config import encoder_of, fingerprint_of, load_weights, segmenter_of
+from maskfleet.jobs.network.sample import limits_of
 from maskfleet.jobs.planning.plan import gone_rows
-from maskfleet.jobs.planning.sample import limits_of
 from maskfleet.jobs.run import webhook
 from maskfleet.jobs.run.attempt import ShardReport, fail_shard, run_shard, settle
 from maskfleet.jobs.run.backlog import Backlog, Task

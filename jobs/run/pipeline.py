@@ -26,7 +26,7 @@ from maskfleet.jobs.images.streams import STREAM_BYTES, Stream, Unreadable
 from maskfleet.jobs.inputs.fetch import Inputs, Reader
 from maskfleet.jobs.inputs.sources import Record
 from maskfleet.jobs.masks import rle
-from maskfleet.jobs.run.stage_timers import DEVICE, Lane, Lanes, Meters, Wait
+from maskfleet.jobs.stage_timers import DEVICE, Lane, Lanes, Meters, Wait
 from maskfleet.jobs.storage.subresource import Fault, is_part
 
 if TYPE_CHECKING:  # `verify` and `status` come by here and must not wait for torch

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from maskfleet.jobs.run import stage_timers
+from maskfleet.jobs import stage_timers
 from maskfleet.jobs.run.attempt import ShardReport
 
 
@@ -24,7 +24,7 @@ class Tally:
     """Workers lost, and attempts that raised."""
     errors: Counter[str] = field(default_factory=Counter)
     busy: Counter[str] = field(default_factory=Counter)
-    """Seconds by stage; likewise `starved` and `blocked`, see `jobs.run.stage_timers`."""
+    """Seconds by stage; likewise `starved` and `blocked`, see `jobs.stage_timers`."""
     starved: Counter[str] = field(default_factory=Counter)
     blocked: Counter[str] = field(default_factory=Counter)
     serving: dict[str, tuple[float, float]] = field(default_factory=dict)

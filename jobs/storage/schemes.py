@@ -1,6 +1,7 @@
 """The door to files and buckets. Two kinds, one contract: `LocalStorage` and `S3Storage`.
 
-Decoding processes, which have no other business with storage, do without: they read local files by `jobs.storage.local_file`.
+Decoding processes, which have no other business with storage, do without: they read local files by
+`jobs.storage.local_file`.
 """
 
 import os

@@ -25,7 +25,7 @@ from maskfleet.jobs.run.attempt import Desk, ShardReport, rows_of, run_shard
 from maskfleet.jobs.run.begin import Planned, Run
 from maskfleet.jobs.run.execute import pipeline_of_job
 from maskfleet.jobs.run.pipeline import SHARDS_IN_FLIGHT, Pipeline
-from maskfleet.jobs.run.stage_timers import busiest
+from maskfleet.jobs.stage_timers import busiest
 from maskfleet.jobs.storage.contract import Storage
 from maskfleet.jobs.storage.local import LocalStorage
 

@@ -22,7 +22,7 @@ from maskfleet.jobs.images.decoders import CODEC, Decoders, Limits
 from maskfleet.jobs.inputs.fetch import Inputs
 from maskfleet.jobs.inputs.sources import Record, Source
 from maskfleet.jobs.job.schema import Job
-from maskfleet.jobs.planning.sample import limits_of
+from maskfleet.jobs.network.sample import limits_of
 from maskfleet.jobs.storage.subresource import Fault
 from maskfleet.jobs.training import truth
 from maskfleet.jobs.training.classes import Found, classes_of

@@ -18,8 +18,8 @@ from unittest import mock
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import maskfleet.jobs.run.execute
+from maskfleet.jobs import stage_timers
 from maskfleet.jobs.job.schema import Job
-from maskfleet.jobs.run import stage_timers
 from maskfleet.jobs.tools import bench
 from maskfleet.unet import weights
 from maskfleet.unet.model import UNet

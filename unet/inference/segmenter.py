@@ -9,7 +9,8 @@ classes are that close. In fp32 such pixels are found (the margin between the tw
 below `TIE`), and their image is decided by the plain pass: unfolded network, contiguous memory, one
 whole image, which is the arithmetic of Pytorch-UNet's predict.py. So in fp32 an image's mask depends
 neither on its batch nor on its tiles, and equals that program's. Images beyond `WHOLE_PIXELS`, or cut for
-want of memory, have no plain pass: `unet.inference.near_ties` decides such pixels, so that they too do not depend on tiles.
+want of memory, have no plain pass: `unet.inference.near_ties` decides such pixels, so that they too do not depend on
+tiles.
 """
 
 import copy

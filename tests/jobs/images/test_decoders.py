@@ -15,7 +15,7 @@ from PIL import Image
 from maskfleet.jobs.errors import MaskfleetError
 from maskfleet.jobs.images import decoders as module
 from maskfleet.jobs.images.decoders import Decoders, Failure, Limits, LocalFile
-from maskfleet.jobs.run.stage_timers import Meters
+from maskfleet.jobs.stage_timers import Meters
 from maskfleet.jobs.storage import local_file
 
 

@@ -70,7 +70,7 @@ def test_files_that_would_fail(diagnosed, tmp_path):
 
 def test_an_image_that_is_read_in_rows_does_not_fail(diagnosed, monkeypatch):
     pytest.importorskip("pyvips", reason="needs the extra 'large'")
-    from maskfleet.jobs.planning import sample
+    from maskfleet.jobs.network import sample
 
     monkeypatch.setattr(sample, "STREAM_BYTES", 100)
     assert diagnosed(seeded()) == []

@@ -10,8 +10,8 @@ from PIL import Image
 from maskfleet.jobs.images.decode import decode
 from maskfleet.jobs.inputs.sources import Source
 from maskfleet.jobs.job.schema import Job
-from maskfleet.jobs.planning import sample as module
-from maskfleet.jobs.planning.sample import limits_of, sample
+from maskfleet.jobs.network import sample as module
+from maskfleet.jobs.network.sample import limits_of, sample
 
 
 def job_of(folder, *sets):

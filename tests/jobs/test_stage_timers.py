@@ -4,8 +4,8 @@ from time import sleep
 
 import pytest
 
-from maskfleet.jobs.run import stage_timers as module
-from maskfleet.jobs.run.stage_timers import Lane, Lanes, Meters, Wait, busiest
+from maskfleet.jobs import stage_timers as module
+from maskfleet.jobs.stage_timers import Lane, Lanes, Meters, Wait, busiest
 
 
 @pytest.fixture
