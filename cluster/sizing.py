@@ -4,7 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from maskfleet.jobs.job.schema import Job, WorkerRange
+from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.job.sections import WorkerRange
 
 Resources = Mapping[str, float]
 """What a node has, as Ray says it: "CPU", "GPU", "memory" in bytes, …"""

@@ -7,7 +7,8 @@ from pathlib import Path
 from typer.main import get_command
 
 from maskfleet.cluster.cli.main import app
-from maskfleet.jobs.job.schema import Job, _keys
+from maskfleet.jobs.job.keys import names
+from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.ledger.statistics import SCHEMA
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,7 +27,7 @@ def commands():
 def test_every_command_and_key_and_column_is_in_the_readme():
     for command in commands():
         assert f"maskfleet {command}" in README, command
-    for key in _keys(Job, ""):
+    for key in names(Job):
         assert re.search(rf"^\s*#?\s*{key.rsplit('.', 1)[-1]}\s*=|`{key.rsplit('.', 1)[-1]}`", README, re.MULTILINE), (
             key
         )

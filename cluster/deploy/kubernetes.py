@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
-from maskfleet.jobs.job.schema import Job, WorkerRange
+from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.job.sections import WorkerRange
 
 _LONGEST_NAME = 36
 """KubeRay adds to a RayCronJob's name, and Kubernetes to a CronJob's, up to 63."""

@@ -1,1 +1,1 @@
-"""The job file: its schema, how it is read, and when it is scheduled."""
+"""The job file: its schema, how it is loaded, and its schedule."""

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from maskfleet.jobs.inputs.indexes import Indexes
 from maskfleet.jobs.inputs.sources import LISTED
-from maskfleet.jobs.job.schema import Selection
+from maskfleet.jobs.job.sections import Selection
 from maskfleet.jobs.ledger import catalog, manifest
 from maskfleet.jobs.ledger.manifest import PART_SHARDS, SCHEMA, Frozen, Manifest, Shard, Writer, part_of, shards_of
 from maskfleet.jobs.masks.names import mask_names, settled

@@ -78,7 +78,7 @@ class Desk:
         fingerprint: Of the run.
         manifest: Its plan.
         commits: Its commits.
-        format: Of the masks; see `jobs.job.schema.Masks`.
+        format: Of the masks; see `jobs.job.sections.Masks`.
     """
 
     storage: Storage

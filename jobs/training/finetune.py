@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 
 from maskfleet.jobs.errors import JobError, NotFound, Refused
-from maskfleet.jobs.job.schema import Finetune, Job
+from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.job.sections import Finetune
 from maskfleet.jobs.ledger.fence import Fence
 from maskfleet.jobs.ledger.lock import locked
 from maskfleet.jobs.masks.encode import default_values

@@ -16,8 +16,8 @@ from maskfleet.cluster import driver, train
 from maskfleet.cluster.connection import ClusterError, connected
 from maskfleet.cluster.train import needs_of, on_ray
 from maskfleet.jobs.errors import JobError, Stopped
-from maskfleet.jobs.job.schema import Cluster as ClusterSettings
 from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.job.sections import Cluster as ClusterSettings
 from maskfleet.jobs.training.finetune import finetune, plan_of
 from maskfleet.unet import weights
 

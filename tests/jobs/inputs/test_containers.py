@@ -10,7 +10,8 @@ from conftest import jpeg, statistics, tar, uploaded
 from maskfleet.jobs.errors import Changed
 from maskfleet.jobs.inputs.fetch import Inputs
 from maskfleet.jobs.inputs.sources import Source
-from maskfleet.jobs.job.schema import Job, Selection
+from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.job.sections import Selection
 from maskfleet.jobs.outputs.verify import verify
 from maskfleet.jobs.run.begin import plan
 from maskfleet.jobs.run.execute import run

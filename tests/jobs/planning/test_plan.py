@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from maskfleet.jobs.errors import JobError, StorageError
 from maskfleet.jobs.inputs.sources import Record, tables
-from maskfleet.jobs.job.schema import Selection
+from maskfleet.jobs.job.sections import Selection
 from maskfleet.jobs.ledger import catalog
 from maskfleet.jobs.planning.plan import LivePlan, Planning, first_of
 from maskfleet.jobs.storage.local import LocalStorage

@@ -7,7 +7,8 @@ from conftest import draw_pairs, seeded, statistics
 from PIL import Image
 
 from maskfleet.jobs.errors import JobError, Refused, Stopped
-from maskfleet.jobs.job.schema import Finetune, Job
+from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.job.sections import Finetune
 from maskfleet.jobs.network.inference_config import fingerprint_of, load_weights
 from maskfleet.jobs.run.execute import run
 from maskfleet.jobs.training.finetune import evaluate, finetune, foreseen

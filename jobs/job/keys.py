@@ -1,0 +1,74 @@
+"""Keys of a job file: every known name, and the refusal of unknown ones with a suggestion. Knows no particular key."""
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from maskfleet.jobs.errors import JobError
+
+_SECRET = re.compile(r"secret|password|passwd|token|credential|access_?key|api_?key", re.IGNORECASE)
+
+
+def names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Yield the name of every key, those of a section as `section.key`.
+
+    Args:
+        model: Model of the job file or of a section.
+        prefix: Text before every name, such as `run.`.
+    """
+    for key, field in model.model_fields.items():
+        inner = section_of(field)
+        if inner is None:
+            yield prefix + key
+        else:
+            yield from names(inner, f"{prefix}{key}.")
+
+
+def section_of(field: FieldInfo) -> type[BaseModel] | None:
+    """Return the model of a field that is a section, or None for a plain key."""
+    annotation = field.annotation
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def refuse_unknown(model: type[BaseModel], table: Mapping[str, Any]) -> None:
+    """Check that a table has known keys only, at every level.
+
+    Args:
+        model: Model of the job file.
+        table: Content of a job file.
+
+    Raises:
+        JobError: A key is unknown, looks like a secret, or is a section's name with a plain value.
+    """
+    _refuse_unknown(model, table, "", list(names(model)))
+
+
+def _refuse_unknown(model: type[BaseModel], table: Mapping[str, Any], prefix: str, known: list[str]) -> None:
+    for key, value in table.items():
+        if key not in model.model_fields:
+            if _SECRET.search(key):
+                raise JobError(
+                    f"{prefix}{key} looks like a secret, which a job must not hold; "
+                    "set 'profile' to an AWS profile, or use environment variables"
+                )
+            raise JobError(f"unknown key {prefix}{key}; {_suggestion(prefix, key, known)}")
+        if inner := section_of(model.model_fields[key]):
+            if not isinstance(value, Mapping):
+                raise JobError(f"{prefix}{key} is a section; write [{prefix}{key}]")
+            _refuse_unknown(inner, value, f"{prefix}{key}.", known)
+
+
+def _suggestion(prefix: str, key: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(prefix + key, known, n=1, cutoff=0.6)
+    # A correct key in the wrong section is as likely as a misspelt one.
+    near = near or [name for name in known if _last(name) == key]
+    near = near or [name for name in known if difflib.get_close_matches(key, [_last(name)], n=1, cutoff=0.7)]
+    return f"did you mean {near[0]}?" if near else f"known keys are {', '.join(known)}"
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]

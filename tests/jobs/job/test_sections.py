@@ -1,0 +1,32 @@
+import pytest
+
+from maskfleet.jobs.errors import JobError
+from maskfleet.jobs.job.schema import Job
+
+GOOD = {"input": "in", "output": "out", "weights": "nuclei"}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("run.max_error_rate=2", "run.max_error_rate: .* less than or equal to 1"),
+        ("run.shard_size=0", "run.shard_size: must be at least 1"),
+        ("masks.values=[0, 300]", "masks.values: values must lie in 0 … 255"),
+        ("masks.values=[1, 1]", "masks.values: each class needs a value of its own"),
+        ("finetune.workers=3", "finetune: batch_size must be a multiple of workers"),
+    ],
+)
+def test_wrong_values_are_refused(override, message):
+    with pytest.raises(JobError, match=message) as error:
+        Job.of(GOOD, [override])
+    assert "\n" not in str(error.value)
+    assert error.value.exit_code == 2
+
+
+def test_a_selection_is_checked():
+    job = Job.of(GOOD, ['select.only="new"', 'select.since="2026-11-24"', "run.deadline=90m"])
+    assert (job.select.only, job.select.since.isoformat()) == (("new",), "2026-11-24T00:00:00+00:00")
+    assert job.run.deadline_seconds == 5400
+    for wrong in ("select.only=old", "select.classes=bad", "select.limit=0", "run.deadline=6", "run.webhook=ftp://x"):
+        with pytest.raises(JobError):
+            Job.of(GOOD, [wrong])

@@ -1,0 +1,19 @@
+import pytest
+
+from maskfleet.jobs.errors import JobError, redacted
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "key AKIAABCDEFGHIJKLMNOP denied",
+        "https://user:hunter22@host/path",
+        "aws_secret_access_key=wJalrXUtnFEMIhunter22",
+        "GET /x?X-Amz-Signature=hunter22hunter22&b=1",
+        "{'Authorization': 'AWS4-HMAC-SHA256 hunter22'}",
+        'password: "hunter22"',
+    ],
+)
+def test_errors_carry_no_secrets(text):
+    assert "hunter22" not in redacted(text)
+    assert "AKIAABCDEFGHIJKLMNOP" not in str(JobError(text))
