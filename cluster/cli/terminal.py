@@ -23,6 +23,7 @@ _STEPS = {"plan": "plan", "ray": "Ray", "worker": "first worker", "shard": "firs
 
 def summary(job: Job, record: dict[str, Any]) -> None:
     """The outcome of a run, from what run.json says."""
+    from maskfleet.jobs.ledger import compacted
     from maskfleet.jobs.network.tuning import Tuning
 
     output = job.output.rstrip("/")
@@ -57,7 +58,7 @@ def summary(job: Job, record: dict[str, Any]) -> None:
         typer.echo(f"tars     {output}/runs/{record['run_id']}/shards/*/*/masks.tar")
     if job.masks.format == "parquet":
         typer.echo(f"tables   {output}/runs/{record['run_id']}/shards/*/*/masks.parquet")
-    typer.echo(f"table    {output}/stats/run_id={record['run_id']}/")
+    typer.echo(f"table    {output}/{compacted.folder_of(record['run_id'])}/")
     typer.echo(
         f"""DuckDB   duckdb -c "SELECT status, count(*) FROM '{output}/stats/**/*.parquet' GROUP BY status" """.rstrip()
     )

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from maskfleet.jobs.errors import JobError, NotFound, StorageError
-from maskfleet.jobs.ledger import catalog, statistics
+from maskfleet.jobs.ledger import catalog, compacted, statistics
 from maskfleet.jobs.ledger.commit import Commit, Commits, checked, leaves, pending
 from maskfleet.jobs.ledger.manifest import Manifest, Shard
 from maskfleet.jobs.masks import encode, rle
@@ -96,7 +96,7 @@ def _of_run(
     missing = list(pending(manifest.shards(), commits))
     if finished and missing:
         yield f"{len(missing)} shards have no commit, the first is {missing[0].id}"
-    compacted = _Compacted(storage, run_id)
+    against = _Compacted(storage, run_id)
     form = record["job"].get("masks", {}).get("format", "png")
     for shard, commit in leaves(manifest.shards(), commits):
         try:
@@ -107,7 +107,7 @@ def _of_run(
             continue
         audit.images += table.num_rows
         if finished:
-            compacted.expect(table)
+            against.expect(table)
         if form == "png":
             for row in table.to_pylist():
                 if row["mask_member"] is not None and finished:
@@ -115,7 +115,7 @@ def _of_run(
                 elif row["mask_member"] is not None:
                     owners.pop(row["mask_member"], None)  # about to be replaced, or just replaced
     if finished:
-        yield from compacted.problems()
+        yield from against.problems()
 
 
 def _of_shard(
@@ -202,8 +202,8 @@ class _Compacted:
     """A run's compacted statistics against the committed rows as these come; neither are in memory as a whole."""
 
     def __init__(self, storage: Storage, run_id: str) -> None:
-        self._folder = f"stats/run_id={run_id}"
-        self._groups = _groups(storage, self._folder)
+        self._folder = compacted.folder_of(run_id)
+        self._groups = compacted.row_groups(storage, run_id)
         self._held = statistics.SCHEMA.empty_table()
         self._expected = self._found = 0
         self._equal = True
@@ -223,14 +223,6 @@ class _Compacted:
         if not self._equal or self._found != self._expected:
             found, expected = self._found, self._expected
             yield f"{self._folder} has {found} rows and is not what the commits hold ({expected} rows)"
-
-
-def _groups(storage: Storage, folder: str) -> Iterator[pa.Table]:
-    for name in storage.names(folder):
-        if name.endswith(".parquet"):
-            with pq.ParquetFile(io.BytesIO(storage.read(f"{folder}/{name}"))) as file:
-                for group in range(file.num_row_groups):
-                    yield file.read_row_group(group)
 
 
 def _of_loose(storage: Storage, owners: dict[str, str]) -> Iterator[str]:

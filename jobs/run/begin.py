@@ -19,7 +19,7 @@ from maskfleet.jobs.errors import Denied, JobError, NotFound, StorageError
 from maskfleet.jobs.inputs.indexes import Indexes
 from maskfleet.jobs.inputs.sources import Source
 from maskfleet.jobs.job.schema import Job
-from maskfleet.jobs.ledger import catalog
+from maskfleet.jobs.ledger import catalog, compacted
 from maskfleet.jobs.ledger.commit import Commits, Mode, leaves, nonce, probe
 from maskfleet.jobs.ledger.fence import Fence
 from maskfleet.jobs.ledger.lock import Lock, locked
@@ -28,7 +28,7 @@ from maskfleet.jobs.network.inference_config import fingerprint_of, load_weights
 from maskfleet.jobs.planning.doctor import refuse_other_channels
 from maskfleet.jobs.planning.plan import LivePlan, Planning, first_of, in_memory
 from maskfleet.jobs.run.attempt import Desk
-from maskfleet.jobs.run.derived import compacted, export_rest, rebuild_catalog
+from maskfleet.jobs.run.derived import compact, export_rest, rebuild_catalog
 from maskfleet.jobs.storage.contract import Storage
 from maskfleet.jobs.storage.schemes import open_storage
 from maskfleet.unet.weights import Weights
@@ -130,7 +130,7 @@ def begin(job: Job, stop: Stop = lambda: False) -> Iterator[Run]:
     fingerprint = fingerprint_of(job, weights)
     storage = open_storage(job.output, profile=job.profile)
     with _as_job_errors():
-        if not catalog.current(storage).number and storage.names("stats"):
+        if not catalog.current(storage).number and storage.names(compacted.FOLDER):
             with locked(storage, job.run.on_overlap, stop):
                 rebuild_catalog(storage)
         if _left_behind(storage, job, fingerprint) is not None:
@@ -143,6 +143,7 @@ def begin(job: Job, stop: Stop = lambda: False) -> Iterator[Run]:
         mode = _probed(storage)
         lock = locked(storage, job.run.on_overlap, stop)
     with lock:
+        compacted.migrate(storage, lock.fence)
         run_id = _unfinished(storage, job, fingerprint)
         if run_id is not None:
             attached = partial(Run.attach, job.output, run_id, profile=job.profile, generation=lock.fence.generation)
@@ -241,7 +242,7 @@ def _keep(left: Run) -> None:
     """What a run has done that nobody will go on with: into statistics, masks and catalog, so that it counts."""
     done = list(leaves(left.desk.manifest.shards(), left.desk.commits.all()))
     export_rest(left.desk, done)
-    rows = compacted(left.desk, done, left.job.input, Counter())
+    rows = compact(left.desk, done, left.job.input, Counter())
     fence = Fence(left.desk.storage, left.generation)
     catalog.add(left.desk.storage, left.run_id, rows, fence=fence, whole=False)
     for _ in rows:

@@ -9,7 +9,7 @@ from itertools import chain, islice
 import pyarrow as pa
 
 from maskfleet.jobs.errors import NotFound
-from maskfleet.jobs.ledger import catalog, statistics
+from maskfleet.jobs.ledger import catalog, compacted, statistics
 from maskfleet.jobs.ledger.commit import Commit
 from maskfleet.jobs.ledger.manifest import Shard
 from maskfleet.jobs.planning.plan import gone_rows
@@ -30,9 +30,7 @@ def export_rest(desk: Desk, done: Iterable[tuple[Shard, Commit]]) -> None:
                 export(desk, commit)
 
 
-def compacted(
-    desk: Desk, done: Iterable[tuple[Shard, Commit]], input_: str, errors: Counter[str]
-) -> Iterator[pa.Table]:
+def compact(desk: Desk, done: Iterable[tuple[Shard, Commit]], input_: str, errors: Counter[str]) -> Iterator[pa.Table]:
     """Write the run's statistics as few large files, in the manifest's order.
 
     Args:
@@ -68,7 +66,7 @@ def compacted(
             for failure in group["error_class"].drop_null().value_counts().to_pylist():
                 errors[failure["values"]] += failure["counts"]
             yield catalog.outcomes(group, input_=input_, shards=group["shard"])
-        desk.storage.write(f"stats/run_id={desk.run_id}/part-{number:05}.parquet", part.close())
+        compacted.write_part(desk.storage, desk.run_id, number, part.close())
 
 
 def rebuild_catalog(storage: Storage) -> None:
@@ -85,7 +83,5 @@ def rebuild_catalog(storage: Storage) -> None:
 
 def outcomes_of(storage: Storage, run_id: str, input_: str) -> Iterator[pa.Table]:
     """A finished run's rows and tombstones as the catalog has them, without shards, which statistics do not name."""
-    folder = f"stats/run_id={run_id}"
-    parts = (statistics.read(storage.read(f"{folder}/{name}")) for name in storage.names(folder))
-    rows = (catalog.outcomes(table, input_=input_) for table in parts)
+    rows = (catalog.outcomes(table, input_=input_) for table in compacted.tables(storage, run_id))
     return catalog.with_gone(rows, gone_rows(storage, run_id), run_id)

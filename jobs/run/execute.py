@@ -34,7 +34,7 @@ from maskfleet.jobs.run.attempt import ShardReport, fail_shard, run_shard, settl
 from maskfleet.jobs.run.backlog import Backlog, Task
 from maskfleet.jobs.run.begin import Run, Stop, begin
 from maskfleet.jobs.run.bottleneck import limit, share_of_forward
-from maskfleet.jobs.run.derived import compacted, export_rest
+from maskfleet.jobs.run.derived import compact, export_rest
 from maskfleet.jobs.run.pipeline import SHARDS_IN_FLIGHT, Encoder, Pipeline
 from maskfleet.jobs.run.progress import Tally
 from maskfleet.jobs.training.finetune import improved
@@ -290,7 +290,7 @@ def finish(this: Run, tally: Tally) -> RunReport:
     done = list(leaves(desk.manifest.shards(), commits))
     export_rest(desk, done)
     errors: Counter[str] = Counter()
-    rows = compacted(desk, done, this.job.input, errors)
+    rows = compact(desk, done, this.job.input, errors)
     gone = gone_rows(desk.storage, this.run_id)
     catalog.add(
         desk.storage,

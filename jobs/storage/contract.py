@@ -75,6 +75,9 @@ class Storage(ABC):
     def delete(self, path: str) -> None:
         """Remove the object, if there."""
 
+    def remove_folder(self, path: str) -> None:  # noqa: B027  (object stores have no folders)
+        """Remove a folder if it is empty."""
+
     @abstractmethod
     def listed(self, path: str = "") -> Iterator[pa.Table]:
         """Every object at or below a folder, as tables of `OBJECTS`, in order of path by code point.

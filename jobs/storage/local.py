@@ -87,6 +87,10 @@ class LocalStorage(Storage):
         with _translated(file), suppress(FileNotFoundError):
             os.unlink(file)
 
+    def remove_folder(self, path: str) -> None:
+        with suppress(OSError):  # missing, or not empty
+            os.rmdir(self.file(path))
+
     def listed(self, path: str = "") -> Iterator[pa.Table]:
         entries = self._below(self.file(path), path.strip("/"), frozenset())
         while chunk := list(itertools.islice(entries, _ROWS)):

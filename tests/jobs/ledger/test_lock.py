@@ -49,7 +49,7 @@ def test_of_many_one_gets_it(storage):
 
 
 def test_a_dead_holder_is_succeeded_at_once(tmp_path):
-    code = f"from maskfleet.jobs.ledger.lock import Lock; from jobs.storage import LocalStorage; import os; Lock(LocalStorage({str(tmp_path)!r})); os._exit(9)"
+    code = f"from maskfleet.jobs.ledger.lock import Lock; from maskfleet.jobs.storage.local import LocalStorage; import os; Lock(LocalStorage({str(tmp_path)!r})); os._exit(9)"
     subprocess.run([sys.executable, "-c", code], check=False, cwd=os.getcwd())
     holder = json.loads(LocalStorage(str(tmp_path)).read("lock/000001.json"))
     assert not holder["released"]

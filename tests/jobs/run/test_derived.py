@@ -9,7 +9,7 @@ from maskfleet.jobs.ledger.manifest import Shard
 from maskfleet.jobs.ledger.statistics import SCHEMA
 from maskfleet.jobs.run import derived
 from maskfleet.jobs.run.attempt import Desk
-from maskfleet.jobs.run.derived import compacted
+from maskfleet.jobs.run.derived import compact
 from maskfleet.jobs.storage.local import LocalStorage
 
 
@@ -27,13 +27,13 @@ def test_the_end_of_a_run_holds_a_few_thousand_rows_however_many_there_are(tmp_p
     desk = Desk(LocalStorage(str(tmp_path)), "night", "f", None, None, "none")
     errors, held, keys = Counter(), [], []
     before = pa.total_allocated_bytes()
-    for outcomes in compacted(desk, ((shard, shard) for shard in shards), "in", errors):
+    for outcomes in compact(desk, ((shard, shard) for shard in shards), "in", errors):
         held.append(pa.total_allocated_bytes() - before)
         keys += outcomes["key"].to_pylist()
         assert outcomes["shard"][0].as_py() == keys[-outcomes.num_rows][:5]
     assert len(keys) == errors["corrupt"] == 51_200
     assert max(held) < 2048 * 35_000  # all of them would be 51,200
-    files = [pq.ParquetFile(path) for path in sorted(tmp_path.glob("stats/run_id=night/*.parquet"))]
+    files = [pq.ParquetFile(path) for path in sorted(tmp_path.glob("stats/night/*.parquet"))]
     assert [key for file in files for key in file.read(["key"])["key"].to_pylist()] == keys
     groups = [file.metadata.row_group(group).num_rows for file in files for group in range(file.num_row_groups)]
     assert groups == [*[8192] * 6, 51_200 - 6 * 8192]
