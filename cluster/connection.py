@@ -19,8 +19,8 @@ from typing import Any
 import ray
 from ray.job_config import JobConfig
 
+from maskfleet.jobs.cores import PATIENT_THREADS
 from maskfleet.jobs.errors import MaskfleetError
-from maskfleet.jobs.run.pipeline import PATIENT_THREADS
 
 WORKER_ENVIRONMENT = {
     # See `unet.memory.keep_freed_memory`: Ray's threads allocate before anything of ours runs.

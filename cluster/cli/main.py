@@ -15,6 +15,7 @@ import typer
 
 from maskfleet.cluster.cli import bench, operations, terminal
 from maskfleet.cluster.deploy import generate
+from maskfleet.jobs.cores import PATIENT_THREADS
 from maskfleet.jobs.errors import JobError, MaskfleetError, Stopped, redacted
 from maskfleet.jobs.job.schema import Job
 
@@ -66,8 +67,6 @@ Profile = Annotated[str | None, typer.Option("--profile", help="AWS profile.")]
 
 def main() -> None:
     """The console script. Exit codes: 0 complete, 1 incomplete, 2 wrong job, 3 refused, 4 locked, 130 stopped."""
-    from maskfleet.jobs.run.pipeline import PATIENT_THREADS
-
     for name, value in PATIENT_THREADS.items():
         os.environ.setdefault(name, value)  # read once, when torch is loaded
     code = _guarded(lambda: app(standalone_mode=False))

@@ -36,11 +36,6 @@ if TYPE_CHECKING:  # `verify` and `status` come by here and must not wait for to
 SHARDS_IN_FLIGHT = 2
 """Shards that one pipeline serves at once, so that the device works through one's end and the next one's start."""
 
-PATIENT_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""Environment of a process that computes on a CPU, before torch is loaded: its threads sleep where they wait for
-each other. By default they spin, on the very cores that decoding needs; a network of width 8 was seen to take twice as
-long."""
-
 _FETCHES = 32
 _FETCHED_TOGETHER = 16
 """Images that are handed on at once. Those of tars and Parquet files are read in large pieces anyway, and a thread
