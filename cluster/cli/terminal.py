@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from maskfleet.cluster.cli import table
 from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.masks.formats import mask_format
 
 err = Console(stderr=True)
 
@@ -52,12 +53,8 @@ def summary(job: Job, record: dict[str, Any]) -> None:
         typer.echo(f"exact    {sentence}")
     for shape, tried in record["short_of_memory"].items():
         typer.echo(f"memory   {shape} px: {', then '.join(tried)}")
-    if job.masks.format == "png":
-        typer.echo(f"masks    {output}/masks/")
-    if job.masks.format in ("png", "tar"):
-        typer.echo(f"tars     {output}/runs/{record['run_id']}/shards/*/*/masks.tar")
-    if job.masks.format == "parquet":
-        typer.echo(f"tables   {output}/runs/{record['run_id']}/shards/*/*/masks.parquet")
+    for label, place in mask_format(job.masks.format).locations(output, record["run_id"]):
+        typer.echo(f"{label:<8} {place}")
     typer.echo(f"table    {output}/{compacted.folder_of(record['run_id'])}/")
     typer.echo(
         f"""DuckDB   duckdb -c "SELECT status, count(*) FROM '{output}/stats/**/*.parquet' GROUP BY status" """.rstrip()

@@ -96,6 +96,8 @@ def _docstrings(model: type[BaseModel]) -> dict[str, str]:
 
 
 def _values(field: FieldInfo) -> str:
+    if isinstance(field.json_schema_extra, dict) and isinstance(choices := field.json_schema_extra.get("enum"), list):
+        return " or ".join(map(json.dumps, choices))
     bounds = {type(item).__name__: item for item in field.metadata}
     limits = [
         f"{sign} {getattr(bounds[kind], attribute)}"

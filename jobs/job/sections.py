@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from maskfleet.jobs.job.crontab import Crontab
 from maskfleet.jobs.job.places import absolute
+from maskfleet.jobs.masks.formats import FORMATS
 
 _DNS_LABEL = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 
@@ -74,12 +75,19 @@ class Inference(Section):
 class Masks(Section):
     """How masks are stored."""
 
-    format: Literal["png", "tar", "parquet", "rle", "none"] = "png"
+    format: str = Field(default="png", json_schema_extra={"enum": list(FORMATS)})
     """"png": one PNG per image below masks/, and one tar of PNGs per shard. "tar": the tars only. "parquet": one table
     of statistics and PNGs per shard. "rle": COCO run lengths in the statistics. "none": no masks, statistics only."""
     values: tuple[int | tuple[int, int, int], ...] | None = None
     """Pixel value of each class in a mask: 0 to 255, or [red, green, blue]. Without it: the values stored with the
     weights, otherwise 0 and 255 for two classes and 0, 1, 2 … for more."""
+
+    @field_validator("format")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in FORMATS:
+            raise ValueError(f"must be one of {', '.join(FORMATS)}")
+        return name
 
     @field_validator("values")
     @classmethod

@@ -1,8 +1,7 @@
 """The statistics: one row per image, ok or failed, with an explicit schema."""
 
 import io
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -63,56 +62,17 @@ SCHEMA = pa.schema(
 """Columns of statistics tables; each field's metadata state its meaning."""
 
 
-MASK = pa.field(
-    "mask",
-    pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
-    metadata={"meaning": "the mask's PNG and its name; null for a failed image"},
-)
-"""What tables with the masks in them have beside `SCHEMA`, in the form of Hugging Face's images."""
-
 ROW_GROUP = 8192
 """Small enough that the statistics of `key` leave little to read for one image, large enough to compress."""
 
-_MASK_ROW_GROUP = 128
 
-_HUGGING_FACE = json.dumps({"info": {"features": {"mask": {"_type": "Image"}}}})
-
-
-def parquet(rows: Iterable[Mapping[str, Any]]) -> bytes:
-    """A Parquet file of rows; a column that a row lacks is null.
+def table_of(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+    """Return a table of `SCHEMA`; a column missing from a row is null.
 
     Raises:
-        pyarrow.ArrowInvalid: A row lacks a column that must be there, or holds another type.
+        pyarrow.ArrowInvalid: A value has another type.
     """
-    return table_parquet(pa.Table.from_pylist([dict(row) for row in rows], SCHEMA))
-
-
-def parquet_with_masks(rows: Iterable[Mapping[str, Any]], images: Mapping[str, bytes]) -> bytes:
-    """The same with a column `MASK`, filled by `mask_member`. Its row groups are small, for whoever streams them."""
-    rows = [dict(row) for row in rows]
-    names = [row.get("mask_member") for row in rows]
-    column = pa.array([{"bytes": images[name], "path": name} if name else None for name in names], MASK.type)
-    table = pa.Table.from_pylist(rows, SCHEMA).append_column(MASK, column)
-    table = table.replace_schema_metadata(SCHEMA.metadata | {b"huggingface": _HUGGING_FACE})
-    sink = io.BytesIO()
-    # PNG does not get any smaller.
-    compression = {path: "none" if path.startswith("mask.") else "zstd" for path in _leaves(table.schema)}
-    pq.write_table(table, sink, row_group_size=_MASK_ROW_GROUP, compression=compression, write_page_index=True)
-    return sink.getvalue()
-
-
-def masks_in(data: bytes) -> Iterator[tuple[str, bytes]]:
-    """Names and PNG files in a table with masks."""
-    for mask in pq.read_table(io.BytesIO(data), columns=["mask"])["mask"].to_pylist():
-        if mask is not None:
-            yield mask["path"], mask["bytes"]
-
-
-def _leaves(schema: pa.Schema) -> list[str]:
-    sink = io.BytesIO()
-    pq.write_table(schema.empty_table(), sink)
-    columns = pq.ParquetFile(sink).schema
-    return [columns.column(number).path for number in range(len(columns))]
+    return pa.Table.from_pylist([dict(row) for row in rows], SCHEMA)
 
 
 def table_parquet(table: pa.Table) -> bytes:

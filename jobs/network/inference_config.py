@@ -11,8 +11,9 @@ from maskfleet.jobs.cores import cores
 from maskfleet.jobs.errors import Denied, JobError, NotFound
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.ledger import statistics
-from maskfleet.jobs.masks import rle
-from maskfleet.jobs.masks.encode import Encoder, default_values
+from maskfleet.jobs.masks import png
+from maskfleet.jobs.masks.formats import Encoder, mask_format
+from maskfleet.jobs.masks.png import default_values
 from maskfleet.jobs.storage.schemes import open_storage, split_url
 from maskfleet.unet import weights as unet_weights
 from maskfleet.unet.inference.precision import DeviceError, Precision
@@ -72,19 +73,15 @@ def mask_values(job: Job, weights: Weights) -> tuple[Any, ...]:
         raise JobError(f"masks.values has {len(job.masks.values)} values and the weights have {classes} classes")
     values = job.masks.values or weights.mask_values or default_values(classes)
     try:
-        Encoder(values)
+        png.Encoder(values)
     except (ValueError, TypeError) as error:
         raise JobError(f"the mask values cannot be written ({error}); set masks.values") from error
     return tuple(values)
 
 
-def encoder_of(job: Job, weights: Weights) -> Encoder | rle.Encoder | None:
-    """What writes the job's masks; None where they are not wanted."""
-    if job.masks.format == "none":
-        return None
-    if job.masks.format == "rle":
-        return rle.Encoder(max(2, weights.model.n_classes))
-    return Encoder(mask_values(job, weights))
+def encoder_of(job: Job, weights: Weights) -> Encoder | None:
+    """Create the encoder of the job's masks; None if the job stores none."""
+    return mask_format(job.masks.format).encoder(mask_values(job, weights))
 
 
 def thresholds(job: Job, weights: Weights) -> tuple[float, ...] | None:
@@ -121,7 +118,7 @@ def fingerprint_of(job: Job, weights: Weights) -> str:
         "tta": job.inference.tta,
         "tile": cut,
         "values": mask_values(job, weights),
-        "masks": job.masks.format != "none",
+        "masks": mask_format(job.masks.format).stored,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

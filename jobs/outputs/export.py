@@ -20,12 +20,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image
 
-from maskfleet.jobs.errors import Changed, JobError, NotFound
+from maskfleet.jobs.errors import Changed, JobError, NotFound, StorageError
 from maskfleet.jobs.inputs.fetch import Inputs
 from maskfleet.jobs.inputs.sources import Record
 from maskfleet.jobs.ledger.commit import Commits
-from maskfleet.jobs.masks import geotiff, rle
-from maskfleet.jobs.masks.encode import Encoder, bands, default_values, shape_of
+from maskfleet.jobs.masks import geotiff, run_lengths
+from maskfleet.jobs.masks.formats import MaskFormat, mask_format
+from maskfleet.jobs.masks.png import Encoder, bands, default_values, shape_of
 from maskfleet.jobs.run.attempt import masks_of, rows_of
 from maskfleet.jobs.storage.contract import Storage
 from maskfleet.jobs.storage.keys import chosen
@@ -37,9 +38,6 @@ from maskfleet.jobs.storage.subresource import Fault, part_of
 Kind = Literal["png", "voc", "coco", "geotiff"]
 
 _WRITES_IN_FLIGHT = 32
-_ROWS = 512
-"""Of a mask, taken apart together."""
-
 _HEADER = 2**16
 """Bytes of an image that are read at once for its tags."""
 
@@ -67,14 +65,16 @@ class Mask(NamedTuple):
 
     Attributes:
         row: Of the statistics.
-        values: What a pixel of each class shows in its file.
-        file: The PNG file, or None where the row has run lengths.
+        values: Pixel value of each class.
+        file: Its file in the shard's archive; None if its format has no archive.
+        format: Format of the output's masks.
         upright: Whether it lies on the grid that EXIF orientation turns the image to.
     """
 
     row: dict[str, Any]
     values: tuple[Any, ...]
     file: bytes | None
+    format: MaskFormat
     upright: bool = False
 
     @property
@@ -83,28 +83,16 @@ class Mask(NamedTuple):
         return str(self.row["mask_member"])
 
     def png(self) -> bytes:
-        """The file, or one like it."""
-        return self.file if self.file is not None else Encoder(self.values).encode(self.classes())
+        """The mask as a PNG file."""
+        return self.format.as_png(self.file) or Encoder(self.values).encode(self.classes())
 
     def classes(self) -> NDArray[np.uint8]:
         """The class map (H, W)."""
-        if self.file is None:
-            return rle.decode(self.row["mask_rle"], self.row["height"], self.row["width"])
-        # Each class has a value of its own.
-        table = np.asarray(self.values, np.uint8).reshape(len(self.values), -1)
-        classes = np.zeros(shape_of(self.file)[:2], np.uint8)
-        for number, band in enumerate(bands(self.file, _ROWS)):
-            shown = band.reshape(*band.shape[:2], -1)
-            part = classes[number * _ROWS :][: len(band)]
-            for class_ in range(1, len(table)):
-                part[(shown == table[class_]).all(axis=2)] = class_
-        return classes
+        return self.format.classes(self.row, self.file, self.values)
 
-    def runs(self) -> rle.Masks:
+    def runs(self) -> run_lengths.Masks:
         """The masks of its classes as run lengths."""
-        if self.file is None:
-            return list(self.row["mask_rle"])
-        return rle.Encoder(len(self.values)).encode(self.classes())
+        return self.format.as_run_lengths(self.row) or run_lengths.Encoder(len(self.values)).encode(self.classes())
 
 
 def export(
@@ -173,6 +161,7 @@ def _newest(storage: Storage, only: str | None, done: Exported) -> Iterator[list
     """Shard by shard, the masks whose images no later run has looked at. Holds the keys of all images."""
     later = pa.array([], pa.string())
     for record, commits in _runs(storage):
+        format_ = mask_format(record["job"].get("masks", {}).get("format", "png"))
         of_run = [later]
         for _, commit in sorted(commits.all().items()):
             if commit.split:
@@ -185,20 +174,22 @@ def _newest(storage: Storage, only: str | None, done: Exported) -> Iterator[list
             made = rows.filter(pc.equal(rows["status"], "ok"))
             done.failed += rows.num_rows - made.num_rows
             if made.num_rows:
-                files = dict(masks_of(storage, commit))
-                yield [_mask(record, row, files) for row in made.to_pylist()]
+                files = dict(masks_of(storage, commit, format_))
+                yield [_mask(record, row, files, format_) for row in made.to_pylist()]
         later = pa.concat_arrays(of_run)
 
 
-def _mask(record: dict[str, Any], row: dict[str, Any], files: dict[str, bytes]) -> Mask:
-    file = files.get(row["mask_member"] or "")
-    if file is None and row["mask_rle"] is None:
+def _mask(record: dict[str, Any], row: dict[str, Any], files: dict[str, bytes], format_: MaskFormat) -> Mask:
+    if not format_.stored:
         raise JobError(
             f"run {record['run_id']} made no masks (masks.format is 'none'); run the job with another masks.format"
         )
+    file = files.get(row["mask_member"])
+    if file is None and format_.archive is not None:
+        raise StorageError(f"{row['mask_object']} has no mask {row['mask_member']}; run verify on this output")
     stated = record["job"].get("masks", {}).get("values") or record["weights"]["mask_values"]
     upright = record["job"].get("inference", {}).get("orientation") == "upright"
-    return Mask(row, tuple(stated or default_values(len(row["class_pixels"]))), file, upright)
+    return Mask(row, tuple(stated or default_values(len(row["class_pixels"]))), file, format_, upright)
 
 
 # Forms -------------------------------------------------------------------------------------------
@@ -266,7 +257,7 @@ def _annotate(file: IO[str], mask: Mask, numbers: dict[str, int]) -> None:
             "category_id": number,
             "segmentation": runs,
             "area": mask.row["class_pixels"][number],
-            "bbox": list(rle.box_of(runs)),
+            "bbox": list(run_lengths.box_of(runs)),
             "iscrowd": 0,
         }
         file.write(",\n" * bool(numbers["annotation"]) + json.dumps(annotation))

@@ -11,31 +11,24 @@
 """
 
 import hashlib
-import io
 import json
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from maskfleet.jobs.errors import JobError, NotFound, StorageError
 from maskfleet.jobs.ledger import catalog, compacted, statistics
 from maskfleet.jobs.ledger.commit import Commit, Commits, checked, leaves, pending
 from maskfleet.jobs.ledger.manifest import Manifest, Shard
-from maskfleet.jobs.masks import encode, rle
-from maskfleet.jobs.run.attempt import TABLE, masks_of, rows_of
+from maskfleet.jobs.masks.formats import MaskFormat, mask_format
+from maskfleet.jobs.run.attempt import rows_of
 from maskfleet.jobs.run.derived import outcomes_of
 from maskfleet.jobs.storage.contract import Storage
 from maskfleet.jobs.storage.external_sort import Ahead, merged
 from maskfleet.jobs.storage.schemes import open_storage
-
-_ROWS = 512
-"""Of a mask, looked at together."""
 
 
 @dataclass
@@ -97,18 +90,18 @@ def _of_run(
     if finished and missing:
         yield f"{len(missing)} shards have no commit, the first is {missing[0].id}"
     against = _Compacted(storage, run_id)
-    form = record["job"].get("masks", {}).get("format", "png")
+    format_ = mask_format(record["job"].get("masks", {}).get("format", "png"))
     for shard, commit in leaves(manifest.shards(), commits):
         try:
             table = rows_of(storage, commit)
-            yield from _of_shard(storage, manifest, shard, commit, table, form)
+            yield from _of_shard(storage, manifest, shard, commit, table, format_)
         except StorageError as error:
             yield f"shard {shard.id}: {error}"
             continue
         audit.images += table.num_rows
         if finished:
             against.expect(table)
-        if form == "png":
+        if format_.loose:
             for row in table.to_pylist():
                 if row["mask_member"] is not None and finished:
                     owners[row["mask_member"]] = row["mask_sha256"]
@@ -119,7 +112,7 @@ def _of_run(
 
 
 def _of_shard(
-    storage: Storage, manifest: Manifest, shard: Shard, commit: Commit, table: pa.Table, form: str
+    storage: Storage, manifest: Manifest, shard: Shard, commit: Commit, table: pa.Table, format_: MaskFormat
 ) -> Iterator[str]:
     planned = [record.key for record, _ in manifest.records(shard)]
     rows = table.to_pylist()
@@ -127,75 +120,26 @@ def _of_shard(
         yield f"shard {shard.id}: rows are not the planned images, one each"
     if commit.images != len(rows) or commit.failed != sum(row["status"] == "failed" for row in rows):
         yield f"shard {shard.id}: its commit counts other rows than its statistics have"
-    archive = dict(masks_of(storage, commit))
-    if TABLE in commit.objects:
-        beside = pq.read_table(io.BytesIO(checked(storage, commit.objects[TABLE])), schema=statistics.SCHEMA)
-        if not beside.equals(table):
+    files: dict[str, bytes] = {}
+    if format_.archive is not None and format_.archive in commit.objects:
+        archive = checked(storage, commit.objects[format_.archive])
+        files = dict(format_.unpack(archive))
+        if not format_.agrees(archive, table):
             yield f"shard {shard.id}: the rows beside its masks are not those of its statistics"
     for row in rows:
-        yield from (f"{row['key']}: {problem}" for problem in _of_row(row, archive, form))
-    if archive:
-        yield f"shard {shard.id}: {len(archive)} masks belong to no row, such as {next(iter(archive))}"
+        yield from (f"{row['key']}: {problem}" for problem in _of_row(row, files, format_))
+    if files:
+        yield f"shard {shard.id}: {len(files)} masks belong to no row, such as {next(iter(files))}"
 
 
-def _of_row(row: dict[str, Any], archive: dict[str, bytes], form: str) -> Iterator[str]:
+def _of_row(row: dict[str, Any], files: dict[str, bytes], format_: MaskFormat) -> Iterator[str]:
     if row["status"] == "failed":
-        if row["mask_member"] is not None or row["mask_rle"] is not None:
+        if any(value is not None for column, value in row.items() if column.startswith("mask_")):
             yield "failed, and yet has a mask"
         if not (row["stage"] and row["error_class"] and row["error_message"]):
             yield "failed without a reason"
         return
-    if form == "none":
-        return
-    if form == "rle":
-        yield from _of_runs(row)
-        return
-    data = archive.pop(row["mask_member"], None)
-    if data is None:
-        yield f"its mask {row['mask_member']} is not in its shard's file"
-    elif len(data) != row["mask_bytes"] or hashlib.sha256(data).hexdigest() != row["mask_sha256"]:
-        yield "its mask is not the one that its row describes"
-    else:
-        yield from _of_mask(row, data)
-
-
-def _of_mask(row: dict[str, Any], data: bytes) -> Iterator[str]:
-    try:
-        height, width, *_ = encode.shape_of(data)
-        counts = _counted(data)
-    except ValueError as error:
-        yield f"its mask is {error}"
-        return
-    if (height, width) != (row["height"], row["width"]):
-        yield f"its mask has {width}×{height} px and the image {row['width']}×{row['height']}"
-    if sorted(counts) != sorted(count for count in row["class_pixels"] if count):
-        yield "its class_pixels are not those of its mask"
-
-
-def _of_runs(row: dict[str, Any]) -> Iterator[str]:
-    if row["mask_rle"] is None:
-        yield "it has no mask"
-        return
-    try:
-        classes = rle.decode(row["mask_rle"], row["height"], row["width"])
-    except (ValueError, IndexError) as error:
-        yield f"its mask does not decode ({error})"
-        return
-    if np.bincount(classes.reshape(-1), minlength=len(row["class_pixels"])).tolist() != row["class_pixels"]:
-        yield "its class_pixels are not those of its mask"
-
-
-def _counted(data: bytes) -> list[int]:
-    """Pixels of each value or colour that is there."""
-    counts: Counter[int] = Counter()
-    for band in encode.bands(data, _ROWS):
-        if band.ndim == 2:
-            pixels = np.bincount(band.reshape(-1))
-            counts.update({value: int(pixels[value]) for value in pixels.nonzero()[0].tolist()})
-            continue
-        shown = band.astype(np.int32) @ np.array([1, 2**8, 2**16], np.int32)
-        counts.update(dict(zip(*(column.tolist() for column in np.unique(shown, return_counts=True)), strict=True)))
-    return list(counts.values())
+    yield from format_.problems(row, files.pop(row["mask_member"], None))
 
 
 class _Compacted:

@@ -1,6 +1,5 @@
 """One attempt at a shard: fetch → decode → segment → encode → write → commit. The way of all data."""
 
-import hashlib
 import os
 import socket
 import time
@@ -18,7 +17,7 @@ from maskfleet.jobs.inputs.sources import Record
 from maskfleet.jobs.ledger import statistics
 from maskfleet.jobs.ledger.commit import Commit, Commits, Object, checked, nonce, put
 from maskfleet.jobs.ledger.manifest import Manifest, Shard
-from maskfleet.jobs.masks import encode
+from maskfleet.jobs.masks.formats import EncodedMask, MaskFormat
 from maskfleet.jobs.run.pipeline import Outcome, Pipeline
 from maskfleet.jobs.stage_timers import Meters
 from maskfleet.jobs.storage.contract import Storage
@@ -26,8 +25,6 @@ from maskfleet.jobs.storage.local import LocalStorage
 
 _WRITES_IN_FLIGHT = 32
 
-MASKS = "masks.tar"
-TABLE = "masks.parquet"
 STATS = "stats.parquet"
 
 
@@ -78,7 +75,7 @@ class Desk:
         fingerprint: Of the run.
         manifest: Its plan.
         commits: Its commits.
-        format: Of the masks; see `jobs.job.sections.Masks`.
+        format: Format of the masks.
     """
 
     storage: Storage
@@ -86,12 +83,7 @@ class Desk:
     fingerprint: str
     manifest: Manifest
     commits: Commits
-    format: str
-
-    @property
-    def loose(self) -> bool:
-        """Whether masks are wanted as loose files too."""
-        return self.format == "png"
+    format: MaskFormat
 
 
 def run_shard(desk: Desk, shard: Shard, pipeline: Pipeline) -> ShardReport:
@@ -108,9 +100,8 @@ def run_shard(desk: Desk, shard: Shard, pipeline: Pipeline) -> ShardReport:
         commit = _written(desk, shard, list(zip(records, outcomes, strict=True)))
         committed = desk.commits.mode == "worker"
         if committed:
-            commit = settle(
-                desk, commit, _files((name, outcome) for (_, name), outcome in zip(records, outcomes, strict=True))
-            )
+            masks = _masks((name, outcome) for (_, name), outcome in zip(records, outcomes, strict=True))
+            commit = settle(desk, commit, masks)
     return ShardReport(
         shard,
         commit,
@@ -137,13 +128,13 @@ def fail_shard(desk: Desk, shard: Shard, failure: Failure) -> ShardReport:
     return ShardReport(shard, commit, True, 0.0, {failure.error_class: len(outcomes)})
 
 
-def settle(desk: Desk, commit: Commit, images: Mapping[str, bytes] | None = None) -> Commit:
+def settle(desk: Desk, commit: Commit, masks: Mapping[str, EncodedMask] | None = None) -> Commit:
     """Commit an attempt that is written, and export its masks if it is the one that counts.
 
     Args:
         desk: The run.
         commit: The attempt's record.
-        images: Its masks by name, or None to read them back.
+        masks: Encoded masks by name; None to read them back.
 
     Returns:
         The commit that counts.
@@ -153,40 +144,38 @@ def settle(desk: Desk, commit: Commit, images: Mapping[str, bytes] | None = None
         for item in commit.objects.values():
             with suppress(StorageError):  # nothing reads it, so it may as well stay
                 desk.storage.delete(item.path)
-    elif desk.loose:
-        export(desk, commit, None if images is None else images.items())
+    elif desk.format.loose:
+        export(desk, commit, None if masks is None else masks.items())
     return first
 
 
-def export(desk: Desk, commit: Commit, images: Iterable[tuple[str, bytes]] | None = None) -> None:
+def export(desk: Desk, commit: Commit, masks: Iterable[tuple[str, bytes]] | None = None) -> None:
     """Write a committed shard's masks as loose files, and then note that it was done.
 
     Args:
         desk: The run.
         commit: The shard's commit.
-        images: Its masks by name, or None to read them from its tar.
+        masks: Files by name; None to read them from the shard's archive.
     """
-    if images is None:
-        images = masks_of(desk.storage, commit)
+    if masks is None:
+        masks = masks_of(desk.storage, commit, desk.format)
     if isinstance(desk.storage, LocalStorage):
-        for name, data in images:
+        for name, data in masks:
             desk.storage.export(f"masks/{name}", data)
     else:
         with ThreadPoolExecutor(_WRITES_IN_FLIGHT) as pool:
-            list(pool.map(lambda item: desk.storage.write(f"masks/{item[0]}", item[1]), images))
+            list(pool.map(lambda item: desk.storage.write(f"masks/{item[0]}", item[1]), masks))
     desk.storage.write(f"runs/{desk.run_id}/exports/{commit.shard}", b"")
 
 
-def masks_of(storage: Storage, commit: Commit) -> Iterator[tuple[str, bytes]]:
-    """A committed shard's mask files by name, in the order of its rows.
+def masks_of(storage: Storage, commit: Commit, format_: MaskFormat) -> Iterator[tuple[str, bytes]]:
+    """Yield name and file of each mask in a committed shard's archive, in the order of its rows.
 
     Raises:
-        StorageError: They are missing or damaged.
+        StorageError: The archive is missing or damaged.
     """
-    if MASKS in commit.objects:
-        yield from encode.untar(checked(storage, commit.objects[MASKS]))
-    elif TABLE in commit.objects:
-        yield from statistics.masks_in(checked(storage, commit.objects[TABLE]))
+    if format_.archive is not None and format_.archive in commit.objects:
+        yield from format_.unpack(checked(storage, commit.objects[format_.archive]))
 
 
 def worker_name() -> str:
@@ -198,22 +187,22 @@ def _written(desk: Desk, shard: Shard, done: list[tuple[tuple[Record, str], Outc
     attempt = nonce()
     folder = f"runs/{desk.run_id}/shards/{shard.id}/{attempt}"
     objects: dict[str, Object] = {}
-    images = _files((name, outcome) for (_, name), outcome in done)
-    kind = TABLE if desk.format == "parquet" else MASKS
-    rows = list(_rows(desk, attempt, f"{folder}/{kind}", done))
-    if images:
-        data = statistics.parquet_with_masks(rows, images) if kind == TABLE else encode.tar(images.items())
-        objects[kind] = put(desk.storage, f"{folder}/{kind}", data)
-    objects[STATS] = put(desk.storage, f"{folder}/{STATS}", statistics.parquet(rows))
+    masks = _masks((name, outcome) for (_, name), outcome in done)
+    archive = desk.format.archive
+    rows = list(_rows(desk, attempt, folder, done))
+    table = statistics.table_of(rows)
+    if archive is not None and masks:
+        objects[archive] = put(desk.storage, f"{folder}/{archive}", desk.format.pack(table, masks))
+    objects[STATS] = put(desk.storage, f"{folder}/{STATS}", statistics.table_parquet(table))
     return Commit(shard.id, attempt, objects, len(rows), sum(row["status"] == "failed" for row in rows))
 
 
-def _files(named: Iterable[tuple[str, Outcome]]) -> dict[str, bytes]:
-    return {name: outcome.mask for name, outcome in named if isinstance(outcome.mask, bytes)}
+def _masks(named: Iterable[tuple[str, Outcome]]) -> dict[str, EncodedMask]:
+    return {name: outcome.mask for name, outcome in named if outcome.mask is not None}
 
 
 def _rows(
-    desk: Desk, attempt: str, archive: str, done: list[tuple[tuple[Record, str], Outcome]]
+    desk: Desk, attempt: str, folder: str, done: list[tuple[tuple[Record, str], Outcome]]
 ) -> Iterator[dict[str, Any]]:
     worker = worker_name()
     for (record, name), outcome in done:
@@ -236,15 +225,8 @@ def _rows(
             }
         else:
             row |= {"status": "ok", **outcome.columns}
-        if isinstance(outcome.mask, list):
-            row |= {"mask_rle": outcome.mask, "mask_member": name}
-        elif outcome.mask is not None:
-            row |= {
-                "mask_object": archive,
-                "mask_member": name,
-                "mask_bytes": len(outcome.mask),
-                "mask_sha256": hashlib.sha256(outcome.mask).hexdigest(),
-            }
+        if outcome.mask is not None:
+            row |= desk.format.columns(outcome.mask, name=name, folder=folder)
         yield row
 
 

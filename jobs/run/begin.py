@@ -24,6 +24,7 @@ from maskfleet.jobs.ledger.commit import Commits, Mode, leaves, nonce, probe
 from maskfleet.jobs.ledger.fence import Fence
 from maskfleet.jobs.ledger.lock import Lock, locked
 from maskfleet.jobs.ledger.manifest import Manifest, folder_of, freeze_so_far, part_name
+from maskfleet.jobs.masks.formats import mask_format
 from maskfleet.jobs.network.inference_config import fingerprint_of, load_weights, mask_values, threads_of
 from maskfleet.jobs.planning.doctor import refuse_other_channels
 from maskfleet.jobs.planning.plan import LivePlan, Planning, first_of, in_memory
@@ -90,7 +91,7 @@ class Run:
         fence = None if generation is None else Fence(storage, generation)
         commits = Commits(storage, run_id, record["commit_mode"], fence)
         manifest = Manifest.stored(storage, run_id)
-        desk = Desk(storage, run_id, record["fingerprint"], manifest, commits, job.masks.format)
+        desk = Desk(storage, run_id, record["fingerprint"], manifest, commits, mask_format(job.masks.format))
         return cls(job, record, desk, generation=generation or 0)
 
 
@@ -277,7 +278,7 @@ def _new_run(
     live = LivePlan(storage, run_id, planned.planning, planned.first, planned.parts, planned.indexes)
     manifest = Manifest(lambda part: storage.read(f"{folder_of(run_id)}/{part_name(part)}"), lambda: live.frozen)
     commits = Commits(storage, run_id, mode, lock.fence)
-    desk = Desk(storage, run_id, fingerprint, manifest, commits, job.masks.format)
+    desk = Desk(storage, run_id, fingerprint, manifest, commits, mask_format(job.masks.format))
     return Run(job, record, desk, generation=lock.fence.generation, live=live)
 
 

@@ -23,7 +23,7 @@ _READS_AHEAD = 16
 
 def export_rest(desk: Desk, done: Iterable[tuple[Shard, Commit]]) -> None:
     """Make the loose masks that are not there yet."""
-    if desk.loose:
+    if desk.format.loose:
         exported = set(desk.storage.names(f"runs/{desk.run_id}/exports"))
         for shard, commit in done:
             if shard.id not in exported:

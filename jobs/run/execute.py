@@ -25,6 +25,7 @@ from maskfleet.jobs.ledger import catalog
 from maskfleet.jobs.ledger.commit import leaves, pending
 from maskfleet.jobs.ledger.fence import Fence
 from maskfleet.jobs.ledger.manifest import Shard
+from maskfleet.jobs.masks.formats import Encoder
 from maskfleet.jobs.network import tuning
 from maskfleet.jobs.network.inference_config import encoder_of, fingerprint_of, load_weights, segmenter_of
 from maskfleet.jobs.network.sample import limits_of
@@ -35,7 +36,7 @@ from maskfleet.jobs.run.backlog import Backlog, Task
 from maskfleet.jobs.run.begin import Run, Stop, begin
 from maskfleet.jobs.run.bottleneck import limit, share_of_forward
 from maskfleet.jobs.run.derived import compact, export_rest
-from maskfleet.jobs.run.pipeline import SHARDS_IN_FLIGHT, Encoder, Pipeline
+from maskfleet.jobs.run.pipeline import SHARDS_IN_FLIGHT, Pipeline
 from maskfleet.jobs.run.progress import Tally
 from maskfleet.jobs.training.finetune import improved
 from maskfleet.jobs.training.loop import Progress as Learning
@@ -336,7 +337,7 @@ def finish(this: Run, tally: Tally) -> RunReport:
         "measured_images": tally.measured,
         "measured_pixels": round(tally.pixels),
         "device": None if not tally.forward else tally.forward[0]["device"],
-        "loose": desk.loose,
+        "loose": desk.format.loose,
         "forward": _median(tally.forward),
         "attempts_lost": tally.deaths,
         "tuning": None if tuned is None else asdict(tuned),

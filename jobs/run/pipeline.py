@@ -25,7 +25,7 @@ from maskfleet.jobs.images.decoders import CODEC, Decoded, Decoders, Failure, Fe
 from maskfleet.jobs.images.streams import STREAM_BYTES, Stream, Unreadable
 from maskfleet.jobs.inputs.fetch import Inputs, Reader
 from maskfleet.jobs.inputs.sources import Record
-from maskfleet.jobs.masks import rle
+from maskfleet.jobs.masks.formats import EncodedMask, Encoder
 from maskfleet.jobs.stage_timers import DEVICE, Lane, Lanes, Meters, Wait
 from maskfleet.jobs.storage.subresource import Fault, is_part
 
@@ -76,35 +76,19 @@ class Device(Protocol):
     ) -> "Statistics": ...  # fmt: skip
 
 
-class Writer(Protocol):
-    """A mask that grows by rows."""
-
-    def write(self, classes: NDArray[np.uint8]) -> None: ...
-
-    def finish(self) -> bytes | rle.Masks: ...
-
-
-class Encoder(Protocol):
-    """What the pipeline needs of `jobs.masks.encode.Encoder` or `jobs.masks.rle.Encoder`."""
-
-    def encode(self, classes: NDArray[np.uint8]) -> bytes | rle.Masks: ...
-
-    def writer(self, height: int, width: int) -> Writer: ...
-
-
 @dataclass
 class Outcome:
     """What became of a record.
 
     Attributes:
-        mask: PNG file, or run lengths, or None where it failed or masks are not wanted.
+        mask: Encoded mask; None for a failed image, or if the job stores no masks.
         size: Stored height and width; None if it was not decoded.
         failure: Why there is no result, or None.
         columns: The statistics' columns that the segmenter filled.
         seconds: By stage.
     """
 
-    mask: bytes | rle.Masks | None = None
+    mask: EncodedMask | None = None
     size: tuple[int, int] | None = None
     failure: Failure | None = None
     columns: dict[str, Any] = field(default_factory=dict)
@@ -272,7 +256,7 @@ class Pipeline:
         try:
             with self.inputs.opened(record) as file, Stream(file.fileno(), self.decoders.limits) as stream:
                 outcome.size = stream.height, stream.width
-                writer = self._encoder.writer(*outcome.size) if self._encoder is not None else None
+                writer = self._encoder.row_encoder(*outcome.size) if self._encoder is not None else None
                 with self._device.work(meters, wait, alone=True):
                     statistics = self.segmenter.segment_rows(
                         read, *outcome.size, writer.write if writer is not None else _nowhere

@@ -25,7 +25,7 @@ from maskfleet.jobs.errors import JobError
 from maskfleet.jobs.images.decode import decode
 from maskfleet.jobs.inputs.sources import Source
 from maskfleet.jobs.job.schema import Job
-from maskfleet.jobs.masks.encode import Encoder, default_values
+from maskfleet.jobs.masks.png import Encoder, default_values
 from maskfleet.jobs.network.inference_config import load_weights, segmenter_of, threads_of
 from maskfleet.jobs.run.begin import Run
 from maskfleet.jobs.run.execute import RunReport, pipeline_of

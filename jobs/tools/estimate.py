@@ -19,6 +19,7 @@ from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.ledger.catalog import FINAL
 from maskfleet.jobs.ledger.commit import Commits
 from maskfleet.jobs.ledger.manifest import Manifest, Shard
+from maskfleet.jobs.masks.formats import mask_format
 from maskfleet.jobs.network.inference_config import threads_of
 from maskfleet.jobs.planning.plan import in_memory, sampled
 from maskfleet.jobs.run.attempt import Desk, ShardReport, rows_of, run_shard
@@ -26,7 +27,6 @@ from maskfleet.jobs.run.begin import Planned, Run
 from maskfleet.jobs.run.execute import pipeline_of_job
 from maskfleet.jobs.run.pipeline import SHARDS_IN_FLIGHT, Pipeline
 from maskfleet.jobs.stage_timers import busiest
-from maskfleet.jobs.storage.contract import Storage
 from maskfleet.jobs.storage.local import LocalStorage
 
 SAMPLE = 64
@@ -89,7 +89,7 @@ def estimate(job: Job, planned: Planned, fingerprint: str) -> dict[str, Any]:
             desk = replace(run.desk, run_id="timed", commits=Commits(storage, "timed", "worker"))
             timed = _timed(desk, chosen.num_rows, pipeline)
             device = str(getattr(pipeline.segmenter, "device", "cpu"))
-        sizes = _Sizes.of(storage, "warm", [warm]), _Sizes.of(storage, "timed", timed.reports)
+        sizes = _Sizes.of(run.desk, [warm]), _Sizes.of(desk, timed.reports)
     return counted | _reckoned(job, counted, timed, start, sizes, device)
 
 
@@ -148,18 +148,20 @@ class _Sizes(NamedTuple):
     rows: int
 
     @classmethod
-    def of(cls, storage: Storage, run_id: str, reports: Sequence[ShardReport]) -> "_Sizes":
+    def of(cls, desk: Desk, reports: Sequence[ShardReport]) -> "_Sizes":
         sizes = {"masks": 0, "rows": 0}
-        for entry in storage.walk(f"runs/{run_id}"):
-            sizes["masks" if entry.path.rsplit("/", 1)[-1].startswith("masks.") else "rows"] += entry.size
-        masks = sum(pc.sum(rows_of(storage, report.commit)["mask_bytes"]).as_py() or 0 for report in reports)
+        for entry in desk.storage.walk(f"runs/{desk.run_id}"):
+            sizes["masks" if entry.path.rsplit("/", 1)[-1] == desk.format.archive else "rows"] += entry.size
+        masks = sum(pc.sum(rows_of(desk.storage, report.commit)["mask_bytes"]).as_py() or 0 for report in reports)
         images = sum(report.commit.images for report in reports)
         return cls(images, len(reports), masks, max(0, sizes["masks"] - masks), sizes["rows"])
 
 
 def _trial(job: Job, storage: LocalStorage, fingerprint: str, manifest: Manifest) -> Run:
     record = {"run_id": "warm", "threads": threads_of(job)}
-    desk = Desk(storage, "warm", fingerprint, manifest, Commits(storage, "warm", "worker"), job.masks.format)
+    desk = Desk(
+        storage, "warm", fingerprint, manifest, Commits(storage, "warm", "worker"), mask_format(job.masks.format)
+    )
     return Run(job, record, desk)
 
 
@@ -172,14 +174,15 @@ def _reckoned(
     errors, busy = _summed(report.errors for report in timed.reports), _summed(report.busy for report in timed.reports)
     workers = [_with(job, count, counted, each, start, gpu=device.startswith("cuda")) for count in WORKERS]
     # Per shard: its tar or table, its statistics, its commit, and the note that it was exported.
-    loose = images if job.masks.format == "png" else 0
+    masks = mask_format(job.masks.format)
+    loose = images if masks.loose else 0
     requests = {
         "list": -(-counted["listed"] // _PAGE),
         "get": images + 3 * shards,
         "put": 4 * shards + loose,
     }
     rows, around = _Line.through(*sizes, "rows"), _Line.through(*sizes, "around")
-    copies = 2 if job.masks.format == "png" else 1
+    copies = 2 if masks.loose else 1
     # Rows are written twice: with their shard, and compacted.
     each_image = copies * sizes[1].masks / timed.images + around.image + 2 * rows.image
     output = round(images * each_image + shards * (rows.shard + around.shard))

@@ -21,7 +21,7 @@ from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.job.sections import Finetune
 from maskfleet.jobs.ledger.fence import Fence
 from maskfleet.jobs.ledger.lock import locked
-from maskfleet.jobs.masks.encode import default_values
+from maskfleet.jobs.masks.png import default_values
 from maskfleet.jobs.network.inference_config import load_one, load_weights, threads_of, thresholds
 from maskfleet.jobs.storage.contract import Storage
 from maskfleet.jobs.storage.schemes import open_storage

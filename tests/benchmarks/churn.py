@@ -21,7 +21,7 @@ from scaling import logged
 import maskfleet.jobs.run.execute
 from maskfleet.cluster import driver
 from maskfleet.jobs.job.schema import Job
-from maskfleet.jobs.masks.encode import Encoder, default_values
+from maskfleet.jobs.masks.png import Encoder, default_values
 from maskfleet.jobs.network.inference_config import load_weights
 from maskfleet.jobs.outputs.verify import verify
 from maskfleet.jobs.run.execute import pipeline_of

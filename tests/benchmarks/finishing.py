@@ -76,7 +76,7 @@ def committed(output: str, images: int) -> None:
             }
             for planned, mask in Manifest.stored(storage, RUN).records(shard)
         ]  # fmt: skip
-        objects = {STATS: put(storage, f"{folder}/{STATS}", statistics.parquet(rows))}
+        objects = {STATS: put(storage, f"{folder}/{STATS}", statistics.table_parquet(statistics.table_of(rows)))}
         commits.commit(Commit(shard.id, f"{shard.id:0>16}", objects, len(rows), 0))
 
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from sources import drawn, table
 
 from maskfleet.jobs.job.schema import Job
-from maskfleet.jobs.masks.encode import tar
+from maskfleet.jobs.masks.tar import tar
 from maskfleet.jobs.storage.local import LocalStorage
 from maskfleet.jobs.tools.bench import steady, with_identity
 

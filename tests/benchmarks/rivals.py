@@ -23,7 +23,7 @@ from PIL import Image
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from maskfleet.jobs.masks.encode import Encoder, default_values
+from maskfleet.jobs.masks.png import Encoder, default_values
 from maskfleet.unet import weights
 from maskfleet.unet.model import DoubleConv
 

@@ -28,7 +28,7 @@ from ray.cluster_utils import Cluster
 
 from maskfleet.cluster import driver
 from maskfleet.jobs.job.schema import Job
-from maskfleet.jobs.masks.encode import Encoder, default_values
+from maskfleet.jobs.masks.png import Encoder, default_values
 from maskfleet.jobs.run.execute import pipeline_of
 from maskfleet.unet import weights
 from maskfleet.unet.inference.identity import Identity

@@ -22,7 +22,7 @@ from PIL import Image
 
 from maskfleet.jobs.inputs.sources import Source
 from maskfleet.jobs.job.schema import Job
-from maskfleet.jobs.masks.encode import tar
+from maskfleet.jobs.masks.tar import tar
 from maskfleet.jobs.run.execute import run
 from maskfleet.jobs.storage.schemes import open_storage
 from maskfleet.jobs.tools.bench import with_identity

@@ -21,7 +21,8 @@ from maskfleet.jobs.images.decode import STREAM_PIXELS, decode, opened
 from maskfleet.jobs.inputs.sources import Source
 from maskfleet.jobs.ledger import statistics
 from maskfleet.jobs.ledger.commit import put
-from maskfleet.jobs.masks import encode
+from maskfleet.jobs.masks import png
+from maskfleet.jobs.masks.tar import FORMAT, tar
 from maskfleet.jobs.run import attempt
 from maskfleet.jobs.run.pipeline import Outcome, _columns
 from maskfleet.jobs.storage import local_file
@@ -69,13 +70,13 @@ def main() -> None:
     batches = [np.stack(pixels[start : start + _BATCH]) for start in range(0, len(pixels), _BATCH)]
     device = Identity()
     found = least("green against red", lambda: [device.segment(batch) for batch in batches])
-    encoder = encode.Encoder(encode.default_values(2))
+    encoder = png.Encoder(png.default_values(2))
     maps = [each for labels, _ in found for each in labels]
     masks = least("encode the mask as PNG", lambda: [encoder.encode(each) for each in maps])
     least("write it loose", export)
     with mock.patch.object(os, "O_TMPFILE", 0):  # what cannot be opened so gets a temporary name
         least("the same by a temporary name", export)
-    desk = SimpleNamespace(run_id="r", fingerprint="f" * 64)
+    desk = SimpleNamespace(run_id="r", fingerprint="f" * 64, format=FORMAT)
     seconds = dict.fromkeys(statistics.STAGES, 0.1)
 
     def table() -> bytes:
@@ -84,12 +85,12 @@ def main() -> None:
             ((record, f"{record.key}.png"), Outcome(mask, (options.side, options.side), None, column, dict(seconds)))
             for record, mask, column in zip(records, masks, columns, strict=True)
         ]
-        return statistics.parquet(list(attempt._rows(desk, "a", "x/masks.tar", done)))
+        return statistics.table_parquet(statistics.table_of(attempt._rows(desk, "a", "x", done)))
 
     least("its row, with the mask's sha256, and the table", table)
     least("of that: sha256", lambda: [hashlib.sha256(mask).hexdigest() for mask in masks])
-    tar = least("its place in the tar", lambda: encode.tar((f"{n}.png", mask) for n, mask in enumerate(masks)))
-    least("write the tar, fsynced", lambda: put(storage, f"runs/{next(round_)}/masks.tar", tar))
+    archive = least("its place in the tar", lambda: tar((f"{n}.png", mask) for n, mask in enumerate(masks)))
+    least("write the tar, fsynced", lambda: put(storage, f"runs/{next(round_)}/masks.tar", archive))
     print(f"\nIn {root}")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from faults import codecs
 
-from maskfleet.jobs.masks.encode import Encoder, default_values
+from maskfleet.jobs.masks.png import Encoder, default_values
 from maskfleet.jobs.network.inference_config import load_weights
 from maskfleet.jobs.run.execute import pipeline_of
 from maskfleet.unet.inference.segmenter import Segmenter

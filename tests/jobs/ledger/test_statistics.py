@@ -13,8 +13,12 @@ ROW = {
 }
 
 
+def stored(rows):
+    return statistics.read(statistics.table_parquet(statistics.table_of(rows)))
+
+
 def test_rows_come_back_with_the_schema():
-    table = statistics.read(statistics.parquet([ROW, ROW | {"status": "failed", "error_class": "empty"}]))
+    table = stored([ROW, ROW | {"status": "failed", "error_class": "empty"}])
     assert table.schema.names == SCHEMA.names
     assert table.schema.types == SCHEMA.types
     first, second = table.to_pylist()
@@ -28,8 +32,8 @@ def test_every_column_states_its_meaning():
 
 def test_a_row_that_lacks_what_must_be_there_is_refused():
     with pytest.raises(pa.ArrowInvalid, match="fingerprint must not be null"):
-        statistics.parquet([{name: value for name, value in ROW.items() if name != "fingerprint"}])
+        stored([{name: value for name, value in ROW.items() if name != "fingerprint"}])
 
 
 def test_no_rows_are_a_table_too():
-    assert statistics.read(statistics.parquet([])).num_rows == 0
+    assert stored([]).num_rows == 0

@@ -1,69 +1,13 @@
-"""Against pycocotools, in both directions."""
-
 import numpy as np
-import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from maskfleet.jobs.masks.rle import Encoder, box_of, decode
-
-coco = pytest.importorskip("pycocotools.mask")
+from maskfleet.jobs.masks.rle import FORMAT
 
 
-def maps(seed, height, width, classes, coarse):
-    random = np.random.default_rng(seed)
-    blocks = random.integers(0, classes, (-(-height // coarse), -(-width // coarse)))
-    return np.kron(blocks, np.ones((coarse, coarse)))[:height, :width].astype(np.uint8)
-
-
-MAPS = st.builds(
-    maps,
-    st.integers(0, 10**6),
-    st.integers(1, 200),
-    st.integers(1, 200),
-    st.integers(1, 4),
-    st.sampled_from([1, 7, 60]),
-)
-
-
-@settings(max_examples=150, deadline=None)
-@given(MAPS)
-def test_it_is_what_pycocotools_writes_and_reads(classes):
-    masks = Encoder(5).encode(classes)
-    assert masks[0] is None
-    for number in range(1, 5):
-        truth = np.asfortranarray(classes == number)
-        if not truth.any():
-            assert masks[number] is None
-            continue
-        assert masks[number]["counts"] == coco.encode(truth.astype(np.uint8))["counts"].decode()
-        assert (coco.decode(dict(masks[number])) == truth).all()
-        assert coco.toBbox(dict(masks[number])).tolist() == list(box_of(masks[number]))
-    assert (decode(masks, *classes.shape) == classes).all()
-
-
-@given(MAPS, st.integers(1, 50))
-def test_rows_give_what_the_whole_gives(classes, step):
-    writer = Encoder(4).writer(*classes.shape)
-    for start in range(0, len(classes), step):
-        writer.write(classes[start : start + step])
-    assert writer.finish() == Encoder(4).encode(classes)
-
-
-def test_long_runs():
-    classes = np.zeros((3000, 3000), np.uint8)
-    classes[1, 1] = classes[2999, 2999] = 1
-    (mask,) = Encoder(2).encode(classes)[1:]
-    assert mask["counts"] == coco.encode(np.asfortranarray(classes))["counts"].decode()
-    assert (decode([None, mask], 3000, 3000) == classes).all()
-
-
-def test_masks_that_do_not_go_together_are_refused():
-    one = Encoder(2).encode(np.array([[0, 1], [1, 1]], np.uint8))[1]
-    for masks, size, message in (
-        ([None, one], (2, 3), "not of 3×2 px"),
-        ([None, one, one], (2, 2), "lies over another"),
-        ([None, one | {"counts": one["counts"] + "o"}], (2, 2), "cut off"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            decode(masks, *size)
+def test_run_lengths_that_contradict_their_row_are_found():
+    classes = np.array([[0, 1], [1, 1]], np.uint8)
+    row = {"height": 2, "width": 2, "class_pixels": [1, 3], "mask_rle": FORMAT.encoder((0, 1)).encode(classes)}
+    assert list(FORMAT.problems(row, None)) == []
+    assert list(FORMAT.problems(row | {"mask_rle": None}, None)) == ["it has no mask"]
+    assert list(FORMAT.problems(row | {"class_pixels": [2, 2]}, None)) == ["its class_pixels are not those of its mask"]
+    (problem,) = FORMAT.problems(row | {"width": 3}, None)
+    assert "is not 3×2 px" in problem

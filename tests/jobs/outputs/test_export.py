@@ -11,7 +11,8 @@ from PIL import Image
 from maskfleet.jobs.errors import JobError
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.ledger.commit import Commits
-from maskfleet.jobs.masks.encode import Encoder
+from maskfleet.jobs.masks.formats import mask_format
+from maskfleet.jobs.masks.png import Encoder
 from maskfleet.jobs.network.inference_config import encoder_of, load_weights
 from maskfleet.jobs.outputs.export import export
 from maskfleet.jobs.outputs.verify import verify
@@ -195,7 +196,7 @@ def test_colours_are_classes_again():
 
     values = ((0, 0, 0), (255, 0, 0), (255, 128, 0))
     classes = np.random.default_rng(0).integers(0, 3, (20, 30)).astype(np.uint8)
-    assert (Mask({}, values, Encoder(values).encode(classes)).classes() == classes).all()
+    assert (Mask({}, values, Encoder(values).encode(classes), mask_format("tar")).classes() == classes).all()
     assert (Mask({}, (0, 1), Encoder((0, 1)).encode(classes % 2)).classes() == classes % 2).all()
 
 

@@ -108,28 +108,6 @@ def test_an_output_without_runs_is_no_output(tmp_path):
         verify(str(tmp_path))
 
 
-def test_a_mask_that_its_row_does_not_describe_is_found():
-    from maskfleet.jobs.masks.encode import Encoder
-    from maskfleet.jobs.outputs.verify import _of_mask
-
-    data = Encoder([0, 255]).encode(np.zeros((4, 5), np.uint8))
-    assert list(_of_mask({"height": 4, "width": 5, "class_pixels": [20, 0]}, data)) == []
-    assert len(list(_of_mask({"height": 5, "width": 4, "class_pixels": [19, 1]}, data))) == 2
-    assert "no whole mask" in next(_of_mask({"height": 4, "width": 5, "class_pixels": [20, 0]}, data[:-22]))
-
-
-def test_run_lengths_that_do_not_fit_their_row_are_found():
-    from maskfleet.jobs.masks.rle import Encoder
-    from maskfleet.jobs.outputs.verify import _of_runs
-
-    classes = np.array([[0, 1], [1, 1]], np.uint8)
-    row = {"height": 2, "width": 2, "class_pixels": [1, 3], "mask_rle": Encoder(2).encode(classes)}
-    assert list(_of_runs(row)) == []
-    assert list(_of_runs(row | {"mask_rle": None})) == ["it has no mask"]
-    assert list(_of_runs(row | {"class_pixels": [2, 2]})) == ["its class_pixels are not those of its mask"]
-    assert "is not of 3×2 px" in next(_of_runs(row | {"width": 3}))
-
-
 def test_a_table_of_masks_beside_other_rows_is_found(images, tmp_path, weights_file):
     import hashlib
 

@@ -1,15 +1,14 @@
 import io
-import tarfile
 import zlib
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from maskfleet.jobs.masks import encode as module
-from maskfleet.jobs.masks.encode import Encoder, bands, default_values, shape_of, tar, untar
+from maskfleet.jobs.masks import png as module
+from maskfleet.jobs.masks.png import Encoder, bands, default_values, shape_of
 
 
 def read(data):
@@ -20,7 +19,7 @@ def read(data):
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(2, 6), st.data())
-def test_masks_show_their_values(height, width, classes, data):
+def test_a_mask_shows_the_value_of_each_class(height, width, classes, data):
     values = data.draw(st.lists(st.integers(0, 255), min_size=classes, max_size=classes, unique=True))
     labels = np.random.default_rng(data.draw(st.integers(0, 99))).integers(0, classes, (height, width)).astype(np.uint8)
     image = read(Encoder(values).encode(labels))
@@ -38,7 +37,7 @@ def test_masks_show_their_values(height, width, classes, data):
     st.sampled_from([[0, 1], [0, 255], [7, 0, 80]]),
     st.integers(0, 99),
 )
-def test_the_bytes_do_not_depend_on_the_library_that_compresses(height, width, run, values, seed):
+def test_the_bytes_do_not_depend_on_the_compression_library(height, width, run, values, seed):
     drawn = np.random.default_rng(seed).integers(0, len(values), (height, -(-width // run)), np.uint8)
     labels = np.repeat(drawn, run, axis=1)[:, :width]
     faster = Encoder(values).encode(labels)
@@ -47,7 +46,7 @@ def test_the_bytes_do_not_depend_on_the_library_that_compresses(height, width, r
         assert Encoder(values).encode(labels) == faster
 
 
-def test_colours():
+def test_colours_give_an_rgb_file():
     labels = np.array([[0, 1], [1, 0]], np.uint8)
     image = read(Encoder([[0, 0, 0], [255, 128, 0]]).encode(labels))
     assert image.mode == "RGB"
@@ -55,56 +54,19 @@ def test_colours():
 
 
 @pytest.mark.parametrize("values", [[0, 256], [-1, 3], [[0, 0], [1, 1]], [[[1]]]])
-def test_other_values_are_refused(values):
+def test_values_beyond_a_byte_are_refused(values):
     with pytest.raises(ValueError, match="mask values must be"):
         Encoder(values)
 
 
-def test_defaults():
+def test_default_values():
     assert default_values(2) == (0, 255)
     assert default_values(4) == (0, 1, 2, 3)
 
 
-MEMBERS = st.dictionaries(
-    st.text("abc/é.", min_size=1, max_size=200).filter(lambda name: name.strip("/") == name),
-    st.binary(max_size=600),
-    max_size=5,
-)
-
-
-@given(MEMBERS)
-def test_a_tar_gives_its_members_back(members):
-    data = tar(members.items())
-    assert dict(untar(data)) == members
-    assert tar(members.items()) == data
-
-
-@given(MEMBERS)
-@example({"a" * 99: b"1", "b" * 100: b"2", "c" * 101: b""})
-def test_a_tar_is_what_tarfile_writes(members):
-    sink = io.BytesIO()
-    with tarfile.open(fileobj=sink, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        for name, data in members.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-    end = len(tar(members.items()))
-    assert tar(members.items()) == sink.getvalue()[:end]
-    assert not any(sink.getvalue()[end:])
-
-
-def test_only_regular_files_come_out():
-    sink = io.BytesIO()
-    with tarfile.open(fileobj=sink, mode="w") as archive:
-        link = tarfile.TarInfo("link")
-        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-        archive.addfile(link)
-    assert list(untar(sink.getvalue())) == []
-
-
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 70), st.sampled_from(["bits", "grey", "colours"]))
-def test_a_mask_is_read_back_in_rows(height, width, rows, kind):
+def test_a_mask_is_decoded_in_rows(height, width, rows, kind):
     values = {"bits": [0, 1], "grey": [3, 200], "colours": [[1, 2, 3], [255, 0, 9]]}[kind]
     labels = np.random.default_rng(height * width).integers(0, 2, (height, width)).astype(np.uint8)
     data = Encoder(values).encode(labels)
@@ -114,7 +76,7 @@ def test_a_mask_is_read_back_in_rows(height, width, rows, kind):
     np.testing.assert_array_equal(np.concatenate(found), np.asarray(read(data)).astype(np.uint8))
 
 
-def test_other_and_damaged_files_are_no_masks():
+def test_foreign_and_damaged_files_are_refused():
     labels = np.random.default_rng(0).integers(0, 2, (90, 80)).astype(np.uint8)
     whole = Encoder([0, 255]).encode(labels)
     other = io.BytesIO()
