@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 from maskfleet.jobs.errors import Changed, NotFound
 from maskfleet.jobs.inputs import tables, tars
 from maskfleet.jobs.inputs.indexes import Indexes
+from maskfleet.jobs.storage.contract import Fault
 from maskfleet.jobs.storage.ranged import RangedFile
-from maskfleet.jobs.storage.subresource import Fault, Part
+from maskfleet.jobs.storage.subresource import Part
 
 if TYPE_CHECKING:
-    from maskfleet.jobs.inputs.sources import Record
+    from maskfleet.jobs.inputs.record import Record
 
 ENDINGS = (".tar", ".parquet")
 """In any case."""

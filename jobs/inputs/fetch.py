@@ -15,13 +15,12 @@ from typing import BinaryIO, NamedTuple
 
 import pyarrow.parquet as pq
 
-from maskfleet.jobs.inputs.sources import Record
+from maskfleet.jobs.inputs.record import Record
 from maskfleet.jobs.inputs.tables import Rows, opened
-from maskfleet.jobs.storage.contract import Storage
-from maskfleet.jobs.storage.local import LocalStorage
+from maskfleet.jobs.storage.contract import Fault, Storage
 from maskfleet.jobs.storage.ranged import RangedFile
 from maskfleet.jobs.storage.schemes import open_storage, split_url
-from maskfleet.jobs.storage.subresource import Fault, Part, part_of
+from maskfleet.jobs.storage.subresource import Part, part_of
 
 _WINDOW = 16 * 2**20
 """Bytes of a tar's members that are read together."""
@@ -87,8 +86,9 @@ class Inputs:
     def path(self, record: Record) -> str:
         """Of a record that is a local file."""
         storage, path = self.found(record.url)
-        assert isinstance(storage, LocalStorage)
-        return storage.file(path)
+        file = storage.local_path(path)
+        assert file is not None
+        return file
 
     def table(self, url: str, etag: str | None) -> pq.ParquetFile:
         """A Parquet file. Its footer is read once.

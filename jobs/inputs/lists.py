@@ -19,9 +19,8 @@ import pyarrow.csv as arrow_csv
 
 from maskfleet.jobs.errors import JobError, NotFound
 from maskfleet.jobs.inputs import tables
-from maskfleet.jobs.storage.list_objects_xml import OBJECTS
+from maskfleet.jobs.storage.contract import OBJECTS, Fault
 from maskfleet.jobs.storage.ranged import RangedFile
-from maskfleet.jobs.storage.subresource import Fault
 
 ENDINGS = (".txt", ".csv", ".parquet")
 INVENTORY = "manifest.json"

@@ -18,7 +18,6 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import groupby, islice
-from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,11 +27,11 @@ from maskfleet.jobs.errors import JobError, NotFound
 from maskfleet.jobs.inputs import containers, lists
 from maskfleet.jobs.inputs.indexes import Indexes
 from maskfleet.jobs.inputs.prefetch import Ahead
-from maskfleet.jobs.storage.contract import Entry, Storage
-from maskfleet.jobs.storage.external_sort import CHUNK, rows_up_to
+from maskfleet.jobs.inputs.record import LISTED, Record, records, rows_up_to, table_of, tables
+from maskfleet.jobs.storage.contract import Entry, Fault, Storage
 from maskfleet.jobs.storage.ranged import RangedFile
 from maskfleet.jobs.storage.schemes import open_storage, split_url
-from maskfleet.jobs.storage.subresource import Fault, is_part
+from maskfleet.jobs.storage.subresource import is_part
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".npy")
 """What an image's name ends in, in any case; other files in a folder are left alone."""
@@ -45,36 +44,6 @@ _LINES_OF_A_CALL = 32
 _CONTAINERS_AHEAD = 8
 _ROWS_AHEAD = 8192
 _LINES_REMEMBERED = 1_000_000
-
-
-class Record(NamedTuple):
-    """One input image.
-
-    Attributes:
-        key: Its name within the job.
-        url: Where it is: an absolute path or s3:// URL.
-        size: Bytes, or None where it could not be found when the plan was made.
-        etag: See `jobs.storage.Entry`; None likewise.
-    """
-
-    key: str
-    url: str
-    size: int | None
-    etag: str | None
-    modified: float | None = None
-    """Seconds since 1970, or None where that is unknown."""
-
-
-LISTED = pa.schema(
-    [
-        pa.field("key", pa.string(), nullable=False),
-        pa.field("url", pa.string(), nullable=False),
-        pa.field("size", pa.int64()),
-        pa.field("etag", pa.string()),
-        pa.field("modified", pa.float64()),
-    ]
-)
-"""Records as rows."""
 
 
 class Source:
@@ -136,13 +105,14 @@ class Source:
 
     def _of_folder(self, location: str, pattern: re.Pattern[str] | None) -> "Iterator[pa.Table | Record]":
         storage = open_storage(location, profile=self.profile)
-        if not location.startswith("s3://"):
-            if os.path.isfile(storage.root):
+        folder = storage.local_path("")
+        if folder is not None:
+            if os.path.isfile(folder):
                 raise JobError(
                     f"input {location} is a file; name its folder, a glob, a .tar or .parquet file of images, or a "
                     ".txt, .csv or .parquet list"
                 )
-            if not os.path.isdir(storage.root):
+            if not os.path.isdir(folder):
                 raise JobError(f"there is no input folder {location}; correct 'input'")
         return _in_order(self._wanted(storage, objects, pattern) for objects in storage.listed())
 
@@ -265,7 +235,7 @@ class Source:
             try:
                 entry = self._storage(root).entry(path)
             except NotFound:
-                return iter([_table([container])])  # it is listed and not there; reading it will say so
+                return iter([table_of([container])])  # it is listed and not there; reading it will say so
             container = container._replace(size=entry.size, etag=entry.etag)
         found = containers.records_of(
             container, self._ranged(container), column=self.column, wanted=_is_image, indexes=self._indexes,
@@ -310,23 +280,6 @@ def _containers_in(table: pa.Table) -> list[int]:
     """The rows that are files of images."""
     places: list[int] = pc.indices_nonzero(pc.match_substring_regex(table["key"], _CONTAINERS)).to_pylist()
     return places
-
-
-def records(table: pa.Table) -> Iterator[Record]:
-    """The rows of a table of `LISTED`, one by one."""
-    return map(Record, *(column.to_pylist() for column in table.columns))
-
-
-def tables(found: Iterable[Record]) -> Iterator[pa.Table]:
-    """Records as tables of `LISTED`."""
-    rows = iter(found)
-    while chunk := list(islice(rows, CHUNK)):
-        yield _table(chunk)
-
-
-def _table(rows: list[Record]) -> pa.Table:
-    columns = zip(zip(*rows, strict=True), LISTED, strict=True)
-    return pa.Table.from_arrays([pa.array(column, field.type) for column, field in columns], schema=LISTED)
 
 
 def _in_order(files: Iterator[pa.Table]) -> "Iterator[pa.Table | Record]":

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from maskfleet.jobs.storage.contract import Fault
 from maskfleet.jobs.storage.ranged import RangedFile
-from maskfleet.jobs.storage.subresource import Fault
 
 _BUFFER = 4 * 2**20
 _ROWS_AT_ONCE = 16

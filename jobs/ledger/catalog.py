@@ -22,11 +22,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from maskfleet.jobs.errors import Locked, NotFound
+from maskfleet.jobs.inputs.record import CHUNK
 from maskfleet.jobs.ledger.commit import nonce
 from maskfleet.jobs.ledger.fence import Fence
+from maskfleet.jobs.ledger.keys import chosen
+from maskfleet.jobs.ledger.sorted_tables import even, merged
 from maskfleet.jobs.storage.contract import Storage
-from maskfleet.jobs.storage.external_sort import CHUNK, even, merged
-from maskfleet.jobs.storage.keys import chosen
 
 FINAL = (
     *("empty", "unidentified", "corrupt", "unsupported", "too_small"),
@@ -141,7 +142,7 @@ def find(storage: Storage, version: Version, key: str) -> dict[str, Any] | None:
 
 
 def ending(storage: Storage, version: Version, end: str) -> str:
-    """The key that an ending means; see `jobs.storage.keys`.
+    """The key that an ending means; see `jobs.ledger.keys`.
 
     Raises:
         JobError: No key ends so, or several do.

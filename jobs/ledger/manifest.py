@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from maskfleet.jobs.errors import Locked, NotFound
-from maskfleet.jobs.inputs.sources import Record
+from maskfleet.jobs.inputs.record import Record
 from maskfleet.jobs.storage.contract import Storage
 
 SCHEMA = pa.schema(

@@ -11,9 +11,9 @@ from maskfleet.jobs.images.decode import STREAM
 from maskfleet.jobs.images.decoders import Decoders, Failure, Limits
 from maskfleet.jobs.images.streams import STREAM_BYTES, Stream, Unreadable
 from maskfleet.jobs.inputs.fetch import Inputs
-from maskfleet.jobs.inputs.sources import Record
+from maskfleet.jobs.inputs.record import Record
 from maskfleet.jobs.job.schema import Job
-from maskfleet.jobs.storage.subresource import Fault
+from maskfleet.jobs.storage.contract import Fault
 
 IMAGES = 16
 """Looked at, at most."""

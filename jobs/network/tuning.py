@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from maskfleet.jobs.errors import JobError, NotFound
-from maskfleet.jobs.inputs.sources import Record
+from maskfleet.jobs.inputs.record import Record
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.ledger.commit import Mode
 from maskfleet.jobs.ledger.manifest import Manifest

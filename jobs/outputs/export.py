@@ -22,18 +22,17 @@ from PIL import Image
 
 from maskfleet.jobs.errors import Changed, JobError, NotFound, StorageError
 from maskfleet.jobs.inputs.fetch import Inputs
-from maskfleet.jobs.inputs.sources import Record
+from maskfleet.jobs.inputs.record import Record
 from maskfleet.jobs.ledger.commit import Commits
+from maskfleet.jobs.ledger.keys import chosen
 from maskfleet.jobs.masks import geotiff, run_lengths
 from maskfleet.jobs.masks.formats import MaskFormat, mask_format
 from maskfleet.jobs.masks.png import Encoder, bands, default_values, shape_of
 from maskfleet.jobs.run.attempt import masks_of, rows_of
-from maskfleet.jobs.storage.contract import Storage
-from maskfleet.jobs.storage.keys import chosen
-from maskfleet.jobs.storage.local import LocalStorage
+from maskfleet.jobs.storage.contract import Fault, Storage
 from maskfleet.jobs.storage.ranged import RangedFile
 from maskfleet.jobs.storage.schemes import open_storage
-from maskfleet.jobs.storage.subresource import Fault, part_of
+from maskfleet.jobs.storage.subresource import part_of
 
 Kind = Literal["png", "voc", "coco", "geotiff"]
 
@@ -302,11 +301,10 @@ _WRITERS = {"png": _pngs, "voc": _voc, "coco": _coco}
 @contextmanager
 def _files(target: Storage, form: Callable[[Mask], tuple[str, bytes]]) -> Iterator[Write]:
     """A file per mask, so many at once."""
-    put = target.export if isinstance(target, LocalStorage) else target.write
     with ThreadPoolExecutor(_WRITES_IN_FLIGHT) as pool:
 
         def write(masks: list[Mask]) -> None:
-            for _ in pool.map(lambda mask: put(*form(mask)), masks):
+            for _ in pool.map(lambda mask: target.export(*form(mask)), masks):
                 pass
 
         yield write

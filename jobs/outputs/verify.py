@@ -23,11 +23,11 @@ from maskfleet.jobs.errors import JobError, NotFound, StorageError
 from maskfleet.jobs.ledger import catalog, compacted, statistics
 from maskfleet.jobs.ledger.commit import Commit, Commits, checked, leaves, pending
 from maskfleet.jobs.ledger.manifest import Manifest, Shard
+from maskfleet.jobs.ledger.sorted_tables import SortedCursor, merged
 from maskfleet.jobs.masks.formats import MaskFormat, mask_format
 from maskfleet.jobs.run.attempt import rows_of
 from maskfleet.jobs.run.derived import outcomes_of
 from maskfleet.jobs.storage.contract import Storage
-from maskfleet.jobs.storage.external_sort import Ahead, merged
 from maskfleet.jobs.storage.schemes import open_storage
 
 
@@ -185,7 +185,7 @@ def _of_catalog(storage: Storage, inputs: dict[str, str]) -> Iterator[str]:
     if not version.number:  # the next run makes it anew
         return
     newest = merged([outcomes_of(storage, run_id, input_) for run_id, input_ in inputs.items()], newest=True)
-    known = Ahead(catalog.rows(storage, version))
+    known = SortedCursor(catalog.rows(storage, version))
     wrong: list[str] = []
     for expected in newest:
         if expected.num_rows:

@@ -15,13 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from maskfleet.jobs.inputs.indexes import Indexes
-from maskfleet.jobs.inputs.sources import LISTED
+from maskfleet.jobs.inputs.record import CHUNK, LISTED
 from maskfleet.jobs.job.sections import Selection
 from maskfleet.jobs.ledger import catalog, manifest
 from maskfleet.jobs.ledger.manifest import PART_SHARDS, SCHEMA, Frozen, Manifest, Shard, Writer, part_of, shards_of
+from maskfleet.jobs.ledger.sorted_tables import SortedCursor
 from maskfleet.jobs.masks.names import mask_names, settled
+from maskfleet.jobs.planning.external_sort import in_key_order
 from maskfleet.jobs.storage.contract import Storage
-from maskfleet.jobs.storage.external_sort import CHUNK, Ahead, in_key_order
 
 LARGEST = 512
 """Images of a shard, where the job leaves it open and there are enough."""
@@ -129,7 +130,7 @@ class Planning:
 
     def _chosen(self) -> Iterator[pa.Table]:
         """The rows that need work, and that the job wants done."""
-        known = Ahead(iter(self._known))
+        known = SortedCursor(iter(self._known))
         for table in _named(in_key_order(self._listing, sorted_already=self._in_order)):
             self.listed += table.num_rows
             seen = known.up_to(table["key"][-1].as_py(), catalog.SCHEMA)

@@ -4,7 +4,6 @@ import os
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +12,7 @@ import pyarrow as pa
 
 from maskfleet.jobs.errors import StorageError
 from maskfleet.jobs.images.decoders import Failure
-from maskfleet.jobs.inputs.sources import Record
+from maskfleet.jobs.inputs.record import Record
 from maskfleet.jobs.ledger import statistics
 from maskfleet.jobs.ledger.commit import Commit, Commits, Object, checked, nonce, put
 from maskfleet.jobs.ledger.manifest import Manifest, Shard
@@ -21,9 +20,6 @@ from maskfleet.jobs.masks.formats import EncodedMask, MaskFormat
 from maskfleet.jobs.run.pipeline import Outcome, Pipeline
 from maskfleet.jobs.stage_timers import Meters
 from maskfleet.jobs.storage.contract import Storage
-from maskfleet.jobs.storage.local import LocalStorage
-
-_WRITES_IN_FLIGHT = 32
 
 STATS = "stats.parquet"
 
@@ -159,12 +155,7 @@ def export(desk: Desk, commit: Commit, masks: Iterable[tuple[str, bytes]] | None
     """
     if masks is None:
         masks = masks_of(desk.storage, commit, desk.format)
-    if isinstance(desk.storage, LocalStorage):
-        for name, data in masks:
-            desk.storage.export(f"masks/{name}", data)
-    else:
-        with ThreadPoolExecutor(_WRITES_IN_FLIGHT) as pool:
-            list(pool.map(lambda item: desk.storage.write(f"masks/{item[0]}", item[1]), masks))
+    desk.storage.export_all((f"masks/{name}", data) for name, data in masks)
     desk.storage.write(f"runs/{desk.run_id}/exports/{commit.shard}", b"")
 
 

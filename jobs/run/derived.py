@@ -12,10 +12,10 @@ from maskfleet.jobs.errors import NotFound
 from maskfleet.jobs.ledger import catalog, compacted, statistics
 from maskfleet.jobs.ledger.commit import Commit
 from maskfleet.jobs.ledger.manifest import Shard
+from maskfleet.jobs.ledger.sorted_tables import even
 from maskfleet.jobs.planning.plan import gone_rows
 from maskfleet.jobs.run.attempt import Desk, export, rows_of
 from maskfleet.jobs.storage.contract import Storage
-from maskfleet.jobs.storage.external_sort import even
 
 _GROUPS_OF_A_PART = 12
 _READS_AHEAD = 16

@@ -24,10 +24,12 @@ from maskfleet.jobs.images.decode import STREAM
 from maskfleet.jobs.images.decoders import CODEC, Decoded, Decoders, Failure, Fetched, Limits, LocalFile
 from maskfleet.jobs.images.streams import STREAM_BYTES, Stream, Unreadable
 from maskfleet.jobs.inputs.fetch import Inputs, Reader
-from maskfleet.jobs.inputs.sources import Record
+from maskfleet.jobs.inputs.record import Record
 from maskfleet.jobs.masks.formats import EncodedMask, Encoder
 from maskfleet.jobs.stage_timers import DEVICE, Lane, Lanes, Meters, Wait
-from maskfleet.jobs.storage.subresource import Fault, is_part
+from maskfleet.jobs.storage.contract import Fault
+from maskfleet.jobs.storage.schemes import is_local
+from maskfleet.jobs.storage.subresource import is_part
 
 if TYPE_CHECKING:  # `verify` and `status` come by here and must not wait for torch
     from maskfleet.unet.inference.decision import Statistics
@@ -397,7 +399,7 @@ _Kind = Literal["part", "object", "file"]
 def _kind(record: Record) -> _Kind:
     if is_part(record.url):
         return "part"
-    return "object" if record.url.startswith("s3://") else "file"
+    return "file" if is_local(record.url) else "object"
 
 
 def _fetch_failure(record: Record, error: NotFound | Changed | Denied | Fault) -> Failure:
@@ -410,7 +412,7 @@ def _fetch_failure(record: Record, error: NotFound | Changed | Denied | Fault) -
             return Failure("fetch", "changed", str(error))
         case Denied():
             # One file's permissions are that image's failure; a bucket's are the job's.
-            if record.url.startswith("s3://"):
+            if not is_local(record.url):
                 raise error
             return Failure("fetch", "denied", str(error))
 

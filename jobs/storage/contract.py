@@ -1,113 +1,189 @@
-"""What every storage does: objects and ranges of them, listings, and create-if-absent. Knows nothing of jobs."""
+"""The storage contract: objects, byte ranges, listings and create-if-absent below one root. Knows nothing of jobs.
+
+A new scheme is one module with a subclass of `Storage` and one line in `schemes.SCHEMES`. The subclass implements the
+abstract methods. It overrides the others if objects are files of this machine, or if it can do better.
+"""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, ClassVar, NamedTuple, Self
 
 import pyarrow as pa
 
-from maskfleet.jobs.errors import NotFound
+from maskfleet.jobs.errors import NotFound, StorageError
+
+OBJECTS = pa.schema(
+    [
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("etag", pa.string(), nullable=False),
+        pa.field("modified", pa.float64(), nullable=False),
+    ]
+)
+"""Schema of a listing; the fields are those of `Entry`."""
+
+_WRITES_IN_FLIGHT = 32
 
 
 class Entry(NamedTuple):
     """An object in a listing.
 
     Attributes:
-        path: Relative to the storage's root, with forward slashes.
-        size: Bytes.
-        etag: Changes when the content does: S3's ETag, or a local file's modification time in ns.
+        path: Path relative to the storage's root, with forward slashes.
+        size: Size in bytes.
+        etag: Version of the content: S3's ETag, or a local file's modification time in ns and size.
+        modified: Modification time in seconds since 1970.
     """
 
     path: str
     size: int
     etag: str
     modified: float | None = None
-    """Seconds since 1970."""
+
+
+class Fault(StorageError):
+    """An object, or an image in it, that no retry can make readable.
+
+    Attributes:
+        error_class: One word for the statistics, such as `bad_name`.
+    """
+
+    def __init__(self, error_class: str, message: str) -> None:
+        super().__init__(message)
+        self.error_class = error_class
 
 
 class Storage(ABC):
-    """Objects below a root folder or prefix. Paths are relative to the root.
+    """Objects below a root folder or prefix. Paths are relative to the root. Safe from several threads.
 
-    Every method raises `Denied` where credentials or permissions do not suffice and `StorageError`
-    where storage goes on failing.
+    Every method raises `Denied` if credentials or permissions do not suffice, and `StorageError` if storage keeps
+    failing.
+
+    Attributes:
+        is_local: Whether objects are files of this machine.
+        root: URL or absolute path of the root.
+        retries: Number of requests repeated so far.
     """
+
+    is_local: ClassVar[bool] = False
 
     root: str
     retries: int = 0
-    """Requests repeated so far."""
+
+    @classmethod
+    @abstractmethod
+    def open(cls, url: str, *, profile: str | None = None) -> Self:
+        """Return the storage at a URL. Makes no request.
+
+        Args:
+            url: Folder or prefix.
+            profile: AWS profile, for schemes with one.
+
+        Raises:
+            JobError: The URL is incomplete.
+        """
+
+    @classmethod
+    def split(cls, url: str) -> tuple[str, str]:
+        """Split an object's URL into the root that `open` takes and the path below it."""
+        scheme, _, rest = url.partition("://")
+        bucket, _, key = rest.partition("/")
+        return f"{scheme}://{bucket}", key
 
     @abstractmethod
     def read(self, path: str, etag: str | None = None) -> bytes:
-        """The whole object.
+        """Return the whole object.
 
         Args:
-            path: Which.
-            etag: What it must still have; None for any.
+            path: Path of the object.
+            etag: ETag that the object must still have, or None for any.
 
         Raises:
-            NotFound: There is none.
-            Changed: It has another etag.
+            NotFound: The object does not exist.
+            Changed: The object has another ETag.
+            Fault: The object exists but cannot be named.
         """
 
     @abstractmethod
     def read_range(self, path: str, start: int, length: int, etag: str | None = None) -> bytes:
-        """A piece of the object, fewer bytes where it ends before; at least one byte must be there. Likewise."""
+        """Return `length` bytes from `start` on, or fewer at the end of the object. Raises as `read`.
 
-    @abstractmethod
-    def opened(self, path: str, etag: str | None = None) -> AbstractContextManager[BinaryIO]:
-        """The object as a local file with a descriptor, of an object that does not fit into memory. Likewise."""
-
-    @abstractmethod
-    def write(self, path: str, data: bytes) -> None:
-        """Put an object there, whole or not at all, over what may be there."""
-
-    @abstractmethod
-    def create(self, path: str, data: bytes) -> bool:
-        """Put an object there unless there is one.
-
-        Returns:
-            True: this call created it. False: there is one, and after a lost response it may be this
-            call's own; a caller that must know reads it back and looks for a nonce of its own.
+        At least one byte must exist at `start`.
         """
 
     @abstractmethod
-    def delete(self, path: str) -> None:
-        """Remove the object, if there."""
+    def opened(self, path: str, etag: str | None = None) -> AbstractContextManager[BinaryIO]:
+        """Open the object as a local file with a descriptor, for objects larger than memory. Raises as `read`."""
 
-    def remove_folder(self, path: str) -> None:  # noqa: B027  (object stores have no folders)
+    @abstractmethod
+    def write(self, path: str, data: bytes) -> None:
+        """Write an object atomically, replacing an existing one. It is durable when this returns."""
+
+    @abstractmethod
+    def create(self, path: str, data: bytes) -> bool:
+        """Write an object unless it exists.
+
+        Returns:
+            True if this call created the object. False if it exists. After a lost response the object may be this
+            call's own: a caller that must know reads it back and compares a nonce.
+        """
+
+    def export(self, path: str, data: bytes) -> None:
+        """Write a derived object, one that can be made again. Need not wait until it is durable."""
+        self.write(path, data)
+
+    def export_all(self, items: Iterable[tuple[str, bytes]]) -> None:
+        """Export paths and their data, several at a time."""
+        with ThreadPoolExecutor(_WRITES_IN_FLIGHT) as pool:
+            list(pool.map(lambda item: self.export(*item), items))
+
+    @abstractmethod
+    def delete(self, path: str) -> None:
+        """Delete the object, if it exists."""
+
+    def remove_folder(self, path: str) -> None:  # noqa: B027  (buckets have no folders)
         """Remove a folder if it is empty."""
 
     @abstractmethod
     def listed(self, path: str = "") -> Iterator[pa.Table]:
-        """Every object at or below a folder, as tables of `OBJECTS`, in order of path by code point.
+        """List every object at or below a folder, as tables of `OBJECTS`, in order of path by code point.
 
-        Nothing there gives nothing.
+        Yields nothing if the folder is empty or missing.
         """
 
     def walk(self, path: str = "") -> Iterator[Entry]:
-        """The same one by one, where there are few."""
+        """List the same objects one by one, for small folders."""
         for table in self.listed(path):
             yield from map(Entry, *(column.to_pylist() for column in table.columns))
 
     @abstractmethod
     def names(self, path: str) -> list[str]:
-        """Names directly in a folder, objects and folders, sorted."""
+        """Return the names directly in a folder, of objects and folders, sorted."""
 
     @abstractmethod
     def entry(self, path: str) -> Entry:
-        """One object's entry.
+        """Return the entry of one object.
 
         Raises:
-            NotFound: There is none.
+            NotFound: The object does not exist.
         """
 
+    def local_path(self, path: str) -> str | None:
+        """Return the object's path in the file system, or None if `is_local` is False.
+
+        Raises:
+            StorageError: The path leads out of the root.
+        """
+        return None
+
     def url(self, path: str) -> str:
-        """The full name of an object, for people and other programs."""
+        """Return the object's full URL or path, for people and other programs."""
         return f"{self.root.rstrip('/')}/{path}" if path else self.root
 
     def exists(self, path: str) -> bool:
-        """Whether the object is there."""
+        """Return whether the object exists."""
         try:
             self.entry(path)
         except NotFound:

@@ -17,15 +17,7 @@ from xml.etree import ElementTree as ET
 import pyarrow as pa
 import pyarrow.compute as pc
 
-OBJECTS = pa.schema(
-    [
-        pa.field("path", pa.string(), nullable=False),
-        pa.field("size", pa.int64(), nullable=False),
-        pa.field("etag", pa.string(), nullable=False),
-        pa.field("modified", pa.float64(), nullable=False),
-    ]
-)
-"""Objects of a listing as rows: the fields of `jobs.storage.Entry`."""
+from maskfleet.jobs.storage.contract import OBJECTS
 
 EVENT = "before-parse.*.ListObjectsV2"
 """botocore's, that `take_body` is for. With an asterisk it comes before botocore's own handler, which would parse the

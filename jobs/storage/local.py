@@ -1,4 +1,4 @@
-"""A folder as storage: fsynced temporary files, and `os.link` for create-if-absent."""
+"""A local folder as storage: fsynced temporary files, and `os.link` for create-if-absent."""
 
 import itertools
 import os
@@ -7,35 +7,47 @@ import secrets
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 import pyarrow as pa
 
 from maskfleet.jobs.errors import Denied, NotFound, StorageError
 from maskfleet.jobs.storage import local_file
-from maskfleet.jobs.storage.contract import Entry, Storage
-from maskfleet.jobs.storage.list_objects_xml import OBJECTS
-from maskfleet.jobs.storage.subresource import FAULTS, Fault
+from maskfleet.jobs.storage.contract import OBJECTS, Entry, Fault, Storage
 
 _TEMPORARY = ".maskfleet-tmp-"
 _ROWS = 1024
-"""Of a table of a local listing."""
+"""Rows per table of a listing."""
 
 
 class LocalStorage(Storage):
-    """A folder. Needs a file system with hard links for `create`."""
+    """A local folder. `create` needs a file system with hard links.
+
+    Args:
+        root: Path of the folder. It need not exist yet.
+    """
+
+    is_local = True
 
     def __init__(self, root: str) -> None:
         self.root = os.path.abspath(root)
         self._folder = f"{self.root.rstrip('/')}/"
 
+    @classmethod
+    def open(cls, url: str, *, profile: str | None = None) -> Self:
+        return cls(url.removeprefix("file://"))
+
+    @classmethod
+    def split(cls, url: str) -> tuple[str, str]:
+        return "/", os.path.abspath(url.removeprefix("file://")).lstrip("/")
+
     def read(self, path: str, etag: str | None = None) -> bytes:
-        file = self.file(path)
+        file = self.local_path(path)
         with _translated(file):
             return local_file.read(file, etag)
 
     def read_range(self, path: str, start: int, length: int, etag: str | None = None) -> bytes:
-        file = self.file(path)
+        file = self.local_path(path)
         with _translated(file), open(file, "rb", buffering=0) as stream:
             stream.seek(start)
             data = stream.read(length)
@@ -48,7 +60,7 @@ class LocalStorage(Storage):
 
     @contextmanager
     def opened(self, path: str, etag: str | None = None) -> Iterator[BinaryIO]:
-        file = self.file(path)
+        file = self.local_path(path)
         with _translated(file), open(file, "rb") as stream:
             yield stream
             state = local_file.state(os.fstat(stream.fileno()))
@@ -56,14 +68,14 @@ class LocalStorage(Storage):
             raise local_file.changed(file)
 
     def write(self, path: str, data: bytes) -> None:
-        file = self.file(path)
+        file = self.local_path(path)
         with _translated(file):
             temporary = self._temporary(file, data)
             os.replace(temporary, file)
             _sync_folder(os.path.dirname(file))
 
     def create(self, path: str, data: bytes) -> bool:
-        file = self.file(path)
+        file = self.local_path(path)
         with _translated(file):
             temporary = self._temporary(file, data)
             try:
@@ -76,37 +88,40 @@ class LocalStorage(Storage):
         return True
 
     def export(self, path: str, data: bytes) -> None:
-        """`write` without waiting for the disk: for copies that can be made again."""
-        file = self.file(path)
+        file = self.local_path(path)
         with _translated(file):
-            if not _named_when_whole(file, data):
+            if not _linked_when_complete(file, data):
                 os.replace(self._temporary(file, data, sync=False), file)
 
+    def export_all(self, items: Iterable[tuple[str, bytes]]) -> None:
+        for path, data in items:  # threads gain nothing: no write waits for the disk
+            self.export(path, data)
+
     def delete(self, path: str) -> None:
-        file = self.file(path)
+        file = self.local_path(path)
         with _translated(file), suppress(FileNotFoundError):
             os.unlink(file)
 
     def remove_folder(self, path: str) -> None:
         with suppress(OSError):  # missing, or not empty
-            os.rmdir(self.file(path))
+            os.rmdir(self.local_path(path))
 
     def listed(self, path: str = "") -> Iterator[pa.Table]:
-        entries = self._below(self.file(path), path.strip("/"), frozenset())
+        entries = self._below(self.local_path(path), path.strip("/"), frozenset())
         while chunk := list(itertools.islice(entries, _ROWS)):
             yield _table(chunk)
 
     def _below(self, folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[Entry]:
         try:
             status = os.stat(folder)
-            # A folder stands where the paths below it do: behind `a.jpg` come those of `a/`, then `a0.jpg`.
+            # Folders sort with a trailing slash, so that paths come in order: `a.jpg`, `a/x`, `a0.jpg`.
             items = sorted(os.scandir(folder), key=lambda item: _shown(item.name) + "/" * item.is_dir())
         except (FileNotFoundError, NotADirectoryError):
             return
         except PermissionError as error:
-            raise Denied(f"folder {folder} cannot be read; check its permissions") from error
+            raise Denied(f"cannot read folder {folder}; check its permissions") from error
         identity = (status.st_dev, status.st_ino)
-        if identity in above:  # a link back to a folder that this one is in
+        if identity in above:  # a link back to a parent folder
             return
         for item in items:
             path = f"{prefix}/{_shown(item.name)}" if prefix else _shown(item.name)
@@ -121,31 +136,26 @@ class LocalStorage(Storage):
 
     def names(self, path: str) -> list[str]:
         try:
-            return sorted(name for name in os.listdir(self.file(path)) if not name.startswith(_TEMPORARY))
+            return sorted(name for name in os.listdir(self.local_path(path)) if not name.startswith(_TEMPORARY))
         except (FileNotFoundError, NotADirectoryError):
             return []
 
     def entry(self, path: str) -> Entry:
-        file = self.file(path)
+        file = self.local_path(path)
         with _translated(file):
             status = os.stat(file)
         if not stat.S_ISREG(status.st_mode):
-            raise NotFound(f"{file} is no file")
+            raise NotFound(f"{file} is not a file")
         return Entry(path, status.st_size, local_file.state(status), status.st_mtime)
 
-    def file(self, path: str) -> str:
-        """Where it is in the file system.
-
-        Raises:
-            StorageError: The path leads out of the root.
-        """
+    def local_path(self, path: str) -> str:
         if path.startswith("/") or ".." in path.split("/"):
             raise StorageError(f"path {path!r} leads out of {self.root}")
         return f"{self._folder}{path}".rstrip("/") or "/"
 
     def _temporary(self, file: str, data: bytes, *, sync: bool = True) -> str:
         folder = os.path.dirname(file)
-        # In the final folder, since a name can only be given atomically within one file system.
+        # In the destination folder: a rename is atomic only within one file system.
         temporary = f"{folder}/{_TEMPORARY}{secrets.token_hex(8)}"
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
@@ -164,21 +174,21 @@ class LocalStorage(Storage):
         return temporary
 
 
-def _named_when_whole(file: str, data: bytes) -> bool:
-    """Write a file that has no name until it is whole, where Linux can and no file of that name stands there.
+def _linked_when_complete(file: str, data: bytes) -> bool:
+    """Write an unnamed file and link it once complete. Return False if the system cannot, or if the name is taken.
 
-    Three quarters of the time that a temporary name takes (`tests/benchmarks/steps.py`), and nothing to sweep up.
+    Takes three quarters of the time of a temporary name (`tests/benchmarks/steps.py`) and leaves nothing to clean up.
     """
     try:
         descriptor = os.open(os.path.dirname(file), os.O_WRONLY | os.O_TMPFILE, 0o666)
-    except (AttributeError, OSError):  # another system; no such folder, or one whose file system cannot
+    except (AttributeError, OSError):  # not Linux, no such folder, or a file system without unnamed files
         return False
     try:
         _write_all(descriptor, data)
         try:
-            # With a descriptor, of which an absolute path makes no use, Python follows the link in place of naming it.
+            # Python follows the symbolic link only if given a descriptor; an absolute path does not use it otherwise.
             os.link(f"/proc/self/fd/{descriptor}", file, src_dir_fd=descriptor)
-        except OSError:  # a file of that name; no /proc, no hard links
+        except OSError:  # the name is taken, or no /proc, or no hard links
             return False
     finally:
         os.close(descriptor)
@@ -192,7 +202,7 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 
 class _translated:  # noqa: N801  (reads as a statement)
-    """Errors of the operating system as this package's."""
+    """Translates errors of the operating system into those of `jobs.errors`."""
 
     def __init__(self, file: str) -> None:
         self.file = file
@@ -201,11 +211,11 @@ class _translated:  # noqa: N801  (reads as a statement)
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, FileNotFoundError) and os.path.exists(_as_stored(self.file)):
-            raise Fault("bad_name", f"{self.file}: {FAULTS['bad_name']}") from error
+            raise Fault("bad_name", f"{self.file}: the file's name is not UTF-8; rename it") from error
         if isinstance(error, FileNotFoundError | IsADirectoryError):
             raise NotFound(f"there is no file {self.file}") from error
         if isinstance(error, NotADirectoryError | FileExistsError):
-            raise StorageError(f"{self.file} cannot be made: a file stands where a folder should; move it") from error
+            raise StorageError(f"cannot create {self.file}: a file stands where a folder should; move it") from error
         if isinstance(error, PermissionError):
             raise Denied(f"{self.file}: permission denied; check the owner and mode of its folder") from error
         if isinstance(error, OSError):
@@ -220,11 +230,12 @@ def _table(entries: Iterable[Entry]) -> pa.Table:
 
 
 def _shown(name: str) -> str:
-    """A name as text, with escapes for bytes that are not UTF-8."""
+    """Return a name as text. Bytes that are not UTF-8 are escaped."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _as_stored(file: str) -> bytes:
+    """Undo the escapes of `_shown`."""
     return re.sub(rb"\\x([0-9a-f]{2})", lambda found: bytes.fromhex(found[1].decode()), os.fsencode(file))
 
 

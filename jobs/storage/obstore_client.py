@@ -47,7 +47,7 @@ class Access(NamedTuple):
     credentials: Callable[[], tuple[str, str, str | None]]
 
 
-class Quick:
+class ObstoreClient:
     """Gets and puts objects of a bucket. Safe from several threads.
 
     Args:

@@ -1,7 +1,7 @@
 """A bucket as storage: s3fs with its caches and retries off, and one retry loop here.
 
-Retries in three layers multiply to over a hundred attempts and half an hour per call. Where obstore is installed,
-objects are read and written by it first.
+Retries in three layers would multiply to over a hundred attempts and half an hour per call. If obstore is installed,
+it is tried first for reads and writes.
 """
 
 import asyncio
@@ -13,24 +13,36 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from maskfleet.jobs.errors import Changed, Denied, JobError, NotFound, StorageError
-from maskfleet.jobs.storage.contract import Entry, Storage
-from maskfleet.jobs.storage.list_objects_xml import EVENT, OBJECTS, Page, take_body
+from maskfleet.jobs.errors import Changed, JobError, NotFound, StorageError
+from maskfleet.jobs.storage.contract import OBJECTS, Entry, Storage
+from maskfleet.jobs.storage.list_objects_xml import EVENT, Page, take_body
 from maskfleet.jobs.storage.listing import ranged_pages
+from maskfleet.jobs.storage.s3_errors import final_error, is_expired, summary
 
 if TYPE_CHECKING:
-    from maskfleet.jobs.storage.obstore_client import Quick
+    from maskfleet.jobs.storage.obstore_client import ObstoreClient
 
 T = TypeVar("T")
 
 
 class S3Storage(Storage):
-    """A bucket, or a prefix of one. Credentials come from the AWS provider chain, at each process by itself."""
+    """A bucket, or a prefix in one. Each process gets credentials from the AWS provider chain itself.
+
+    Args:
+        root: URL, `s3://bucket` or `s3://bucket/prefix`.
+        profile: AWS profile, or None for the default.
+
+    Attributes:
+        GET_SECONDS: Time limit of a read with all its retries.
+        PUT_SECONDS: Time limit of a write with all its retries.
+        IN_FLIGHT: Size of the connection pool.
+        PART: Bytes per request, for objects copied to disk.
+    """
 
     GET_SECONDS = 120.0
     PUT_SECONDS = 300.0
@@ -42,14 +54,18 @@ class S3Storage(Storage):
         self.bucket, _, self.prefix = root.removeprefix("s3://").strip("/").partition("/")
         self.profile = profile
         self._fs: Any = None
-        self._quick: Quick | None = None
-        self._quick_is_open = False
+        self._obstore: ObstoreClient | None = None
+        self._obstore_is_open = False
         self._opening = threading.Lock()
         if not self.bucket:
             raise JobError(f"{root}: a bucket is missing; write s3://bucket/prefix")
 
+    @classmethod
+    def open(cls, url: str, *, profile: str | None = None) -> Self:
+        return cls(url, profile=profile)
+
     def __reduce__(self) -> tuple[Any, ...]:
-        # Never the file system: pickled, it would carry the secret key.
+        # Without the file system: pickled, it would carry the secret key.
         return _s3_storage, (self.root, self.profile)
 
     def read(self, path: str, etag: str | None = None) -> bytes:
@@ -59,8 +75,8 @@ class S3Storage(Storage):
         return self._read(path, etag, (start, start + length))
 
     def _read(self, path: str, etag: str | None, span: tuple[int, int] | None) -> bytes:
-        quick = self._opened_quick()
-        if quick is not None and (data := quick.read(self._key(path), etag, span)) is not None:
+        obstore = self._opened_obstore()
+        if obstore is not None and (data := obstore.read(self._key(path), etag, span)) is not None:
             return data
         more = {"IfMatch": f'"{etag}"'} if etag else {}
         if span:
@@ -72,16 +88,16 @@ class S3Storage(Storage):
 
         return self._retried(get, path, self.GET_SECONDS)
 
-    def _opened_quick(self) -> "Quick | None":
-        if not self._quick_is_open:
+    def _opened_obstore(self) -> "ObstoreClient | None":
+        if not self._obstore_is_open:
             with self._opening:
-                if not self._quick_is_open:
-                    self._quick = self._made_quick()
-                    self._quick_is_open = True
-        return self._quick
+                if not self._obstore_is_open:
+                    self._obstore = self._made_obstore()
+                    self._obstore_is_open = True
+        return self._obstore
 
-    def _made_quick(self) -> "Quick | None":
-        """By the server, the region and the credentials that s3fs has found."""
+    def _made_obstore(self) -> "ObstoreClient | None":
+        """Return a client of the server, region and credentials found by s3fs; None if obstore is not installed."""
         filesystem = self._filesystem()
 
         async def credentials() -> tuple[str, str, str | None]:
@@ -92,12 +108,13 @@ class S3Storage(Storage):
             return asyncio.run_coroutine_threadsafe(request(), filesystem.loop).result(self.GET_SECONDS)
 
         try:
-            from maskfleet.jobs.storage.obstore_client import Access, Quick
+            from maskfleet.jobs.storage.obstore_client import Access, ObstoreClient
 
             client = asked(filesystem.set_session).meta
             asked(credentials)
-            return Quick(Access(self.bucket, client.endpoint_url, client.region_name, lambda: asked(credentials)))
-        except Exception:  # not installed; or s3fs will say what is wrong
+            access = Access(self.bucket, client.endpoint_url, client.region_name, lambda: asked(credentials))
+            return ObstoreClient(access)
+        except Exception:  # not installed, or s3fs will report the reason
             return None
 
     @contextmanager
@@ -109,8 +126,8 @@ class S3Storage(Storage):
             yield file
 
     def write(self, path: str, data: bytes) -> None:
-        quick = self._opened_quick()
-        if quick is not None and quick.write(self._key(path), data):
+        obstore = self._opened_obstore()
+        if obstore is not None and obstore.write(self._key(path), data):
             return
         self._retried(lambda: self._call("put_object", path, Body=data), path, self.PUT_SECONDS)
 
@@ -129,7 +146,7 @@ class S3Storage(Storage):
         skip = len(self.prefix) + 1 if self.prefix else 0
         folder = self._key(path).rstrip("/")
         for page in ranged_pages(lambda more: self._pages(path, more), f"{folder}/" if folder else ""):
-            # Not the empty objects that stand for folders in some tools.
+            # Without the empty objects that some tools create for folders.
             objects = page.objects.filter(pc.invert(pc.ends_with(page.objects["path"], "/")))
             yield objects.set_column(0, OBJECTS.field("path"), pc.utf8_slice_codeunits(objects["path"], skip))
 
@@ -146,7 +163,7 @@ class S3Storage(Storage):
         while True:
             answer = self._retried(lambda: self._call("list_objects_v2", None, **arguments), path, self.GET_SECONDS)
             if "Page" not in answer:
-                raise StorageError(f"{self.url(path)}: what answers is no S3 server; correct AWS_ENDPOINT_URL_S3")
+                raise StorageError(f"{self.url(path)}: the server is not an S3 server; correct AWS_ENDPOINT_URL_S3")
             page: Page = answer["Page"]
             yield page
             if page.more is None:
@@ -167,7 +184,7 @@ class S3Storage(Storage):
 
     def _filesystem(self) -> Any:
         if self._fs is None:
-            # Imported here: listing a local folder must not pay for the AWS libraries.
+            # Imported late: a job on local folders must not pay for the AWS libraries.
             import s3fs
             from aiobotocore.session import AioSession
 
@@ -189,7 +206,7 @@ class S3Storage(Storage):
         return self._fs
 
     def _retried(self, request: Callable[[], Coroutine[Any, Any, T]], path: str, seconds: float) -> T:
-        """The answer, asking again with full jitter while that can help, for `seconds` in all."""
+        """Return the answer to a request, retried with full jitter for up to `seconds` in total."""
         end = time.monotonic() + seconds
         for attempt in itertools.count():
             try:
@@ -200,18 +217,18 @@ class S3Storage(Storage):
                 except FutureTimeoutError:
                     future.cancel()
                     raise
-            except Exception as error:  # every library below raises its own kinds; _verdict sorts them
-                verdict = _verdict(error, self.url(path))
+            except Exception as error:  # each library below raises its own types
+                verdict = final_error(error, self.url(path))
                 pause = random.uniform(0, min(20.0, 0.1 * 2**attempt))
-                if verdict is not None and not (_expired(error) and attempt == 0):
+                if verdict is not None and not (is_expired(error) and attempt == 0):
                     raise verdict from error
                 if time.monotonic() + pause >= end:
                     raise StorageError(
-                        f"{self.url(path)}: storage failed for {seconds:.0f} s ({_sentence(error)}); "
-                        "run the same command again when it is back"
+                        f"{self.url(path)}: storage failed for {seconds:.0f} s ({summary(error)}); "
+                        "run the same command again once it is back"
                     ) from error
-                if _expired(error):
-                    self._fs, self._quick_is_open = None, False
+                if is_expired(error):
+                    self._fs, self._obstore_is_open = None, False
                 self.retries += 1
                 time.sleep(pause)
         raise AssertionError("unreachable")
@@ -223,69 +240,3 @@ def _s3_storage(root: str, profile: str | None) -> S3Storage:
 
 async def _awaited(request: Callable[[], Coroutine[Any, Any, T]]) -> T:
     return await request()
-
-
-_AGAIN = {
-    *("SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "RequestTimeTooSkewed", "Throttling"),
-    *("ConditionalRequestConflict", "OperationAborted", "BadDigest", "IncompleteBody", "500", "502", "503", "504"),
-}
-_MISSING = {"NoSuchKey", "404", "NotFound"}
-_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired"}
-_CREDENTIALS = {
-    *("AccessDenied", "403", "401", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken"),
-    *_EXPIRED,
-}
-
-
-def _verdict(error: BaseException, url: str) -> StorageError | None:
-    """What a failed request means, or None where asking again can help."""
-    code = _code(error)
-    if code in {"PreconditionFailed", "412"}:
-        return Changed(f"{url} changed after the plan; run again to plan it as it is now")
-    if code == "NoSuchBucket":
-        return Denied(f"{url}: there is no such bucket; create it, or correct the name and AWS_ENDPOINT_URL_S3")
-    if code in _MISSING or (code is None and isinstance(error, FileNotFoundError)):
-        return NotFound(f"there is no object {url}")
-    if code in _CREDENTIALS or (code is None and isinstance(error, PermissionError)):
-        return Denied(f"{url}: access denied ({code}); check the credentials and what they may do there")
-    if "Credential" in type(error).__name__ or type(error).__name__ == "ProfileNotFound":
-        return Denied(
-            f"{url}: no usable AWS credentials ({_sentence(error)}); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
-            "or name a profile in the job"
-        )
-    if code in _AGAIN or _is_of_transport(error):
-        return None
-    return StorageError(f"{url}: {_sentence(error)}")
-
-
-def _expired(error: BaseException) -> bool:
-    return _code(error) in _EXPIRED
-
-
-def _code(error: BaseException | None) -> str | None:
-    while error is not None:
-        response = getattr(error, "response", None)
-        if isinstance(response, dict) and "Error" in response:
-            return str(response["Error"].get("Code"))
-        error = error.__cause__
-    return None
-
-
-_TRANSPORT = {
-    *("EndpointConnectionError", "ConnectionClosedError", "ReadTimeoutError", "ConnectTimeoutError", "HTTPClientError"),
-    *("IncompleteReadError", "ResponseStreamingError", "ConnectionError", "ClientPayloadError", "ClientError"),
-    *("FSTimeoutError", "TimeoutError", "ResponseParserError", "SSLError"),
-}
-
-
-def _is_of_transport(error: BaseException | None) -> bool:
-    while error is not None:
-        if any(kind.__name__ in _TRANSPORT for kind in type(error).__mro__) and _code(error) is None:
-            return True
-        error = error.__cause__
-    return False
-
-
-def _sentence(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

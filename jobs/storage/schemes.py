@@ -1,37 +1,52 @@
-"""The door to files and buckets. Two kinds, one contract: `LocalStorage` and `S3Storage`.
+"""Storage by URL. `SCHEMES` is the table of all kinds.
 
-Decoding processes, which have no other business with storage, do without: they read local files by
-`jobs.storage.local_file`.
+Decoding processes do not import this module: they read local files through `jobs.storage.local_file`, which loads
+no library.
 """
 
-import os
-
 from maskfleet.jobs.errors import JobError
-from maskfleet.jobs.storage.contract import Entry, Storage
+from maskfleet.jobs.storage.contract import Storage
 from maskfleet.jobs.storage.local import LocalStorage
 from maskfleet.jobs.storage.s3 import S3Storage
 
-__all__ = ["Entry", "LocalStorage", "S3Storage", "Storage", "open_storage", "split_url"]
+SCHEMES: dict[str, type[Storage]] = {
+    "file": LocalStorage,
+    "s3": S3Storage,
+}
+"""Kinds of storage by URL scheme. A path without a scheme is a local file."""
 
 
 def open_storage(url: str, *, profile: str | None = None) -> Storage:
-    """The storage at a URL or local path. Makes no request.
+    """Return the storage at a URL or local path. Makes no request.
 
     Raises:
-        JobError: It is neither local nor s3://.
+        JobError: The URL has an unknown scheme.
     """
-    if url.startswith("s3://"):
-        return S3Storage(url, profile=profile)
-    if "://" in url and not url.startswith("file://"):
-        raise JobError(f"{url}: storage must be a local path or s3://")
-    return LocalStorage(url.removeprefix("file://"))
+    return _kind(url).open(url, profile=profile)
 
 
 def split_url(url: str) -> tuple[str, str]:
-    """Root and path of an object's URL: bucket and key, or the file system's root and the rest."""
-    if url.startswith("s3://"):
-        bucket, _, key = url.removeprefix("s3://").partition("/")
-        return f"s3://{bucket}", key
-    if "://" in url and not url.startswith("file://"):
-        raise JobError(f"{url}: storage must be a local path or s3://")
-    return "/", os.path.abspath(url.removeprefix("file://")).lstrip("/")
+    """Split an object's URL into the root of its storage (a bucket, or `/`) and its path there.
+
+    Raises:
+        JobError: The URL has an unknown scheme.
+    """
+    return _kind(url).split(url)
+
+
+def is_local(url: str) -> bool:
+    """Return whether a URL names a file of this machine.
+
+    Raises:
+        JobError: The URL has an unknown scheme.
+    """
+    return _kind(url).is_local
+
+
+def _kind(url: str) -> type[Storage]:
+    scheme, separator, _ = url.partition("://")
+    kind = SCHEMES.get(scheme if separator else "file")
+    if kind is None:
+        others = " or ".join(f"{name}://" for name in SCHEMES if name != "file")
+        raise JobError(f"{url}: storage must be a local path or {others}")
+    return kind

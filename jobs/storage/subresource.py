@@ -9,7 +9,7 @@ import re
 from typing import NamedTuple
 from urllib.parse import parse_qsl, quote
 
-from maskfleet.jobs.errors import StorageError
+from maskfleet.jobs.storage.contract import Fault
 
 _FORM = re.compile(
     r"(?P<file>.+\.(?:(?i:tar)|(?i:parquet)))#"
@@ -30,18 +30,6 @@ FAULTS = {
     "changed": "the file changed while it was listed; run again to plan it as it is now",
 }
 """What an index can find, and what to do; error classes of `jobs.ledger.statistics`."""
-
-
-class Fault(StorageError):
-    """A part of a file that cannot be read, whatever is tried.
-
-    Attributes:
-        error_class: A key of `FAULTS`, or another word.
-    """
-
-    def __init__(self, error_class: str, message: str) -> None:
-        super().__init__(message)
-        self.error_class = error_class
 
 
 class Part(NamedTuple):

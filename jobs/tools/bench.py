@@ -246,8 +246,7 @@ def storage(url: str, *, objects: int, size: int, profile: str | None = None) ->
                 found[f"{verb}_cpu_ms"] = (time.process_time() - cpu) / objects * 1e3
         finally:
             list(pool.map(store.delete, names))
-    if not url.startswith("s3://"):
-        (Path(store.root) / folder).rmdir()
+    store.remove_folder(folder)
     return found | {"retries": store.retries}
 
 

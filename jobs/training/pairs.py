@@ -20,10 +20,11 @@ from maskfleet.jobs.cores import cores
 from maskfleet.jobs.errors import JobError, MaskfleetError
 from maskfleet.jobs.images.decoders import CODEC, Decoders, Limits
 from maskfleet.jobs.inputs.fetch import Inputs
-from maskfleet.jobs.inputs.sources import Record, Source
+from maskfleet.jobs.inputs.record import Record
+from maskfleet.jobs.inputs.sources import Source
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.network.sample import limits_of
-from maskfleet.jobs.storage.subresource import Fault
+from maskfleet.jobs.storage.contract import Fault
 from maskfleet.jobs.training import truth
 from maskfleet.jobs.training.classes import Found, classes_of
 

@@ -29,7 +29,7 @@ def committed(output: str, images: int) -> None:
     """A run of so many images, all of whose shards are committed."""
     import pyarrow as pa
 
-    from maskfleet.jobs.inputs.sources import LISTED
+    from maskfleet.jobs.inputs.record import LISTED
     from maskfleet.jobs.job.schema import Job
     from maskfleet.jobs.ledger import statistics
     from maskfleet.jobs.ledger.commit import Commit, Commits, put

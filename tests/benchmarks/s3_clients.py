@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     stores = {"s3fs": open_storage(given.url), "obstore": open_storage(given.url)}
-    stores["s3fs"]._quick_is_open = True  # without one
+    stores["s3fs"]._obstore_is_open = True  # without one
     names = [f"object-{number:06}" for number in range(given.objects)]
     data = {name: os.urandom(given.bytes) for name in names}
     rates: dict[tuple[str, str], list[float]] = {}
@@ -32,7 +32,7 @@ def main() -> None:
     with ThreadPoolExecutor(THREADS) as pool:
         for store in stores.values():
             store.write(names[0], data[names[0]])
-        assert stores["obstore"]._quick is not None, "obstore is not in use; install the extra `fast`"
+        assert stores["obstore"]._obstore is not None, "obstore is not in use; install the extra `fast`"
         for number in range(given.rounds):
             for name in list(stores) if number % 2 else reversed(stores):
                 for verb, work in (("PUT", stores[name].write), ("GET", stores[name].read)):

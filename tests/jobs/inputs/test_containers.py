@@ -15,7 +15,7 @@ from maskfleet.jobs.job.sections import Selection
 from maskfleet.jobs.outputs.verify import verify
 from maskfleet.jobs.run.begin import plan
 from maskfleet.jobs.run.execute import run
-from maskfleet.jobs.storage.subresource import Fault
+from maskfleet.jobs.storage.contract import Fault
 
 
 def hugging_face(path, images, **more):

@@ -6,8 +6,8 @@ from conftest import draw_images, tar
 from maskfleet.jobs.errors import Changed, JobError, NotFound
 from maskfleet.jobs.inputs.fetch import Inputs
 from maskfleet.jobs.inputs.sources import Source
+from maskfleet.jobs.storage.contract import Fault
 from maskfleet.jobs.storage.schemes import open_storage
-from maskfleet.jobs.storage.subresource import Fault
 
 
 def keys(location, output="/nowhere/out"):

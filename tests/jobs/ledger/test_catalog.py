@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from maskfleet.jobs.errors import JobError, Locked
 from maskfleet.jobs.ledger import catalog
 from maskfleet.jobs.ledger.fence import Fence
-from maskfleet.jobs.storage.external_sort import merged
+from maskfleet.jobs.ledger.sorted_tables import merged
 from maskfleet.jobs.storage.local import LocalStorage
 
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maskfleet.jobs.errors import Locked
-from maskfleet.jobs.inputs.sources import Record, tables
+from maskfleet.jobs.inputs.record import Record, tables
 from maskfleet.jobs.ledger.manifest import PART_SHARDS, Manifest, Shard, freeze_so_far
 from maskfleet.jobs.planning.plan import LivePlan, Planning, first_of
 from maskfleet.jobs.storage.local import LocalStorage

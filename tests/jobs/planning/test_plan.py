@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskfleet.jobs.errors import JobError, StorageError
-from maskfleet.jobs.inputs.sources import Record, tables
+from maskfleet.jobs.inputs.record import Record, tables
 from maskfleet.jobs.job.sections import Selection
 from maskfleet.jobs.ledger import catalog
 from maskfleet.jobs.planning.plan import LivePlan, Planning, first_of
@@ -48,8 +48,8 @@ def test_every_image_that_is_not_done_is_planned_once_in_order(count, size, fini
 
 
 def test_more_than_memory_is_sorted_on_disk(monkeypatch):
-    monkeypatch.setattr("maskfleet.jobs.storage.external_sort._SORTED_AT_ONCE", 50)
-    monkeypatch.setattr("maskfleet.jobs.storage.external_sort.CHUNK", 20)
+    monkeypatch.setattr("maskfleet.jobs.planning.external_sort._RUN_ROWS", 50)
+    monkeypatch.setattr("maskfleet.jobs.planning.external_sort.CHUNK", 20)
     listed = records(333)
     shuffled = listed[::7] + [record for place, record in enumerate(listed) if place % 7]
     assert list(planned(shuffled, in_order=False)[1]) == [record.key for record in listed]
@@ -109,7 +109,7 @@ def test_a_key_that_is_listed_twice_is_refused():
 
 
 def test_storage_that_does_not_keep_the_order_is_found_out():
-    with pytest.raises(StorageError, match="not listed in order of key .*give that as 'input'"):
+    with pytest.raises(StorageError, match="not listed in key order .*use that as 'input'"):
         planned(records(3)[::-1])
 
 

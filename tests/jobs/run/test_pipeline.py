@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from maskfleet.jobs.images.decoders import Failure
 from maskfleet.jobs.inputs.fetch import Reader
-from maskfleet.jobs.inputs.sources import Record
+from maskfleet.jobs.inputs.record import Record
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.run import pipeline as module
 from maskfleet.jobs.run.execute import run

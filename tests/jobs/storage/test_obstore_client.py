@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from maskfleet.jobs.errors import Changed, NotFound, StorageError
 from maskfleet.jobs.storage import obstore_client as module
-from maskfleet.jobs.storage.obstore_client import Access, Quick
+from maskfleet.jobs.storage.obstore_client import Access, ObstoreClient
 from maskfleet.jobs.storage.s3 import S3Storage
 
 
 def by_s3fs(url):
     storage = S3Storage(url)
-    storage._quick_is_open = True  # as if there were no obstore
+    storage._obstore_is_open = True  # as if there were no obstore
     return storage
 
 
@@ -85,7 +85,7 @@ def test_errors_are_those_of_s3fs(storage):
         storage.read("none")
     with pytest.raises(NotFound, match="there is no object"):
         storage.read_range("none", 0, 10)
-    assert storage._quick._failures == 0, "these are answers"
+    assert storage._obstore._failures == 0, "these are answers"
 
 
 @pytest.mark.s3
@@ -95,7 +95,7 @@ def test_without_it_s3fs_does_all(bucket, monkeypatch):
     storage = S3Storage(bucket)
     storage.write("a", b"x")
     assert storage.read("a") == b"x"
-    assert storage._quick is None
+    assert storage._obstore is None
 
 
 @pytest.mark.s3
@@ -125,7 +125,7 @@ def test_storage_that_is_away_fails_as_without_it(monkeypatch):
     }.items():
         monkeypatch.setenv(f"AWS_{name}", value)
     storage = S3Storage("s3://bucket")
-    assert storage._opened_quick() is not None
+    assert storage._opened_obstore() is not None
     storage.GET_SECONDS = 3.0
     with pytest.raises(StorageError, match="storage failed for 3 s"):
         storage.read("a")
@@ -134,20 +134,20 @@ def test_storage_that_is_away_fails_as_without_it(monkeypatch):
 @pytest.mark.s3
 def test_with_new_credentials_both_are_opened_anew(storage):
     storage.write("a", b"x")
-    before = storage._quick
+    before = storage._obstore
 
     class Expired(Exception):
         def __init__(self):
             self.response = {"Error": {"Code": "ExpiredToken"}}
 
     async def expired_once():
-        if storage._quick_is_open:
+        if storage._obstore_is_open:
             raise Expired
         return b"answer"
 
     assert storage._retried(expired_once, "a", 10.0) == b"answer"
     assert storage.read("a") == b"x"
-    assert storage._quick is not before
+    assert storage._obstore is not before
 
 
 @pytest.mark.parametrize(
@@ -160,13 +160,13 @@ def test_with_new_credentials_both_are_opened_anew(storage):
     ],
 )
 def test_servers_are_addressed_as_they_want_to_be(bucket, endpoint, reached, named):
-    config = Quick(Access(bucket, endpoint, "eu-west-1", lambda: ("k", "s", None)))._store.config
+    config = ObstoreClient(Access(bucket, endpoint, "eu-west-1", lambda: ("k", "s", None)))._store.config
     assert (config["endpoint"], config["region"]) == (reached, "eu-west-1")
     assert str(config["virtual_hosted_style_request"]).lower() == str(named).lower()
 
 
 def test_credentials_are_asked_for_and_kept_to_itself():
     access = Access("b", "http://127.0.0.1:9", "eu-west-1", lambda: ("key", "hunter22", "token"))
-    quick = Quick(access)
+    quick = ObstoreClient(access)
     assert quick.read("a") is None
     assert "hunter22" not in f"{quick!r} {quick._store!r} {quick._store.config}"

@@ -1,6 +1,7 @@
 import pytest
 
-from maskfleet.jobs.storage.subresource import FAULTS, Fault, Part, part_of
+from maskfleet.jobs.storage.contract import Fault
+from maskfleet.jobs.storage.subresource import FAULTS, Part, part_of
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 import pytest
 
 from maskfleet.jobs.errors import JobError
-from maskfleet.jobs.storage.keys import chosen
+from maskfleet.jobs.ledger.keys import chosen
 
 KEYS = ["a/b.png", "b.png", "c/a.tar/x/1.jpg", "c/b.tar/x/1.jpg", "d/11.jpg", "e/01.tif"]
 

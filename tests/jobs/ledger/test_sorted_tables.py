@@ -2,7 +2,7 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskfleet.jobs.storage.external_sort import even
+from maskfleet.jobs.ledger.sorted_tables import even
 
 
 @settings(deadline=None)

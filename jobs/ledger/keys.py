@@ -1,4 +1,4 @@
-"""Keys as people type them: the whole, or any ending that only one image has."""
+"""Keys as people type them: a full key, or any ending that only one image has."""
 
 from collections.abc import Iterable
 
@@ -8,14 +8,16 @@ _SHOWN = 5
 
 
 def chosen(ending: str, matching: Iterable[str]) -> str:
-    """The key that an ending means: the key itself, else the only one with these last parts, else with these letters.
+    """Return the key that an ending stands for.
+
+    A full key wins, then the only key ending in these path components, then the only key ending in these characters.
 
     Args:
-        ending: As typed.
-        matching: The keys that end so, each once.
+        ending: Text as typed.
+        matching: Distinct keys with this ending.
 
     Raises:
-        JobError: No key ends so, or several do; some are named.
+        JobError: No key ends so, or several do. The message names some of them.
     """
     matching = list(matching)
     if ending in matching:
