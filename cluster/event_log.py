@@ -14,15 +14,15 @@ _FLUSH = 30.0
 _log = logging.getLogger("maskfleet")
 
 
-class Journal:
-    """What happened, in lines; goes to Python's logger `maskfleet` and to `runs/<run_id>/logs/`.
+class EventLog:
+    """The events of a run, in Python's logger `maskfleet` and in `runs/<run_id>/logs/`.
 
     Args:
-        this: The run.
+        run: The run.
     """
 
-    def __init__(self, this: Run) -> None:
-        self._run = this
+    def __init__(self, run: Run) -> None:
+        self._run = run
         self._started = datetime.now(UTC)
         self._flushed = self._started
         self._lines: list[str] = []
@@ -51,5 +51,5 @@ class Journal:
         self._flushed = datetime.now(UTC)
         name = f"runs/{self._run.run_id}/logs/{self._started:%Y%m%dT%H%M%S.%f}-{self._part:05}.jsonl"
         with suppress(MaskfleetError):
-            self._run.desk.storage.write(name, "".join(self._lines).encode())
+            self._run.output.storage.write(name, "".join(self._lines).encode())
             self._lines, self._part = [], self._part + 1

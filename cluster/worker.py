@@ -1,4 +1,4 @@
-"""The actor: one device, one resident network, no policy."""
+"""The worker: a Ray actor with one network on one device. It decides nothing."""
 
 from dataclasses import replace
 
@@ -9,26 +9,27 @@ from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.ledger.manifest import Shard
 from maskfleet.jobs.run.attempt import ShardReport, run_shard
 from maskfleet.jobs.run.begin import Run
-from maskfleet.jobs.run.execute import OpenPipeline
+from maskfleet.jobs.run.executor import OpenPipeline
 
 
 class Worker:
-    """Serves the shards of one run. Becomes a Ray actor in `cluster.driver`.
+    """Serves the shards of one run. `cluster.workers` makes it a Ray actor.
 
     Args:
-        job: As the command has it.
-        run_id: The run to serve.
-        cpus: CPU cores that this process may use.
-        gpu_share: GPUs of this worker; where it is not 0, the cores that go with them on this node count, not `cpus`.
-        open_pipeline: Makes its pipeline; `jobs.run.execute.pipeline_of_job`.
-        generation: Of the lock that the driver holds.
+        job: The job of today's command.
+        run_id: The run.
+        cpus: Number of CPU cores for this process.
+        gpu_share: Number of GPUs of this worker. Unless 0, the worker has the cores that go with them on its node, in
+            place of `cpus`.
+        open_pipeline: Opens its pipeline; see `jobs.run.open_pipeline`.
+        generation: Generation of the lock that the driver holds.
     """
 
     def __init__(
-        self, job: Job, run_id: str, cpus: int, gpu_share: float, open_pipeline: OpenPipeline, generation: int
+        self, job: Job, run_id: str, *, cpus: int, gpu_share: float, open_pipeline: OpenPipeline, generation: int
     ) -> None:
-        # An error of the job's is kept and raised by `ready`: raised here, it would reach the driver as the death of
-        # an actor, with a traceback in place of the sentence.
+        # An error of the job is kept for `ready` to raise. Raised here, it would reach the driver as the death of an
+        # actor, with a traceback in place of its message.
         self._error: MaskfleetError | None = None
         try:
             self._run = replace(Run.attach(job.output, run_id, profile=job.profile, generation=generation), job=job)
@@ -37,27 +38,27 @@ class Worker:
             self._error = error
 
     def ready(self) -> str:
-        """The id of the node that it is on, once it can serve.
+        """Return the id of this worker's node once it can serve.
 
         Raises:
-            MaskfleetError: It cannot, and the sentence says why.
+            MaskfleetError: It cannot serve; the message says why.
         """
         if self._error is not None:
             raise self._error
         return str(ray.get_runtime_context().get_node_id())
 
     def run_shard(self, shard: Shard) -> ShardReport:
-        """Do a shard. Two may be in here at once."""
-        return run_shard(self._run.desk, shard, self._pipeline)
+        """Attempt a shard. Two calls may run at once."""
+        return run_shard(self._run.output, shard, self._pipeline)
 
-    @ray.method(concurrency_group="pulse")
+    @ray.method(concurrency_group="heartbeat")
     def still_for(self) -> float:
-        """Seconds since an image last moved on."""
+        """Seconds since one of its images last made progress."""
         return self._pipeline.still_for()
 
 
 def _cores_with(gpus: float) -> int:
-    """Cores that go with so many of this node's GPUs."""
-    here = ray.get_runtime_context().get_node_id()
-    (resources,) = (node["Resources"] for node in ray.nodes() if node["NodeID"] == here)  # type: ignore[no-untyped-call]
+    """Number of CPU cores that go with a number of this node's GPUs."""
+    node_id = ray.get_runtime_context().get_node_id()
+    (resources,) = (node["Resources"] for node in ray.nodes() if node["NodeID"] == node_id)  # type: ignore[no-untyped-call]
     return max(1, int(resources.get("CPU", 1) * gpus / max(1.0, resources.get("GPU", 1))))

@@ -2,8 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -11,6 +10,9 @@ from rich.table import Table
 
 from maskfleet.jobs.errors import JobError
 from maskfleet.jobs.job.schema import Job
+
+if TYPE_CHECKING:
+    from maskfleet.jobs.tools.bench import MakeExecutor
 
 app = typer.Typer(
     name="bench", help="Measure what this machine reaches; every figure is a median of pairs.", no_args_is_help=True
@@ -61,7 +63,7 @@ def run(
     from maskfleet.jobs.tools import bench
 
     with bench.prepared(_job(input, weights, set), images, side) as job:
-        found = bench.end_to_end(job, _runner(no_ray), pairs=pairs)
+        found = bench.end_to_end(job, _executor(no_ray), pairs=pairs)
     _ratio(found, "end to end, steady", "bare forward pass", as_json=json)
 
 
@@ -78,7 +80,7 @@ def null(
     from maskfleet.jobs.tools import bench
 
     with bench.prepared(_job("", ["nuclei"], set), images, side) as job:
-        found = bench.null(job, _runner(no_ray), pairs=pairs)
+        found = bench.null(job, _executor(no_ray), pairs=pairs)
     _ratio(found, "runner with an identity", "decode and encode alone", as_json=json)
 
 
@@ -120,14 +122,14 @@ def _job(input_: str, weights: list[str], sets: list[str] | None) -> Job:
     return job if input_ else job.model_copy(update={"input": ""})
 
 
-def _runner(no_ray: bool) -> Callable[..., Any]:
+def _executor(no_ray: bool) -> "MakeExecutor":
     if no_ray:
-        from maskfleet.jobs.run.execute import run as run_here
+        from maskfleet.jobs.run.executor import InProcess
 
-        return run_here
-    from maskfleet.cluster.driver import run as run_on_ray
+        return InProcess
+    from maskfleet.cluster.driver import Fleet
 
-    return run_on_ray
+    return Fleet
 
 
 def _shape(text: str) -> tuple[int, int]:

@@ -467,9 +467,9 @@ def _run(job: Job, *, address: str | None, no_ray: bool, as_json: bool, last: bo
         learning = terminal.training()
         try:
             if no_ray:
-                from maskfleet.jobs.run.execute import run as run_here
+                from maskfleet.jobs.run.execute import run
 
-                report = run_here(job, progress=progress, stopped=stopped, learning=learning)
+                summary = run(job, on_progress=progress, stopped=stopped, on_training_step=learning)
             else:
                 from maskfleet.cluster import auth
 
@@ -479,21 +479,22 @@ def _run(job: Job, *, address: str | None, no_ray: bool, as_json: bool, last: bo
                 connection = Connection(address)
                 if last and not job.finetune.images:  # a training may take hours before Ray is needed
                     connection.begin()
-                from maskfleet.cluster.driver import run as run_on_ray
+                from maskfleet.cluster.driver import Fleet
+                from maskfleet.jobs.run.execute import run
 
                 try:
-                    report = run_on_ray(
-                        job, connection=connection, progress=progress, stopped=stopped, learning=learning
+                    summary = run(
+                        job, Fleet(connection), on_progress=progress, stopped=stopped, on_training_step=learning
                     )
                 finally:
                     connection.close(wait=not last)
         except Stopped:
             return _said_stopped()
     if as_json:
-        terminal.show(report.record, as_json=True)
+        terminal.show(summary.to_json(), as_json=True)
     else:
-        terminal.summary(job, report.record)
-    return report.exit_code
+        terminal.summary(job, summary)
+    return summary.exit_code
 
 
 def _said_stopped() -> int:

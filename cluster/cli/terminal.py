@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
@@ -17,50 +17,44 @@ from maskfleet.cluster.cli import table
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.masks.formats import mask_format
 
+if TYPE_CHECKING:
+    from maskfleet.jobs.run.summary import RunSummary
+
 err = Console(stderr=True)
 
 _STEPS = {"plan": "plan", "ray": "Ray", "worker": "first worker", "shard": "first shard"}
 
 
-def summary(job: Job, record: dict[str, Any]) -> None:
-    """The outcome of a run, from what run.json says."""
+def summary(job: Job, run: "RunSummary") -> None:
+    """Print the outcome of a run."""
     from maskfleet.jobs.ledger import compacted
     from maskfleet.jobs.network.tuning import Tuning
 
     output = job.output.rstrip("/")
-    if not record["images"]:
-        typer.echo(f"nothing to do: every image is done (run {record['run_id']})")
+    if not run.images:
+        typer.echo(f"nothing to do: every image is done (run {run.run_id})")
         return
-    errors = ", ".join(f"{count} {name}" for name, count in record["errors"].items())
-    typer.echo(f"run      {record['run_id']}, {record['status']} in {record['seconds']:.1f} s")
-    typer.echo(
-        f"images   {record['images']}: {record['ok']} ok, {record['failed']} failed{f' ({errors})' if errors else ''}"
-    )
-    forward = record["forward"]
-    share = (
-        f"; {record['forward_share']:.0%} of the bare forward pass ({1 / forward['seconds_per_image']:.1f} at "
-        f"{forward['width']}×{forward['height']} px in {forward['precision']})"
-        if record["forward_share"]
-        else ""
-    )
-    typer.echo(f"speed    {record['images_per_second']:.1f} images/s{share}")
-    if steps := record["start_seconds"]:
+    errors = ", ".join(f"{count} {name}" for name, count in run.errors.items())
+    typer.echo(f"run      {run.run_id}, {run.status} in {run.seconds:.1f} s")
+    typer.echo(f"images   {run.images}: {run.ok} ok, {run.failed} failed{f' ({errors})' if errors else ''}")
+    typer.echo(f"speed    {run.images_per_second:.1f} images/s{_forward_share(run)}")
+    if steps := run.start_seconds:
         parts = ", ".join(f"{_STEPS[step]} {seconds:.1f}" for step, seconds in steps.items())
         typer.echo(f"start    {sum(steps.values()):.1f} s to the first masks: {parts}")
-    if record["limit"]:
-        typer.echo(f"limit    {record['limit']}")
-    if record["tuning"] and (sentence := Tuning(**record["tuning"]).sentence):
+    if run.speed.limit:
+        typer.echo(f"limit    {run.speed.limit}")
+    if run.tuning and (sentence := Tuning(**run.tuning).sentence):
         typer.echo(f"exact    {sentence}")
-    for shape, tried in record["short_of_memory"].items():
+    for shape, tried in run.short_of_memory.items():
         typer.echo(f"memory   {shape} px: {', then '.join(tried)}")
-    for label, place in mask_format(job.masks.format).locations(output, record["run_id"]):
+    for label, place in mask_format(job.masks.format).locations(output, run.run_id):
         typer.echo(f"{label:<8} {place}")
-    typer.echo(f"table    {output}/{compacted.folder_of(record['run_id'])}/")
+    typer.echo(f"table    {output}/{compacted.folder_of(run.run_id)}/")
     typer.echo(
         f"""DuckDB   duckdb -c "SELECT status, count(*) FROM '{output}/stats/**/*.parquet' GROUP BY status" """.rstrip()
     )
-    if record["exit_code"]:
-        rate = record["failed"] / record["images"]
+    if run.exit_code:
+        rate = run.failed / run.images
         err.print(
             f"maskfleet: {rate:.1%} of the images failed and run.max_error_rate allows {job.run.max_error_rate:.1%}; "
             "the table says why, image by image",
@@ -68,6 +62,16 @@ def summary(job: Job, record: dict[str, Any]) -> None:
             highlight=False,
             soft_wrap=True,
         )
+
+
+def _forward_share(run: "RunSummary") -> str:
+    share, forward = run.speed.forward_share, run.speed.forward
+    if not share or not forward:
+        return ""
+    return (
+        f"; {share:.0%} of the bare forward pass ({1 / forward['seconds_per_image']:.1f} at "
+        f"{forward['width']}×{forward['height']} px in {forward['precision']})"
+    )
 
 
 def show(result: dict[str, Any], *, as_json: bool) -> None:
@@ -128,15 +132,15 @@ def progress() -> Iterator[Callable[..., None]]:
     with Progress(*columns, console=err, transient=True) as bar:
         task = bar.add_task("starting", total=None, rate=0.0, failed=0, busiest="")
 
-        def show(this: Any, tally: Any) -> None:
+        def show(_: Any, run: Any) -> None:
             bar.update(
                 task,
-                description="segmenting" if tally.shards else "starting",
-                total=tally.images,
-                completed=tally.done,
-                rate=tally.rate,
-                failed=tally.failed,
-                busiest=f"most work in {tally.busiest}" if tally.busiest else "",
+                description="segmenting" if run.shards else "starting",
+                total=run.images,
+                completed=run.done,
+                rate=run.rate,
+                failed=run.failed,
+                busiest=f"most work in {run.busiest}" if run.busiest else "",
             )
 
         yield show
@@ -145,14 +149,14 @@ def progress() -> Iterator[Callable[..., None]]:
 def _plainprogress() -> Callable[..., None]:
     last = [0.0]
 
-    def show(this: Any, tally: Any) -> None:
-        if time.monotonic() - last[0] < 10 and tally.done < tally.images:
+    def show(_: Any, run: Any) -> None:
+        if time.monotonic() - last[0] < 10 and run.done < run.images:
             return
         last[0] = time.monotonic()
-        left = (tally.images - tally.done) / tally.rate if tally.rate else 0.0
+        left = (run.images - run.done) / run.rate if run.rate else 0.0
         err.print(
-            f"{tally.done}/{tally.images} images, {tally.rate:.1f} images/s, {left:.0f} s left, {tally.failed} failed"
-            + (f", most work in {tally.busiest}" if tally.busiest else ""),
+            f"{run.done}/{run.images} images, {run.rate:.1f} images/s, {left:.0f} s left, {run.failed} failed"
+            + (f", most work in {run.busiest}" if run.busiest else ""),
             highlight=False,
         )
 

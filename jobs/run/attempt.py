@@ -3,6 +3,7 @@
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,45 +25,45 @@ from maskfleet.jobs.storage.contract import Storage
 STATS = "stats.parquet"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ShardReport:
-    """What an attempt came to; small, so that it may cross processes.
+    """The report of an attempt. Small, since it crosses processes.
 
     Attributes:
         shard: The shard.
-        commit: The record that counts, or, where only the driver commits, the one to commit.
-        committed: Whether it is on record.
-        seconds: The attempt took.
+        commit: The commit of the shard; if only the driver may commit, the one for it to write.
+        committed: Whether that commit is written.
+        seconds: Duration of the attempt, in seconds.
         errors: Failed images by error class.
         busy: Seconds of work by stage.
-        starved: Seconds that a stage waited for input.
-        blocked: Seconds that it waited for room behind it.
-        lanes: Pieces of work that a stage of this worker does at once.
-        forward: What the worker knows of its bare forward pass.
-        began: When the attempt did, by a clock of the worker's own.
-        fits: By shape, the batches and tiles that were tried, where memory was short.
-        worker: Who did it.
-        pixels: Of the images as the network saw them.
+        starved: Seconds without input by stage.
+        blocked: Seconds waiting for the next stage, by stage.
+        concurrency: Threads, processes or streams of this worker by stage.
+        forward: The worker's bare forward pass; see `jobs.run.bottleneck.Speed`.
+        began: Start of the attempt by the worker's own clock, in seconds.
+        short_of_memory: By image size, the batch and tile sizes tried until they fitted into memory.
+        worker: Host and process of the worker; "" if there was none.
+        pixels: Pixels of the images at the size that the network saw.
     """
 
     shard: Shard
     commit: Commit
     committed: bool
-    seconds: float
+    seconds: float = 0.0
     errors: Mapping[str, int] = field(default_factory=dict)
     busy: Mapping[str, float] = field(default_factory=dict)
     starved: Mapping[str, float] = field(default_factory=dict)
     blocked: Mapping[str, float] = field(default_factory=dict)
-    lanes: Mapping[str, int] = field(default_factory=dict)
+    concurrency: Mapping[str, int] = field(default_factory=dict)
     forward: Mapping[str, Any] | None = None
     began: float = 0.0
-    fits: Mapping[str, list[str]] = field(default_factory=dict)
+    short_of_memory: Mapping[str, list[str]] = field(default_factory=dict)
     worker: str = ""
     pixels: float = 0.0
 
 
 @dataclass(frozen=True)
-class Desk:
+class RunOutput:
     """Where attempts of a run write: what each of them needs to know of it.
 
     Attributes:
@@ -82,81 +83,81 @@ class Desk:
     format: MaskFormat
 
 
-def run_shard(desk: Desk, shard: Shard, pipeline: Pipeline) -> ShardReport:
+def run_shard(output: RunOutput, shard: Shard, pipeline: Pipeline) -> ShardReport:
     """Do a shard and commit it. Safe to do twice, at once or again: one attempt counts.
 
     Raises:
         MaskfleetError: Storage, or the right to use it, is gone; other shards would fare the same.
     """
     started = time.perf_counter()
-    records = desk.manifest.records(shard)
+    records = output.manifest.records(shard)
     meters = Meters()
     outcomes = pipeline.run([record for record, _ in records], meters)
     with meters.timed("write"):
-        commit = _written(desk, shard, list(zip(records, outcomes, strict=True)))
-        committed = desk.commits.mode == "worker"
+        commit = _written(output, shard, list(zip(records, outcomes, strict=True)))
+        committed = output.commits.mode == "worker"
         if committed:
             masks = _masks((name, outcome) for (_, name), outcome in zip(records, outcomes, strict=True))
-            commit = settle(desk, commit, masks)
+            commit = settle(output, commit, masks)
+    pixels = sum(height * width for height, width in (outcome.size or (0, 0) for outcome in outcomes))
     return ShardReport(
-        shard,
-        commit,
-        committed,
-        time.perf_counter() - started,
-        _counted(outcome.failure.error_class for outcome in outcomes if outcome.failure),
-        dict(meters.busy),
-        dict(meters.starved),
-        dict(meters.blocked),
-        pipeline.lanes,
-        pipeline.forward,
-        started,
-        pipeline.short_of_memory(),
-        worker_name(),
-        sum(height * width for height, width in (outcome.size or (0, 0) for outcome in outcomes))
-        * pipeline.decoders.limits.scale**2,
+        shard=shard,
+        commit=commit,
+        committed=committed,
+        seconds=time.perf_counter() - started,
+        errors=Counter(outcome.failure.error_class for outcome in outcomes if outcome.failure),
+        busy=dict(meters.busy),
+        starved=dict(meters.starved),
+        blocked=dict(meters.blocked),
+        concurrency=pipeline.concurrency,
+        forward=pipeline.forward,
+        began=started,
+        short_of_memory=pipeline.short_of_memory(),
+        worker=worker_name(),
+        pixels=pixels * pipeline.decoders.limits.scale**2,
     )
 
 
-def fail_shard(desk: Desk, shard: Shard, failure: Failure) -> ShardReport:
+def fail_shard(output: RunOutput, shard: Shard, failure: Failure) -> ShardReport:
     """Commit a shard of one image as failed, by the driver, when it cannot be done at all."""
-    outcomes = [(record, Outcome(failure=failure)) for record in desk.manifest.records(shard)]
-    commit = settle(desk, _written(desk, shard, outcomes), {})
-    return ShardReport(shard, commit, True, 0.0, {failure.error_class: len(outcomes)})
+    outcomes = [(record, Outcome(failure=failure)) for record in output.manifest.records(shard)]
+    commit = settle(output, _written(output, shard, outcomes), {})
+    return ShardReport(shard=shard, commit=commit, committed=True, errors={failure.error_class: len(outcomes)})
 
 
-def settle(desk: Desk, commit: Commit, masks: Mapping[str, EncodedMask] | None = None) -> Commit:
+def settle(output: RunOutput, commit: Commit, masks: Mapping[str, EncodedMask] | None = None) -> Commit:
     """Commit an attempt that is written, and export its masks if it is the one that counts.
 
     Args:
-        desk: The run.
+        output: The run.
         commit: The attempt's record.
         masks: Encoded masks by name; None to read them back.
 
     Returns:
         The commit that counts.
     """
-    first = desk.commits.commit(commit)
+    first = output.commits.commit(commit)
     if first.attempt != commit.attempt:
         for item in commit.objects.values():
             with suppress(StorageError):  # nothing reads it, so it may as well stay
-                desk.storage.delete(item.path)
-    elif desk.format.loose:
-        export(desk, commit, None if masks is None else masks.items())
+                output.storage.delete(item.path)
+    elif output.format.loose:
+        export(output, commit, None if masks is None else masks.items())
     return first
 
 
-def export(desk: Desk, commit: Commit, masks: Iterable[tuple[str, bytes]] | None = None) -> None:
+def export(output: RunOutput, commit: Commit, masks: Iterable[tuple[str, bytes]] | None = None) -> None:
     """Write a committed shard's masks as loose files, and then note that it was done.
 
     Args:
-        desk: The run.
+        output: The run.
         commit: The shard's commit.
         masks: Files by name; None to read them from the shard's archive.
     """
     if masks is None:
-        masks = masks_of(desk.storage, commit, desk.format)
-    desk.storage.export_all((f"masks/{name}", data) for name, data in masks)
-    desk.storage.write(f"runs/{desk.run_id}/exports/{commit.shard}", b"")
+        masks = masks_of(output.storage, commit, output.format)
+    output.storage.export_all((f"masks/{name}", data) for name, data in masks)
+    output.storage.write(f"runs/{output.run_id}/exports/{commit.shard}", b"")
 
 
 def masks_of(storage: Storage, commit: Commit, format_: MaskFormat) -> Iterator[tuple[str, bytes]]:
@@ -174,17 +175,17 @@ def worker_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-def _written(desk: Desk, shard: Shard, done: list[tuple[tuple[Record, str], Outcome]]) -> Commit:
+def _written(output: RunOutput, shard: Shard, done: list[tuple[tuple[Record, str], Outcome]]) -> Commit:
     attempt = nonce()
-    folder = f"runs/{desk.run_id}/shards/{shard.id}/{attempt}"
+    folder = f"runs/{output.run_id}/shards/{shard.id}/{attempt}"
     objects: dict[str, Object] = {}
     masks = _masks((name, outcome) for (_, name), outcome in done)
-    archive = desk.format.archive
-    rows = list(_rows(desk, attempt, folder, done))
+    archive = output.format.archive
+    rows = list(_rows(output, attempt, folder, done))
     table = statistics.table_of(rows)
     if archive is not None and masks:
-        objects[archive] = put(desk.storage, f"{folder}/{archive}", desk.format.pack(table, masks))
-    objects[STATS] = put(desk.storage, f"{folder}/{STATS}", statistics.table_parquet(table))
+        objects[archive] = put(output.storage, f"{folder}/{archive}", output.format.pack(table, masks))
+    objects[STATS] = put(output.storage, f"{folder}/{STATS}", statistics.table_parquet(table))
     return Commit(shard.id, attempt, objects, len(rows), sum(row["status"] == "failed" for row in rows))
 
 
@@ -193,15 +194,15 @@ def _masks(named: Iterable[tuple[str, Outcome]]) -> dict[str, EncodedMask]:
 
 
 def _rows(
-    desk: Desk, attempt: str, folder: str, done: list[tuple[tuple[Record, str], Outcome]]
+    output: RunOutput, attempt: str, folder: str, done: list[tuple[tuple[Record, str], Outcome]]
 ) -> Iterator[dict[str, Any]]:
     worker = worker_name()
     for (record, name), outcome in done:
         row: dict[str, Any] = {
             **record._asdict(),
             **{f"{stage}_seconds": seconds for stage, seconds in outcome.seconds.items()},
-            "run_id": desk.run_id,
-            "fingerprint": desk.fingerprint,
+            "run_id": output.run_id,
+            "fingerprint": output.fingerprint,
             "attempt": attempt,
             "worker": worker,
         }
@@ -217,15 +218,8 @@ def _rows(
         else:
             row |= {"status": "ok", **outcome.columns}
         if outcome.mask is not None:
-            row |= desk.format.columns(outcome.mask, name=name, folder=folder)
+            row |= output.format.columns(outcome.mask, name=name, folder=folder)
         yield row
-
-
-def _counted(names: Iterable[str]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for name in names:
-        counts[name] = counts.get(name, 0) + 1
-    return counts
 
 
 def rows_of(storage: Storage, commit: Commit) -> pa.Table:

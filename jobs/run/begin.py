@@ -28,7 +28,7 @@ from maskfleet.jobs.masks.formats import mask_format
 from maskfleet.jobs.network.inference_config import fingerprint_of, load_weights, mask_values, threads_of
 from maskfleet.jobs.planning.doctor import refuse_other_channels
 from maskfleet.jobs.planning.plan import LivePlan, Planning, first_of, in_memory
-from maskfleet.jobs.run.attempt import Desk
+from maskfleet.jobs.run.attempt import RunOutput
 from maskfleet.jobs.run.derived import compact, export_rest, rebuild_catalog
 from maskfleet.jobs.storage.contract import Storage
 from maskfleet.jobs.storage.schemes import open_storage
@@ -44,7 +44,7 @@ class Run:
     Attributes:
         job: What to do.
         record: What job.json says: run id, fingerprint, commit mode, versions.
-        desk: Where its attempts write.
+        output: Where its attempts write.
         resumed: Whether an earlier command began it.
         generation: Of the lock that it is done under.
         live: Its plan, where this process is writing it; None for one that is stored whole.
@@ -52,7 +52,7 @@ class Run:
 
     job: Job
     record: dict[str, Any]
-    desk: Desk
+    output: RunOutput
     resumed: bool = False
     generation: int = 0
     live: LivePlan | None = None
@@ -65,19 +65,19 @@ class Run:
     @property
     def images(self) -> int:
         """Planned so far."""
-        return self.live.planning.images if self.live else self.desk.manifest.images
+        return self.live.planning.images if self.live else self.output.manifest.images
 
     @property
     def shards(self) -> int:
         """Planned so far, uncut."""
-        return self.live.shards_stored if self.live else self.desk.manifest.frozen.shards
+        return self.live.shards_stored if self.live else self.output.manifest.frozen.shards
 
     @classmethod
-    def attach(cls, output: str, run_id: str, *, profile: str | None = None, generation: int | None = None) -> "Run":
+    def attach(cls, url: str, run_id: str, *, profile: str | None = None, generation: int | None = None) -> "Run":
         """The run as any process may join it.
 
         Args:
-            output: The job's.
+            url: URL of the output.
             run_id: Which.
             profile: AWS profile.
             generation: Of the lock that its driver holds; None for one that commits nothing.
@@ -85,14 +85,14 @@ class Run:
         Raises:
             NotFound: There is no such run.
         """
-        storage = open_storage(output, profile=profile)
+        storage = open_storage(url, profile=profile)
         record = json.loads(storage.read(f"runs/{run_id}/job.json"))
         job = Job.model_validate(record["job"])
         fence = None if generation is None else Fence(storage, generation)
         commits = Commits(storage, run_id, record["commit_mode"], fence)
         manifest = Manifest.stored(storage, run_id)
-        desk = Desk(storage, run_id, record["fingerprint"], manifest, commits, mask_format(job.masks.format))
-        return cls(job, record, desk, generation=generation or 0)
+        output = RunOutput(storage, run_id, record["fingerprint"], manifest, commits, mask_format(job.masks.format))
+        return cls(job, record, output, generation=generation or 0)
 
 
 class Planned(NamedTuple):
@@ -149,7 +149,7 @@ def begin(job: Job, stop: Stop = lambda: False) -> Iterator[Run]:
         if run_id is not None:
             attached = partial(Run.attach, job.output, run_id, profile=job.profile, generation=lock.fence.generation)
             this = attached()
-            if not this.desk.manifest.is_frozen:
+            if not this.output.manifest.is_frozen:
                 freeze_so_far(storage, run_id)
                 this = attached()
             # The limits of today's command, not of the one that was cut off.
@@ -241,11 +241,11 @@ def _newest_open(storage: Storage) -> dict[str, Any] | None:
 
 def _keep(left: Run) -> None:
     """What a run has done that nobody will go on with: into statistics, masks and catalog, so that it counts."""
-    done = list(leaves(left.desk.manifest.shards(), left.desk.commits.all()))
-    export_rest(left.desk, done)
-    rows = compact(left.desk, done, left.job.input, Counter())
-    fence = Fence(left.desk.storage, left.generation)
-    catalog.add(left.desk.storage, left.run_id, rows, fence=fence, whole=False)
+    done = list(leaves(left.output.manifest.shards(), left.output.commits.all()))
+    export_rest(left.output, done)
+    rows = compact(left.output, done, left.job.input, Counter())
+    fence = Fence(left.output.storage, left.generation)
+    catalog.add(left.output.storage, left.run_id, rows, fence=fence, whole=False)
     for _ in rows:
         pass
 
@@ -278,8 +278,8 @@ def _new_run(
     live = LivePlan(storage, run_id, planned.planning, planned.first, planned.parts, planned.indexes)
     manifest = Manifest(lambda part: storage.read(f"{folder_of(run_id)}/{part_name(part)}"), lambda: live.frozen)
     commits = Commits(storage, run_id, mode, lock.fence)
-    desk = Desk(storage, run_id, fingerprint, manifest, commits, mask_format(job.masks.format))
-    return Run(job, record, desk, generation=lock.fence.generation, live=live)
+    output = RunOutput(storage, run_id, fingerprint, manifest, commits, mask_format(job.masks.format))
+    return Run(job, record, output, generation=lock.fence.generation, live=live)
 
 
 def versions() -> dict[str, str]:

@@ -1,87 +1,114 @@
-"""What held a run back, and what to do about it, from its meters. Takes and gives plain numbers and sentences."""
+"""The bottleneck of a run and its remedy, from the stage timers. Takes plain numbers and returns sentences."""
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from maskfleet.jobs.stage_timers import DEVICE
 
 _GOOD = 0.97
-"""Busy for this share of its time, the device is the limit."""
+"""Busy share from which the device itself is the limit."""
 
 
-def share_of_forward(record: Mapping[str, Any]) -> float | None:
-    """Pixels per second of worker time as a share of the bare forward pass; None where that is not known.
+@dataclass(frozen=True, kw_only=True)
+class StageTime:
+    """Seconds of one stage, summed over all workers.
 
-    Pixels, since images may have many sizes, and the pass was measured at one.
-
-    Args:
-        record: What run.json says.
+    Attributes:
+        busy_seconds: Seconds of work.
+        starved_seconds: Seconds without input.
+        blocked_seconds: Seconds waiting for the next stage to take its output.
+        lanes: Number of threads, processes or streams per worker. The name is the key in `run.json`.
     """
-    forward = record["forward"]
-    if not forward or not record["worker_seconds"] or not record["measured_pixels"]:
-        return None
-    seconds_per_pixel = forward["seconds_per_image"] / (forward["height"] * forward["width"])
-    return float(record["measured_pixels"] / record["worker_seconds"] * seconds_per_pixel)
+
+    busy_seconds: float = 0.0
+    starved_seconds: float = 0.0
+    blocked_seconds: float = 0.0
+    lanes: int = 1
 
 
-def idle_share(record: Mapping[str, Any]) -> float | None:
-    """Share of the workers' time in which their devices had nothing to do; None where nothing ran."""
-    if not record["worker_seconds"] or "segment" not in record["stages"]:
-        return None
-    if record["device"] == "cuda" and DEVICE in record["stages"]:
-        # Its lanes wait for each other on the device, which idles only while none works.
-        return float(max(0.0, 1 - record["stages"][DEVICE]["busy_seconds"] / record["worker_seconds"]))
-    return _idle_lanes(record)
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """The measured speed of a run.
 
-
-def _idle_lanes(record: Mapping[str, Any]) -> float:
-    return float(max(0.0, 1 - record["stages"]["segment"]["busy_seconds"] / _lane_seconds(record)))
-
-
-def limit(record: Mapping[str, Any]) -> str | None:
-    """One sentence: how long the device was idle, for what, and the remedy. None where nothing ran.
-
-    Args:
-        record: What run.json says.
+    Attributes:
+        stages: Seconds by stage.
+        worker_seconds: Seconds that workers spent on shards, summed over the workers.
+        measured_pixels: Pixels in those shards, at the size that the network saw.
+        forward: The bare forward pass of the median worker: `seconds_per_image`, `height` and `width` in px, `device`
+            and `precision`. None if it was not measured.
+        device: "cuda", "cpu", or None if no worker ran.
+        loose: Whether masks are also written as loose files.
     """
-    idle = idle_share(record)
-    if idle is None:
-        return None
-    device = "GPU" if record["device"] == "cuda" else "network"
-    if 1 - idle >= _GOOD:
-        return f"{device} busy {1 - idle:.0%} of the time: it is the limit, and more of them would be faster"
-    return f"{device} idle {idle:.0%}: {_cause(record, idle)}"
 
+    stages: Mapping[str, StageTime]
+    worker_seconds: float
+    measured_pixels: float
+    forward: Mapping[str, Any] | None
+    device: str | None
+    loose: bool
 
-def _cause(record: Mapping[str, Any], idle: float) -> str:
-    stages = record["stages"]
-    seconds = _lane_seconds(record)
-    segment = stages["segment"]
-    starved, blocked = segment["starved_seconds"], segment["blocked_seconds"]
-    between = max(0.0, _idle_lanes(record) * seconds - starved - blocked)
-    if blocked >= max(starved, between):
-        more = _more("encode", stages, idle)
-        return f"PNG encoding; give the worker {more}, or set masks.format = 'none'"
-    if starved >= between:
-        decode = stages["decode"]
-        # Decoding that works is the limit; decoding that waits for bytes is not.
-        if decode["starved_seconds"] > decode["busy_seconds"]:
-            return "reading the images; move them nearer to the workers, or into faster storage"
-        return f"decoding the images; give the worker {_more('decode', stages, idle)}"
-    if stages.get("write", {}).get("busy_seconds", 0.0) >= between / 2:
-        remedy = "set masks.format = 'tar'" if record["loose"] else "write to faster storage"
-        return f"writing the masks; {remedy}"
-    return "beginning and ending shards; the run is short, or set a larger run.shard_size"
+    @property
+    def forward_share(self) -> float | None:
+        """End-to-end pixels per second of worker time, as a share of the bare forward pass. None if unknown.
 
+        The unit is pixels because images differ in size, and the forward pass was measured at one size.
+        """
+        if not self.forward or not self.worker_seconds or not self.measured_pixels:
+            return None
+        seconds_per_pixel = self.forward["seconds_per_image"] / (self.forward["height"] * self.forward["width"])
+        return float(self.measured_pixels / self.worker_seconds * seconds_per_pixel)
 
-def _lane_seconds(record: Mapping[str, Any]) -> float:
-    """That the workers' devices had for batches, each of as many at once as it has lanes."""
-    return float(record["worker_seconds"] * record["stages"]["segment"]["lanes"])
+    @property
+    def idle_share(self) -> float | None:
+        """Share of the workers' time during which their devices had no work. None if no worker ran."""
+        if not self.worker_seconds or "segment" not in self.stages:
+            return None
+        if self.device == "cuda" and DEVICE in self.stages:
+            # Streams wait for each other on a GPU, so it is idle only while no stream works.
+            return max(0.0, 1 - self.stages[DEVICE].busy_seconds / self.worker_seconds)
+        return self._idle_share_of_lanes
 
+    @property
+    def limit(self) -> str | None:
+        """One sentence: the device's idle share, its cause, and the remedy. None if no worker ran."""
+        idle = self.idle_share
+        if idle is None:
+            return None
+        device = "GPU" if self.device == "cuda" else "network"
+        if 1 - idle >= _GOOD:
+            return f"{device} busy {1 - idle:.0%} of the time: it is the limit; add more of them to go faster"
+        return f"{device} idle {idle:.0%}: {self._cause(idle)}"
 
-def _more(stage: str, stages: Mapping[str, Any], idle: float) -> str:
-    """CPU cores to add so that the stage keeps up with a device that is never idle."""
-    lanes = stages[stage]["lanes"]
-    cores = max(1, math.ceil(lanes * idle / (1 - idle))) if idle < 1 else lanes
-    return f"{cores} more CPU{'s' if cores > 1 else ''} (cluster.cpus_per_worker)"
+    @property
+    def _lane_seconds(self) -> float:
+        return self.worker_seconds * self.stages["segment"].lanes
+
+    @property
+    def _idle_share_of_lanes(self) -> float:
+        return max(0.0, 1 - self.stages["segment"].busy_seconds / self._lane_seconds)
+
+    def _cause(self, idle: float) -> str:
+        segment = self.stages["segment"]
+        starved, blocked = segment.starved_seconds, segment.blocked_seconds
+        between_shards = max(0.0, self._idle_share_of_lanes * self._lane_seconds - starved - blocked)
+        if blocked >= max(starved, between_shards):
+            more = self._more_cores("encode", idle)
+            return f"PNG encoding; give the worker {more}, or set masks.format = 'none'"
+        if starved >= between_shards:
+            decode = self.stages["decode"]
+            # Busy decoders are the limit. Decoders without input are not: the storage is.
+            if decode.starved_seconds > decode.busy_seconds:
+                return "reading the images; move them nearer to the workers, or into faster storage"
+            return f"decoding the images; give the worker {self._more_cores('decode', idle)}"
+        if self.stages.get("write", StageTime()).busy_seconds >= between_shards / 2:
+            remedy = "set masks.format = 'tar'" if self.loose else "write to faster storage"
+            return f"writing the masks; {remedy}"
+        return "mostly shard overhead; normal for a short run, else raise run.shard_size"
+
+    def _more_cores(self, stage: str, idle: float) -> str:
+        """CPU cores to add, so that the stage keeps up with a device that is never idle."""
+        lanes = self.stages[stage].lanes
+        cores = max(1, math.ceil(lanes * idle / (1 - idle))) if idle < 1 else lanes
+        return f"{cores} more CPU{'s' if cores > 1 else ''} (cluster.cpus_per_worker)"

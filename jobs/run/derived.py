@@ -14,27 +14,29 @@ from maskfleet.jobs.ledger.commit import Commit
 from maskfleet.jobs.ledger.manifest import Shard
 from maskfleet.jobs.ledger.sorted_tables import even
 from maskfleet.jobs.planning.plan import gone_rows
-from maskfleet.jobs.run.attempt import Desk, export, rows_of
+from maskfleet.jobs.run.attempt import RunOutput, export, rows_of
 from maskfleet.jobs.storage.contract import Storage
 
 _GROUPS_OF_A_PART = 12
 _READS_AHEAD = 16
 
 
-def export_rest(desk: Desk, done: Iterable[tuple[Shard, Commit]]) -> None:
+def export_rest(output: RunOutput, done: Iterable[tuple[Shard, Commit]]) -> None:
     """Make the loose masks that are not there yet."""
-    if desk.format.loose:
-        exported = set(desk.storage.names(f"runs/{desk.run_id}/exports"))
+    if output.format.loose:
+        exported = set(output.storage.names(f"runs/{output.run_id}/exports"))
         for shard, commit in done:
             if shard.id not in exported:
-                export(desk, commit)
+                export(output, commit)
 
 
-def compact(desk: Desk, done: Iterable[tuple[Shard, Commit]], input_: str, errors: Counter[str]) -> Iterator[pa.Table]:
+def compact(
+    output: RunOutput, done: Iterable[tuple[Shard, Commit]], input_: str, errors: Counter[str]
+) -> Iterator[pa.Table]:
     """Write the run's statistics as few large files, in the manifest's order.
 
     Args:
-        desk: The run.
+        output: The run.
         done: Its shards.
         input_: The job's.
         errors: Receives the failures by error class.
@@ -48,7 +50,7 @@ def compact(desk: Desk, done: Iterable[tuple[Shard, Commit]], input_: str, error
         reading: deque[tuple[Shard, Future[pa.Table]]] = deque()
         with ThreadPoolExecutor(_READS_AHEAD) as pool:
             for shard, commit in done:
-                reading.append((shard, pool.submit(rows_of, desk.storage, commit)))
+                reading.append((shard, pool.submit(rows_of, output.storage, commit)))
                 if len(reading) > _READS_AHEAD:
                     yield read(*reading.popleft())
             while reading:
@@ -66,7 +68,7 @@ def compact(desk: Desk, done: Iterable[tuple[Shard, Commit]], input_: str, error
             for failure in group["error_class"].drop_null().value_counts().to_pylist():
                 errors[failure["values"]] += failure["counts"]
             yield catalog.outcomes(group, input_=input_, shards=group["shard"])
-        compacted.write_part(desk.storage, desk.run_id, number, part.close())
+        compacted.write_part(output.storage, output.run_id, number, part.close())
 
 
 def rebuild_catalog(storage: Storage) -> None:

@@ -132,7 +132,14 @@ class Pipeline:
         forward: dict[str, Any] | None = None,
     ) -> None:
         self.forward = forward
-        self.lanes = {"fetch": _FETCHES, "decode": decoders, "segment": segmenter.lanes, "encode": encoders, DEVICE: 1}
+        self.concurrency = {
+            "fetch": _FETCHES,
+            "decode": decoders,
+            "segment": segmenter.lanes,
+            "encode": encoders,
+            "write": SHARDS_IN_FLIGHT,
+            DEVICE: 1,
+        }
         self.segmenter = segmenter
         self.inputs = inputs
         self._encoder = encoder

@@ -1,4 +1,4 @@
-"""What a run has done so far, as whoever drives it counts it."""
+"""The progress of a run, as the process that drives it counts it."""
 
 import time
 from collections import Counter
@@ -8,72 +8,85 @@ from typing import Any
 
 from maskfleet.jobs import stage_timers
 from maskfleet.jobs.run.attempt import ShardReport
+from maskfleet.jobs.run.bottleneck import Speed, StageTime
 
 
 @dataclass
-class Tally:
-    """Counts and seconds of a run. Their size does not grow with the images."""
+class Progress:
+    """Counts and seconds of a run. Its size does not grow with the number of images.
+
+    Attributes:
+        images: Images planned so far.
+        ok: Images with a mask.
+        failed: Images without a mask.
+        before: Images finished by an earlier command of this run.
+        shards: Shards finished by this command.
+        deaths: Workers lost, and attempts that raised an error.
+        errors: Failed images by error class.
+        start: Seconds of each step of the start, in order: plan, ray, worker, shard.
+        measured: Images in shards with stage timers.
+        short_of_memory: By image size, the batch and tile sizes tried until they fitted.
+        serving: Time span of each worker's shards by its own clock, in seconds.
+        begun: Monotonic time at which the command first looked at its input.
+        started: Monotonic time from which shards could be handed out.
+    """
 
     images: int = 0
     ok: int = 0
     failed: int = 0
     before: int = 0
-    """Images that an earlier command of this run had done."""
     shards: int = 0
     deaths: int = 0
-    """Workers lost, and attempts that raised."""
     errors: Counter[str] = field(default_factory=Counter)
-    busy: Counter[str] = field(default_factory=Counter)
-    """Seconds by stage; likewise `starved` and `blocked`, see `jobs.stage_timers`."""
-    starved: Counter[str] = field(default_factory=Counter)
-    blocked: Counter[str] = field(default_factory=Counter)
-    serving: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """From when to when each worker did shards, by its own clock."""
-    lanes: dict[str, int] = field(default_factory=dict)
-    forward: list[Mapping[str, Any]] = field(default_factory=list)
-    """Of each worker: its bare forward pass."""
-    measured: int = 0
-    """Images of shards that were metered."""
-    pixels: float = 0.0
-    """Of those images, as the network saw them."""
-    fits: dict[str, list[str]] = field(default_factory=dict)
-    """By shape, how images went through where memory was short."""
-    begun: float = field(default_factory=time.monotonic)
-    """When the command looked at its input first."""
-    started: float = field(default_factory=time.monotonic)
-    """When it could hand out shards."""
     start: dict[str, float] = field(default_factory=dict)
-    """Seconds of each step of the start, in order: plan, ray, worker, shard."""
+    measured: int = 0
+    short_of_memory: dict[str, list[str]] = field(default_factory=dict)
+    serving: dict[str, tuple[float, float]] = field(default_factory=dict)
+    begun: float = field(default_factory=time.monotonic)
+    started: float = field(default_factory=time.monotonic)
+    _busy: Counter[str] = field(default_factory=Counter)
+    _starved: Counter[str] = field(default_factory=Counter)
+    _blocked: Counter[str] = field(default_factory=Counter)
+    _concurrency: dict[str, int] = field(default_factory=dict)
+    _pixels: float = 0.0
+    _forward: list[Mapping[str, Any]] = field(default_factory=list)
+    """The bare forward pass of each worker."""
 
     def reached(self, step: str) -> None:
-        """Note the end of a step of the start, which only its first does."""
+        """Note the end of a step of the start. Only the first call for a step counts."""
         if step not in self.start:
             self.start[step] = time.monotonic() - self.begun - sum(self.start.values())
 
+    def resumed(self, *, ok: int, failed: int) -> None:
+        """Count images finished by an earlier command of this run."""
+        self.ok += ok
+        self.failed += failed
+        self.before += ok + failed
+
     def add(self, report: ShardReport) -> None:
-        """Count a shard that is on record."""
+        """Count a committed shard."""
+        self.reached("shard")
         self.ok += report.commit.images - report.commit.failed
         self.failed += report.commit.failed
         self.shards += 1
         self.errors.update(report.errors)
-        for mine, more in (
-            (self.busy, report.busy),
-            (self.starved, report.starved),
-            (self.blocked, report.blocked),
-        ):
-            mine.update(more)
+        self._busy.update(report.busy)
+        self._starved.update(report.starved)
+        self._blocked.update(report.blocked)
         if report.worker:
-            if report.worker not in self.serving and report.forward:
-                self.forward.append(report.forward)
-            self.lanes.update(report.lanes)
-            self.measured += report.commit.images
-            self.pixels += report.pixels
-            first, last = self.serving.get(report.worker, (report.began, 0.0))
-            ended = report.began + report.seconds
-            self.serving[report.worker] = min(first, report.began), max(last, ended)
-        self.fits |= {
-            shape: tried for shape, tried in report.fits.items() if len(tried) > len(self.fits.get(shape, ()))
-        }
+            self._add_worker(report)
+        for size, tried in report.short_of_memory.items():
+            if len(tried) > len(self.short_of_memory.get(size, ())):
+                self.short_of_memory[size] = tried
+
+    def _add_worker(self, report: ShardReport) -> None:
+        if report.worker not in self.serving and report.forward:
+            self._forward.append(report.forward)
+        self._concurrency.update(report.concurrency)
+        self.measured += report.commit.images
+        self._pixels += report.pixels
+        first, last = self.serving.get(report.worker, (report.began, 0.0))
+        self.serving[report.worker] = min(first, report.began), max(last, report.began + report.seconds)
 
     @property
     def done(self) -> int:
@@ -82,7 +95,7 @@ class Tally:
 
     @property
     def seconds(self) -> float:
-        """Since the first shard was handed out."""
+        """Seconds since the first shard could be handed out."""
         return time.monotonic() - self.started
 
     @property
@@ -92,5 +105,29 @@ class Tally:
 
     @property
     def busiest(self) -> str:
-        """The stage that most seconds went to, or ''."""
-        return stage_timers.busiest(self.busy)
+        """The stage with the most seconds of work, or ""."""
+        return stage_timers.busiest(self._busy)
+
+    def speed(self, *, loose: bool) -> Speed:
+        """The measured speed so far.
+
+        Args:
+            loose: Whether masks are also written as loose files.
+        """
+        median = sorted(self._forward, key=lambda each: each["seconds_per_image"])[len(self._forward) // 2 :][:1]
+        return Speed(
+            stages={stage: self._stage_time(stage) for stage in self._busy},
+            worker_seconds=round(sum(last - first for first, last in self.serving.values()), 3),
+            measured_pixels=round(self._pixels),
+            forward=median[0] if median else None,
+            device=self._forward[0]["device"] if self._forward else None,
+            loose=loose,
+        )
+
+    def _stage_time(self, stage: str) -> StageTime:
+        return StageTime(
+            busy_seconds=round(self._busy[stage], 6),
+            starved_seconds=round(self._starved[stage], 6),
+            blocked_seconds=round(self._blocked[stage], 6),
+            lanes=self._concurrency.get(stage, 1),
+        )

@@ -28,14 +28,17 @@ from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.masks.png import Encoder, default_values
 from maskfleet.jobs.network.inference_config import load_weights, segmenter_of, threads_of
 from maskfleet.jobs.run.begin import Run
-from maskfleet.jobs.run.execute import RunReport, pipeline_of
+from maskfleet.jobs.run.execute import run
+from maskfleet.jobs.run.executor import Executor
+from maskfleet.jobs.run.open_pipeline import pipeline_around
 from maskfleet.jobs.run.pipeline import Pipeline
+from maskfleet.jobs.run.summary import RunSummary
 from maskfleet.jobs.storage.schemes import open_storage
 from maskfleet.unet.inference import roofline
 from maskfleet.unet.inference.identity import Identity
 
-Runner = Callable[..., RunReport]
-"""`jobs.run.execute.run` or `cluster.driver.run`."""
+MakeExecutor = Callable[..., Executor]
+"""`jobs.run.executor.InProcess` or `cluster.driver.Fleet`."""
 
 _REQUESTS_IN_FLIGHT = 32
 
@@ -132,20 +135,19 @@ def forward(
     return rows
 
 
-def end_to_end(job: Job, runner: Runner, *, pairs: int = 3, seconds: float = 3.0) -> dict[str, Any]:
+def end_to_end(job: Job, executor: MakeExecutor, *, pairs: int = 3, seconds: float = 3.0) -> dict[str, Any]:
     """Runs against the bare forward pass, in pairs; the limit and the stages are the last run's.
 
     Args:
         job: Its output gets a folder per pair. Its input's images should have one shape.
-        runner: Does it.
+        executor: Makes the executor of each run.
         pairs: Of pass and run.
         seconds: Of each measurement of the pass.
     """
     ratio = Ratio()
-    record: dict[str, Any] = {}
     for _ in range(pairs):
-        record = runner(_anew(job)).record
-        known = record["tuning"] or {}
+        summary = run(_anew(job), executor())
+        known = summary.tuning or {}
         shape = tuple(known.get("shape") or _shape(job))
         # In the precision and the batch that the run had.
         segmenter = segmenter_of(
@@ -156,13 +158,18 @@ def end_to_end(job: Job, runner: Runner, *, pairs: int = 3, seconds: float = 3.0
             batch_pixels=known.get("batch_pixels"),
         )
         bare = roofline.images_per_second(segmenter, segmenter.batch_size(*shape), *shape, least_seconds=seconds)
-        ratio.add(steady(record), bare)
-    return {**ratio.summary, "limit": record["limit"], "stages": record["stages"], "images": record["images"]}
+        ratio.add(steady(summary), bare)
+    return ratio.summary | _held_back(summary)
 
 
-def steady(record: dict[str, Any]) -> float:
-    """Images per second and worker while the workers served."""
-    return float(record["measured_images"] / record["worker_seconds"])
+def steady(summary: RunSummary) -> float:
+    """Images per second and worker while the workers had shards."""
+    return summary.measured_images / summary.speed.worker_seconds
+
+
+def _held_back(summary: RunSummary) -> dict[str, Any]:
+    table = summary.to_json()
+    return {name: table[name] for name in ("limit", "stages", "images")}
 
 
 def _anew(job: Job) -> Job:
@@ -180,33 +187,30 @@ def _shape(job: Job) -> tuple[int, int]:
     return pixels.shape[0], pixels.shape[1]
 
 
-def with_identity(this: Run, cpus: int) -> Pipeline:
+def with_identity(run: Run, cpus: int) -> Pipeline:
     """A pipeline around a device that computes nothing: the runner's own ceiling.
 
     No core is kept free for the device, and none is idle while a decoding process waits to be given more.
     """
-    return pipeline_of(this, Identity(), cpus, encoder=Encoder(default_values(2)), decoders=2 * cpus)
+    return pipeline_around(run, Identity(), cpus, encoder=Encoder(default_values(2)), decoders=2 * cpus)
 
 
-def null(job: Job, runner: Runner, *, pairs: int = 3) -> dict[str, Any]:
+def null(job: Job, executor: MakeExecutor, *, pairs: int = 3) -> dict[str, Any]:
     """Runs with the identity against decoding and encoding alone, in a bare loop on the same cores."""
     source = Source(job.input, output=job.output, profile=job.profile)
     files = [Path(record.url).read_bytes() for record in islice(source, _ALONE)]
     ratio = Ratio()
-    record: dict[str, Any] = {}
     for _ in range(pairs):
         with _every_core() as rate:
             alone = rate(_decode_and_encode, files)
-        record = runner(_anew(job), open_pipeline=with_identity).record
-        ratio.add(steady(record), alone)
+        summary = run(_anew(job), executor(open_pipeline=with_identity))
+        ratio.add(steady(summary), alone)
     found = ratio.summary
     return {
         **found,
         "images_per_second_and_core": found["images_per_second"] / cores(),
         "cores": cores(),
-        "limit": record["limit"],
-        "stages": record["stages"],
-        "images": record["images"],
+        **_held_back(summary),
     }
 
 

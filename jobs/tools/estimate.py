@@ -22,9 +22,9 @@ from maskfleet.jobs.ledger.manifest import Manifest, Shard
 from maskfleet.jobs.masks.formats import mask_format
 from maskfleet.jobs.network.inference_config import threads_of
 from maskfleet.jobs.planning.plan import in_memory, sampled
-from maskfleet.jobs.run.attempt import Desk, ShardReport, rows_of, run_shard
+from maskfleet.jobs.run.attempt import RunOutput, ShardReport, rows_of, run_shard
 from maskfleet.jobs.run.begin import Planned, Run
-from maskfleet.jobs.run.execute import pipeline_of_job
+from maskfleet.jobs.run.open_pipeline import open_pipeline
 from maskfleet.jobs.run.pipeline import SHARDS_IN_FLIGHT, Pipeline
 from maskfleet.jobs.stage_timers import busiest
 from maskfleet.jobs.storage.local import LocalStorage
@@ -80,16 +80,16 @@ def estimate(job: Job, planned: Planned, fingerprint: str) -> dict[str, Any]:
         storage = LocalStorage(folder)
         run = _trial(job, storage, fingerprint, in_memory(chosen, chosen.num_rows))
         began = time.perf_counter()
-        with pipeline_of_job(run, threads_of(job)) as pipeline:
+        with open_pipeline(run, threads_of(job)) as pipeline:
             # No larger than the run's shards, whose files are no matter of their images alone.
             few = min(_WARM, chosen.num_rows, -(-planning.images // shards))
-            warm = run_shard(run.desk, Shard("00000", 0, few), pipeline)
+            warm = run_shard(run.output, Shard("00000", 0, few), pipeline)
             start = time.perf_counter() - began
             # Another run id, so that what was written to get warm does not count.
-            desk = replace(run.desk, run_id="timed", commits=Commits(storage, "timed", "worker"))
-            timed = _timed(desk, chosen.num_rows, pipeline)
+            output = replace(run.output, run_id="timed", commits=Commits(storage, "timed", "worker"))
+            timed = _timed(output, chosen.num_rows, pipeline)
             device = str(getattr(pipeline.segmenter, "device", "cpu"))
-        sizes = _Sizes.of(run.desk, [warm]), _Sizes.of(desk, timed.reports)
+        sizes = _Sizes.of(run.output, [warm]), _Sizes.of(output, timed.reports)
     return counted | _reckoned(job, counted, timed, start, sizes, device)
 
 
@@ -107,13 +107,13 @@ class _Timed(NamedTuple):
     seconds: float
 
 
-def _timed(desk: Desk, images: int, pipeline: Pipeline) -> _Timed:
+def _timed(output: RunOutput, images: int, pipeline: Pipeline) -> _Timed:
     cuts = [images * number // SHARDS_IN_FLIGHT for number in range(SHARDS_IN_FLIGHT + 1)]
     # By their names, parts of one: the whole sample is one shard of its plan.
     shards = [Shard(f"00000.{start}", start, stop) for start, stop in pairwise(cuts) if stop > start]
     began = time.perf_counter()
     with ThreadPoolExecutor(SHARDS_IN_FLIGHT) as pool:
-        reports = list(pool.map(lambda shard: run_shard(desk, shard, pipeline), shards))
+        reports = list(pool.map(lambda shard: run_shard(output, shard, pipeline), shards))
     return _Timed(reports, images, time.perf_counter() - began)
 
 
@@ -148,21 +148,21 @@ class _Sizes(NamedTuple):
     rows: int
 
     @classmethod
-    def of(cls, desk: Desk, reports: Sequence[ShardReport]) -> "_Sizes":
+    def of(cls, output: RunOutput, reports: Sequence[ShardReport]) -> "_Sizes":
         sizes = {"masks": 0, "rows": 0}
-        for entry in desk.storage.walk(f"runs/{desk.run_id}"):
-            sizes["masks" if entry.path.rsplit("/", 1)[-1] == desk.format.archive else "rows"] += entry.size
-        masks = sum(pc.sum(rows_of(desk.storage, report.commit)["mask_bytes"]).as_py() or 0 for report in reports)
+        for entry in output.storage.walk(f"runs/{output.run_id}"):
+            sizes["masks" if entry.path.rsplit("/", 1)[-1] == output.format.archive else "rows"] += entry.size
+        masks = sum(pc.sum(rows_of(output.storage, report.commit)["mask_bytes"]).as_py() or 0 for report in reports)
         images = sum(report.commit.images for report in reports)
         return cls(images, len(reports), masks, max(0, sizes["masks"] - masks), sizes["rows"])
 
 
 def _trial(job: Job, storage: LocalStorage, fingerprint: str, manifest: Manifest) -> Run:
     record = {"run_id": "warm", "threads": threads_of(job)}
-    desk = Desk(
+    output = RunOutput(
         storage, "warm", fingerprint, manifest, Commits(storage, "warm", "worker"), mask_format(job.masks.format)
     )
-    return Run(job, record, desk)
+    return Run(job, record, output)
 
 
 def _reckoned(

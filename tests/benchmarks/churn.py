@@ -18,13 +18,13 @@ from conftest import draw_images, seeded, statistics, tree
 from ray.cluster_utils import Cluster
 from scaling import logged
 
-import maskfleet.jobs.run.execute
-from maskfleet.cluster import driver
+from maskfleet.cluster.driver import Fleet
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.masks.png import Encoder, default_values
 from maskfleet.jobs.network.inference_config import load_weights
 from maskfleet.jobs.outputs.verify import verify
-from maskfleet.jobs.run.execute import pipeline_of
+from maskfleet.jobs.run.execute import run
+from maskfleet.jobs.run.open_pipeline import pipeline_around
 from maskfleet.unet import weights
 from maskfleet.unet.inference.segmenter import Segmenter
 
@@ -39,7 +39,7 @@ class Sleepy(Segmenter):
 
 def sleepily(this, cpus):
     segmenter = Sleepy(load_weights(this.job).model, precision="fp32", plain_threads=1)
-    return pipeline_of(this, segmenter, 1, encoder=Encoder(default_values(2)))
+    return pipeline_around(this, segmenter, 1, encoder=Encoder(default_values(2)))
 
 
 def job_of(folder: Path, output: str, *sets: str) -> Job:
@@ -97,14 +97,11 @@ def main() -> int:
         folder = Path(scratch)
         draw_images(folder / "in", IMAGES)
         (folder / "w.safetensors").write_bytes(weights.save(seeded(width=4)))
-        maskfleet.jobs.run.execute.run(job_of(folder, "reference"))
+        run(job_of(folder, "reference"))
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 128 * 2**20})
         try:
             events = Events(cluster)
-            report = driver.run(
-                job_of(folder, "out", f"cluster.workers={WORKERS}"), address=cluster.address, open_pipeline=sleepily,
-                progress=events,
-            )  # fmt: skip
+            report = run(job_of(folder, "out", f"cluster.workers={WORKERS}"), Fleet(cluster.address, open_pipeline=sleepily), on_progress=events)  # fmt: skip
         finally:
             ray.shutdown()
             cluster.shutdown()

@@ -18,11 +18,12 @@ from pathlib import Path
 
 import torch
 
-import maskfleet.jobs.run.execute
-from maskfleet.cluster import driver
+from maskfleet.cluster.driver import Fleet
 from maskfleet.jobs.inputs.sources import Source
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.network.inference_config import load_weights, segmenter_of, threads_of
+from maskfleet.jobs.run.execute import run
+from maskfleet.jobs.run.executor import InProcess
 from maskfleet.jobs.tools import bench
 from maskfleet.unet import weights
 from maskfleet.unet.inference import roofline
@@ -58,12 +59,12 @@ def network(root: Path, name: str, width: int, images: int, options: argparse.Na
     """Ours against the bare forward pass, and against both rivals."""
     ratios = {"bare forward": bench.Ratio()}
     ratios |= {"Ray Data": bench.Ratio(), "one-image loop, fp32": bench.Ratio()} if rivals else {}
-    run = maskfleet.jobs.run.execute.run if options.no_ray else driver.run
+    executor = InProcess if options.no_ray else Fleet
     with bench.prepared(job_of(root, name, width), images, options.side) as job:
         for _ in range(options.pairs):
-            record = run(bench._anew(job)).record
-            ours = bench.steady(record)
-            precision = (record["tuning"] or {}).get("precision", "fp32")
+            summary = run(bench._anew(job), executor())
+            ours = bench.steady(summary)
+            precision = (summary.tuning or {}).get("precision", "fp32")
             ratios["bare forward"].add(ours, forward_rate(job, precision, options.seconds, options.side))
             if rivals:
                 bf16 = ["--bf16"] if precision == "bf16" else []
@@ -80,7 +81,7 @@ def identity(root: Path, images: int, options: argparse.Namespace) -> None:
     """
     names = ("decode and encode alone", "the same, ours into tars", "Ray Data", "Ray Data, masks by the actor")
     ratios = {name: bench.Ratio() for name in names}
-    run = maskfleet.jobs.run.execute.run if options.no_ray else driver.run
+    executor = InProcess if options.no_ray else Fleet
     marks: list[tuple[int, float]] = []  # shards on record, and this process's CPU seconds by then
     with bench.prepared(job_of(root, "identity", 4), images, options.side) as job:
         files = [Path(record.url).read_bytes() for record in islice(Source(job.input, output=job.output), 4000)]
@@ -89,14 +90,16 @@ def identity(root: Path, images: int, options: argparse.Namespace) -> None:
             marks.clear()
             done = run(
                 bench._anew(job),
-                open_pipeline=bench.with_identity,
-                progress=lambda _, tally: marks.append((tally.shards, time.process_time())),
+                executor(open_pipeline=bench.with_identity),
+                on_progress=lambda _, progress: marks.append((progress.shards, time.process_time())),
             )
-            ours = bench.steady(done.record)
+            ours = bench.steady(done)
             ratios["decode and encode alone"].add(ours, alone)
             masks = job.masks.model_copy(update={"format": "tar"})
-            tars = run(bench._anew(job.model_copy(update={"masks": masks})), open_pipeline=bench.with_identity)
-            ratios["the same, ours into tars"].add(bench.steady(tars.record), alone)
+            tars = run(
+                bench._anew(job.model_copy(update={"masks": masks})), executor(open_pipeline=bench.with_identity)
+            )
+            ratios["the same, ours into tars"].add(bench.steady(tars), alone)
             ratios["Ray Data"].add(ours, rival(job, "raydata", "--threads", "1")["steady"])
             theirs = rival(job, "raydata", "--threads", "1", "--fused")["steady"]
             ratios["Ray Data, masks by the actor"].add(ours, theirs)

@@ -108,14 +108,14 @@ def finished(output: str) -> None:
     import maskfleet.cluster.driver  # noqa: F401  (for its memory)
     from maskfleet.jobs.ledger.lock import locked
     from maskfleet.jobs.run.begin import Run
-    from maskfleet.jobs.run.execute import finish
-    from maskfleet.jobs.run.progress import Tally
+    from maskfleet.jobs.run.finish import finish
+    from maskfleet.jobs.run.progress import Progress
     from maskfleet.jobs.storage.schemes import open_storage
 
     with locked(open_storage(output), "fail") as lock:
         this = Run.attach(output, RUN, generation=lock.fence.generation)
         before, known, began = memory("VmHWM"), catalog_bytes(output), time.perf_counter()
-        images = finish(this, Tally()).images
+        images = finish(this, Progress()).images
     told = {
         "images": images, "seconds": round(time.perf_counter() - began, 2), "before": before, "most": memory("VmHWM"),
         "catalog_bytes_before": known, "catalog_bytes_written": catalog_bytes(output) - known,

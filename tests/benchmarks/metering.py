@@ -17,9 +17,11 @@ from unittest import mock
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import maskfleet.jobs.run.execute
 from maskfleet.jobs import stage_timers
 from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.run.bottleneck import Speed
+from maskfleet.jobs.run.execute import run
+from maskfleet.jobs.run.executor import InProcess
 from maskfleet.jobs.tools import bench
 from maskfleet.unet import weights
 from maskfleet.unet.model import UNet
@@ -35,7 +37,7 @@ def measured(root: Path, number: int) -> tuple[float, float]:
         {"input": str(root / "in"), "output": str(root / f"out-{number}"), "weights": str(root / "w.safetensors")}
     )
     before, began = _cpu(), time.perf_counter()
-    report = maskfleet.jobs.run.execute.run(job, open_pipeline=bench.with_identity)
+    report = run(job, InProcess(bench.with_identity))
     seconds = time.perf_counter() - began
     return report.images / seconds, (_cpu() - before) / report.images * 1e3
 
@@ -64,8 +66,8 @@ def main() -> None:
                 mock.patch.object(stage_timers.Wait, "for_input", nothing),
                 mock.patch.object(stage_timers.Wait, "for_room", nothing),
                 mock.patch.object(stage_timers.Lane, "work", nothing),
-                mock.patch.object(maskfleet.jobs.run.execute, "share_of_forward", return_value=None),
-                mock.patch.object(maskfleet.jobs.run.execute, "limit", return_value=""),
+                mock.patch.object(Speed, "forward_share", None),
+                mock.patch.object(Speed, "limit", ""),
             ):
                 found["without"].append(measured(root, 2 * pair + 2))
     print("| | images/s | CPU ms per image |\n|---|---|---|")

@@ -52,7 +52,8 @@ def prepare(folder: Path, count: int, form: str) -> Path:
 
 def done(place: str, output: str, kill_at: float, started: float) -> None:
     """One run, told as JSON; in a process of its own, whose memory is the driver's."""
-    from maskfleet.cluster.driver import run
+    from maskfleet.cluster.driver import Fleet
+    from maskfleet.jobs.run.execute import run
     from maskfleet.unet import weights
     from maskfleet.unet.model import UNet
 
@@ -61,33 +62,28 @@ def done(place: str, output: str, kill_at: float, started: float) -> None:
         path.write_bytes(weights.save(UNet(3, 2, width=4)))
     memory, resumed = {}, {}
 
-    def progress(this, tally):
-        if tally.done > tally.before:
+    def on_progress(this, progress):
+        if progress.done > progress.before:
             resumed.setdefault("first_shard", time.time() - started)
-            resumed.setdefault("before", tally.before)
+            resumed.setdefault("before", progress.before)
         if this.live is None or this.live.planning.whole:
             for mark in MARKS:
-                if tally.done >= mark * this.images:
+                if progress.done >= mark * this.images:
                     memory.setdefault(mark, resident())
-            if kill_at and tally.done >= kill_at * this.images:
-                rate = steady({"measured_images": tally.measured, "worker_seconds": seconds_of(tally)})
+            if kill_at and progress.done >= kill_at * this.images:
+                rate = progress.measured / progress.speed(loose=False).worker_seconds
                 print(json.dumps({"memory": memory, "steady": rate, "peak": status("VmHWM")}), flush=True)
                 os.kill(os.getpid(), signal.SIGKILL)
 
     began = time.perf_counter()
     job = Job.of({"input": place, "output": output, "weights": str(path)}, ["masks.format=tar"])
-    record = run(job, progress=progress, open_pipeline=with_identity).record
+    summary = run(job, Fleet(open_pipeline=with_identity), on_progress=on_progress)
     seconds = time.perf_counter() - began
     told = {
-        "images": record["ok"], "seconds": seconds, "steady": steady(record),
-        "memory": memory, "peak": status("VmHWM"), "limit": record["limit"], **resumed,
+        "images": summary.ok, "seconds": seconds, "steady": steady(summary),
+        "memory": memory, "peak": status("VmHWM"), "limit": summary.speed.limit, **resumed,
     }  # fmt: skip
     print(json.dumps(told))
-
-
-def seconds_of(tally) -> float:
-    """As `worker_seconds` of a run's record."""
-    return sum(last - first for first, last in tally.serving.values())
 
 
 def status(name: str) -> int:

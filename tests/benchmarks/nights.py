@@ -178,10 +178,10 @@ def first(output):
     """The first shard of a run of all, which is then dropped."""
     import maskfleet.jobs.run.begin
     import maskfleet.jobs.run.execute
-    from maskfleet.jobs.run.progress import Tally
+    from maskfleet.jobs.run.progress import Progress
 
     with maskfleet.jobs.run.begin.begin(job_of(output)) as this:
-        backlog = maskfleet.jobs.run.execute.resume(this, Tally())
+        backlog = maskfleet.jobs.run.execute.backlog_of(this, Progress())
         backlog.take(idle=True)
         since_start = time.time() - STARTED
     return {"seconds": since_start}
@@ -189,11 +189,12 @@ def first(output):
 
 def night(output):
     import maskfleet.jobs.run.execute
+    from maskfleet.jobs.run.executor import InProcess
     from maskfleet.jobs.tools.bench import with_identity
 
-    report = maskfleet.jobs.run.execute.run(job_of(output), open_pipeline=with_identity)
-    record = {name: report.record[name] for name in ("planned", "gone")}
-    return {"seconds": time.time() - STARTED, "images": report.images, **record}
+    report = maskfleet.jobs.run.execute.run(job_of(output), InProcess(with_identity))
+    found = {"planned": report.planned, "gone": report.gone}
+    return {"seconds": time.time() - STARTED, "images": report.images, **found}
 
 
 def known(output):
@@ -232,7 +233,7 @@ def killed(output):
                 time.sleep(0.02)
         run_id, why = this.run_id, dict(this.live.planning.why)
     commits = Commits(open_storage(output), run_id, "worker")
-    shards = list(this.desk.manifest.shards())
+    shards = list(this.output.manifest.shards())
     for shard in shards[: len(shards) * 9 // 10]:
         commits.commit(Commit(shard.id, "x", {}, len(shard), 0))
     return {"planned": why, "shards": len(shards)}
@@ -241,10 +242,10 @@ def killed(output):
 def resumed(output):
     import maskfleet.jobs.run.begin
     import maskfleet.jobs.run.execute
-    from maskfleet.jobs.run.progress import Tally
+    from maskfleet.jobs.run.progress import Progress
 
     with maskfleet.jobs.run.begin.begin(stale_of(output)) as this:
-        backlog = maskfleet.jobs.run.execute.resume(this, Tally())
+        backlog = maskfleet.jobs.run.execute.backlog_of(this, Progress())
         task = backlog.take(idle=True)
         since_start = time.time() - STARTED
     return {"seconds": since_start, "shard": task.shard.id}

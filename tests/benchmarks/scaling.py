@@ -26,10 +26,11 @@ import ray
 from PIL import Image
 from ray.cluster_utils import Cluster
 
-from maskfleet.cluster import driver
+from maskfleet.cluster.driver import Fleet
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.masks.png import Encoder, default_values
-from maskfleet.jobs.run.execute import pipeline_of
+from maskfleet.jobs.run.execute import run
+from maskfleet.jobs.run.open_pipeline import pipeline_around
 from maskfleet.unet import weights
 from maskfleet.unet.inference.identity import Identity
 from maskfleet.unet.model import UNet
@@ -54,7 +55,7 @@ class Sleeping(Identity):
 
 
 def sleeping(seconds: float, this, cpus):
-    return pipeline_of(this, Sleeping(seconds), cpus, encoder=Encoder(default_values(2)))
+    return pipeline_around(this, Sleeping(seconds), cpus, encoder=Encoder(default_values(2)))
 
 
 def draw(folder: Path, count: int) -> Path:
@@ -138,9 +139,7 @@ def main() -> None:
                 if tally.shards % 16 == 0:
                     most = max(most, memory())
 
-            report = driver.run(
-                job, address=cluster.address, open_pipeline=partial(sleeping, given.sleep), progress=look
-            )
+            report = run(job, Fleet(cluster.address, open_pipeline=partial(sleeping, given.sleep)), on_progress=look)
             assert (report.ok, report.failed) == (len(list(images.iterdir())), 0)
             rate, seconds, places = steady_rate(logged(output))
             one = one or rate / workers

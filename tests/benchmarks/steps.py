@@ -76,7 +76,7 @@ def main() -> None:
     least("write it loose", export)
     with mock.patch.object(os, "O_TMPFILE", 0):  # what cannot be opened so gets a temporary name
         least("the same by a temporary name", export)
-    desk = SimpleNamespace(run_id="r", fingerprint="f" * 64, format=FORMAT)
+    output = SimpleNamespace(run_id="r", fingerprint="f" * 64, format=FORMAT)
     seconds = dict.fromkeys(statistics.STAGES, 0.1)
 
     def table() -> bytes:
@@ -85,7 +85,7 @@ def main() -> None:
             ((record, f"{record.key}.png"), Outcome(mask, (options.side, options.side), None, column, dict(seconds)))
             for record, mask, column in zip(records, masks, columns, strict=True)
         ]
-        return statistics.table_parquet(statistics.table_of(attempt._rows(desk, "a", "x", done)))
+        return statistics.table_parquet(statistics.table_of(attempt._rows(output, "a", "x", done)))
 
     least("its row, with the mask's sha256, and the table", table)
     least("of that: sha256", lambda: [hashlib.sha256(mask).hexdigest() for mask in masks])

@@ -13,12 +13,13 @@ import ray
 from conftest import draw_images, statistics, tree
 from faults import killers
 
-import maskfleet.jobs.run.execute
-from maskfleet.cluster import driver
+from maskfleet.cluster import driver, workers
 from maskfleet.cluster.breaker import JobBreaker, NodeBreaker
 from maskfleet.cluster.connection import ClusterError
+from maskfleet.cluster.driver import Fleet
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.outputs.verify import verify
+from maskfleet.jobs.run.execute import run
 
 pytestmark = pytest.mark.ray
 
@@ -69,9 +70,9 @@ def logged(output, event):
     return [line for line in map(json.loads, text.splitlines()) if line["event"] == event]
 
 
-def busy(tally, nodes):
+def busy(progress, nodes):
     """The node of the worker that was heard last."""
-    worker = max(tally.serving, key=lambda name: tally.serving[name][1])
+    worker = max(progress.serving, key=lambda name: progress.serving[name][1])
     raylet = psutil.Process(int(worker.rpartition(":")[2])).ppid()
     (node,) = [node for node in nodes if raylet == node.all_processes["raylet"][0].process.pid]
     return node
@@ -80,7 +81,7 @@ def busy(tally, nodes):
 def test_nodes_come_and_go_give_notice_and_are_killed(tmp_path, weights_file):
     images = draw_images(tmp_path / "images", 200)
     one_each = "run.shard_size=1"
-    maskfleet.jobs.run.execute.run(job_of(images, tmp_path / "reference", weights_file, one_each))
+    run(job_of(images, tmp_path / "reference", weights_file, one_each))
     with cluster_of(1) as (cluster, nodes):
         noticed = nodes[0].node_id
 
@@ -90,8 +91,8 @@ def test_nodes_come_and_go_give_notice_and_are_killed(tmp_path, weights_file):
         def notice(_):
             give_notice(cluster, nodes.pop(0))
 
-        def kill(tally, *, gracefully=False):
-            node = busy(tally, nodes)
+        def kill(progress, *, gracefully=False):
+            node = busy(progress, nodes)
             nodes.remove(node)
             cluster.remove_node(node, allow_graceful=gracefully)
 
@@ -100,22 +101,22 @@ def test_nodes_come_and_go_give_notice_and_are_killed(tmp_path, weights_file):
             (160, partial(kill, gracefully=True)),
         ]  # fmt: skip
 
-        def happen(_, tally):
-            if events and tally.shards >= events[0][0]:
-                events.pop(0)[1](tally)
+        def happen(_, progress):
+            if events and progress.shards >= events[0][0]:
+                events.pop(0)[1](progress)
 
         job = job_of(images, tmp_path / "out", weights_file, "cluster.workers=3", one_each)
-        report = driver.run(job, address=cluster.address, open_pipeline=killers.slowly, progress=happen)
+        report = run(job, Fleet(cluster.address, open_pipeline=killers.slowly), on_progress=happen)
         ray.init(cluster.address, log_to_driver=False)
         assert noticed not in {
             actor["Address"]["NodeID"] for actor in ray._private.state.actors().values() if actor["State"] == "ALIVE"
         }
     assert not events
-    assert (report.ok, report.failed, report.record["shards"]) == (200, 0, 200)
+    assert (report.ok, report.failed, report.shards) == (200, 0, 200)
     assert len(list((tmp_path / "out").glob("runs/*/commits/*.json"))) == 200
     # One that never got ready had nothing to lose: Ray may send it to a node that is just dying.
     lost = [line for line in logged(tmp_path / "out", "worker lost") if line["node"] and not line["preempted"]]
-    assert len(lost) == report.record["attempts_lost"] >= 2
+    assert len(lost) == report.attempts_lost >= 2
     assert noticed not in {line["node"] for line in lost}, "a notice costs no attempt"
     assert tree(tmp_path / "out/masks") == tree(tmp_path / "reference/masks")
     rows = statistics(tmp_path / "out")
@@ -131,7 +132,7 @@ def test_few_workers_are_spread_over_the_nodes_that_are_trusted(tmp_path, weight
 
         def ready(output):
             job = job_of(images, tmp_path / output, weights_file, "cluster.workers=2", "cluster.gpus_per_worker=0.5")
-            driver.run(job, address=cluster.address, open_pipeline=killers.in_company)
+            run(job, Fleet(cluster.address, open_pipeline=killers.in_company))
             return [line["node"] for line in logged(tmp_path / output, "worker ready")]
 
         first = ready("out")
@@ -142,14 +143,14 @@ def test_few_workers_are_spread_over_the_nodes_that_are_trusted(tmp_path, weight
 
 def test_a_worker_that_hangs_is_ended_and_its_shards_are_done_elsewhere(tmp_path, weights_file, monkeypatch):
     images = draw_images(tmp_path / "images", 24)
-    monkeypatch.setattr(driver, "_PULSE", 0.5)
+    monkeypatch.setattr(workers, "_HEARTBEAT_SECONDS", 0.5)
     hung = []
 
-    def hang(_, tally):
-        workers = [process for process in psutil.process_iter(["cmdline"]) if ours(process)]
-        if tally.shards and not hung and workers:
-            hung.append(workers[0])
-            workers[0].send_signal(signal.SIGSTOP)
+    def hang(_, progress):
+        found = [process for process in psutil.process_iter(["cmdline"]) if ours(process)]
+        if progress.shards and not hung and found:
+            hung.append(found[0])
+            found[0].send_signal(signal.SIGSTOP)
 
     def ours(process):
         return (process.info["cmdline"] or [""])[0].startswith("ray::Worker") and here in process.parents()
@@ -157,9 +158,9 @@ def test_a_worker_that_hangs_is_ended_and_its_shards_are_done_elsewhere(tmp_path
     here = psutil.Process()
     with cluster_of(1) as (cluster, _):
         job = job_of(images, tmp_path / "out", weights_file, "cluster.stall_seconds=6")
-        report = driver.run(job, address=cluster.address, open_pipeline=killers.slowly, progress=hang)
+        report = run(job, Fleet(cluster.address, open_pipeline=killers.slowly), on_progress=hang)
     assert hung
-    assert (report.ok, report.record["attempts_lost"]) == (24, 1)
+    assert (report.ok, report.attempts_lost) == (24, 1)
     assert verify(str(tmp_path / "out")).problems == []
 
 
@@ -167,6 +168,4 @@ def test_a_job_whose_shards_all_fail_ends_early_and_says_so(tmp_path, weights_fi
     images = draw_images(tmp_path / "images", 60)
     monkeypatch.setattr(driver, "JobBreaker", lambda: JobBreaker(shards=3))
     with cluster_of(1) as (cluster, _), pytest.raises(ClusterError, match="most shards cost their workers .*no luck"):
-        driver.run(
-            job_of(images, tmp_path / "out", weights_file), address=cluster.address, open_pipeline=killers.unlucky
-        )
+        run(job_of(images, tmp_path / "out", weights_file), Fleet(cluster.address, open_pipeline=killers.unlucky))

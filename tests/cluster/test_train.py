@@ -12,12 +12,14 @@ import ray
 from conftest import draw_pairs, seeded
 from faults import trainers
 
-from maskfleet.cluster import driver, train
+from maskfleet.cluster import train
 from maskfleet.cluster.connection import ClusterError, connected
+from maskfleet.cluster.driver import Fleet
 from maskfleet.cluster.train import needs_of, on_ray
 from maskfleet.jobs.errors import JobError, Stopped
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.job.sections import Cluster as ClusterSettings
+from maskfleet.jobs.run.execute import run
 from maskfleet.jobs.training.finetune import finetune, plan_of
 from maskfleet.unet import weights
 
@@ -122,4 +124,4 @@ def test_without_ray_or_its_extra_there_is_one_worker(job, address, monkeypatch)
     with pytest.raises(JobError, match=r"needs Ray Train \(.*\); pip install 'maskfleet\[train\]', or set it to 1"):
         finetune(job("out", workers=2), train=on_ray(address))
     with pytest.raises(JobError, match="needs Ray Train"):
-        driver.run(job("out", workers=2), address=address)
+        run(job("out", workers=2), Fleet(address))

@@ -1,4 +1,4 @@
-"""Pipelines with parts that fail on purpose; given to the driver in place of `jobs.run.execute.pipeline_of_job`."""
+"""Pipelines with parts that fail on purpose; given to the driver in place of `jobs.run.execute.open_pipeline`."""
 
 import os
 import time
@@ -9,7 +9,7 @@ from faults import codecs
 
 from maskfleet.jobs.masks.png import Encoder, default_values
 from maskfleet.jobs.network.inference_config import load_weights
-from maskfleet.jobs.run.execute import pipeline_of
+from maskfleet.jobs.run.open_pipeline import pipeline_around
 from maskfleet.unet.inference.segmenter import Segmenter
 
 KILL, RAISE = 201, 202
@@ -50,11 +50,11 @@ class Unlucky(Segmenter):
         return super().segment(images, size)
 
 
-def _pipeline(this, kind, **more):
-    model = load_weights(this.job).model
-    torch.set_num_threads(this.record["threads"])
-    segmenter = kind(model, precision="fp32", plain_threads=this.record["threads"])
-    return pipeline_of(this, segmenter, 1, encoder=Encoder(default_values(2)), **more)
+def _pipeline(run, kind, **more):
+    model = load_weights(run.job).model
+    torch.set_num_threads(run.record["threads"])
+    segmenter = kind(model, precision="fp32", plain_threads=run.record["threads"])
+    return pipeline_around(run, segmenter, 1, encoder=Encoder(default_values(2)), **more)
 
 
 def with_killer_segmenter(this, cpus):

@@ -27,7 +27,7 @@ def main():
             sys.stdin.readline()
 
     try:
-        return maskfleet.jobs.run.execute.run(Job.of(json.loads(sys.argv[1])), progress=progress).exit_code
+        return maskfleet.jobs.run.execute.run(Job.of(json.loads(sys.argv[1])), on_progress=progress).exit_code
     except MaskfleetError as error:
         print(error, file=sys.stderr)
         return error.exit_code

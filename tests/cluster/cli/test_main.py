@@ -175,8 +175,8 @@ def test_convert(tmp_path):
 
 
 SLOW = (
-    "import sys; from cluster import driver; from faults.killers import slowly; from maskfleet.jobs.job.schema import Job; from cluster import cli; \
-driver.run.__kwdefaults__['open_pipeline'] = slowly; cli.main()"
+    "import sys; from maskfleet.cluster.driver import Fleet; from faults.killers import slowly; from maskfleet.cluster.cli.main import main; \
+Fleet.__init__.__kwdefaults__['open_pipeline'] = slowly; main()"
 )
 
 

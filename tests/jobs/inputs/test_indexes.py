@@ -57,11 +57,11 @@ def test_an_unchanged_tar_is_not_read_again(tmp_path, weights_file, monkeypatch)
 
     monkeypatch.setattr(LocalStorage, "read_range", counted)
     second = run(job)
-    assert (second.images, second.record["listed"], second.record["gone"], read) == (0, 5, 0, [])
+    assert (second.images, second.listed, second.gone, read) == (0, 5, 0, [])
     stale = plan(job, "another fingerprint")
     assert stale.first[0]["url"].to_pylist() == [record.url for record in Source(str(folder), output="/nowhere")]
     read.clear()
     tar(folder / "a.tar", [("0.jpg", jpeg(0)), ("new.jpg", jpeg(7))])
     third = run(job)
-    assert (third.record["planned"], third.record["gone"]) == ({"changed": 1, "new": 1}, 2)
+    assert (third.planned, third.gone) == ({"changed": 1, "new": 1}, 2)
     assert set(read) == {"a.tar"}

@@ -81,7 +81,7 @@ def test_the_fastest_that_agrees_is_taken(job_of, fast_bf16):
 
 def test_below_min_agreement_it_goes_one_up_and_says_so(job_of, fast_bf16):
     report = run(job_of("inference.min_agreement=1"))
-    record = report.record["tuning"]
+    record = report.tuning
     assert record["precision"] == "fp32"
     assert record["compared"][0]["agreement"] < 1
     assert Tuning(**record).sentence.endswith(": computing in fp32")
@@ -191,7 +191,7 @@ def test_a_precision_that_was_not_timed_has_two_passes(job_of, fusing):
 
 
 def test_on_a_cpu_nothing_is_asked(job_of):
-    assert run(job_of()).record["tuning"]["fused"] is None
+    assert run(job_of()).tuning["fused"] is None
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -235,7 +235,7 @@ def test_every_worker_does_as_the_first(job_of, fast_bf16, monkeypatch):
         run(job_of(*sets), stopped=once_committed(Path(job_of(*sets).output), 1))
     monkeypatch.setattr(module, "tune", None)
     report = run(job_of(*sets))
-    assert (report.record["resumed"], report.record["tuning"]["precision"]) == (True, "bf16")
+    assert (report.resumed, report.tuning["precision"]) == (True, "bf16")
 
 
 @pytest.fixture
@@ -255,13 +255,13 @@ def measured(monkeypatch):
 
 
 def test_batches_are_measured_once_for_all_nights(job_of, measured, tmp_path):
-    first = run(job_of()).record["tuning"]
+    first = run(job_of()).tuning
     assert first["batches"] == [[*shape, 8] for shape in measured]
     assert len(measured) == 3
     height, width, _ = first["batches"][0]
     assert first["batch_pixels"] == 8 * height * width
     draw_images(tmp_path / "in", 12)
-    second = run(job_of()).record["tuning"]
+    second = run(job_of()).tuning
     assert {tuple(batch) for batch in first["batches"]} <= {tuple(batch) for batch in second["batches"]}
     assert len(measured) == len(set(measured))  # nothing twice
 
@@ -283,7 +283,7 @@ def test_workers_batch_as_measured(job_of, measured, monkeypatch):
     "spoilt", [b"", b"[]", b'{"batch": 4', b'{"of": {"device": "other"}, "batch": 4}', b"\xff\xfe"]
 )
 def test_a_torn_or_foreign_batch_is_measured_again(job_of, measured, tmp_path, spoilt):
-    first = run(job_of()).record["tuning"]
+    first = run(job_of()).tuning
     measured.clear()
     kept = sorted((tmp_path / "out/batches").iterdir())
     assert len(kept) == len(first["batches"])

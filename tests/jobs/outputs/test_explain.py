@@ -22,11 +22,11 @@ def test_the_story_of_every_image_of_some_nights(tmp_path, weights_file):
     (images / "part-0/image-002.tif").unlink()
     Image.new("RGB", (41, 41)).save(images / "part-0/new.png")
     second = night()
-    assert (second.images, second.record["gone"], second.record["planned"]) == (2, 1, {"changed": 1, "new": 1})
+    assert (second.images, second.gone, second.planned) == (2, 1, {"changed": 1, "new": 1})
     other = tmp_path / "other.safetensors"
     other.write_bytes(weights.save(seeded(seed=1)))
     third = night(weights=str(other), select={"only": ["stale"], "limit": 2})
-    assert third.record["planned"] == {"stale": 2}
+    assert third.planned == {"stale": 2}
 
     def told(name):
         story = explain(str(tmp_path / "out"), name)

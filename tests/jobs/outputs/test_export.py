@@ -16,7 +16,8 @@ from maskfleet.jobs.masks.png import Encoder
 from maskfleet.jobs.network.inference_config import encoder_of, load_weights
 from maskfleet.jobs.outputs.export import export
 from maskfleet.jobs.outputs.verify import verify
-from maskfleet.jobs.run.execute import pipeline_of, run
+from maskfleet.jobs.run.execute import run
+from maskfleet.jobs.run.open_pipeline import pipeline_around
 from maskfleet.jobs.storage.schemes import open_storage
 from maskfleet.unet import weights
 from maskfleet.unet.inference.segmenter import Segmenter
@@ -28,7 +29,7 @@ VALUES = [0, 100, 200]
 def quick(this, cpus):
     loaded = load_weights(this.job)
     segmenter = Segmenter(loaded.model, precision="fp32")
-    return pipeline_of(this, segmenter, 2, encoder=encoder_of(this.job, loaded))
+    return pipeline_around(this, segmenter, 2, encoder=encoder_of(this.job, loaded))
 
 
 def run_as(folder, images, form, *sets):

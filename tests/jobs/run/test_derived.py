@@ -9,7 +9,7 @@ from maskfleet.jobs.ledger.manifest import Shard
 from maskfleet.jobs.ledger.statistics import SCHEMA
 from maskfleet.jobs.masks.formats import mask_format
 from maskfleet.jobs.run import derived
-from maskfleet.jobs.run.attempt import Desk
+from maskfleet.jobs.run.attempt import RunOutput
 from maskfleet.jobs.run.derived import compact
 from maskfleet.jobs.storage.local import LocalStorage
 
@@ -25,10 +25,10 @@ def test_the_end_of_a_run_holds_a_few_thousand_rows_however_many_there_are(tmp_p
         return table.set_column(SCHEMA.get_field_index("error_message"), SCHEMA.field("error_message"), wide)
 
     monkeypatch.setattr(derived, "rows_of", rows_of)
-    desk = Desk(LocalStorage(str(tmp_path)), "night", "f", None, None, mask_format("none"))
+    output = RunOutput(LocalStorage(str(tmp_path)), "night", "f", None, None, mask_format("none"))
     errors, held, keys = Counter(), [], []
     before = pa.total_allocated_bytes()
-    for outcomes in compact(desk, ((shard, shard) for shard in shards), "in", errors):
+    for outcomes in compact(output, ((shard, shard) for shard in shards), "in", errors):
         held.append(pa.total_allocated_bytes() - before)
         keys += outcomes["key"].to_pylist()
         assert outcomes["shard"][0].as_py() == keys[-outcomes.num_rows][:5]

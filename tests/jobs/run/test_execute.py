@@ -129,23 +129,12 @@ def test_a_stopped_run_goes_on_where_it_was(images, tmp_path, weights_file):
     done = sum("commits" in path for path in before)
     assert 2 <= done < 5
     seen = []
-    report = run(job, progress=lambda _, tally: seen.append(tally.done))
-    assert (seen[0], report.images, report.record["resumed"]) == (5 * done, whole.images, True)
+    report = run(job, on_progress=lambda _, tally: seen.append(tally.done))
+    assert (seen[0], report.images, report.resumed) == (5 * done, whole.images, True)
     after = tree(tmp_path / "out" / "runs")
     assert {path: data for path, data in after.items() if path in before} == before
     assert tree(tmp_path / "out/masks") == tree(tmp_path / "whole/masks")
     assert statistics(tmp_path / "out") == statistics(tmp_path / "whole")
-
-
-def test_two_shards_are_in_work_at_once(images, tmp_path, weights_file, monkeypatch):
-    both, done = threading.Barrier(2, timeout=60), run_module.run_shard
-
-    def together(*arguments):
-        both.wait()
-        return done(*arguments)
-
-    monkeypatch.setattr(run_module, "run_shard", together)
-    assert run(job_of(images, tmp_path / "out", weights_file, "run.shard_size=6")).ok == 24
 
 
 def test_a_run_that_was_killed_while_it_was_planned_keeps_its_work_and_the_rest_follows(
@@ -178,10 +167,10 @@ def test_a_lost_catalog_is_made_again(images, tmp_path, weights_file):
     job = job_of(images, tmp_path / "out", weights_file)
     run(job)
     (images / "part-1/image-001.png").unlink()
-    assert run(job).record["gone"] == 1
+    assert run(job).gone == 1
     shutil.rmtree(tmp_path / "out/catalog")
     report = run(job)
-    assert (report.images, report.record["gone"]) == (0, 0)
+    assert (report.images, report.gone) == (0, 0)
 
 
 def test_a_vanished_image_is_noted_once_and_done_again_when_it_is_back(images, tmp_path, weights_file):
@@ -190,11 +179,11 @@ def test_a_vanished_image_is_noted_once_and_done_again_when_it_is_back(images, t
     gone = images / "part-1/image-001.png"
     data = gone.read_bytes()
     gone.unlink()
-    assert [run(job).record["gone"] for _ in range(3)] == [1, 0, 0]
+    assert [run(job).gone for _ in range(3)] == [1, 0, 0]
     assert (tmp_path / "out/masks/part-1/image-001.png").exists()
     gone.write_bytes(data)
     report = run(job)
-    assert (report.images, report.record["planned"]) == (1, {"new": 1})
+    assert (report.images, report.planned) == (1, {"new": 1})
     assert verify(str(tmp_path / "out")).problems == []
 
 
@@ -202,7 +191,7 @@ def test_a_run_of_another_job_is_not_gone_on_with(images, tmp_path, weights_file
     with pytest.raises(Stopped):
         run(job_of(images, tmp_path / "out", weights_file), stopped=lambda: True)
     report = run(job_of(images, tmp_path / "out", weights_file, "masks.values=[3, 4]"))
-    assert (report.images, report.record["resumed"]) == (24, False)
+    assert (report.images, report.resumed) == (24, False)
 
 
 @pytest.mark.parametrize("form", ["png", "parquet"])
@@ -215,7 +204,7 @@ def test_what_a_run_did_that_nobody_goes_on_with_counts(images, tmp_path, weight
     assert 2 <= done < 5
     other = job_of(images, tmp_path / "out", weights_file, f"masks.format={form}", "name=other")
     report = run(other)
-    assert (report.images, report.record["resumed"]) == (24 - 5 * done, False)
+    assert (report.images, report.resumed) == (24 - 5 * done, False)
     assert [run(job).images for job in (other, first)] == [0, 0]
     assert len(statistics(tmp_path / "out")) == whole.images
     if form == "png":
@@ -231,7 +220,7 @@ def test_a_run_whose_work_was_kept_may_be_gone_on_with_all_the_same(images, tmp_
     with pytest.raises(JobError, match="no image in"):  # it kept the work, and then found nothing to do itself
         run(job_of(tmp_path / "empty", tmp_path / "out", weights_file))
     report = run(first)
-    assert (report.images, report.record["resumed"]) == (24, True)
+    assert (report.images, report.resumed) == (24, True)
     assert (run(first).images, len(statistics(tmp_path / "out"))) == (0, 24)
     assert verify(str(tmp_path / "out")).problems == []
 
@@ -252,9 +241,9 @@ def test_what_is_derived_is_made_again_when_the_end_was_cut_off(images, tmp_path
         shutil.rmtree(gone)
     (run_folder / "run.json").unlink()
     report = run(job_of(images, tmp_path / "out", weights_file))
-    assert report.record["resumed"]
-    assert report.record["images_per_second"] == 0
-    assert list(report.record["start_seconds"]) == ["plan"]
+    assert report.resumed
+    assert report.images_per_second == 0
+    assert list(report.start_seconds) == ["plan"]
     assert tree(tmp_path / "out/masks") == expected
     assert verify(str(tmp_path / "out")).problems == []
 
@@ -288,7 +277,7 @@ def test_masks_do_not_depend_on_shards_or_order(images, tmp_path, weights_file):
 def test_storage_without_conditions_is_committed_by_the_driver_and_says_so(images, tmp_path, weights_file, monkeypatch):
     monkeypatch.setattr(LocalStorage, "create", lambda self, path, data: self.write(path, data) or True)
     report = run(job_of(images, tmp_path / "out", weights_file))
-    assert report.record["commit_mode"] == "driver"
+    assert report.commit_mode == "driver"
     monkeypatch.undo()
     assert verify(str(tmp_path / "out")).problems == []
     assert len(list((tmp_path / "out/masks").rglob("*.png"))) == 24
@@ -345,12 +334,12 @@ def test_a_run_that_is_taken_over_writes_nothing_more(images, tmp_path, weights_
             storage.write("lock/000009.json", b"{}")
 
     with pytest.raises(Locked, match="wait for that one"):
-        run(job_of(images, tmp_path / "out", weights_file), progress=taken_over)
+        run(job_of(images, tmp_path / "out", weights_file), on_progress=taken_over)
     (run_folder,) = (tmp_path / "out/runs").iterdir()
     assert len(list((run_folder / "commits").iterdir())) == 2
     assert not (run_folder / "run.json").exists()
     report = run(job_of(images, tmp_path / "out", weights_file))
-    assert (report.ok, report.record["resumed"], report.record["generation"]) == (24, True, 10)
+    assert (report.ok, report.resumed, report.generation) == (24, True, 10)
     assert verify(str(tmp_path / "out")).problems == []
 
 
@@ -367,7 +356,7 @@ def test_an_error_of_storage_ends_the_run_and_the_next_goes_on(images, tmp_path,
     with pytest.raises(StorageError, match="disk is full"):
         run(job_of(images, tmp_path / "out", weights_file))
     monkeypatch.undo()
-    assert run(job_of(images, tmp_path / "out", weights_file)).record["resumed"]
+    assert run(job_of(images, tmp_path / "out", weights_file)).resumed
     assert verify(str(tmp_path / "out")).problems == []
 
 
@@ -383,7 +372,7 @@ def test_a_bucket_gets_the_bytes_that_a_folder_gets(images, tmp_path, weights_fi
     local = run(job_of(images, tmp_path / "out", weights_file))
     storage = uploaded(images, bucket)
     report = run(job_of(f"{bucket}/in", f"{bucket}/out", weights_file))
-    assert (report.ok, report.record["commit_mode"]) == (local.ok, "worker")
+    assert (report.ok, report.commit_mode) == (local.ok, "worker")
     found = {
         entry.path: storage.read(f"out/masks/{entry.path[len('out/masks/') :]}") for entry in storage.walk("out/masks")
     }
@@ -405,14 +394,14 @@ def test_a_missing_bucket_is_a_job_error(images, weights_file, s3_server, tmp_pa
 def test_run_json_is_last_and_whole(images, tmp_path, weights_file):
     report = run(job_of(images, tmp_path / "out", weights_file))
     record = json.loads((tmp_path / f"out/runs/{report.run_id}/run.json").read_text())
-    assert record == report.record
+    assert record == report.to_json()
     job = json.loads((tmp_path / f"out/runs/{report.run_id}/job.json").read_text())
     assert job["fingerprint"] == record["fingerprint"]
     assert job["versions"]["torch"]
 
 
 def test_the_outcome_says_where_the_time_went(images, tmp_path, weights_file):
-    record = run(job_of(images, tmp_path / "out", weights_file)).record
+    record = run(job_of(images, tmp_path / "out", weights_file)).to_json()
     assert set(record["stages"]) == {"fetch", "decode", "segment", "device", "encode", "write"}
     assert all(stage["busy_seconds"] > 0 for stage in record["stages"].values())
     segment = record["stages"]["segment"]
@@ -426,7 +415,7 @@ def test_the_outcome_says_where_the_time_went(images, tmp_path, weights_file):
 
 
 def test_a_run_says_what_share_of_the_bare_forward_pass_it_reached(tmp_path, weights_file):
-    record = run(job_of(draw_images(tmp_path / "in", 102), tmp_path / "out", weights_file)).record
+    record = run(job_of(draw_images(tmp_path / "in", 102), tmp_path / "out", weights_file)).to_json()
     assert (record["forward"]["height"], record["forward"]["width"]) in {(48, 64), (64, 48), (33, 70)}
     assert record["forward"]["seconds_per_image"] > 0
     # A third of the images each.
@@ -495,9 +484,9 @@ def test_memory_that_runs_out_costs_no_mask_and_is_on_record(tmp_path, weights_f
 
     monkeypatch.setattr(Segmenter, "_forward", short)
     report = run(job_of(tmp_path / "in", tmp_path / "out", weights_file, *sets))
-    assert (report.ok, report.failed, report.record["attempts_lost"]) == (14, 0, 0)
+    assert (report.ok, report.failed, report.attempts_lost) == (14, 0, 0)
     ladder = ["batches of 4", "batches of 2", "batches of 1"]
-    assert report.record["short_of_memory"] == {
+    assert report.short_of_memory == {
         "405×420": [*ladder, "batches of 1 tiles of 208 px", "batches of 1 tiles of 96 px"],
         **dict.fromkeys(("64×48", "48×64", "70×33"), ladder),
     }
@@ -533,8 +522,8 @@ def test_memory_may_run_out_at_every_forward_call_of_a_job(tmp_path, weights_fil
         fails.update(failing)
         sets = ["inference.precision=fp32", "inference.batch_size=4", "run.shard_size=7", "cluster.decoders=1"]
         report = run(job_of(tmp_path / "in", tmp_path / name, weights_file, *sets))
-        assert (report.ok, report.failed, report.record["attempts_lost"]) == (7, 0, 0)
-        return tree(tmp_path / name / "masks"), report.record["short_of_memory"]
+        assert (report.ok, report.failed, report.attempts_lost) == (7, 0, 0)
+        return tree(tmp_path / name / "masks"), report.short_of_memory
 
     whole, tried = segmented("whole")
     assert tried == {}
@@ -567,7 +556,7 @@ def test_what_never_fits_fails_as_out_of_memory_and_is_retried_as_such(tmp_path,
     with monkeypatch.context() as patched:
         patched.setattr(Segmenter, "_forward", short)
         report = run(job_of(tmp_path / "in", tmp_path / "out", weights_file))
-    assert (report.ok, report.record["errors"], report.record["attempts_lost"]) == (4, {"out_of_memory": 1}, 0)
+    assert (report.ok, report.errors, report.attempts_lost) == (4, {"out_of_memory": 1}, 0)
     (row,) = (row for row in statistics(tmp_path / "out") if row["status"] == "failed")
     assert (row["key"], row["stage"]) == ("large.png", "segment")
     assert "not even a tile of 96 px and its halo fits into memory" in row["error_message"]
@@ -589,7 +578,7 @@ def test_what_is_not_finite_is_a_failed_row_never_a_mask(precision, images, tmp_
     (tmp_path / "w.safetensors").write_bytes(weights.save(model))
     job = job_of(images, tmp_path / "out", str(tmp_path / "w.safetensors"), f"inference.precision={precision}")
     report = run(job)
-    assert (report.exit_code, report.ok, report.record["errors"]) == (1, 0, {"non_finite": 24})
+    assert (report.exit_code, report.ok, report.errors) == (1, 0, {"non_finite": 24})
     rows = statistics(tmp_path / "out")
     assert {(row["stage"], row["mask_member"], row["class_pixels"]) for row in rows} == {("segment", None, None)}
     assert "not finite, in fp32 too" in rows[0]["error_message"]
@@ -608,7 +597,7 @@ def test_what_overflows_in_bf16_gets_the_mask_of_fp32(images, tmp_path):
         sets = [f"inference.precision={precision}"]
         report = run(job_of(images, tmp_path / precision, str(tmp_path / "w.safetensors"), *sets))
         assert report.ok == 24
-    assert report.record["tuning"]["precision"] == "bf16"
+    assert report.tuning["precision"] == "bf16"
     assert tree(tmp_path / "bf16/masks") == tree(tmp_path / "fp32/masks")
 
 

@@ -65,7 +65,7 @@ def test_collections_of_garbage_are_rare_where_a_pipeline_runs(images, tmp_path,
     before = gc.get_threshold()
     gc.set_threshold(first, *before[1:])
     try:
-        run(job, progress=lambda *_: seen.append(gc.get_threshold()))
+        run(job, on_progress=lambda *_: seen.append(gc.get_threshold()))
     finally:
         gc.set_threshold(*before)
     assert seen[-1] == (then, *before[1:])

@@ -36,7 +36,7 @@ def test_each_outcome_is_posted_once(received, tmp_path, weights_file, monkeypat
     table = {"input": str(tmp_path / "in"), "output": str(tmp_path / "out"), "weights": weights_file, "name": "n"}
     job = Job.of(table, ["run.webhook=$HOOK", "run.shard_size=2"])
     report = run(job)
-    assert bodies == [{"name": "n", "output": job.output, **json.loads(json.dumps(report.record))}]
+    assert bodies == [{"name": "n", "output": job.output, **json.loads(json.dumps(report.to_json()))}]
     assert url not in (tmp_path / f"out/runs/{report.run_id}/job.json").read_text()
     (tmp_path / "in/part-0/image-000.jpg").write_bytes(b"")
     with pytest.raises(Unfinished, match="deadline of 0s came before the last shard"):

@@ -8,7 +8,7 @@ from PIL import Image
 from maskfleet.jobs.errors import JobError
 from maskfleet.jobs.inputs.sources import Source
 from maskfleet.jobs.job.schema import Job
-from maskfleet.jobs.run import execute
+from maskfleet.jobs.run.executor import InProcess
 from maskfleet.jobs.tools import bench
 
 
@@ -53,8 +53,8 @@ def test_so_many_of_the_images_given(images, weights_file, tmp_path):
 def test_end_to_end_and_null(weights_file):
     with bench.prepared(job_of(weights_file), 8, 32) as job:
         for found in (
-            bench.end_to_end(job, execute.run, pairs=1, seconds=0.05),
-            bench.null(job, execute.run, pairs=1),
+            bench.end_to_end(job, InProcess, pairs=1, seconds=0.05),
+            bench.null(job, InProcess, pairs=1),
         ):
             assert found["images"] == 8
             assert found["ratio"] == pytest.approx(found["images_per_second"] / found["reference_per_second"])

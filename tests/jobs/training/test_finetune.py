@@ -128,11 +128,11 @@ def test_a_run_makes_better_weights_and_uses_them(tmp_path):
     with_new = work.model_copy(update={"weights": (str(result.parent / "weights.safetensors"),)})
     fingerprint = fingerprint_of(with_new, load_weights(with_new))
     assert {row["fingerprint"] for row in statistics(tmp_path / "output")} == {fingerprint}
-    assert report.record["fingerprint"] == fingerprint
+    assert report.fingerprint == fingerprint
     assert not list(result.parent.glob("unjudged*"))
     assert foreseen(work).weights == with_new.weights
     # The same command again: nothing is trained and nothing is to do.
-    assert run(work, learning=lambda _: pytest.fail("trained again")).images == 0
+    assert run(work, on_training_step=lambda _: pytest.fail("trained again")).images == 0
 
 
 def test_a_run_that_is_stopped_while_it_trains_goes_on_there(tmp_path):
@@ -140,7 +140,7 @@ def test_a_run_that_is_stopped_while_it_trains_goes_on_there(tmp_path):
     with pytest.raises(Stopped):
         run(work, stopped=iter([False, False, True]).__next__)
     seen = []
-    report = run(work, learning=lambda moment: seen.append(moment.step.number))
+    report = run(work, on_training_step=lambda moment: seen.append(moment.step.number))
     assert (seen, report.ok) == ([3, 4], 16)
 
 
@@ -168,7 +168,7 @@ def test_shuffled_masks_are_refused_and_the_weights_kept_beside(tmp_path):
     assert weights.load(kept).metadata["base"] == load_weights(work).id
     # Going on with the base, where the job says so.
     going_on = Job.of(work.model_dump(mode="json", exclude_none=True), ["finetune.on_refused=base"])
-    assert run(going_on).record["fingerprint"] == fingerprint_of(work, load_weights(work))
+    assert run(going_on).fingerprint == fingerprint_of(work, load_weights(work))
     # Another gate judges what is trained already.
     judged = finetune(Job.of(work.model_dump(mode="json", exclude_none=True), ["finetune.gate=off"]))
     assert judged.verdict.accepted

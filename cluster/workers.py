@@ -1,0 +1,249 @@
+"""The workers of a run: as many as the cluster has room for, replaced when they die or hang.
+
+Knows nothing of what a dead worker means for its shards: `cluster.driver` decides that.
+"""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+import ray._private.state
+from ray.exceptions import RayError
+
+from maskfleet.cluster import sizing
+from maskfleet.cluster.breaker import NodeBreaker
+from maskfleet.cluster.connection import ClusterError
+from maskfleet.cluster.event_log import EventLog
+from maskfleet.cluster.worker import Worker
+from maskfleet.jobs.run.backlog import Task
+from maskfleet.jobs.run.begin import Run
+from maskfleet.jobs.run.executor import OpenPipeline
+from maskfleet.jobs.run.pipeline import SHARDS_IN_FLIGHT
+
+LOOK_SECONDS = 1.0
+"""Seconds between two looks at the nodes of the cluster."""
+
+_STARTS = 5
+"""Workers that may die in a row before one is ready, plus two per worker wanted. More deaths are no bad luck: the
+machine or the job is at fault."""
+
+_HEARTBEAT_SECONDS = 10.0
+"""Seconds between two questions to a worker about the progress of its images."""
+
+
+@dataclass(eq=False)
+class WorkerHandle:
+    """A worker as the driver sees it.
+
+    Attributes:
+        actor: The Ray actor.
+        needs: The resources reserved for it.
+        node: Id of its node once it is ready; None before.
+        tasks: Its shards, by the reference of the call.
+        leaving: Whether it gets no further shard, and is ended once it has none.
+        broken: Whether it raised an unexpected error. A CUDA context, for one, does not recover from that.
+        moved: Monotonic time at which one of its images last made progress.
+        asked: Monotonic time of the last heartbeat question.
+        heartbeat: Reference of the heartbeat question without an answer; None if there is none.
+    """
+
+    actor: Any
+    needs: sizing.Needs
+    node: str | None = None
+    tasks: dict[Any, Task] = field(default_factory=dict)
+    leaving: bool = False
+    broken: bool = False
+    moved: float = 0.0
+    asked: float = 0.0
+    heartbeat: Any = None
+
+    @property
+    def alone(self) -> bool:
+        """Whether it must get no further shard for now, because it has a suspect."""
+        return any(task.alone for task in self.tasks.values())
+
+
+class Workers:
+    """The workers of a run.
+
+    Args:
+        run: The run.
+        open_pipeline: Opens the pipeline of each worker.
+        runtime_env: Ray's runtime environment of each worker; None if inherited.
+        log: Event log of the run.
+
+    Attributes:
+        calls: Calls without an answer, by reference: starts of workers, and shards.
+        drained: Ids of nodes that Ray has announced to leave.
+    """
+
+    def __init__(
+        self, run: Run, *, open_pipeline: OpenPipeline, runtime_env: dict[str, Any] | None, log: EventLog
+    ) -> None:
+        self.calls: dict[Any, WorkerHandle] = {}
+        self.drained: set[str] = set()
+        self._run = run
+        self._open_pipeline = open_pipeline
+        self._runtime_env = runtime_env
+        self._log = log
+        self._handles: list[WorkerHandle] = []
+        self._breaker = NodeBreaker()
+        self._starts = 0
+        self._last_start_error = ""
+        self._looked = 0.0
+
+    def __iter__(self) -> Iterator[WorkerHandle]:
+        return iter(self._handles)
+
+    @property
+    def working(self) -> bool:
+        """Whether any worker has a shard."""
+        return any(handle.tasks for handle in self._handles)
+
+    @property
+    def ready(self) -> int:
+        """Number of workers ready for shards."""
+        return sum(handle.node is not None for handle in self._handles)
+
+    def scale(self, shards_left: int) -> float | None:
+        """Start and end workers, so that they match the nodes that there are now.
+
+        Args:
+            shards_left: Number of shards without a commit.
+
+        Returns:
+            Seconds since the last look, 0 after a loss; None if it is too early for another look.
+
+        Raises:
+            ClusterError: Too many workers died before they were ready.
+        """
+        now = time.monotonic()
+        if now - self._looked < LOOK_SECONDS:
+            return None
+        passed, self._looked = (now - self._looked if self._looked else 0.0), now
+        nodes = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
+        # Nodes with a spot notice, and nodes being scaled down. Ray offers this under a private name only.
+        draining = set(ray._private.state.state.get_draining_nodes())
+        self.drained |= draining
+        staying = [resources for node, resources in nodes.items() if node not in draining]
+        threads = int(self._run.record["threads"])
+        needs = sizing.needs(self._run.job, staying, threads)
+        able = {node for node, resources in nodes.items() if node not in draining and needs.fit(resources)}
+        avoided = self._breaker.avoided(able, now)
+        for handle in self._handles:
+            handle.leaving = handle.broken or handle.node in draining or handle.node in avoided
+        for handle in [handle for handle in self._handles if handle.leaving and not handle.tasks]:
+            self.end(handle)
+        wanted = sizing.target(self._run.job, staying, shards_left, threads)
+        self._match(wanted, needs, avoided)
+        if self._starts >= _STARTS + 2 * wanted:
+            raise ClusterError(
+                f"no worker gets ready ({self._last_start_error}); read its log in Ray's session folder, or try the "
+                "job with --no-ray"
+            )
+        return passed
+
+    def _match(self, wanted: int, needs: sizing.Needs, avoided: set[str]) -> None:
+        # A worker requested before there was any node may have been requested with the wrong resources.
+        for handle in [handle for handle in self._handles if handle.node is None and handle.needs != needs]:
+            self.end(handle)
+        staying = [handle for handle in self._handles if not handle.leaving]
+        # Workers that are not ready yet go first; workers with shards stay.
+        spare = sorted((handle for handle in staying if not handle.tasks), key=lambda handle: handle.node is not None)
+        for handle in spare[: max(0, len(staying) - wanted)]:
+            self.end(handle)
+        for _ in range(wanted - len(staying)):
+            self._start(needs, avoided)
+
+    def _start(self, needs: sizing.Needs, avoided: set[str]) -> None:
+        options: dict[str, Any] = {
+            "num_cpus": needs.cpus,
+            "num_gpus": needs.gpus,
+            "max_restarts": 0,
+            "max_task_retries": 0,
+            "max_concurrency": SHARDS_IN_FLIGHT,
+            "concurrency_groups": {"heartbeat": 1},
+            # Fewer workers than there is room for get a node's cores for decoding, and losing a node costs fewer.
+            "scheduling_strategy": "SPREAD",
+            "runtime_env": self._runtime_env,
+        }
+        if avoided:
+            options["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(avoided))})"}
+        run = self._run
+        actor = ray.remote(**options)(Worker).remote(
+            run.job,
+            run.run_id,
+            cpus=max(1, int(needs.cpus)),
+            gpu_share=needs.gpus if run.job.cluster.cpus_per_worker == "auto" else 0.0,
+            open_pipeline=self._open_pipeline,
+            generation=run.generation,
+        )
+        handle = WorkerHandle(actor, needs)
+        self._handles.append(handle)
+        self.calls[handle.actor.ready.remote()] = handle
+
+    def give(self, handle: WorkerHandle, task: Task) -> None:
+        """Hand a shard to a worker."""
+        call = handle.actor.run_shard.remote(task.shard)
+        if not handle.tasks:
+            handle.moved = time.monotonic()
+        handle.tasks[call] = task
+        self.calls[call] = handle
+
+    def started(self, handle: WorkerHandle, node: str) -> None:
+        """Note that a worker is ready on a node."""
+        handle.node, self._starts = node, 0
+
+    def end(self, handle: WorkerHandle) -> None:
+        """End a worker if it is still alive, and forget it."""
+        self._handles.remove(handle)
+        self.calls = {call: other for call, other in self.calls.items() if other is not handle}
+        with suppress(RayError):
+            ray.kill(handle.actor)
+
+    def lost(self, handle: WorkerHandle) -> None:
+        """Forget a worker that died. Its successor is started with the next call of `scale`."""
+        self.end(handle)
+        self._looked = 0.0
+
+    def start_failed(self, handle: WorkerHandle, reason: str) -> None:
+        """Count a worker that died before it was ready."""
+        self._starts += 1
+        self._last_start_error = reason
+        self.node_failed(_node_of(handle.actor), f"start {self._starts}")
+
+    def node_failed(self, node: str, what: str) -> None:
+        """Count a failure against a node.
+
+        Args:
+            node: Id of the node; "" if unknown.
+            what: Name of the failure. Equal names count once.
+        """
+        self._breaker.failed(node, what, time.monotonic())
+
+    def check_heartbeats(self) -> None:
+        """Ask workers for their images' progress, and end those without any, or without an answer."""
+        now = time.monotonic()
+        for handle in self._handles:
+            if not handle.tasks:
+                continue
+            if handle.heartbeat is not None and ray.wait([handle.heartbeat], timeout=0)[0]:
+                with suppress(RayError):  # it died; the calls of its shards report that too
+                    handle.moved = max(handle.moved, now - ray.get(handle.heartbeat))
+                handle.heartbeat = None
+            if handle.heartbeat is None and now - handle.asked >= _HEARTBEAT_SECONDS:
+                handle.heartbeat, handle.asked = handle.actor.still_for.remote(), now
+            if now - handle.moved > self._run.job.cluster.stall_seconds:
+                handle.moved = now
+                self._log.write("worker hangs", level=logging.WARNING, node=handle.node)
+                ray.kill(handle.actor)  # its calls end with this, as those of any dead worker
+
+
+def _node_of(actor: Any) -> str:
+    """Id of the node of an actor that never got ready, or ""."""
+    known = ray._private.state.actors(actor._actor_id.hex())
+    return str(known.get("Address", {}).get("NodeID", ""))

@@ -1,0 +1,155 @@
+"""Who does the attempts: the protocol, and the executor that needs no Ray.
+
+An executor starts attempts and reports how each one ended. It has no say in what follows from that: the loop in
+`jobs.run.execute` commits, counts, and decides what becomes of a failed attempt.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from maskfleet.jobs.cores import cores
+from maskfleet.jobs.errors import JobError, Stopped, StorageError
+from maskfleet.jobs.run.attempt import ShardReport, run_shard
+from maskfleet.jobs.run.backlog import Backlog, Task
+from maskfleet.jobs.run.begin import Run, Stop
+from maskfleet.jobs.run.open_pipeline import open_pipeline
+from maskfleet.jobs.run.pipeline import SHARDS_IN_FLIGHT, Pipeline
+from maskfleet.jobs.run.progress import Progress
+from maskfleet.jobs.training.loop import Train
+from maskfleet.jobs.training.loop import train as train_in_this_process
+
+OpenPipeline = Callable[[Run, int], Pipeline]
+"""Opens the pipeline of a worker, given the run and the number of CPU cores for it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailedAttempt:
+    """An attempt that ended with its worker, or with an error.
+
+    Attributes:
+        task: The shard, and its history.
+        error: The error.
+        alone: Whether the worker had no other shard, so that this one is certainly to blame.
+    """
+
+    task: Task
+    error: Exception
+    alone: bool
+
+
+Ended = ShardReport | FailedAttempt | None
+"""How an attempt ended. None is a sign of life: no attempt ended within the last second or so."""
+
+
+class Attempts(Protocol):
+    """The attempts of one run, in progress."""
+
+    def __iter__(self) -> Iterator[Ended]:
+        """How each attempt ended, until the backlog is empty and nothing is in progress.
+
+        Raises:
+            Stopped: The run was asked to stop, and the shards in progress have ended.
+            MaskfleetError: No attempt can succeed, or storage fails.
+        """
+
+    def recorded(self, report: ShardReport) -> None:
+        """Take note of a shard that is now committed, for logs and metrics."""
+
+
+class Executor(Protocol):
+    """Does the attempts of a run."""
+
+    train: Train
+    """Runs the steps of a training."""
+
+    def attempts(
+        self, run: Run, backlog: Backlog, progress: Progress, stop: Stop
+    ) -> AbstractContextManager[Attempts]:  # fmt: skip
+        """Start attempting the shards of a backlog. Not called for an empty one.
+
+        Args:
+            run: The run.
+            backlog: Shards without a commit. The caller puts a failed shard back into it.
+            progress: Receives the steps of the start, and lost workers.
+            stop: Returns True once no further shard may start.
+        """
+
+
+class InProcess:
+    """Attempts shards in this process, one pipeline for all of them.
+
+    Args:
+        open_pipeline: Opens the pipeline. Tests and benchmarks give their own.
+    """
+
+    def __init__(self, open_pipeline: OpenPipeline = open_pipeline) -> None:
+        self.train: Train = train_in_this_process
+        self._open_pipeline = open_pipeline
+
+    @contextmanager
+    def attempts(self, run: Run, backlog: Backlog, progress: Progress, stop: Stop) -> Iterator["InProcessAttempts"]:
+        """See `Executor.attempts`."""
+        with self._open_pipeline(run, cores()) as pipeline, ThreadPoolExecutor(SHARDS_IN_FLIGHT, "shard") as pool:
+            progress.reached("worker")
+            yield InProcessAttempts(run, backlog, progress, stop, pipeline=pipeline, pool=pool)
+
+
+class InProcessAttempts:
+    """The attempts of one run in this process. As on a worker, one shard's masks are written while the next decodes.
+
+    Args:
+        run: The run.
+        backlog: Shards without a commit.
+        progress: Receives attempts that raised an error.
+        stop: Returns True once no further shard may start.
+        pipeline: The pipeline.
+        pool: One thread per shard in progress.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        backlog: Backlog,
+        progress: Progress,
+        stop: Stop,
+        *,
+        pipeline: Pipeline,
+        pool: ThreadPoolExecutor,
+    ) -> None:
+        self._run = run
+        self._backlog = backlog
+        self._progress = progress
+        self._stop = stop
+        self._pipeline = pipeline
+        self._pool = pool
+
+    def __iter__(self) -> Iterator[Ended]:
+        """See `Attempts`."""
+        working: dict[Future[ShardReport], Task] = {}
+        draining = False
+        while working or (self._backlog and not draining):
+            draining = draining or self._stop()
+            while len(working) < SHARDS_IN_FLIGHT and not draining and (task := self._backlog.take(idle=True)):
+                working[self._pool.submit(run_shard, self._run.output, task.shard, self._pipeline)] = task
+            if not working:  # the plan's next shard is not listed yet
+                time.sleep(0.01)
+            for future in wait(working, timeout=0.1, return_when=FIRST_COMPLETED).done:
+                yield self._ended(future, working.pop(future))
+        if self._backlog:
+            raise Stopped
+
+    def _ended(self, future: Future[ShardReport], task: Task) -> ShardReport | FailedAttempt:
+        try:
+            return future.result()
+        except (StorageError, JobError):
+            raise
+        except Exception as error:
+            self._progress.deaths += 1
+            return FailedAttempt(task=task, error=error, alone=True)
+
+    def recorded(self, report: ShardReport) -> None:
+        """Nothing: this process has neither event log nor metrics."""

@@ -1,0 +1,90 @@
+"""The end of a run: loose masks, statistics and the catalog from the commits, and `run.json`, last."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+from maskfleet.jobs.errors import StorageError
+from maskfleet.jobs.ledger import catalog
+from maskfleet.jobs.ledger.commit import Commit, leaves, pending
+from maskfleet.jobs.ledger.fence import Fence
+from maskfleet.jobs.ledger.manifest import Shard
+from maskfleet.jobs.network import tuning
+from maskfleet.jobs.planning.plan import gone_rows
+from maskfleet.jobs.run.begin import Run
+from maskfleet.jobs.run.derived import compact, export_rest
+from maskfleet.jobs.run.progress import Progress
+from maskfleet.jobs.run.summary import RunSummary
+
+
+def finish(run: Run, progress: Progress) -> RunSummary:
+    """Derive everything that follows from the commits, and write `run.json`.
+
+    Raises:
+        StorageError: A shard has no commit, or its files are not as its commit describes them.
+        Locked: Another run has taken the output over.
+    """
+    output = run.output
+    commits = output.commits.all()
+    if missing := [shard.id for shard in pending(output.manifest.shards(), commits)]:
+        raise StorageError(f"shards {', '.join(missing[:5])} have no commit; run the same command again")
+    done = list(leaves(output.manifest.shards(), commits))
+    export_rest(output, done)
+    errors = _written(run, done)
+    summary = _summary(run, progress, done, errors)
+    Fence(output.storage, run.generation).check()
+    output.storage.write(f"runs/{run.run_id}/run.json", json.dumps(summary.to_json(), indent=1).encode())
+    return summary
+
+
+def _written(run: Run, done: Iterable[tuple[Shard, Commit]]) -> Counter[str]:
+    """Write the compacted statistics and the catalog's next version. Returns the failures by error class."""
+    storage = run.output.storage
+    errors: Counter[str] = Counter()
+    rows = compact(run.output, done, run.job.input, errors)
+    catalog.add(
+        storage,
+        run.run_id,
+        catalog.with_gone(rows, gone_rows(storage, run.run_id), run.run_id),
+        fence=Fence(storage, run.generation),
+    )
+    for _ in rows:  # the catalog skips a run that it already has, and its statistics must be written all the same
+        pass
+    return errors
+
+
+def _summary(run: Run, progress: Progress, done: list[tuple[Shard, Commit]], errors: Counter[str]) -> RunSummary:
+    output, frozen = run.output, run.output.manifest.frozen
+    failed = sum(commit.failed for _, commit in done)
+    images = sum(commit.images for _, commit in done)
+    complete = not images or failed / images <= run.job.run.max_error_rate
+    tuned = tuning.read(output.storage, run.run_id)
+    return RunSummary(
+        run_id=run.run_id,
+        status="complete" if complete else "incomplete",
+        exit_code=0 if complete else 1,
+        images=images,
+        ok=images - failed,
+        failed=failed,
+        errors=dict(errors.most_common()),
+        planned=frozen.why,
+        listed=frozen.listed,
+        listed_to_its_end=frozen.whole or run.job.select.limit is not None,
+        gone=frozen.gone,
+        shards=len(done),
+        resumed=run.resumed,
+        seconds=round(progress.seconds, 3),
+        images_per_second=round(progress.rate, 3),
+        start_seconds={step: round(seconds, 3) for step, seconds in progress.start.items()},
+        measured_images=progress.measured,
+        speed=progress.speed(loose=output.loose),
+        attempts_lost=progress.deaths,
+        tuning=None if tuned is None else asdict(tuned),
+        short_of_memory=progress.short_of_memory,
+        commit_mode=output.commits.mode,
+        fingerprint=output.fingerprint,
+        generation=run.generation,
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+    )

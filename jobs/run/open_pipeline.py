@@ -1,0 +1,57 @@
+"""From a run to its pipeline: the one place where a job becomes a network resident on a device."""
+
+from typing import Any
+
+from maskfleet.jobs.errors import JobError
+from maskfleet.jobs.inputs.fetch import Inputs
+from maskfleet.jobs.network import tuning
+from maskfleet.jobs.network.inference_config import encoder_of, fingerprint_of, load_weights, segmenter_of
+from maskfleet.jobs.network.sample import limits_of
+from maskfleet.jobs.run.begin import Run
+from maskfleet.jobs.run.pipeline import Encoder, Pipeline
+
+
+def open_pipeline(run: Run, cpus: int) -> Pipeline:
+    """Load the weights and open a pipeline around them.
+
+    Args:
+        run: The run.
+        cpus: Number of CPU cores for this process.
+
+    Raises:
+        JobError: The weights have changed, the device is missing, or it cannot do what the job asks.
+    """
+    job, output = run.job, run.output
+    weights = load_weights(job)
+    if fingerprint_of(job, weights) != output.fingerprint:
+        raise JobError(
+            f"weights {', '.join(job.weights)} changed since the run began; run the command again to begin a new run"
+        )
+    threads = int(run.record["threads"])
+    tuned = tuning.read(output.storage, run.run_id)
+    if tuned is None:
+        mine = tuning.tune(job, weights, output.manifest, output.storage, threads=threads)
+        tuned = tuning.settled(output.storage, run.run_id, output.commits.mode, mine)
+    segmenter = segmenter_of(
+        job, weights, threads=threads, precision=tuned.precision,
+        batch_pixels=tuned.batch_pixels, batches=tuned.batches_by_shape, fused=tuned.fused,
+    )  # fmt: skip
+    forward = tuning.forward_of(segmenter, tuned.shape, run.images)
+    return pipeline_around(run, segmenter, cpus, encoder=encoder_of(job, weights), forward=forward)
+
+
+def pipeline_around(run: Run, segmenter: Any, cpus: int, *, encoder: Encoder | None, **more: Any) -> Pipeline:
+    """A pipeline around a segmenter, with the limits of the run's job.
+
+    Args:
+        run: The run.
+        segmenter: The network on its device; see `jobs.run.pipeline.Device`.
+        cpus: Number of CPU cores for this process.
+        encoder: Encoder of masks; None for statistics alone.
+        more: Further arguments of `Pipeline`.
+    """
+    job = run.job
+    decoders = job.cluster.decoders if job.cluster.decoders != "auto" else max(1, cpus - 1)
+    settings: dict[str, Any] = {"decoders": decoders, "encoders": max(1, cpus // 2)} | more
+    limits = limits_of(job, segmenter.n_channels)
+    return Pipeline(segmenter, encoder=encoder, limits=limits, inputs=Inputs(profile=job.profile), **settings)
