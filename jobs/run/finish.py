@@ -79,7 +79,7 @@ def _summary(run: Run, progress: Progress, done: list[tuple[Shard, Commit]], err
         images_per_second=round(progress.rate, 3),
         start_seconds={step: round(seconds, 3) for step, seconds in progress.start.items()},
         measured_images=progress.measured,
-        speed=progress.speed(loose=output.loose),
+        speed=progress.speed(loose=output.format.loose),
         attempts_lost=progress.deaths,
         tuning=None if tuned is None else asdict(tuned),
         short_of_memory=progress.short_of_memory,

@@ -4,11 +4,12 @@ from typing import Any
 
 from maskfleet.jobs.errors import JobError
 from maskfleet.jobs.inputs.fetch import Inputs
+from maskfleet.jobs.masks.formats import Encoder
 from maskfleet.jobs.network import tuning
 from maskfleet.jobs.network.inference_config import encoder_of, fingerprint_of, load_weights, segmenter_of
 from maskfleet.jobs.network.sample import limits_of
 from maskfleet.jobs.run.begin import Run
-from maskfleet.jobs.run.pipeline import Encoder, Pipeline
+from maskfleet.jobs.run.pipeline import Pipeline
 
 
 def open_pipeline(run: Run, cpus: int) -> Pipeline:
