@@ -336,7 +336,8 @@ def test_a_run_that_is_taken_over_writes_nothing_more(images, tmp_path, weights_
     with pytest.raises(Locked, match="wait for that one"):
         run(job_of(images, tmp_path / "out", weights_file), on_progress=taken_over)
     (run_folder,) = (tmp_path / "out/runs").iterdir()
-    assert len(list((run_folder / "commits").iterdir())) == 2
+    # Two shards are in progress at once, so a third may have been committed just before.
+    assert len(list((run_folder / "commits").iterdir())) in (2, 3)
     assert not (run_folder / "run.json").exists()
     report = run(job_of(images, tmp_path / "out", weights_file))
     assert (report.ok, report.resumed, report.generation) == (24, True, 10)
