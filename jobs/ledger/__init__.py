@@ -1,1 +1,1 @@
-"""What storage holds of a run and of an output, and who may change it."""
+"""The stored records of a run and an output, and the right to change them."""

@@ -1,12 +1,11 @@
-"""The newest outcome of every image, over all runs of an output: what the next night's plan is compared with.
+"""The catalog: the newest outcome of every image over all runs of an output. The next run's plan is compared with it.
 
-    catalog/<version>.json     created if absent: which runs of rows there are, oldest first; the highest counts
-    catalog/rows/*.parquet     rows sorted by key, in files of a bounded size; never written over
+    catalog/<version>.json     created if absent; lists the deltas, oldest first; the highest version counts
+    catalog/rows/*.parquet     rows sorted by key, in files of bounded size; never overwritten
 
-A log-structured merge tree, as small as one can be: a night adds its own rows as one sorted run, whatever has been
-before it, and eight runs of like size are merged into one. So a row is rewritten once each time the catalog has become
-eight times as large, and a night's cost follows its own size. Everything here is derived from committed statistics, and
-`jobs.run.derived.rebuild_catalog` makes it again.
+The catalog is a small log-structured merge tree. Each run adds its rows as one delta, and eight deltas of similar size
+are merged into one. A row is rewritten only when the catalog has grown eightfold, so a run's cost follows its own size.
+Everything is derived from committed statistics; `jobs.run.derived.rebuild_catalog` restores it.
 """
 
 import io
@@ -34,10 +33,10 @@ FINAL = (
     *("damaged_tar", "unsafe_name", "duplicate_name", "link", "sparse", "no_column", "damaged_parquet", "no_bytes"),
     "bad_name",
 )
-"""Failures that the same bytes under the same job give again, so that a new run does not try them."""
+"""Error classes of failures that recur for the same bytes and the same job. New runs do not retry them."""
 
 GONE = "gone"
-"""Status of an image that the input has no more: a tombstone, which the image's story ends with."""
+"""Status of a tombstone: the row of an image that is no longer in the input."""
 
 SCHEMA = pa.schema(
     [
@@ -52,10 +51,11 @@ SCHEMA = pa.schema(
         pa.field("input", pa.string(), nullable=False),
     ]
 )
-"""`status` is ok, failed or gone; `run_id` and `shard` name what made it so; `input` is the job's, as it was listed."""
+"""Columns of the catalog.
 
-CLASSES = ("decode", "oom", "io", "crash")
-"""Kinds of failure that `maskfleet retry` knows."""
+`status` is `ok`, `failed` or `gone`. `run_id` and `shard` name the source of the row; `shard` is null in a rebuilt
+catalog. `input` is the input of the job, as written in the job file.
+"""
 
 _FAN_IN = 8
 _GROUPS_OF_A_FILE = 32
@@ -63,7 +63,14 @@ _FOLDER = "catalog"
 
 
 class File(NamedTuple):
-    """Rows of one run, from the key `first` to the key `last`."""
+    """A file of rows.
+
+    Attributes:
+        path: Path in the output.
+        rows: Number of rows.
+        first: First key.
+        last: Last key.
+    """
 
     path: str
     rows: int
@@ -71,22 +78,26 @@ class File(NamedTuple):
     last: str
 
 
+Delta = tuple[File, ...]
+"""Rows added by one run, or merged from several runs: files in key order, each key at most once."""
+
+
 class Version(NamedTuple):
     """A state of the catalog.
 
     Attributes:
-        number: Of its record; 0 where there is none.
-        runs: Sorted runs of rows, oldest first; the newest that has a key decides.
-        last_run: The newest run of the job that is in it.
+        number: Version number; 0 if there is no catalog.
+        deltas: Deltas, oldest first. The newest row of a key counts.
+        last_run: Id of the newest run added completely; empty if there is none.
     """
 
     number: int
-    runs: tuple[tuple[File, ...], ...]
+    deltas: tuple[Delta, ...]
     last_run: str
 
 
 def current(storage: Storage) -> Version:
-    """The newest version."""
+    """Return the newest version."""
     while True:
         numbers = _versions(storage)
         if not numbers:
@@ -94,11 +105,11 @@ def current(storage: Storage) -> Version:
         try:
             return _version(storage, numbers[-1])
         except NotFound:
-            continue  # deleted just now: there is a newer
+            continue  # deleted in the meantime: there is a newer one
 
 
 def kept(storage: Storage) -> Iterator[Version]:
-    """Every version whose files may be in use."""
+    """Yield all stored versions. Readers may still use their files."""
     for number in _versions(storage):
         with suppress(NotFound):
             yield _version(storage, number)
@@ -106,7 +117,8 @@ def kept(storage: Storage) -> Iterator[Version]:
 
 def _version(storage: Storage, number: int) -> Version:
     record = json.loads(storage.read(_path(number)))
-    return Version(number, tuple(tuple(File(*file) for file in run) for run in record["runs"]), record["last_run"])
+    deltas = tuple(tuple(File(*file) for file in delta) for delta in record["runs"])
+    return Version(number, deltas, record["last_run"])
 
 
 def _versions(storage: Storage) -> list[int]:
@@ -118,21 +130,21 @@ def _path(version: int) -> str:
 
 
 def rows(storage: Storage, version: Version) -> Iterator[pa.Table]:
-    """The newest row of every key, in key order, a chunk at a time."""
-    return merged([_rows_of(storage, run) for run in version.runs], newest=True)
+    """Yield the newest row of every key, tombstones included, in key order and in tables of bounded size."""
+    return merged([_rows_of(storage, delta) for delta in version.deltas], newest=True)
 
 
-def _rows_of(storage: Storage, run: Iterable[File]) -> Iterator[pa.Table]:
-    for file in run:
+def _rows_of(storage: Storage, delta: Iterable[File]) -> Iterator[pa.Table]:
+    for file in delta:
         with pq.ParquetFile(io.BytesIO(storage.read(file.path))) as parquet:
             for group in range(parquet.num_row_groups):
                 yield parquet.read_row_group(group)
 
 
 def find(storage: Storage, version: Version, key: str) -> dict[str, Any] | None:
-    """An image's row, from at most one file of each run."""
-    for run in reversed(version.runs):
-        for file in run:
+    """Return the newest row of an image, or None. Reads at most one file of each delta."""
+    for delta in reversed(version.deltas):
+        for file in delta:
             if file.first <= key <= file.last:
                 table = pq.read_table(io.BytesIO(storage.read(file.path)), filters=[("key", "=", key)])
                 if table.num_rows:
@@ -142,10 +154,10 @@ def find(storage: Storage, version: Version, key: str) -> dict[str, Any] | None:
 
 
 def ending(storage: Storage, version: Version, end: str) -> str:
-    """The key that an ending means; see `jobs.ledger.keys`.
+    """Return the only key with an ending; see `jobs.ledger.keys.chosen`.
 
     Raises:
-        JobError: No key ends so, or several do.
+        JobError: No key has this ending, or several keys have it.
     """
     if find(storage, version, end):
         return end
@@ -154,16 +166,19 @@ def ending(storage: Storage, version: Version, end: str) -> str:
 
 
 def add(
-    storage: Storage, run_id: str, tables: Iterable[pa.Table], *, fence: Fence | None = None, whole: bool = True
+    storage: Storage, run_id: str, tables: Iterable[pa.Table], *, fence: Fence | None = None, complete: bool = True
 ) -> Version:
-    """Add a run's outcomes. Doing it again changes nothing.
+    """Add the rows of a run. Adding a run twice has no effect.
 
     Args:
-        storage: The output.
-        run_id: Of the job's run; runs come in order of id.
-        tables: Of `SCHEMA`, sorted by key, each key once.
-        fence: Of the driver that adds it.
-        whole: Whether these are all of the run's outcomes; else more of them may be added later.
+        storage: Output storage.
+        run_id: Run to add. Runs must be added in order of id.
+        tables: Rows in `SCHEMA`, sorted by key, each key once.
+        fence: Fence of the driver adding the run.
+        complete: Whether these are all rows of the run. If not, more may be added later.
+
+    Returns:
+        The newest version.
 
     Raises:
         Locked: Another driver holds the output, or made a version at the same time.
@@ -174,33 +189,33 @@ def add(
     added = _stored(storage, tables)
     if not added:
         return version
-    runs = _compacted(storage, [*version.runs, added])
+    deltas = _compacted(storage, [*version.deltas, added])
     if fence is not None:
         fence.check()
-    new = Version(version.number + 1, tuple(runs), run_id if whole else version.last_run)
-    record = json.dumps({"last_run": new.last_run, "runs": new.runs}).encode()
+    new = Version(version.number + 1, tuple(deltas), run_id if complete else version.last_run)
+    record = json.dumps({"last_run": new.last_run, "runs": new.deltas}).encode()
     if not storage.create(_path(new.number), record) and storage.read(_path(new.number)) != record:
-        raise Locked(f"another run has just changed the catalog of {storage.root}; wait for it, and run again")
-    # Who reads the version before may go on for a while; of older ones nobody is left.
+        raise Locked(f"another run has just changed the catalog of {storage.root}; wait for it, then run again")
+    # Readers of the previous version may still be at work. Nobody reads older ones.
     for number in _versions(storage)[:-2]:
         storage.delete(_path(number))
     return new
 
 
-def _compacted(storage: Storage, runs: list[tuple[File, ...]]) -> list[tuple[File, ...]]:
-    """Merge the newest runs of one size while there are enough of them; `jobs.outputs.gc` deletes their files."""
-    while len(runs) >= _FAN_IN and _tier(runs[-1]) >= max(_tier(run) for run in runs[-_FAN_IN:]):
-        old = runs[-_FAN_IN:]
-        new = _stored(storage, merged([_rows_of(storage, run) for run in old], newest=True))
-        runs = [*runs[:-_FAN_IN], new]
-    return runs
+def _compacted(storage: Storage, deltas: list[Delta]) -> list[Delta]:
+    """Merge the newest deltas while there are enough of one size. `jobs.outputs.gc` deletes the merged files."""
+    while len(deltas) >= _FAN_IN and _tier(deltas[-1]) >= max(_tier(delta) for delta in deltas[-_FAN_IN:]):
+        old = deltas[-_FAN_IN:]
+        new = _stored(storage, merged([_rows_of(storage, delta) for delta in old], newest=True))
+        deltas = [*deltas[:-_FAN_IN], new]
+    return deltas
 
 
-def _tier(run: Sequence[File]) -> int:
-    return int(math.log(max(1, sum(file.rows for file in run)), _FAN_IN))
+def _tier(delta: Delta) -> int:
+    return int(math.log(max(1, sum(file.rows for file in delta)), _FAN_IN))
 
 
-def _stored(storage: Storage, tables: Iterable[pa.Table]) -> tuple[File, ...]:
+def _stored(storage: Storage, tables: Iterable[pa.Table]) -> Delta:
     groups = even(tables)
     return tuple(_file(storage, chain([group], islice(groups, _GROUPS_OF_A_FILE - 1))) for group in groups)
 
@@ -221,22 +236,30 @@ def _file(storage: Storage, groups: Iterable[pa.Table]) -> File:
 
 
 def file_of(groups: Iterable[pa.Table]) -> bytes:
-    """Rows as stored; of their tables one at a time is in memory uncompressed."""
+    """Return a Parquet file of catalog rows. Only one table is held uncompressed at a time."""
     sink = io.BytesIO()
-    alike = [name for name in SCHEMA.names if name not in ("key", "etag")]
-    with pq.ParquetWriter(sink, SCHEMA, compression="zstd", use_dictionary=alike, write_statistics=["key"]) as writer:
+    repetitive = [name for name in SCHEMA.names if name not in ("key", "etag")]
+    with pq.ParquetWriter(
+        sink, SCHEMA, compression="zstd", use_dictionary=repetitive, write_statistics=["key"]
+    ) as writer:
         for group in groups:
             writer.write_table(group.select(SCHEMA.names).cast(SCHEMA), row_group_size=CHUNK)
     return sink.getvalue()
 
 
 def table_of(data: bytes) -> pa.Table:
-    """Rows as read back."""
+    """Return the rows in a file written by `file_of`."""
     return pq.read_table(io.BytesIO(data), schema=SCHEMA)
 
 
-def outcomes(statistics: pa.Table, *, input_: str, shards: pa.ChunkedArray | None = None) -> pa.Table:
-    """Statistics as catalog rows."""
+def from_statistics(statistics: pa.Table, *, input_: str, shards: pa.ChunkedArray | None = None) -> pa.Table:
+    """Return the catalog rows of a statistics table.
+
+    Args:
+        statistics: Rows in `jobs.ledger.statistics.SCHEMA`.
+        input_: Input of the job.
+        shards: Shard id of each row; None if unknown.
+    """
     count = statistics.num_rows
     shards = pa.chunked_array([pa.nulls(count, pa.string())]) if shards is None else shards
     table = statistics.select([name for name in SCHEMA.names if name not in ("shard", "input")])
@@ -244,8 +267,13 @@ def outcomes(statistics: pa.Table, *, input_: str, shards: pa.ChunkedArray | Non
     return table.select(SCHEMA.names).replace_schema_metadata(None).cast(SCHEMA)
 
 
-def gone(known: pa.Table, run_id: str) -> pa.Table:
-    """Tombstones of catalog rows."""
+def tombstones(known: pa.Table, run_id: str) -> pa.Table:
+    """Return the tombstones of images missing from a run's listing.
+
+    Args:
+        known: Catalog rows of the missing images.
+        run_id: Run whose listing missed them.
+    """
     count = known.num_rows
     changed = {"status": pa.array([GONE] * count), "run_id": pa.array([run_id] * count)}
     nulls = pa.nulls(count, pa.string())
@@ -255,8 +283,28 @@ def gone(known: pa.Table, run_id: str) -> pa.Table:
     return known
 
 
-def of_classes(stage: pa.Array, error_class: pa.Array, classes: Sequence[str]) -> pa.Array:
-    """Which failures are of these kinds; see `CLASSES`."""
+def with_tombstones(done: Iterable[pa.Table], missing: Iterable[pa.Table], run_id: str) -> Iterator[pa.Table]:
+    """Merge a run's rows with the tombstones of the images it missed.
+
+    Args:
+        done: Catalog rows of the run, sorted by key.
+        missing: Catalog rows of the missing images, sorted by key. Their keys differ from those of `done`.
+        run_id: The run.
+    """
+    return merged([iter(done), (tombstones(table, run_id) for table in missing)])
+
+
+def in_classes(stage: pa.Array, error_class: pa.Array, classes: Sequence[str]) -> pa.Array:
+    """Tell which failures `maskfleet retry` selects.
+
+    Args:
+        stage: Stage of each failure.
+        error_class: Error class of each failure.
+        classes: Kinds of failures to select: `decode`, `oom`, `io` or `crash`.
+
+    Returns:
+        A boolean array; False for rows without a failure.
+    """
     crash = pc.fill_null(pc.equal(error_class, "crash"), False)
     oom = pc.fill_null(pc.is_in(error_class, value_set=pa.array(["memory", "out_of_memory"])), False)
     of = {
@@ -269,8 +317,3 @@ def of_classes(stage: pa.Array, error_class: pa.Array, classes: Sequence[str]) -
     for name in classes:
         found = pc.or_(found, of[name])
     return found
-
-
-def with_gone(done: Iterable[pa.Table], vanished: Iterable[pa.Table], run_id: str) -> Iterator[pa.Table]:
-    """A run's rows and its tombstones, both sorted and of different keys, as one sorted stream."""
-    return merged([iter(done), (gone(table, run_id) for table in vanished)])

@@ -1,10 +1,10 @@
-"""The commit: the one small record that makes an attempt at a shard true.
+"""The commit: the one small record that makes an attempt at a shard valid.
 
-Every attempt writes under a name of its own and overwrites nothing. Then one conditional PUT of
-`commits/<shard>.json` decides. A request whose response was lost may have won, so whoever is told
-"exists" reads the record and looks for its own nonce. A shard that kills workers is cut in two by
-the same record: it then names its halves instead of an attempt, so that an attempt from the past
-cannot be committed beside them. Readers start from commits, never from a listing of attempts.
+Every attempt writes under a name of its own and overwrites nothing. Then one conditional PUT of `commits/<shard>.json`
+decides. A request may succeed although its response is lost, so on "exists" the attempt reads the record back and looks
+for its own nonce. The same record splits a shard that kills workers: it marks the shard as split instead of naming an
+attempt, so a late attempt at the whole shard cannot be committed beside its halves. Readers start from commits, never
+from a listing of attempts.
 """
 
 import hashlib
@@ -26,12 +26,12 @@ _READS_IN_FLIGHT = 32
 
 
 class Object(NamedTuple):
-    """A file of an attempt.
+    """A file written by an attempt.
 
     Attributes:
-        path: In the output.
-        size: Bytes.
-        sha256: Hexadecimal.
+        path: Path in the output.
+        size: Size in bytes.
+        sha256: SHA-256 of the content, hexadecimal.
     """
 
     path: str
@@ -40,16 +40,16 @@ class Object(NamedTuple):
 
 
 class Commit(NamedTuple):
-    """What a shard came to.
+    """The committed state of a shard.
 
     Attributes:
-        shard: The shard's id.
-        attempt: Nonce of the attempt that counts; of a cut, of the record itself.
-        objects: Its files, by name (`masks.tar`, `stats.parquet`).
-        images: Rows in its statistics.
-        failed: How many of them failed.
-        split: Whether the shard was cut in two instead; then `<id>.0` and `<id>.1` have commits of their own.
-        generation: Of the lock under which it was made.
+        shard: Shard id.
+        attempt: Nonce of the committed attempt; for a split, a nonce of the record.
+        objects: Files of the attempt, by name (`masks.tar`, `stats.parquet`).
+        images: Number of images.
+        failed: Number of failed images.
+        split: Whether the shard was split in two instead. Its halves, `<id>.0` and `<id>.1`, have their own commits.
+        generation: Generation of the lock under which the commit was made.
     """
 
     shard: str
@@ -61,43 +61,43 @@ class Commit(NamedTuple):
     generation: int = 0
 
     def to_json(self) -> bytes:
-        """As stored."""
+        """Return the record as stored."""
         record = self._asdict()
         record["objects"] = {name: item._asdict() for name, item in self.objects.items()}
         return json.dumps(record, indent=1).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> "Commit":
-        """As read back."""
+        """Parse a stored record."""
         record: dict[str, Any] = json.loads(data)
         record["objects"] = {name: Object(**item) for name, item in record["objects"].items()}
         return cls(**record)
 
 
 def put(storage: Storage, path: str, data: bytes) -> Object:
-    """Write a file, and say what a commit must say of it."""
+    """Write a file and return its entry for the commit."""
     storage.write(path, data)
     return Object(path, len(data), hashlib.sha256(data).hexdigest())
 
 
 def checked(storage: Storage, item: Object) -> bytes:
-    """A file, as its commit describes it.
+    """Read a committed file and verify its size and SHA-256.
 
     Raises:
-        NotFound: It is missing.
-        Damaged: It is another.
+        NotFound: The file is missing.
+        Damaged: The file differs from its description in the commit.
     """
     data = storage.read(item.path)
     if len(data) != item.size or hashlib.sha256(data).hexdigest() != item.sha256:
         raise Damaged(
-            f"{storage.url(item.path)} is not what its commit describes ({len(data)} bytes, {item.size} expected); "
-            "restore it, or delete the run's folder and run again"
+            f"{storage.url(item.path)} differs from what its commit describes "
+            f"({len(data)} bytes, {item.size} expected); restore it, or delete the run's folder and run again"
         )
     return data
 
 
 def nonce() -> str:
-    """A name that nobody else has."""
+    """Return a new unique name: 16 hexadecimal digits."""
     return secrets.token_hex(8)
 
 
@@ -105,11 +105,11 @@ class Commits:
     """The commits of one run.
 
     Args:
-        storage: The output.
-        run_id: Whose.
-        mode: "worker" where storage keeps the condition; "driver" where it does not and only the
-            driver may commit, one at a time.
-        fence: Of the driver that this commits for; None where nothing is committed.
+        storage: Output storage.
+        run_id: The run.
+        mode: `worker` if storage honours create-if-absent; otherwise `driver`: only the driver commits, one shard at a
+            time.
+        fence: Fence of the driver on whose behalf commits are made; None for readers.
     """
 
     def __init__(self, storage: Storage, run_id: str, mode: Mode, fence: Fence | None = None) -> None:
@@ -119,13 +119,14 @@ class Commits:
         self.mode = mode
 
     def commit(self, commit: Commit) -> Commit:
-        """Make this true, unless something else is.
+        """Commit an attempt unless its shard already has a commit.
 
         Returns:
-            The commit that counts: this one, or the one that was first.
+            The valid commit: this one, or the earlier one.
 
         Raises:
             Locked: Another driver has taken over.
+            StorageError: Storage reports an existing commit but cannot return it.
         """
         if self._fence is not None:
             self._fence.check()
@@ -140,22 +141,22 @@ class Commits:
             return commit
         first = self.get(commit.shard)
         if first is None:
-            raise StorageError(f"{self._storage.url(path)} exists and cannot be read; run the same command again")
+            raise StorageError(f"{self._storage.url(path)} exists but cannot be read; run the same command again")
         return first
 
     def split(self, shard: Shard) -> Commit:
-        """Cut a shard in two, unless it is done. Returns the commit that counts."""
+        """Split a shard in two unless it already has a commit. Returns the valid commit."""
         return self.commit(Commit(shard.id, nonce(), {}, 0, 0, split=True))
 
     def get(self, shard_id: str) -> Commit | None:
-        """A shard's commit, if it has one."""
+        """Return the commit of a shard, or None."""
         try:
             return Commit.from_json(self._storage.read(f"{self._folder}/{shard_id}.json"))
         except NotFound:
             return None
 
     def all(self) -> dict[str, Commit]:
-        """Every commit, by shard id."""
+        """Return every commit of the run, by shard id."""
         names = [name.removesuffix(".json") for name in self._storage.names(self._folder) if name.endswith(".json")]
         with ThreadPoolExecutor(_READS_IN_FLIGHT) as pool:
             found = pool.map(self.get, names)
@@ -163,7 +164,7 @@ class Commits:
 
 
 def pending(shards: Iterable[Shard], commits: Mapping[str, Commit]) -> Iterator[Shard]:
-    """The shards, or parts of shards, that have no commit."""
+    """Yield the shards, or halves of split shards, without a commit."""
     for shard in shards:
         commit = commits.get(shard.id)
         if commit is None:
@@ -173,7 +174,7 @@ def pending(shards: Iterable[Shard], commits: Mapping[str, Commit]) -> Iterator[
 
 
 def leaves(shards: Iterable[Shard], commits: Mapping[str, Commit]) -> Iterator[tuple[Shard, Commit]]:
-    """The shards, or parts, with the commit that holds their rows, in the manifest's order."""
+    """Yield the committed shards, or halves of split shards, each with its commit, in the manifest's order."""
     for shard in shards:
         commit = commits.get(shard.id)
         if commit is not None and commit.split:
@@ -183,10 +184,13 @@ def leaves(shards: Iterable[Shard], commits: Mapping[str, Commit]) -> Iterator[t
 
 
 def probe(storage: Storage) -> Mode:
-    """Whether storage keeps the condition that commits rest on; leaves nothing behind.
+    """Test whether storage honours create-if-absent. Leaves nothing behind.
+
+    Returns:
+        Commit mode for this storage; see `Commits`.
 
     Raises:
-        Denied: The output cannot be written.
+        Denied: The output is not writable.
     """
     path = f".maskfleet-probe/{nonce()}"
     try:
@@ -196,7 +200,7 @@ def probe(storage: Storage) -> Mode:
         storage.delete(path)
         with ThreadPoolExecutor(_RACERS) as pool:
             wins = list(pool.map(lambda racer: storage.create(path, str(racer).encode()), range(_RACERS)))
-        # Fewer than one is a lost response, which the protocol bears; more than one is no exclusion.
+        # No win is a lost response, tolerated by the protocol. Two wins mean that storage ignores the condition.
         return "worker" if sum(wins) <= 1 else "driver"
     finally:
         storage.delete(path)

@@ -1,20 +1,20 @@
-"""The fence that keeps a driver which was succeeded from committing: the lock's generation, looked at again."""
+"""The fence: keeps a superseded driver from committing, by comparing the lock's generation again."""
 
 from maskfleet.jobs.errors import Locked
 from maskfleet.jobs.storage.contract import Storage
 
 
 def newest(storage: Storage) -> int:
-    """The highest generation of an output's lock; 0 where nobody ever held it."""
+    """Return the highest generation of an output's lock; 0 if it was never held."""
     return max((int(name.split(".")[0]) for name in storage.names("lock") if name[:6].isdigit()), default=0)
 
 
 class Fence:
-    """Keeps a holder that was succeeded from committing.
+    """A lock holder's right to commit, valid until another driver takes over.
 
     Args:
-        storage: The output.
-        generation: Of the holder.
+        storage: Output storage.
+        generation: Generation of the lock held.
     """
 
     def __init__(self, storage: Storage, generation: int) -> None:
@@ -22,12 +22,12 @@ class Fence:
         self.generation = generation
 
     def check(self) -> None:
-        """Pass only while nobody has succeeded the holder.
+        """Check that no other driver has taken over.
 
         Raises:
-            Locked: Somebody has.
+            Locked: Another driver has taken over.
         """
         if newest(self._storage) > self.generation:
             raise Locked(
-                f"another run took {self._storage.root} over while this one was not heard of; wait for that one"
+                f"another run took over {self._storage.root} while this one did not respond; wait for that run to end"
             )

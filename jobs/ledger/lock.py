@@ -1,12 +1,12 @@
-"""The lock that keeps a second driver away from an output.
+"""The lock: keeps a second driver away from an output.
 
-`lock/<generation>.json`, each created if absent: who creates the highest generation holds the
-output. A holder renews its record; one that has not for `STALE` seconds, or whose process is known
-to be dead, is succeeded by the next generation, and finds that out at its next renewal. So a driver
-that was killed is replaced at once on the same machine, and after `STALE` seconds on another.
+The files are `lock/<generation>.json`, each created if absent. The creator of the highest generation holds the output
+and renews its record. A holder is superseded by the next generation if it has not renewed for `STALE` seconds or its
+process is known to be dead; it notices at its next renewal. A killed driver is thus replaced at once on the same
+machine, and after `STALE` seconds on another.
 
-The generation is also the fencing token: whoever commits in the name of a holder, a worker or the driver itself, looks
-first whether there is a higher one (`Fence`). So a holder that was taken for dead and wakes up again writes no record.
+The generation is also the fencing token. Before a worker or driver commits, it checks that there is no higher
+generation (`Fence`). A holder taken for dead that wakes up again commits nothing.
 """
 
 import json
@@ -28,17 +28,22 @@ RENEW = 10.0
 """Seconds between renewals."""
 
 STALE = 60.0
-"""Seconds without one after which a holder on another machine counts as dead."""
+"""Seconds without a renewal after which a holder on another machine counts as dead."""
 
 
 class Lock:
-    """Holds an output from construction to `release`; a context does both.
+    """The exclusive right to write to an output, held from construction until `release`. Also a context manager.
+
+    Args:
+        storage: Output storage.
+        renew: Seconds between renewals.
+        stale: Seconds without a renewal after which another holder counts as dead.
 
     Attributes:
-        lost: Set when another driver took over; then nothing more may be written.
+        lost: Set once another driver has taken over. Nothing more may be written then.
 
     Raises:
-        Locked: Another run holds it.
+        Locked: Another run holds the output.
     """
 
     def __init__(self, storage: Storage, *, renew: float = RENEW, stale: float = STALE) -> None:
@@ -59,11 +64,11 @@ class Lock:
 
     @property
     def fence(self) -> Fence:
-        """For all that commits in this holder's name."""
+        """Fence for everything committed on behalf of this holder."""
         return Fence(self._storage, self._generation)
 
     def release(self) -> None:
-        """Let others in."""
+        """Release the output."""
         if not self._done.is_set():
             self._done.set()
             self._thread.join()
@@ -77,9 +82,9 @@ class Lock:
             self._refuse_if_held(before)
         mine = before + 1
         created = self._storage.create(self._path(mine), self._record())
-        # Two may have seen the same newest; and after a lost response "exists" may be our own record.
+        # Two drivers may have seen the same generation. After a lost response, "exists" may mean our own record.
         if (not created and self._read(mine).get("nonce") != self._nonce) or self._newest() != mine:
-            raise Locked(f"another run has just taken {self._storage.root}; wait for it, or give another output")
+            raise Locked(f"another run has just locked {self._storage.root}; wait for it, or choose another output")
         for generation in range(max(1, mine - 8), mine):
             self._storage.delete(self._path(generation))
         return mine
@@ -91,13 +96,13 @@ class Lock:
         here = _place()
         if here is not None and holder.get("place") == here and not _alive(holder):
             return
-        # A process that is there and yet not heard of hangs or is stopped; the fence keeps it out when it wakes up.
+        # A live process that stopped renewing hangs or is suspended. The fence keeps it out when it wakes up.
         if time.time() - float(holder.get("renewed", 0)) > self._stale:
             return
         raise Locked(
             f"{self._storage.root} is held by process {holder.get('pid')} on {holder.get('host')} "
             f"(renewed {time.time() - float(holder.get('renewed', 0)):.0f} s ago); wait for that run, stop it, "
-            "or give another output"
+            "or choose another output"
         )
 
     def _keep(self) -> None:
@@ -108,7 +113,7 @@ class Lock:
                     return
                 self._storage.write(self._path(self._generation), self._record())
             except MaskfleetError:
-                continue  # storage is away for now; the others judge by their clocks, and the fence by the storage
+                continue  # storage is unreachable for now; other drivers judge by their clocks, the fence by storage
 
     def _newest(self) -> int:
         return newest(self._storage)
@@ -140,11 +145,16 @@ class Lock:
 def locked(
     storage: Storage, on_overlap: Literal["skip", "fail", "wait"], stopped: Callable[[], bool] | None = None
 ) -> Lock:
-    """The lock, or what the job says where another run holds it.
+    """Acquire the lock, or follow the job's `run.on_overlap` if another run holds it.
+
+    Args:
+        storage: Output storage.
+        on_overlap: `fail`, `skip` or `wait`.
+        stopped: Polled while waiting. Returns True to stop waiting.
 
     Raises:
-        Locked: Another run holds it, and is not waited for.
-        Skipped: It is to be left at that.
+        Locked: Another run holds the output, and `on_overlap` is `fail` or waiting was stopped.
+        Skipped: Another run holds the output, and `on_overlap` is `skip`.
     """
     if on_overlap == "wait":
         return waited(storage, stopped)
@@ -157,15 +167,15 @@ def locked(
 
 
 def waited(storage: Storage, stopped: Callable[[], bool] | None = None, *, pause: float = 1.0) -> Lock:
-    """The lock, once whoever holds it has let it go or is gone.
+    """Acquire the lock once its holder has released it or is gone.
 
     Args:
-        storage: The output.
-        stopped: Asked between tries; True ends the wait.
+        storage: Output storage.
+        stopped: Polled between tries. Returns True to stop waiting.
         pause: Seconds between tries.
 
     Raises:
-        Locked: `stopped` said so.
+        Locked: `stopped` returned True while another run held the output.
     """
     while True:
         try:
@@ -177,7 +187,7 @@ def waited(storage: Storage, stopped: Callable[[], bool] | None = None, *, pause
 
 
 def _place() -> str | None:
-    """Where process ids mean the same: this boot of this machine, and this container."""
+    """Return the scope of process ids: the boot of this machine and the container. None if unknown."""
     with suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -190,7 +200,7 @@ def _alive(holder: dict[str, Any]) -> bool:
 
 
 def _started(pid: int) -> str | None:
-    """When a process began, in clock ticks since boot, so that a reused id is not taken for it."""
+    """Return when a process started, in clock ticks since boot, to recognise reused ids. None if it is gone."""
     with suppress(OSError):
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return None if fields[0] == "Z" else fields[19]

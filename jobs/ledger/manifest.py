@@ -1,10 +1,10 @@
-"""The plan of a run as it is stored: which image is in which shard, and what its mask is called.
+"""The manifest: the stored plan of a run, with the shard and the mask name of every image.
 
-    runs/<run_id>/manifest/part-00000.parquet   32 shards each, a row group per shard; written while the input is listed
-    runs/<run_id>/manifest/frozen.json          last: how many parts, shards and images; from then on the plan is whole
+    runs/<run_id>/manifest/part-00000.parquet   32 shards per part, one row group per shard; written during the listing
+    runs/<run_id>/manifest/frozen.json          written last: number of parts, shards and images; the plan is complete
 
-A worker reads the part that its shard is in, and of it the shard's row group; nobody holds all records. Shards of parts
-that are written may be handed out before the rest is.
+A worker reads the row group of its shard, so no process holds all records. Shards of stored parts may start before the
+plan is complete.
 """
 
 import hashlib
@@ -33,23 +33,25 @@ SCHEMA = pa.schema(
         pa.field("why", pa.string(), nullable=False),
     ]
 )
-"""One row per image, sorted by key. `mask` is the mask's name; `why` it was planned: new, changed, stale or failed."""
+"""Columns of the plan: one row per image, sorted by key.
+
+`mask` is the name of the mask. `why` is the reason for planning the image: `new`, `changed`, `stale` or `failed`.
+"""
 
 PART_SHARDS = 32
-"""Shards of every part but the last."""
+"""Shards per part; the last part may have fewer."""
 
 _RECORD = ("key", "url", "size", "etag")
 _PARTS_HELD = 3
 
 
 class Shard(NamedTuple):
-    """A unit of work: consecutive rows of one row group of the manifest.
+    """The unit of work: consecutive rows of one row group of the manifest.
 
     Attributes:
-        id: The shard's number within the run, five digits or more; of a part of a shard that was cut in two,
-            followed by `.0` or `.1` for each cut.
+        id: Number of the shard within the run, with at least five digits. Each split appends `.0` or `.1`.
         start: First row within the row group.
-        stop: Row after the last.
+        stop: Row after the last one.
     """
 
     id: str
@@ -58,40 +60,40 @@ class Shard(NamedTuple):
 
     @property
     def group(self) -> int:
-        """The shard's number, uncut."""
+        """Number of the shard, ignoring splits."""
         return int(self.id.partition(".")[0])
 
     def __len__(self) -> int:
         return self.stop - self.start
 
     def halves(self) -> tuple["Shard", "Shard"]:
-        """The shard cut in two.
+        """Split the shard in two.
 
         Raises:
-            ValueError: It has one record only.
+            ValueError: The shard has only one record.
         """
         if len(self) < 2:
-            raise ValueError(f"shard {self.id} has {len(self)} records and cannot be cut")
+            raise ValueError(f"shard {self.id} has only one record and cannot be split")
         middle = (self.start + self.stop) // 2
         return Shard(f"{self.id}.0", self.start, middle), Shard(f"{self.id}.1", middle, self.stop)
 
 
 @dataclass(frozen=True)
 class Frozen:
-    """What the marker says of a whole plan.
+    """The summary of a complete plan, stored in `frozen.json` under these names.
 
     Attributes:
-        parts: How many.
-        shards: How many.
-        images: Planned.
-        shard_size: Images of every shard but the last.
-        digest: sha256 over the parts' sha256.
-        listed: Images that the input has, those included that need no work.
-        bytes: Of the planned images, as far as known.
-        whole: Whether the input was listed to its end. False where planning was cut off or limited: then what is
-            behind the last planned key is for the next run.
-        why: Planned images by reason.
-        gone: Images that the catalog knows and the input has no more.
+        parts: Number of parts.
+        shards: Number of shards.
+        images: Number of planned images.
+        shard_size: Images per shard; the last shard may have fewer.
+        digest: SHA-256 over the SHA-256 digests of the parts, hexadecimal.
+        listed: Number of images in the input, including those without work to do.
+        bytes: Total size of the planned images in bytes, as far as known.
+        whole: Whether the input was listed to its end. If planning was interrupted or limited, the next run plans the
+            images after the last planned key.
+        why: Number of planned images by reason.
+        gone: Number of images in the catalog no longer in the input.
     """
 
     parts: int
@@ -110,8 +112,8 @@ class Manifest:
     """A stored plan.
 
     Args:
-        read: Gives a part by its number.
-        frozen: The marker, or of a plan that is being written what there is of it so far.
+        read: Returns the bytes of a part, given its number.
+        frozen: Summary of the plan; for an incomplete plan, a function returning the summary so far.
     """
 
     def __init__(self, read: Callable[[int], bytes], frozen: Frozen | Callable[[], Frozen]) -> None:
@@ -122,10 +124,10 @@ class Manifest:
 
     @classmethod
     def stored(cls, storage: Storage, run_id: str) -> Self:
-        """The plan of a run, or as much of it as is stored.
+        """Return the plan of a run, or the stored beginning of it.
 
         Raises:
-            NotFound: Nothing of it is.
+            NotFound: Nothing is stored.
         """
         frozen: Frozen | Callable[[], Frozen]
         try:
@@ -133,39 +135,39 @@ class Manifest:
         except NotFound:
             if not storage.exists(f"{folder_of(run_id)}/{part_name(0)}"):
                 raise
-            frozen = lambda: so_far(storage, run_id)  # noqa: E731  (few ask, and it reads every part)
+            frozen = lambda: so_far(storage, run_id)  # noqa: E731  (rarely needed, and it reads every part)
         return cls(lambda part: storage.read(f"{folder_of(run_id)}/{part_name(part)}"), frozen)
 
     @property
     def is_frozen(self) -> bool:
-        """Whether the plan is whole."""
+        """Whether the plan is complete."""
         return isinstance(self._frozen, Frozen)
 
     @property
     def frozen(self) -> Frozen:
-        """What the marker says, or would say of what there is so far."""
+        """Summary of the plan, or of the part stored so far."""
         return self._frozen if isinstance(self._frozen, Frozen) else self._frozen()
 
     @property
     def images(self) -> int:
-        """Number of records."""
+        """Number of planned images."""
         return self.frozen.images
 
     def shards(self) -> Iterator[Shard]:
-        """Every shard, uncut, in order. Of a whole plan this reads nothing: all but the last are of one size."""
+        """Yield every shard in order, ignoring splits. Makes no request for a complete plan."""
         frozen = self.frozen
         return shards_of(0, frozen.images, frozen.shard_size)
 
     def records(self, shard: Shard) -> list[tuple[Record, str]]:
-        """A shard's records, each with its mask's name, in the order that everything about the shard follows."""
+        """Return the records of a shard, each with the name of its mask. Rows, masks and batches keep this order."""
         part, group = divmod(shard.group, PART_SHARDS)
-        with self._lock:  # two shards are in work, and a Parquet file is no place for two threads
+        with self._lock:  # two shards run at once, and a Parquet reader is not thread-safe
             table = self._part(part).read_row_group(group).slice(shard.start, len(shard))
         columns = [table[name].to_pylist() for name in (*_RECORD, "mask")]
         return [(Record(*row[:-1]), row[-1]) for row in zip(*columns, strict=True)]
 
     def sample(self, count: int) -> list[Record]:
-        """At most so many records, from shards all over the first part, which is there before any shard goes out."""
+        """Return up to `count` records from shards spread over the first part, which is stored first."""
         if isinstance(self._frozen, Frozen) and not self._frozen.images:
             return []
         metadata = self._part(0).metadata
@@ -177,7 +179,7 @@ class Manifest:
         return [record for shard in shards for record, _ in self.records(shard)][:count]
 
     def find(self, key: str) -> dict[str, Any] | None:
-        """The row of an image, with its `shard`, or None. Halves the parts, then reads one."""
+        """Return the row of an image with its `shard`, or None. Finds the part by binary search over the first keys."""
         low, high = 0, self.frozen.parts
         if not high:
             return None
@@ -194,7 +196,7 @@ class Manifest:
         return None
 
     def _part(self, number: int) -> pq.ParquetFile:
-        # A reader of its own per part: shards are handed out in order, so that a few of them serve nearly all.
+        # Shards start in order, so a few open parts serve nearly all reads.
         if number not in self._held:
             while len(self._held) >= _PARTS_HELD:
                 self._held.pop(next(iter(self._held)))
@@ -203,30 +205,36 @@ class Manifest:
 
 
 def folder_of(run_id: str) -> str:
-    """Where a run's plan lies."""
+    """Folder of a run's plan."""
     return f"runs/{run_id}/manifest"
 
 
 def part_name(number: int) -> str:
-    """Of a part's file."""
+    """File name of a part."""
     return f"part-{number:05}.parquet"
 
 
 def shards_of(first: int, images: int, size: int) -> Iterator[Shard]:
-    """The shards of so many images, numbered from the first."""
+    """Yield the shards of consecutive images.
+
+    Args:
+        first: Number of the first shard.
+        images: Number of images.
+        size: Images per shard.
+    """
     for number, start in enumerate(range(0, images, size)):
         yield Shard(f"{first + number:05}", 0, min(size, images - start))
 
 
 def part_of(table: pa.Table, size: int) -> bytes:
-    """A part's file.
+    """Return the Parquet file of a part.
 
     Args:
-        table: Of `SCHEMA`, at most `PART_SHARDS` times `size` rows.
-        size: Images of a shard.
+        table: Rows in `SCHEMA`, at most `PART_SHARDS` × `size`.
+        size: Images per shard.
     """
     sink = io.BytesIO()
-    # Of columns whose values are all different, dictionaries and statistics are more than half of the time.
+    # Dictionaries and statistics of columns with distinct values take more than half of the writing time.
     pq.write_table(
         table, sink, compression="zstd", row_group_size=size, store_schema=False, use_dictionary=["why"],
         write_statistics=["key"],
@@ -234,12 +242,15 @@ def part_of(table: pa.Table, size: int) -> bytes:
     return sink.getvalue()
 
 
-class Writer:
-    """Stores a plan, part by part.
+class ManifestWriter:
+    """Stores a plan part by part.
 
     Args:
-        storage: The output.
-        run_id: Whose.
+        storage: Output storage.
+        run_id: The run.
+
+    Attributes:
+        parts: Number of parts stored so far.
     """
 
     def __init__(self, storage: Storage, run_id: str) -> None:
@@ -249,38 +260,42 @@ class Writer:
         self.parts = 0
 
     def add(self, data: bytes) -> None:
-        """Store the next part."""
+        """Store the next part; see `part_of`."""
         self._storage.write(f"{self._folder}/{part_name(self.parts)}", data)
         self._digest.update(hashlib.sha256(data).digest())
         self.parts += 1
 
     def freeze(self, **counts: object) -> Frozen:
-        """Say that this was all; see `Frozen` for the counts.
+        """Mark the plan as complete.
+
+        Args:
+            **counts: The other fields of `Frozen`.
 
         Raises:
-            Locked: Another driver has said so of fewer parts.
+            Locked: Another driver has taken over and frozen a shorter plan.
         """
         frozen = Frozen(parts=self.parts, digest=self._digest.hexdigest(), **counts)  # type: ignore[arg-type]
         path, record = f"{self._folder}/frozen.json", json.dumps(asdict(frozen), indent=1).encode()
-        # Created, not written: who was taken over meanwhile must not make a run longer that another finishes as it is.
+        # Created, not written: a superseded driver must not extend a plan already being finished by its successor.
         if not self._storage.create(path, record) and self._storage.read(path) != record:
-            raise Locked(f"another run took {self._storage.root} over while this one planned; wait for that one")
+            raise Locked(
+                f"another run took over {self._storage.root} while this one was planning; wait for that run to end"
+            )
         return frozen
 
 
 def freeze_so_far(storage: Storage, run_id: str) -> None:
-    """Make a plan that was cut off while it was written a whole one, of the parts that are there.
+    """Complete an interrupted plan with the parts stored so far.
 
-    They are the images up to some key, each in one shard, so that all that was done counts; what comes behind that key
-    is for the next run, which subtracts this one. Listing again and going on would mean to trust that nothing changed
-    in between.
+    They cover all images up to some key, each in one shard, so no work is lost. The next run plans the images after
+    that key. The interrupted listing is not continued, since the input may have changed in between.
     """
     record = json.dumps(asdict(so_far(storage, run_id)), indent=1).encode()
     storage.create(f"{folder_of(run_id)}/frozen.json", record)
 
 
 def so_far(storage: Storage, run_id: str) -> Frozen:
-    """What the marker would say of what is stored of a plan. Reads every part."""
+    """Return the summary of the parts stored so far. Reads every part."""
     digest = hashlib.sha256()
     parts = images = known = 0
     size = 1

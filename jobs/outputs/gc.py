@@ -68,7 +68,7 @@ def _attempts(storage: Storage) -> Iterator[tuple[list[Entry], set[str]]]:
 
 def _of_catalog(storage: Storage) -> Iterator[tuple[list[Entry], set[str]]]:
     entries = list(storage.walk("catalog/rows"))
-    yield entries, {file.path for version in catalog.kept(storage) for run in version.runs for file in run}
+    yield entries, {file.path for version in catalog.kept(storage) for delta in version.deltas for file in delta}
 
 
 def _of_indexes(storage: Storage, profile: str | None) -> Iterator[tuple[list[Entry], set[str]]]:

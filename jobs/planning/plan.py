@@ -18,7 +18,16 @@ from maskfleet.jobs.inputs.indexes import Indexes
 from maskfleet.jobs.inputs.record import CHUNK, LISTED
 from maskfleet.jobs.job.sections import Selection
 from maskfleet.jobs.ledger import catalog, manifest
-from maskfleet.jobs.ledger.manifest import PART_SHARDS, SCHEMA, Frozen, Manifest, Shard, Writer, part_of, shards_of
+from maskfleet.jobs.ledger.manifest import (
+    PART_SHARDS,
+    SCHEMA,
+    Frozen,
+    Manifest,
+    ManifestWriter,
+    Shard,
+    part_of,
+    shards_of,
+)
 from maskfleet.jobs.ledger.sorted_tables import SortedCursor
 from maskfleet.jobs.masks.names import mask_names, settled
 from maskfleet.jobs.planning.external_sort import in_key_order
@@ -193,7 +202,7 @@ def _why(table: pa.Table, seen: pa.Table, fingerprint: str, wanted: Selection) -
     stale = pc.invert(pc.fill_null(pc.equal(column["fingerprint"], fingerprint), False))
     failed = pc.fill_null(pc.equal(column["status"], "failed"), False)
     if wanted.classes:
-        again = catalog.of_classes(column["stage"], column["error_class"], wanted.classes)
+        again = catalog.in_classes(column["stage"], column["error_class"], wanted.classes)
         why = pc.if_else(pc.and_(failed, again), "failed", None)
     else:
         hopeless = pc.fill_null(pc.is_in(column["error_class"], value_set=pa.array(catalog.FINAL)), False)
@@ -245,7 +254,7 @@ class LivePlan:
         parts: Iterator[tuple[pa.Table, int]], indexes: Indexes | None = None,
     ) -> None:  # fmt: skip
         self.planning, self._indexes = planning, indexes
-        self._writer = Writer(storage, run_id)
+        self._writer = ManifestWriter(storage, run_id)
         self._storage, self._run_id = storage, run_id
         self._parts = parts
         self._ready: SimpleQueue[tuple[int, int, int] | Frozen | Exception] = SimpleQueue()

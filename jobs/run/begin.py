@@ -245,7 +245,7 @@ def _keep(left: Run) -> None:
     export_rest(left.output, done)
     rows = compact(left.output, done, left.job.input, Counter())
     fence = Fence(left.output.storage, left.generation)
-    catalog.add(left.output.storage, left.run_id, rows, fence=fence, whole=False)
+    catalog.add(left.output.storage, left.run_id, rows, fence=fence, complete=False)
     for _ in rows:
         pass
 

@@ -62,12 +62,12 @@ def compact(
 
     groups = even(tables(), statistics.ROW_GROUP)
     for number, first in enumerate(groups):
-        part = statistics.Writer()
+        part = statistics.TableWriter()
         for group in chain([first], islice(groups, _GROUPS_OF_A_PART - 1)):
             part.add(group.drop_columns("shard"))
             for failure in group["error_class"].drop_null().value_counts().to_pylist():
                 errors[failure["values"]] += failure["counts"]
-            yield catalog.outcomes(group, input_=input_, shards=group["shard"])
+            yield catalog.from_statistics(group, input_=input_, shards=group["shard"])
         compacted.write_part(output.storage, output.run_id, number, part.close())
 
 
@@ -85,5 +85,5 @@ def rebuild_catalog(storage: Storage) -> None:
 
 def outcomes_of(storage: Storage, run_id: str, input_: str) -> Iterator[pa.Table]:
     """A finished run's rows and tombstones as the catalog has them, without shards, which statistics do not name."""
-    rows = (catalog.outcomes(table, input_=input_) for table in compacted.tables(storage, run_id))
-    return catalog.with_gone(rows, gone_rows(storage, run_id), run_id)
+    rows = (catalog.from_statistics(table, input_=input_) for table in compacted.tables(storage, run_id))
+    return catalog.with_tombstones(rows, gone_rows(storage, run_id), run_id)

@@ -47,7 +47,7 @@ def _written(run: Run, done: Iterable[tuple[Shard, Commit]]) -> Counter[str]:
     catalog.add(
         storage,
         run.run_id,
-        catalog.with_gone(rows, gone_rows(storage, run.run_id), run.run_id),
+        catalog.with_tombstones(rows, gone_rows(storage, run.run_id), run.run_id),
         fence=Fence(storage, run.generation),
     )
     for _ in rows:  # the catalog skips a run that it already has, and its statistics must be written all the same

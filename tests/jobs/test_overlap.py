@@ -82,7 +82,7 @@ def test_a_holder_that_was_stopped_is_taken_over_and_commits_nothing_when_it_wak
         stopped.send_signal(signal.SIGCONT)
         (_, why), code = goes_on(stopped)
         assert code == 4, why
-        assert "over while this one was not heard of" in why
+        assert "while this one did not respond" in why
         after = tree(out)
     # What it was writing when it was stopped, and the attempts that it had begun, name nothing.
     promised = [{path: data for path, data in files.items() if not _loose_end(path)} for files in (before, after)]

@@ -38,13 +38,13 @@ def test_the_newest_outcome_of_every_key_counts(tmp_path_factory, nights):
         expected |= night
     assert etags(storage) == expected
     version = catalog.current(storage)
-    assert len(version.runs) < 16
+    assert len(version.deltas) < 16
     for key, etag in expected.items():
         assert catalog.find(storage, version, key)["etag"] == etag
     assert catalog.find(storage, version, "d") is None
 
 
-def test_a_night_writes_in_proportion_to_itself(tmp_path, monkeypatch):
+def test_a_run_writes_in_proportion_to_its_own_size(tmp_path, monkeypatch):
     storage = LocalStorage(str(tmp_path))
     catalog.add(storage, "000", [table(**{f"k{number:06}": "e" for number in range(50_000)})])
     written = []
@@ -55,20 +55,20 @@ def test_a_night_writes_in_proportion_to_itself(tmp_path, monkeypatch):
     )
     for night in range(1, 30):
         catalog.add(storage, f"{night:03}", [table(**{f"k{night:06}": "new", f"n{night:06}": "new"})])
-    assert len(written) == 29 + 3  # each night its own, and three merges of eight nights
+    assert len(written) == 29 + 3  # one delta per run, and three merges of eight deltas
     assert sum(written) < 32 * 4000
-    assert len(catalog.current(storage).runs) < 16
+    assert len(catalog.current(storage).deltas) < 16
     assert etags(storage)["k000007"] == "new"
 
 
-def test_adding_twice_is_adding_once(tmp_path):
+def test_adding_a_run_twice_has_no_effect(tmp_path):
     storage = LocalStorage(str(tmp_path))
     first = catalog.add(storage, "001", [table(a="1")])
     assert catalog.add(storage, "001", [table(a="2")]) == first
     assert etags(storage) == {"a": "1"}
 
 
-def test_a_driver_that_was_succeeded_cannot_add(tmp_path):
+def test_a_superseded_driver_cannot_add(tmp_path):
     storage = LocalStorage(str(tmp_path))
     storage.write("lock/000002.json", b"{}")
     with pytest.raises(Locked):
@@ -76,13 +76,13 @@ def test_a_driver_that_was_succeeded_cannot_add(tmp_path):
     assert catalog.current(storage).number == 0
 
 
-def test_any_unique_ending_names_a_key(tmp_path):
+def test_any_unique_ending_of_a_key_names_it(tmp_path):
     storage = LocalStorage(str(tmp_path))
     catalog.add(storage, "001", [table(**{"p/a.png": "1", "p/ba.png": "2", "a.jpg": "3", "q/a.jpg": "4"})])
     version = catalog.current(storage)
-    assert catalog.ending(storage, version, "a.png") == "p/a.png"  # a whole part before a mere ending
+    assert catalog.ending(storage, version, "a.png") == "p/a.png"  # whole path segments take precedence
     assert catalog.ending(storage, version, "ba.png") == "p/ba.png"
-    assert catalog.ending(storage, version, "a.jpg") == "a.jpg"  # a key before an ending
+    assert catalog.ending(storage, version, "a.jpg") == "a.jpg"  # a complete key takes precedence
     with pytest.raises(JobError, match="may be p/a.png, p/ba.png"):
         catalog.ending(storage, version, ".png")
 

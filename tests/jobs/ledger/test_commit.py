@@ -23,7 +23,7 @@ def storage(request, tmp_path):
 
 
 class LosesAnswers:
-    """Storage whose conditional PUT may take effect and yet answer "exists", as a retried request does."""
+    """Storage with a conditional PUT that may succeed and still answer "exists", as a retried request does."""
 
     def __init__(self, storage, seed):
         self._storage, self._random = storage, random.Random(seed)
@@ -49,7 +49,7 @@ def test_the_first_commit_counts(storage, mode):
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10**6))
-def test_of_racing_attempts_exactly_one_knows_that_it_won(tmp_path_factory, seed):
+def test_exactly_one_of_racing_attempts_knows_that_it_won(tmp_path_factory, seed):
     storage = LosesAnswers(LocalStorage(str(tmp_path_factory.mktemp("race"))), seed)
     commits = Commits(storage, "run", "worker")
     attempts = [attempt() for _ in range(4)]
@@ -66,17 +66,17 @@ def test_of_racing_attempts_exactly_one_knows_that_it_won(tmp_path_factory, seed
     assert sum(mine == commit.attempt for mine, commit in counted.items()) == 1
 
 
-def test_a_shard_that_was_cut_cannot_be_committed_whole(storage):
+def test_a_split_shard_cannot_be_committed_as_a_whole(storage):
     commits = Commits(storage, "run", "worker")
     shard = Shard("00000", 0, 4)
     assert commits.split(shard).split
     assert commits.commit(attempt("00000")).split
-    # And one that was committed cannot be cut.
+    # A committed shard cannot be split.
     done = commits.commit(attempt("00001"))
     assert commits.split(Shard("00001", 0, 4)) == done
 
 
-def test_pending_and_leaves_follow_the_cuts(tmp_path):
+def test_pending_and_leaves_follow_splits(tmp_path):
     commits = Commits(LocalStorage(str(tmp_path)), "run", "worker")
     shards = [Shard("00000", 0, 8), Shard("00001", 0, 8), Shard("00002", 0, 3)]
     commits.commit(attempt("00001"))
@@ -87,7 +87,7 @@ def test_pending_and_leaves_follow_the_cuts(tmp_path):
     assert [shard for shard, _ in leaves(shards, found)] == [Shard("00000.1", 4, 8), shards[1]]
 
 
-def test_the_probe_trusts_storage_that_excludes(storage):
+def test_the_probe_accepts_storage_with_create_if_absent(storage):
     assert probe(storage) == "worker"
     assert storage.names("") in ([], [".maskfleet-probe"])
     assert list(storage.walk()) == []
@@ -99,7 +99,7 @@ class IgnoresConditions(LocalStorage):
         return True
 
 
-def test_the_probe_finds_storage_that_does_not(tmp_path):
+def test_the_probe_detects_storage_without_create_if_absent(tmp_path):
     assert probe(IgnoresConditions(str(tmp_path))) == "driver"
 
 
@@ -108,17 +108,17 @@ class Blind(LocalStorage):
         return False
 
 
-def test_a_record_that_exists_and_cannot_be_read_is_an_error(tmp_path):
-    with pytest.raises(StorageError, match="exists and cannot be read"):
+def test_a_commit_that_exists_but_cannot_be_read_is_an_error(tmp_path):
+    with pytest.raises(StorageError, match="exists but cannot be read"):
         Commits(Blind(str(tmp_path)), "run", "worker").commit(attempt())
 
 
-def test_a_file_that_is_another_or_missing_is_told_apart(tmp_path):
+def test_changed_and_missing_files_raise_different_errors(tmp_path):
     storage = LocalStorage(str(tmp_path))
     item = put(storage, "a/b", b"12345")
     assert checked(storage, item) == b"12345"
     storage.write("a/b", b"12346")
-    with pytest.raises(Damaged, match="not what its commit describes"):
+    with pytest.raises(Damaged, match="differs from what its commit describes"):
         checked(storage, item)
     storage.delete("a/b")
     with pytest.raises(NotFound):

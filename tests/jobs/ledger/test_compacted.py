@@ -9,7 +9,7 @@ from maskfleet.jobs.errors import Locked, StorageError
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.ledger import catalog, compacted
 from maskfleet.jobs.ledger.fence import Fence
-from maskfleet.jobs.ledger.statistics import parquet
+from maskfleet.jobs.ledger.statistics import table_of, table_parquet
 from maskfleet.jobs.outputs.verify import verify
 from maskfleet.jobs.run.execute import run
 from maskfleet.jobs.storage.local import LocalStorage
@@ -162,6 +162,10 @@ class Crashing:
         return changed
 
 
+def parquet(rows):
+    return table_parquet(table_of(rows))
+
+
 def drawn(storage, *runs):
     """Statistics of the old layout: three parts per run, two rows each."""
     for run_id in runs:
@@ -246,7 +250,7 @@ def test_newer_statistics_of_a_run_are_kept(storage):
     assert storage.read("stats/one/part-00000.parquet") == newer
 
 
-def test_a_driver_that_was_succeeded_moves_nothing(storage):
+def test_a_superseded_driver_moves_nothing(storage):
     drawn(storage, "one")
     storage.create("lock/000002.json", b"{}")
     with pytest.raises(Locked):

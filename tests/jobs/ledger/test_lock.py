@@ -19,14 +19,14 @@ def storage(request, tmp_path):
     return open_storage(str(tmp_path) if request.param == "local" else request.getfixturevalue("bucket"))
 
 
-def test_one_at_a_time(storage):
+def test_only_one_run_holds_the_lock(storage):
     with Lock(storage), pytest.raises(Locked, match=f"held by process {os.getpid()} .* wait for that run, stop it"):
         Lock(storage)
     with Lock(storage):
         pass
 
 
-def test_of_many_one_gets_it(storage):
+def test_at_most_one_of_many_racers_gets_the_lock(storage):
     barrier, held, refused = threading.Barrier(6), [], []
 
     def race():
@@ -48,7 +48,7 @@ def test_of_many_one_gets_it(storage):
     Lock(storage).release()
 
 
-def test_a_dead_holder_is_succeeded_at_once(tmp_path):
+def test_a_dead_holder_is_superseded_at_once(tmp_path):
     code = f"from maskfleet.jobs.ledger.lock import Lock; from maskfleet.jobs.storage.local import LocalStorage; import os; Lock(LocalStorage({str(tmp_path)!r})); os._exit(9)"
     subprocess.run([sys.executable, "-c", code], check=False, cwd=os.getcwd())
     holder = json.loads(LocalStorage(str(tmp_path)).read("lock/000001.json"))
@@ -68,7 +68,7 @@ def foreign(storage, **more):
     storage.write("lock/000003.json", json.dumps(record | more).encode())
 
 
-def test_a_holder_elsewhere_is_waited_for_until_it_is_stale(storage):
+def test_a_holder_on_another_machine_is_superseded_once_it_is_stale(storage):
     foreign(storage)
     with pytest.raises(Locked, match="on other"):
         Lock(storage)
@@ -76,7 +76,7 @@ def test_a_holder_elsewhere_is_waited_for_until_it_is_stale(storage):
     Lock(storage).release()
 
 
-def test_a_holder_that_was_succeeded_finds_out(tmp_path):
+def test_a_superseded_holder_notices(tmp_path):
     storage = LocalStorage(str(tmp_path))
     lock = Lock(storage, renew=0.05)
     foreign(storage)
@@ -85,7 +85,7 @@ def test_a_holder_that_was_succeeded_finds_out(tmp_path):
     assert json.loads(storage.read("lock/000003.json"))["nonce"] == "x"
 
 
-def test_renewal_keeps_it(tmp_path):
+def test_the_holder_renews_its_record(tmp_path):
     storage = LocalStorage(str(tmp_path))
     with Lock(storage, renew=0.05):
         first = json.loads(storage.read("lock/000001.json"))["renewed"]
@@ -93,14 +93,14 @@ def test_renewal_keeps_it(tmp_path):
         assert json.loads(storage.read("lock/000001.json"))["renewed"] > first
 
 
-def test_a_holder_that_is_stopped_is_succeeded_and_cannot_commit_when_it_wakes(storage):
+def test_a_suspended_holder_is_superseded_and_cannot_commit_when_it_wakes_up(storage):
     lock = Lock(storage, renew=600)
     commits = Commits(storage, "r", "worker", lock.fence)
     assert commits.commit(Commit("00000", "a", {}, 1, 0)).generation == 1
     record = json.loads(storage.read("lock/000001.json"))
-    storage.write("lock/000001.json", json.dumps(record | {"renewed": time.time() - 61}).encode())  # not heard of since
+    storage.write("lock/000001.json", json.dumps(record | {"renewed": time.time() - 61}).encode())  # silent since
     second = Lock(storage)
-    with pytest.raises(Locked, match="took .* over while this one was not heard of"):
+    with pytest.raises(Locked, match="took over .* while this one did not respond"):
         commits.commit(Commit("00001", "b", {}, 1, 0))
     assert commits.get("00001") is None
     assert Commits(storage, "r", "worker", second.fence).commit(Commit("00001", "c", {}, 1, 0)).generation == 2
@@ -108,7 +108,7 @@ def test_a_holder_that_is_stopped_is_succeeded_and_cannot_commit_when_it_wakes(s
     second.release()
 
 
-def test_waiting_ends_when_the_holder_does(tmp_path):
+def test_waiting_ends_when_the_holder_releases_the_lock(tmp_path):
     storage = LocalStorage(str(tmp_path))
     lock = Lock(storage)
     threading.Timer(0.3, lock.release).start()

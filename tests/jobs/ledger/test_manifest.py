@@ -39,7 +39,7 @@ def test_a_plan_is_read_back_part_by_part(tmp_path):
     assert manifest.sample(5) == [listed[place] for place in (0, 18, 36, 57, 75)]
 
 
-def test_a_plan_that_was_cut_off_is_what_is_there_of_it(tmp_path):
+def test_an_interrupted_plan_consists_of_its_stored_parts(tmp_path):
     storage = LocalStorage(str(tmp_path))
     listed = records(PART_SHARDS * 3 * 2 + 4)
     shards = stored(storage, listed, 3)
@@ -54,7 +54,7 @@ def test_a_plan_that_was_cut_off_is_what_is_there_of_it(tmp_path):
     assert [record for shard in manifest.shards() for record, _ in manifest.records(shard)] == listed[:192]
 
 
-def test_who_was_taken_over_while_it_planned_makes_the_plan_no_longer(tmp_path):
+def test_a_driver_superseded_while_planning_cannot_extend_the_plan(tmp_path):
     storage = LocalStorage(str(tmp_path))
     listed = records(PART_SHARDS * 3 * 2 + 4)
     planning = Planning(tables(listed), in_order=True, shard_size=3)
@@ -66,16 +66,16 @@ def test_who_was_taken_over_while_it_planned_makes_the_plan_no_longer(tmp_path):
         yield from parts
 
     live = LivePlan(storage, "r", planning, first, rest())
-    freeze_so_far(storage, "r")  # as its successor does
+    freeze_so_far(storage, "r")  # as the successor does
     wakes_up.set()
-    with pytest.raises(Locked, match="took .* over while this one planned"):
+    with pytest.raises(Locked, match="took over .* while this one was planning"):
         list(live.shards())
     live.close()
     assert Manifest.stored(storage, "r").images == PART_SHARDS * 3
 
 
 @given(st.integers(2, 1000))
-def test_halves_are_the_whole(size):
+def test_the_halves_of_a_shard_cover_it(size):
     shard = Shard("00007", 3, 3 + size)
     one, two = shard.halves()
     assert (one.start, one.stop, two.stop) == (3, two.start, shard.stop)
@@ -84,6 +84,6 @@ def test_halves_are_the_whole(size):
     assert (one.id, two.id, one.group) == ("00007.0", "00007.1", 7)
 
 
-def test_one_record_cannot_be_cut():
-    with pytest.raises(ValueError, match="cannot be cut"):
+def test_a_shard_of_one_record_cannot_be_split():
+    with pytest.raises(ValueError, match="cannot be split"):
         Shard("00000", 0, 1).halves()

@@ -17,7 +17,7 @@ def stored(rows):
     return statistics.read(statistics.table_parquet(statistics.table_of(rows)))
 
 
-def test_rows_come_back_with_the_schema():
+def test_rows_are_read_back_with_the_schema():
     table = stored([ROW, ROW | {"status": "failed", "error_class": "empty"}])
     assert table.schema.names == SCHEMA.names
     assert table.schema.types == SCHEMA.types
@@ -30,10 +30,10 @@ def test_every_column_states_its_meaning():
     assert all(field.metadata[b"meaning"] for field in SCHEMA)
 
 
-def test_a_row_that_lacks_what_must_be_there_is_refused():
+def test_a_row_without_a_required_value_is_refused():
     with pytest.raises(pa.ArrowInvalid, match="fingerprint must not be null"):
         stored([{name: value for name, value in ROW.items() if name != "fingerprint"}])
 
 
-def test_no_rows_are_a_table_too():
+def test_an_empty_table_is_valid():
     assert stored([]).num_rows == 0

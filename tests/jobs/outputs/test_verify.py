@@ -71,7 +71,7 @@ def change_catalog(output):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (change_tar, "not what its commit describes"),
+        (change_tar, "differs from what its commit describes"),
         (drop_row, "has 23 rows and is not what the commits hold .24"),
         (uncommit, "1 shards have no commit, the first is 00002"),
         (repaint, "is not the committed mask"),
