@@ -198,7 +198,7 @@ def test_colours_are_classes_again():
     values = ((0, 0, 0), (255, 0, 0), (255, 128, 0))
     classes = np.random.default_rng(0).integers(0, 3, (20, 30)).astype(np.uint8)
     assert (Mask({}, values, Encoder(values).encode(classes), mask_format("tar")).classes() == classes).all()
-    assert (Mask({}, (0, 1), Encoder((0, 1)).encode(classes % 2)).classes() == classes % 2).all()
+    assert (Mask({}, (0, 1), Encoder((0, 1)).encode(classes % 2), mask_format("tar")).classes() == classes % 2).all()
 
 
 @pytest.mark.s3
