@@ -1,7 +1,6 @@
-"""Where a run's time goes: of each stage the seconds that it worked, waited for input, and waited for room.
+"""Seconds that each stage of a run is busy, starved (waiting for input) and blocked (on a full output queue).
 
-Counted where work is handed on, by batches and groups, never by pixel: an event costs about a
-microsecond.
+Time is counted where work changes hands, per batch or group and never per pixel; an event costs about a microsecond.
 """
 
 import threading
@@ -15,17 +14,23 @@ from typing import Literal
 State = Literal["busy", "starved", "blocked"]
 
 DEVICE = "device"
-"""In place of a stage: that any lane of the device worked. A GPU's lanes share it: it idles only with all of them."""
+"""Pseudo-stage that is busy while any stream of the device is. A GPU's streams share it: it idles only if all do."""
 
 
 def busiest(busy: Mapping[str, float]) -> str:
-    """The stage with most seconds of work; "" where there was none."""
+    """Return the stage with the most busy seconds, or "" if there is none."""
     stages = [stage for stage in busy if stage != DEVICE]
     return max(stages, key=lambda stage: busy[stage], default="")
 
 
-class Meters:
-    """Seconds by state and stage, of one shard. Safe from several threads."""
+class StageTimers:
+    """Seconds of one shard by stage and state. Safe to use from several threads.
+
+    Attributes:
+        busy: Seconds of work by stage.
+        starved: Seconds of waiting for input by stage.
+        blocked: Seconds of waiting on a full output queue by stage.
+    """
 
     def __init__(self) -> None:
         self.busy: dict[str, float] = defaultdict(float)
@@ -34,7 +39,7 @@ class Meters:
         self._lock = threading.Lock()
 
     def add(self, stage: str, *, busy: float = 0.0, starved: float = 0.0, blocked: float = 0.0) -> None:
-        """Count seconds of a stage."""
+        """Add seconds to a stage."""
         with self._lock:
             self.busy[stage] += busy
             self.starved[stage] += starved
@@ -42,7 +47,7 @@ class Meters:
 
     @contextmanager
     def timed(self, stage: str, state: State = "busy") -> Iterator[None]:
-        """Count what happens meanwhile."""
+        """Add the duration of the context to a stage."""
         started = time.perf_counter()
         try:
             yield
@@ -51,12 +56,16 @@ class Meters:
 
 
 class Wait:
-    """What the feeder of a lane waited since it last brought something. For one thread at a time.
+    """Time that the feeder of a resource has waited since its last delivery. For one thread at a time.
+
+    Args:
+        starved: Seconds already waited for input.
+        since: Time of the last delivery by `time.perf_counter`; now if None.
 
     Attributes:
-        starved: Seconds for input.
-        blocked: Seconds for room behind the lane.
-        since: When it last brought something, or began, by `time.perf_counter`.
+        starved: Seconds of waiting for input.
+        blocked: Seconds of waiting on a full output queue behind the resource.
+        since: Time of the last delivery, or of the start, by `time.perf_counter`.
     """
 
     def __init__(self, *, starved: float = 0.0, since: float | None = None) -> None:
@@ -66,7 +75,7 @@ class Wait:
 
     @contextmanager
     def for_input(self) -> Iterator[None]:
-        """It waits for input meanwhile."""
+        """Count the duration of the context as waiting for input."""
         started = time.perf_counter()
         try:
             yield
@@ -74,8 +83,8 @@ class Wait:
             self.starved += time.perf_counter() - started
 
     @contextmanager
-    def for_room(self) -> Iterator[None]:
-        """It waits for room meanwhile."""
+    def for_output(self) -> Iterator[None]:
+        """Count the duration of the context as waiting on a full output queue."""
         started = time.perf_counter()
         try:
             yield
@@ -83,14 +92,14 @@ class Wait:
             self.blocked += time.perf_counter() - started
 
 
-class Lane:
-    """One device, process or thread that does one piece of work after another, maybe for several shards.
+class Resource:
+    """A device, process or thread that does one piece of work at a time, possibly for several shards.
 
-    What lies between two pieces is idle time, and whoever brings the next piece knows what it waited
-    for. So no second counts twice, however many feeders wait at the same time.
+    The gap between two pieces is idle time, and the feeder of the next piece knows the reason. So no second counts
+    twice, however many feeders wait at once.
 
     Args:
-        stage: Whose lane.
+        stage: Stage that the resource belongs to.
     """
 
     def __init__(self, stage: str) -> None:
@@ -98,15 +107,15 @@ class Lane:
         self._free = time.perf_counter()
 
     @contextmanager
-    def work(self, meters: Meters, wait: Wait) -> Iterator[None]:
-        """A piece of work. At most one at a time.
+    def work(self, timers: StageTimers, wait: Wait) -> Iterator[None]:
+        """Time one piece of work. At most one at a time.
 
         Args:
-            meters: Of the shard that it belongs to.
-            wait: Of its feeder; it begins anew.
+            timers: Timers of the work's shard.
+            wait: Wait of the work's feeder; it is reset.
         """
         started = time.perf_counter()
-        # Before the feeder began nobody was there to feed it: that is no waiting of this stage.
+        # Idle time before the feeder existed is not the stage's waiting.
         idle = max(0.0, started - max(self._free, wait.since))
         starved = min(idle, wait.starved)
         blocked = min(idle - starved, wait.blocked)
@@ -114,57 +123,57 @@ class Lane:
             yield
         finally:
             self._free = time.perf_counter()
-            meters.add(self.stage, busy=self._free - started, starved=starved, blocked=blocked)
+            timers.add(self.stage, busy=self._free - started, starved=starved, blocked=blocked)
             wait.starved = wait.blocked = 0.0
             wait.since = self._free
 
 
-class Lanes:
-    """Lanes of one device, for whoever comes first. What they do together counts as `DEVICE`.
+class ResourcePool:
+    """Equal resources of one device, given out in the order of request. Their joint time counts as `DEVICE`.
 
     Args:
-        stage: Whose.
-        count: How many.
+        stage: Stage that the resources belong to.
+        count: Number of resources.
     """
 
     def __init__(self, stage: str, count: int) -> None:
         self._count = count
         self._working, self._since = 0, 0.0
         self._counting = threading.Lock()
-        self._idle: SimpleQueue[Lane] = SimpleQueue()
+        self._idle: SimpleQueue[Resource] = SimpleQueue()
         self._gathering = threading.Lock()
         for _ in range(count):
-            self._idle.put(Lane(stage))
+            self._idle.put(Resource(stage))
 
     @contextmanager
-    def work(self, meters: Meters, wait: Wait, *, alone: bool = False) -> Iterator[None]:
-        """A piece of work on a lane, when one is free. What is waited for it is none of the stage's own waiting.
+    def work(self, timers: StageTimers, wait: Wait, *, alone: bool = False) -> Iterator[None]:
+        """Time one piece of work on the next free resource. Waiting for a free one is not the stage's waiting.
 
         Args:
-            meters: Of the shard that it belongs to.
-            wait: Of its feeder; it begins anew.
-            alone: On all lanes at once.
+            timers: Timers of the work's shard.
+            wait: Wait of the work's feeder; it is reset.
+            alone: Whether the work occupies all resources.
         """
-        with self._gathering:  # one after the other, or two that want all would each hold some
-            lanes = [self._idle.get() for _ in range(self._count if alone else 1)]
+        with self._gathering:  # one at a time, or two that need all would each hold some
+            held = [self._idle.get() for _ in range(self._count if alone else 1)]
         try:
             with ExitStack() as stack:
-                for lane in lanes:
-                    stack.enter_context(lane.work(meters, wait))
-                self._moved(meters, +1)
+                for resource in held:
+                    stack.enter_context(resource.work(timers, wait))
+                self._change(timers, +1)
                 try:
                     yield
                 finally:
-                    self._moved(meters, -1)
+                    self._change(timers, -1)
         finally:
-            for lane in lanes:
-                self._idle.put(lane)
+            for resource in held:
+                self._idle.put(resource)
 
-    def _moved(self, meters: Meters, change: int) -> None:
-        """One more works, or one fewer."""
+    def _change(self, timers: StageTimers, change: int) -> None:
+        """Change the number of busy pieces of work by one, and count the time since the last change."""
         with self._counting:
             now = time.perf_counter()
             if self._working:
-                meters.add(DEVICE, busy=now - self._since)
+                timers.add(DEVICE, busy=now - self._since)
             self._working += change
             self._since = now

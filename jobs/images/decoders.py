@@ -35,7 +35,7 @@ from maskfleet.jobs.images.isolation import (
     limit_time,
     shared_block,
 )
-from maskfleet.jobs.stage_timers import Lane, Meters, Wait
+from maskfleet.jobs.stage_timers import Resource, StageTimers, Wait
 from maskfleet.jobs.storage import local_file
 
 CODEC = "maskfleet.jobs.images.decode:decode"
@@ -196,7 +196,7 @@ class Decoders:
             process.stop()
         self._threads.shutdown(wait=True, cancel_futures=True)
 
-    def decode(self, fetched: Iterable[tuple[int, Fetched]], meters: Meters | None = None) -> Iterator[Decoded]:
+    def decode(self, fetched: Iterable[tuple[int, Fetched]], meters: StageTimers | None = None) -> Iterator[Decoded]:
         """Decode images, in the order given.
 
         Args:
@@ -208,7 +208,7 @@ class Decoders:
         """
         pending: deque[tuple[int, Future[_Answer]]] = deque()
         images = iter(fetched)
-        meters = meters or Meters()
+        meters = meters or StageTimers()
         wait = Wait()
         try:
             while True:
@@ -220,7 +220,7 @@ class Decoders:
                 slot, future = pending.popleft()
                 try:
                     decoded, rest = future.result()
-                    with wait.for_room():
+                    with wait.for_output():
                         yield from decoded
                 finally:
                     self._slots.put(slot)
@@ -234,15 +234,17 @@ class Decoders:
                     future.exception()
                 self._slots.put(slot)
 
-    def _submit(self, group: "list[_Encoded | Decoded]", meters: Meters, wait: Wait) -> "tuple[int, Future[_Answer]]":
+    def _submit(
+        self, group: "list[_Encoded | Decoded]", meters: StageTimers, wait: Wait
+    ) -> "tuple[int, Future[_Answer]]":
         slot = self._slots.get()
         return slot, self._threads.submit(self._decode_group, group, slot, meters, wait)
 
-    def _decode_group(self, group: "list[_Encoded | Decoded]", slot: int, meters: Meters, wait: Wait) -> "_Answer":
+    def _decode_group(self, group: "list[_Encoded | Decoded]", slot: int, meters: StageTimers, wait: Wait) -> "_Answer":
         encoded = [item for item in group if isinstance(item, _Encoded)]
         process = self._idle.get()
         try:
-            with process.lane.work(meters, wait):
+            with process.resource.work(meters, wait):
                 answers, rest = self._answers(process, encoded, slot)
         finally:
             self._idle.put(process)
@@ -339,7 +341,7 @@ class _Process:
 
     def __init__(self, block: Block, cell: int, limits: Limits, codec: str) -> None:
         self._block, self._cell, self._limits, self._codec = block, cell, limits, codec
-        self.lane = Lane("decode")
+        self.resource = Resource("decode")
         self._start()
 
     def _start(self) -> None:

@@ -19,7 +19,7 @@ from maskfleet.jobs.ledger.commit import Commit, Commits, Object, checked, nonce
 from maskfleet.jobs.ledger.manifest import Manifest, Shard
 from maskfleet.jobs.masks.formats import EncodedMask, MaskFormat
 from maskfleet.jobs.run.pipeline import Outcome, Pipeline
-from maskfleet.jobs.stage_timers import Meters
+from maskfleet.jobs.stage_timers import StageTimers
 from maskfleet.jobs.storage.contract import Storage
 
 STATS = "stats.parquet"
@@ -91,7 +91,7 @@ def run_shard(output: RunOutput, shard: Shard, pipeline: Pipeline) -> ShardRepor
     """
     started = time.perf_counter()
     records = output.manifest.records(shard)
-    meters = Meters()
+    meters = StageTimers()
     outcomes = pipeline.run([record for record, _ in records], meters)
     with meters.timed("write"):
         commit = _written(output, shard, list(zip(records, outcomes, strict=True)))

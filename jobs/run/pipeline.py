@@ -26,7 +26,7 @@ from maskfleet.jobs.images.streams import STREAM_BYTES, Stream, Unreadable
 from maskfleet.jobs.inputs.fetch import Inputs, Reader
 from maskfleet.jobs.inputs.record import Record
 from maskfleet.jobs.masks.formats import EncodedMask, Encoder
-from maskfleet.jobs.stage_timers import DEVICE, Lane, Lanes, Meters, Wait
+from maskfleet.jobs.stage_timers import DEVICE, Resource, ResourcePool, StageTimers, Wait
 from maskfleet.jobs.storage.contract import Fault
 from maskfleet.jobs.storage.schemes import is_local
 from maskfleet.jobs.storage.subresource import is_part
@@ -146,7 +146,7 @@ class Pipeline:
         self._fetchers = ThreadPoolExecutor(_FETCHES, "fetch")
         self._encoders = ThreadPoolExecutor(encoders, "encode")
         self.decoders = Decoders(limits, processes=decoders, users=SHARDS_IN_FLIGHT, codec=codec)
-        self._device = Lanes("segment", segmenter.lanes)
+        self._device = ResourcePool("segment", segmenter.lanes)
         self._encoding = threading.local()
         self._moved = time.monotonic()
         first, *rarer = gc.get_threshold()
@@ -178,7 +178,7 @@ class Pipeline:
         tried = self.segmenter.fits.copy()  # the other shard's thread may be adding to it
         return {f"{width}×{height}": [str(fit) for fit in fits] for (height, width), fits in tried.items() if fits[1:]}
 
-    def run(self, records: Sequence[Record], meters: Meters | None = None) -> list[Outcome]:
+    def run(self, records: Sequence[Record], meters: StageTimers | None = None) -> list[Outcome]:
         """What becomes of each record, in order. At most `SHARDS_IN_FLIGHT` threads may be in here.
 
         Args:
@@ -190,14 +190,14 @@ class Pipeline:
             StorageError: Storage goes on failing.
         """
         outcomes = [Outcome() for _ in records]
-        meters = meters or Meters()
+        meters = meters or StageTimers()
         wait = Wait()
         began = wait.since
         decoded = self.decoders.decode(self._fetched(records, outcomes, meters), meters)
         encoding: deque[Future[None]] = deque()
         for batch in self._batches(_awaited(decoded, wait), records, outcomes, meters, wait):
             classes = self._segmented(batch, outcomes, meters, wait)
-            with wait.for_room():
+            with wait.for_output():
                 while len(encoding) >= _BATCHES_ENCODED_AHEAD:
                     encoding.popleft().result()
             encoding.append(self._encoders.submit(self._encode, batch.indices, classes, outcomes, meters, began))
@@ -206,7 +206,7 @@ class Pipeline:
         return outcomes
 
     def _fetched(
-        self, records: Sequence[Record], outcomes: list[Outcome], meters: Meters
+        self, records: Sequence[Record], outcomes: list[Outcome], meters: StageTimers
     ) -> Iterator[tuple[int, Fetched]]:
         pending: deque[Future[list[Fetched]]] = deque()
         reader = self.inputs.reader(records)
@@ -253,7 +253,7 @@ class Pipeline:
             self._move()
             outcome.seconds["fetch"] = time.perf_counter() - started
 
-    def _stream(self, record: Record, outcome: Outcome, meters: Meters, wait: Wait) -> None:
+    def _stream(self, record: Record, outcome: Outcome, meters: StageTimers, wait: Wait) -> None:
         """The whole way of one image, in rows. The device is its alone for that time."""
         started = time.perf_counter()
         outcome.failure = None
@@ -293,7 +293,7 @@ class Pipeline:
         decoded: Iterable[Decoded],
         records: Sequence[Record],
         outcomes: list[Outcome],
-        meters: Meters,
+        meters: StageTimers,
         wait: Wait,
     ) -> Iterator[_Batch]:
         """Images of one shape together, each batch as soon as it is full, the rest by the age of their first image.
@@ -334,7 +334,7 @@ class Pipeline:
         for batch in open_.values():
             yield _trimmed(batch)
 
-    def _segmented(self, batch: _Batch, outcomes: list[Outcome], meters: Meters, wait: Wait) -> NDArray[np.uint8]:
+    def _segmented(self, batch: _Batch, outcomes: list[Outcome], meters: StageTimers, wait: Wait) -> NDArray[np.uint8]:
         alone = self.segmenter.lanes_of(*batch.pixels.shape[1:3]) == 1
         with self._device.work(meters, wait, alone=alone):
             started = time.perf_counter()
@@ -363,13 +363,13 @@ class Pipeline:
         indices: Sequence[int],
         classes: NDArray[np.uint8],
         outcomes: list[Outcome],
-        meters: Meters,
+        meters: StageTimers,
         began: float,
     ) -> None:
-        if not hasattr(self._encoding, "lane"):
-            self._encoding.lane = Lane("encode")
+        if not hasattr(self._encoding, "resource"):
+            self._encoding.resource = Resource("encode")
         # Masks wait for nothing but the class maps; what they take is held by the shard until it is written.
-        with self._encoding.lane.work(meters, Wait(starved=math.inf, since=began)):
+        with self._encoding.resource.work(meters, Wait(starved=math.inf, since=began)):
             for index, class_map in zip(indices, classes, strict=True):
                 started = time.perf_counter()
                 if self._encoder is not None and outcomes[index].failure is None:

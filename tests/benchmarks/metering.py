@@ -1,6 +1,6 @@
 """What meters cost: `python tests/benchmarks/metering.py --pairs 5`.
 
-The same run of the identity device without Ray, in turn with the meters and with meters that do nothing. Images per
+The same run of the identity device without Ray, in turn with the meters and with timers that do nothing. Images per
 second of the whole run, and CPU seconds of this process and its decoders per image.
 """
 
@@ -57,15 +57,15 @@ def main() -> None:
         bench.draw(root / "in", given.images, 256)
         (root / "w.safetensors").write_bytes(weights.save(UNet(3, 2, width=2)))  # not used, but a job has some
         measured(root, 0)
-        found = {"with meters": [], "without": []}
+        found = {"with timers": [], "without": []}
         for pair in range(given.pairs):
-            found["with meters"].append(measured(root, 2 * pair + 1))
+            found["with timers"].append(measured(root, 2 * pair + 1))
             with (
-                mock.patch.object(stage_timers.Meters, "add", nothing),
-                mock.patch.object(stage_timers.Meters, "timed", nothing),
+                mock.patch.object(stage_timers.StageTimers, "add", nothing),
+                mock.patch.object(stage_timers.StageTimers, "timed", nothing),
                 mock.patch.object(stage_timers.Wait, "for_input", nothing),
-                mock.patch.object(stage_timers.Wait, "for_room", nothing),
-                mock.patch.object(stage_timers.Lane, "work", nothing),
+                mock.patch.object(stage_timers.Wait, "for_output", nothing),
+                mock.patch.object(stage_timers.Resource, "work", nothing),
                 mock.patch.object(Speed, "forward_share", None),
                 mock.patch.object(Speed, "limit", ""),
             ):
@@ -73,8 +73,8 @@ def main() -> None:
     print("| | images/s | CPU ms per image |\n|---|---|---|")
     for name, values in found.items():
         print(f"| {name} | {median(v[0] for v in values):.0f} | {median(v[1] for v in values):.4f} |")
-    ratios = [one[1] / other[1] for one, other in zip(found["with meters"], found["without"], strict=True)]
-    print(f"CPU with meters, of without: {median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f})")
+    ratios = [one[1] / other[1] for one, other in zip(found["with timers"], found["without"], strict=True)]
+    print(f"CPU with timers, of without: {median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f})")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from PIL import Image
 from maskfleet.jobs.errors import MaskfleetError
 from maskfleet.jobs.images import decoders as module
 from maskfleet.jobs.images.decoders import Decoders, Failure, Limits, LocalFile
-from maskfleet.jobs.stage_timers import Meters
+from maskfleet.jobs.stage_timers import StageTimers
 from maskfleet.jobs.storage import local_file
 
 
@@ -82,7 +82,7 @@ def test_files_are_read_by_the_process_that_decodes_them(tmp_path):
         (tmp_path / f"{index}.png").write_bytes(png(image))
         etag = local_file.state(os.stat(tmp_path / f"{index}.png")) if index % 2 else None
         encoded.append((index, png(image) if index % 3 == 0 else left(tmp_path / f"{index}.png", etag=etag)))
-    meters = Meters()
+    meters = StageTimers()
     with Decoders(Limits(3), processes=2) as decoders:
         found = [(d.number, d.pixels.copy(), d.reading) for d in decoders.decode(encoded, meters)]
     assert [number for number, *_ in found] == list(range(40))
