@@ -7,24 +7,11 @@ import ast
 import re
 import sys
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel
-from pydantic_core import PydanticUndefined
-
-from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.job.reference import markdown
 from maskfleet.jobs.ledger.statistics import SCHEMA
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def keys() -> str:
-    """Return a Markdown table of the keys of each section, in the order of the schema."""
-    parts = [_table(Job, "The top level", "")]
-    for name, field in Job.model_fields.items():
-        if _is_section(field.annotation):
-            parts.append(_table(field.annotation, f"`[{name}]`", f"{name}."))
-    return "\n\n".join(parts)
 
 
 def columns() -> str:
@@ -51,7 +38,7 @@ def tree() -> str:
 
 
 GENERATED = {
-    "docs/job-file.md": {"keys": keys},
+    "docs/job-file.md": {"keys": lambda: markdown().strip()},
     "docs/outputs.md": {"columns": columns},
     "docs/architecture.md": {"tree": tree},
 }
@@ -66,74 +53,6 @@ def rendered(page: str) -> str:
         head, rest = text.split(start)
         text = f"{head}{start}\n{make()}\n\n{end}{rest.split(end)[1]}"
     return text
-
-
-def _table(section: type[BaseModel], title: str, prefix: str) -> str:
-    meanings = _meanings(section)
-    lines = [f"### {title}", "", "| key | values | default | meaning |", "|---|---|---|---|"]
-    for key, field in section.model_fields.items():
-        if not _is_section(field.annotation):
-            default = "required" if field.default is PydanticUndefined else _default(field.default)
-            lines.append(f"| `{prefix}{key}` | {_values(field)} | {default} | {_cell(meanings[key])} |")
-    return "\n".join(lines)
-
-
-def _meanings(section: type[BaseModel]) -> dict[str, str]:
-    """Return the string below each field of a class, or its `description`."""
-    found = {key: field.description for key, field in section.model_fields.items() if field.description}
-    (source,) = [path for path in (ROOT / "jobs/job").glob("*.py") if f"class {section.__name__}(" in path.read_text("utf-8")]
-    (body,) = [
-        node.body
-        for node in ast.walk(ast.parse(source.read_text("utf-8")))
-        if isinstance(node, ast.ClassDef) and node.name == section.__name__
-    ]
-    for field, text in zip(body, body[1:], strict=False):
-        if (
-            isinstance(field, ast.AnnAssign)
-            and isinstance(text, ast.Expr)
-            and isinstance(text.value, ast.Constant)
-        ):
-            found[field.target.id] = text.value.value
-    return found
-
-
-def _is_section(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
-
-
-def _values(field: Any) -> str:
-    """Return the accepted values in words, with their bounds."""
-    bounds = []
-    for limit in field.metadata:
-        for name, sign in (("gt", ">"), ("ge", "≥"), ("lt", "<"), ("le", "≤")):
-            if (value := getattr(limit, name, None)) is not None:
-                bounds.append(f"{sign} {value:,}")
-    return " ".join([_kind(field.annotation), ", ".join(bounds)]).strip()
-
-
-def _kind(annotation: Any) -> str:
-    origin = get_origin(annotation)
-    arguments = get_args(annotation)
-    if origin is Literal:
-        return ", ".join(f'`"{value}"`' for value in arguments)
-    if origin is tuple:
-        return f"list of {_kind(arguments[0])}" if arguments[-1] is Ellipsis else "RGB"
-    if arguments and origin is not None and origin not in (Union, type(int | str)):
-        return _kind(arguments[0])
-    if arguments:
-        return ", ".join(dict.fromkeys(_kind(one) for one in arguments if one is not type(None)))
-    names = {str: "text", int: "integer", float: "number", bool: "true, false"}
-    return names.get(annotation) or {"WorkerRange": "`{min, max}`", "datetime": "date"}[annotation.__name__]
-
-
-def _default(value: Any) -> str:
-    if value in (None, (), ""):
-        return "none"
-    return f"`{str(value).lower() if isinstance(value, bool) else _quoted(value)}`"
-
-
-def _quoted(value: Any) -> str:
-    return f'"{value}"' if isinstance(value, str) else str(value)
 
 
 def _cell(text: str) -> str:

@@ -1,22 +1,23 @@
-"""The README says what is there."""
+"""The documentation agrees with the code: commands, keys, columns, modules, links."""
 
+import importlib
 import re
+import shlex
 import tomllib
 from pathlib import Path
 
+import pytest
+from docs.pages import PAGES, ROOT, blocks, prose, text_of
+from docs.reference import GENERATED, rendered
 from typer.main import get_command
 
 from maskfleet.cluster.cli.main import app
 from maskfleet.jobs.job.keys import names
 from maskfleet.jobs.job.schema import Job
-from maskfleet.jobs.ledger.statistics import SCHEMA
-
-ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text("utf-8")
 
 
 def commands():
-    """By name, those of a group behind the group's."""
+    """Every subcommand by name; those of a group follow the name of the group."""
     found = {}
     for name, command in get_command(app).commands.items():
         inner = getattr(command, "commands", None)
@@ -24,51 +25,112 @@ def commands():
     return found
 
 
-def test_every_command_and_key_and_column_is_in_the_readme():
+def options(command) -> list[str]:
+    return sorted(option for parameter in command.params for option in parameter.opts if option.startswith("--"))
+
+
+@pytest.mark.parametrize("page", GENERATED)
+def test_generated_parts_are_up_to_date(page):
+    assert rendered(page) == text_of(page), "run: python tests/docs/reference.py --write"
+
+
+def test_the_readme_is_short():
+    assert len(text_of("README.md").splitlines()) < 200
+
+
+def test_every_subcommand_is_on_the_page_of_the_command_line():
+    lines = [line for block in blocks("docs/command-line.md") for line in block.commands()]
     for command in commands():
-        assert f"maskfleet {command}" in README, command
-    for key in names(Job):
-        assert re.search(rf"^\s*#?\s*{key.rsplit('.', 1)[-1]}\s*=|`{key.rsplit('.', 1)[-1]}`", README, re.MULTILINE), (
-            key
-        )
-    for field in SCHEMA:
-        assert f"`{field.name}`" in README or field.name.endswith("_seconds"), field.name
+        assert [line for line in lines if re.match(rf"maskfleet {command}\b", line)], command
 
 
-def test_the_tree_in_the_readme_is_the_tree_on_disk():
-    told, folders = set(), []
-    for line in README[README.index("\nunet/ ") : README.index("\ntests/ ")].splitlines():
-        if found := re.match(r"([│├└─\s]*)(\w+(?:/|\.py))", line):
-            depth = len(found[1]) // 4
-            folders[depth:] = [found[2]]
-            told.add("".join(folders))
-    files = {file for folder in ("unet", "jobs", "cluster") for file in (ROOT / folder).rglob("*.py")}
-    there = {str(file.relative_to(ROOT)) for file in files if file.name != "__init__.py"}
-    assert {path for path in told if path.endswith(".py")} == there
+@pytest.mark.parametrize("page", PAGES)
+def test_inline_commands_exist_with_their_options(page):
+    known = commands()
+    common = options(get_command(app))
+    for code in re.findall(r"`maskfleet ([^`]*)`", prose(page).replace("\n", " ")):
+        words = [word for word in shlex.split(code.replace("…", "")) if word not in common]
+        if words and re.fullmatch("[a-z][a-z-]*", words[0]):
+            name = " ".join(words[:2]) if words[0] == "bench" and len(words) > 1 else words[0]
+            command = known.get(name) or get_command(app).commands.get(name)
+            assert command is not None, code
+            assert {word.split("=")[0] for word in words if word.startswith("--")} <= {*options(command), "--help"}, (
+                code
+            )
 
 
-def test_every_folder_of_code_is_installed():
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-    folders = (
-        file.parent.relative_to(ROOT) for top in ("unet", "jobs", "cluster") for file in (ROOT / top).rglob("*.py")
+@pytest.mark.parametrize("page", PAGES)
+def test_every_job_is_valid(page):
+    required = {"input": "in", "output": "out", "weights": "nuclei"}
+    for block in blocks(page):
+        if block.language == "toml":
+            Job.of(required | tomllib.loads(block.text))
+
+
+def test_the_example_job_shows_every_key():
+    *_, example = [block for block in blocks("docs/job-file.md") if block.language == "toml"]
+    table = tomllib.loads(example.text)
+    shown = {
+        f"{key}.{inner}" if isinstance(value, dict) else key
+        for key, value in table.items()
+        for inner in (value if isinstance(value, dict) else [""])
+    }
+    assert shown == set(names(Job))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_somewhere(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if not link.startswith(("https://", "http://", "mailto:")):
+            path, _, anchor = link.partition("#")
+            target = (ROOT / page).parent / path if path else ROOT / page
+            assert target.exists(), f"{page}: {link}"
+            assert not anchor or anchor in anchors(target), f"{page}: {link}"
+
+
+def anchors(page: Path) -> set[str]:
+    """Return a page's anchors in GitHub's form."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_named_exists(page):
+    for path in re.findall(r"`((?:unet|jobs|cluster|maskfleet|tests|docs)/[\w/.-]+)`", prose(page)):
+        assert (ROOT / path).exists(), f"{page}: {path}"
+
+
+def test_every_step_of_the_way_names_code():
+    """The steps name a file and a function or class in it."""
+    text = text_of("docs/architecture.md")
+    steps = re.findall(
+        r"^\| \d[^|]*\|([^|]*)\|", text.split("<!-- steps -->")[1].split("<!-- /steps -->")[0], re.MULTILINE
     )
-    assert set(settings["tool"]["setuptools"]["packages"]) == {".".join(folder.parts) for folder in folders}
+    assert steps
+    for step in steps:
+        path, *symbols = re.findall(r"`([^`]+)`", step)
+        module = importlib.import_module(f"maskfleet.{path.removesuffix('.py').replace('/', '.')}")
+        for symbol in symbols:
+            value = module
+            for name in re.match(r"[\w.]+", symbol)[0].split("."):
+                value = getattr(value, name)
 
 
-def test_the_job_file_in_the_readme_is_a_job():
-    (block,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
-    Job.of(tomllib.loads(block))
+def test_every_folder_of_code_is_a_package():
+    """Setuptools finds packages through the links in maskfleet/, and skips folders without __init__.py."""
+    settings = tomllib.loads(text_of("pyproject.toml"))["tool"]["setuptools"]
+    assert settings["packages"]["find"]["include"] == ["maskfleet*"]
+    for top in ("unet", "jobs", "cluster"):
+        assert (ROOT / "maskfleet" / top).resolve() == ROOT / top
+        for file in (ROOT / top).rglob("*.py"):
+            assert (file.parent / "__init__.py").exists(), file
 
 
 def test_the_surface_of_the_command_line_is_closed():
-    """A flag more is a decision, made here."""
-    surface = {
-        name: sorted(option for parameter in command.params for option in parameter.opts if option.startswith("--"))
-        for name, command in commands().items()
-    }
+    """A new option is a decision, and it is made here."""
     job = ["--input", "--json", "--output", "--set", "--weights"]
     selection = ["--date", "--limit", "--only", "--sample", "--since"]
-    assert surface == {
+    assert {name: options(command) for name, command in commands().items()} == {
         "run": sorted([*job, *selection, "--address", "--no-ray"]),
         "plan": sorted([*job, *selection]),
         "explain": ["--json", "--profile"],

@@ -1,0 +1,236 @@
+"""Every `maskfleet`, Python and SQL line of the documentation runs, or is listed here with a reason."""
+
+import os
+import re
+import secrets
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+from docs.pages import PAGES, ROOT, Block, blocks
+from typer.testing import CliRunner
+
+from docs import world
+from maskfleet.cluster.cli.main import app
+
+NOT_RUN = {
+    r"^python3 -m venv ": "installs; .ci/run runs the README's two commands as they are",
+    r"^source \.venv/bin/activate$": "a shell's own state",
+    r"^(\.venv/bin/)?pip install ": "installs",
+    r"^(export|\(umask) ": "a shell's own state, and files in the home folder",
+    r"^ray (start|up|down|dashboard)\b": "starts machines or services",
+    r"^docker ": "needs Docker and a registry",
+    r"^kubectl ": "needs a Kubernetes cluster",
+    r"^sudo ": "changes the machine",
+    r"^ssh ": "needs another machine",
+    r"^pytest\b|^ruff |^mypy$|^lint-imports$|^\.ci/run$": "the checks themselves",
+    r"^python tests/docs/reference\.py --write$": "writes the pages; test_reference.py compares them",
+    r"^maskfleet demo$": "takes minutes; .ci/run runs it, and tests run smaller ones",
+}
+"""Lines that do not run, by pattern, and why."""
+
+SMALLER = {
+    r"^maskfleet (run|retry|backfill)\b(?!.*--(no-ray|address))": "--no-ray",
+    r"^maskfleet bench (run|null)\b": "--no-ray --images 4 --side 32 --pairs 1",
+    r"^maskfleet bench codecs\b": "--images 4 --side 32",
+    r"^maskfleet bench forward\b": "--pairs 1 --shape 32x32",
+    r"^maskfleet bench storage\b": "--objects 4 --bytes 1000",
+    r"^maskfleet (finetune|run job.toml$)": "--set finetune.steps=1 --set finetune.crop=32 --set finetune.batch_size=1",
+    r"^maskfleet submit\b": f"--python {sys.executable} --set cluster.workers=1 --set cluster.threads=1",
+}
+"""Options added to lines by pattern, to make them short. Ray gives the same bytes as this process does."""
+
+AS_WRITTEN = ("docs/one-machine.md",)
+"""Pages with lines run as they are, in processes of their own, with a local Ray."""
+
+EXIT_CODES = {r"^maskfleet (finetune|run)\b.*finetune\.steps=1": {0, 3}}
+"""Accepted exit codes other than 0: one step of training makes nothing better, so the gate refuses."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Addresses of a Ray cluster: of its head and of its dashboard."""
+
+    head: str
+    dashboard: str
+
+    def named(self, command: str) -> str:
+        """Return a command with the documentation's addresses replaced."""
+        command = command.replace("10.0.0.5:6379", self.head)
+        return re.sub(r"http://(head|HEAD|127\.0\.0\.1):8265", self.dashboard, command)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prepared")
+    world.prepare(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A Ray head with a dashboard, in its own processes."""
+    ports = {name: _free_port() for name in ("port", "dashboard-port", "ray-client-server-port")}
+    ports |= {name: _free_port() for name in ("metrics-export-port", "dashboard-agent-listen-port")}
+    session = Path("/tmp") / f"mf-{secrets.token_hex(4)}"  # sockets need a short path
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2"]
+    command += ["--disable-usage-stats", "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1"]
+    command += [f"--temp-dir={session}", "--object-store-memory=134217728"]
+    command += [f"--{name}={port}" for name, port in ports.items()]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=_environment())
+    try:
+        _wait_for(ports["dashboard-port"], process)
+        yield Cluster(f"127.0.0.1:{ports['port']}", f"http://127.0.0.1:{ports['dashboard-port']}")
+    finally:
+        below = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+        process.send_signal(signal.SIGTERM)
+        psutil.wait_procs(below, timeout=15)
+        for left in below:
+            if left.is_running():
+                left.kill()
+        process.wait(20)
+        subprocess.run(["rm", "-rf", str(session)], check=False)
+
+
+def has_lines(page: str, *words: str) -> bool:
+    return any(word in block.text for block in blocks(page) for word in words)
+
+
+WITH_CLUSTER = [page for page in PAGES if has_lines(page, "--address http", "--address 10.")]
+OTHERS = [page for page in PAGES if page not in WITH_CLUSTER and blocks(page)]
+
+
+@pytest.mark.parametrize("page", OTHERS)
+def test_the_lines_of_a_page_run(page, prepared, tmp_path, monkeypatch, request):
+    _run(page, prepared, tmp_path, monkeypatch, request, None)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("page", WITH_CLUSTER)
+def test_the_lines_of_a_page_run_with_a_cluster(page, prepared, tmp_path, monkeypatch, request, cluster):
+    _run(page, prepared, tmp_path, monkeypatch, request, cluster)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_line_is_known(page):
+    """A line neither run nor listed, for example of a new tool, is an error here even if its page is slow."""
+    for block in blocks(page):
+        assert block.language in {"bash", "toml", "python", "sql", ""}, f"{page}:{block.line}"
+        if block.language == "bash":
+            for command in block.commands():
+                assert _reason(command) or command.startswith(("maskfleet ", "duckdb -c ")), f"{page}: {command}"
+        elif not block.language:
+            assert not re.search(r"^(\$ )?(maskfleet|pip|python) ", block.text, re.MULTILINE), f"{page}:{block.line}"
+
+
+def test_every_exception_is_needed():
+    lines = [
+        command for page in PAGES for block in blocks(page) if block.language == "bash" for command in block.commands()
+    ]
+    for pattern in [*NOT_RUN, *SMALLER]:
+        assert any(re.search(pattern, line) for line in lines), pattern
+
+
+def _run(page, prepared, folder, monkeypatch, request, cluster) -> None:
+    in_s3 = has_lines(page, "s3://")
+    if in_s3:
+        request.getfixturevalue("s3_server")
+        world.fill_bucket()
+    world.copy(prepared, folder, (world.IN_S3 if in_s3 else world.LOCAL) + world.MORE)
+    monkeypatch.chdir(folder)
+    names: dict[str, object] = {}
+    for block in blocks(page):
+        if block.language == "toml":
+            _write_job(block, folder)
+        elif block.language == "python":
+            exec(compile(block.text, f"{ROOT / page}:{block.line}", "exec"), names)
+        elif block.language == "sql":
+            assert _query(block.text)
+        elif block.language == "bash":
+            for command in block.commands():
+                if not _reason(command):
+                    _run_line(page, command, cluster)
+
+
+def _run_line(page: str, command: str, cluster: Cluster | None) -> None:
+    if command.startswith("duckdb -c "):
+        assert _query(shlex.split(command)[2]), f"{page}: {command}"
+        return
+    for pattern, options in SMALLER.items() if page not in AS_WRITTEN else ():
+        if re.search(pattern, command):
+            command += f" {options}"
+    if cluster is not None:
+        command = cluster.named(command)
+    _, *arguments = shlex.split(command)
+    own_process = page in AS_WRITTEN or "--address" in arguments
+    code, said = _in_a_process(arguments) if own_process else _here(arguments)
+    accepted = next((codes for pattern, codes in EXIT_CODES.items() if re.search(pattern, command)), {0})
+    assert code in accepted, f"{page}: {command}: exit {code}\n{said}"
+
+
+def _here(arguments: list[str]) -> tuple[int, str]:
+    """Run a command in this process; loading torch and Ray in each would take longer than all else."""
+    done = CliRunner().invoke(app, arguments, standalone_mode=False)
+    code = getattr(done.exception, "exit_code", 1) if done.exception else done.return_value
+    return code or 0, f"{done.output}\n{done.exception!r}"
+
+
+def _in_a_process(arguments: list[str]) -> tuple[int, str]:
+    command = [sys.executable, "-m", "maskfleet", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=_environment())
+    return done.returncode, done.stdout + done.stderr
+
+
+def _environment() -> dict[str, str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+
+
+def _reason(command: str) -> str | None:
+    return next((reason for pattern, reason in NOT_RUN.items() if re.search(pattern, command)), None)
+
+
+def _write_job(block: Block, folder: Path) -> None:
+    """Write a job file shown on a page, or add the sections shown to the present one."""
+    head = block.text.splitlines()[0]
+    if head.startswith("# job.toml"):
+        (folder / "job.toml").write_text(block.text)
+    elif head.startswith("# in job.toml"):
+        shown = set(re.findall(r"^\[(\w+)\]", block.text, re.MULTILINE))
+        kept = re.split(r"^(?=\[)", (folder / "job.toml").read_text(), flags=re.MULTILINE)
+        kept = [part for part in kept if not part.startswith(tuple(f"[{name}]" for name in shown))]
+        (folder / "job.toml").write_text("".join([*kept, "\n", block.text]))
+
+
+def _query(sql: str) -> list:
+    import duckdb
+
+    return duckdb.sql(sql).fetchall()
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def _wait_for(port: int, process: subprocess.Popen, seconds: float = 90) -> None:
+    end = time.monotonic() + seconds
+    while True:
+        assert process.poll() is None, "ray start ended"
+        assert time.monotonic() < end, "Ray's dashboard does not answer"
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            time.sleep(0.2)
+        else:
+            return
