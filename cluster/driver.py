@@ -30,7 +30,7 @@ from maskfleet.jobs.run.open_pipeline import open_pipeline
 from maskfleet.jobs.run.pipeline import SHARDS_IN_FLIGHT
 from maskfleet.jobs.run.progress import Progress
 from maskfleet.jobs.stage_timers import DEVICE
-from maskfleet.jobs.training.loop import Train
+from maskfleet.jobs.training.loop import TrainingLoop
 
 _WAITED_SECONDS = 60.0
 """Seconds without any ready worker between two warnings about it."""
@@ -53,7 +53,7 @@ class Fleet:
     ) -> None:
         self._connection = connection if isinstance(connection, Connection) else Connection(connection)
         self._open_pipeline = open_pipeline
-        self.train: Train = on_ray(self._connection.address)
+        self.train: TrainingLoop = on_ray(self._connection.address)
 
     @contextmanager
     def attempts(self, run: Run, backlog: Backlog, progress: Progress, stop: Stop) -> Iterator["FleetAttempts"]:

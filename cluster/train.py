@@ -1,8 +1,8 @@
-"""Training on several workers: Ray Train places them, connects them, and starts all again when one is lost.
+"""Training on several workers: Ray Train places and connects them, and restarts all of them if one dies.
 
-Each makes the steps of `jobs.training.loop.train` on its share of every batch. What they are restored from are that
-loop's own committed checkpoints; Ray Train holds no state of ours, so that a run by one worker, by several, or by a
-process without Ray goes on from the same files.
+Each worker runs `jobs.training.loop.train` on its share of every batch. They resume from that loop's own committed
+checkpoints; Ray Train stores none of our state. One worker, several workers and a process without Ray can therefore
+resume each other's trainings.
 """
 
 import os
@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -22,78 +23,109 @@ from maskfleet.jobs.errors import JobError, MaskfleetError, Stopped
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.ledger.fence import Fence
 from maskfleet.jobs.storage.schemes import open_storage
-from maskfleet.jobs.training import loop
 from maskfleet.jobs.training.checkpoints import Checkpoints
-from maskfleet.jobs.training.finetune import plan_of
-from maskfleet.jobs.training.loop import Moment, Plan, Progress, Train, Trained
+from maskfleet.jobs.training.loop import OnStep, StepReport, TrainingLoop, TrainingResult, train
+from maskfleet.jobs.training.plan import TrainingPlan, plan_training
 
-_LOSSES = 5
-"""Times that all workers are started again because one was lost."""
+_MAX_RESTARTS = 5
+"""Restarts of all workers after the death of one."""
 
-_LOOK = 0.5
-"""Seconds between looks at how far it is, and at whether to stop."""
+_POLL_SECONDS = 0.5
+"""Seconds between two exchanges of progress and stop requests."""
 
 
-def on_ray(address: str | None, *, steps_of: Train = loop.train) -> Train:
-    """What trains on as many workers as the job says: one in this process, more on Ray.
+@dataclass(frozen=True, kw_only=True)
+class _WorkerConfig:
+    """Instructions for each worker.
 
-    Args:
-        address: Of a Ray cluster; None for RAY_ADDRESS, else a Ray of one's own.
-        steps_of: Makes the steps in each worker; for tests.
+    Attributes:
+        job: Job with a `finetune` section.
+        plan_id: Id of the training plan; workers refuse pairs or weights changed since.
+        generation: Lock generation of the driver.
+        threads: Number of CPU threads per worker.
+        gpu: Whether each worker has a GPU.
+        loop: Makes the steps.
+        mailbox: Handle of the `_Mailbox` actor.
     """
 
-    def train(
-        plan: Plan, checkpoints: Checkpoints, *, threads: int, progress: Progress | None, stopped: Callable[[], bool]
-    ) -> Trained:
+    job: Job
+    plan_id: str
+    generation: int
+    threads: int
+    gpu: bool
+    loop: TrainingLoop
+    mailbox: Any
+
+
+def on_ray(address: str | None, *, worker_loop: TrainingLoop = train) -> TrainingLoop:
+    """Return a training loop with as many workers as the job asks for: one in this process, more on Ray.
+
+    Args:
+        address: Address of a Ray cluster; None for RAY_ADDRESS, else a local Ray.
+        worker_loop: Makes the steps in each worker; tests replace it.
+    """
+
+    def loop(
+        plan: TrainingPlan, checkpoints: Checkpoints, *, threads: int, on_step: OnStep | None,
+        stopped: Callable[[], bool],
+    ) -> TrainingResult:  # fmt: skip
         if plan.job.finetune.workers > 1 and not checkpoints.reached(plan.steps):
             with connected(address, WORKER_ENVIRONMENT) as runtime_env:
                 needs = needs_of(plan.job, own=runtime_env is None)
-                _together(plan, checkpoints, needs, runtime_env, steps_of, progress, stopped)
-        # All steps are made by now, so this makes none, and gives what came of them.
-        return loop.train(plan, checkpoints, threads=threads, progress=progress, stopped=stopped)
+                mailbox: Any = ray.remote(num_cpus=0)(_Mailbox).remote()
+                config = _WorkerConfig(
+                    job=plan.job, plan_id=plan.id, generation=checkpoints.generation, threads=int(max(1, needs.cpus)),
+                    gpu=needs.gpus > 0, loop=worker_loop, mailbox=mailbox,
+                )  # fmt: skip
+                _train_on_workers(config, needs, runtime_env, on_step=on_step, stopped=stopped)
+        # All steps are made by now: this makes none and returns the result.
+        return train(plan, checkpoints, threads=threads, on_step=on_step, stopped=stopped)
 
-    return train
+    return loop
 
 
-class _Desk:
-    """What driver and workers tell each other. Becomes an actor."""
+class _Mailbox:
+    """Messages between the driver and the workers. Runs as a Ray actor."""
 
     def __init__(self) -> None:
-        self._moment: Moment | None = None
+        self._report: StepReport | None = None
         self._stop = False
         self._error: Exception | None = None
 
-    def tell(self, moment: Moment) -> None:
-        self._moment = moment
+    def post(self, report: StepReport) -> None:
+        """Post progress, from rank 0."""
+        self._report = report
 
-    def look(self, stop: bool) -> Moment | None:
-        """Of the driver: how far it is since the last look, and whether to stop."""
-        moment, self._moment, self._stop = self._moment, None, stop
-        return moment
+    def exchange(self, stop: bool) -> StepReport | None:
+        """Set the stop request and return progress since the last call, for the driver."""
+        report, self._report, self._stop = self._report, None, stop
+        return report
 
-    def stop(self) -> bool:
+    def stop_requested(self) -> bool:
+        """Return whether the driver asks all workers to stop."""
         return self._stop
 
-    def end(self, error: Exception) -> None:
-        """Of a worker: why it makes no sense to go on."""
+    def fail(self, error: Exception) -> None:
+        """Post an error no restart can cure; the first one is kept."""
         self._error = self._error or error
 
     def error(self) -> Exception | None:
+        """Return the first error posted."""
         return self._error
 
 
-def _together(
-    plan: Plan, checkpoints: Checkpoints, needs: sizing.Needs, runtime_env: dict[str, Any] | None, steps_of: Train,
-    progress: Progress | None, stopped: Callable[[], bool],
+def _train_on_workers(
+    config: _WorkerConfig, needs: sizing.Needs, runtime_env: dict[str, Any] | None, *, on_step: OnStep | None,
+    stopped: Callable[[], bool],
 ) -> None:  # fmt: skip
-    """Have the workers make all steps.
+    """Make all steps on the workers.
 
     Raises:
-        JobError: Ray Train is not installed, or a worker says so.
-        ClusterError: The workers are lost again and again.
-        Stopped: `stopped` said so.
+        JobError: Ray Train is not installed, or a worker raised it.
+        ClusterError: Workers keep dying.
+        Stopped: `stopped` returned True.
     """
-    workers = plan.job.finetune.workers
+    workers = config.job.finetune.workers
     try:
         from ray import train as ray_train
         from ray.train.torch import TorchTrainer
@@ -101,127 +133,127 @@ def _together(
         raise JobError(
             f"finetune.workers = {workers} needs Ray Train ({error}); pip install 'maskfleet[train]', or set it to 1"
         ) from error
-    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # a job's paths may be relative
-    desk: Any = ray.remote(num_cpus=0)(_Desk).remote()
-    config = {
-        "job": plan.job, "id": plan.id, "generation": checkpoints.generation, "threads": int(max(1, needs.cpus)),
-        "gpu": needs.gpus > 0, "steps_of": steps_of, "desk": desk,
-    }  # fmt: skip
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # the job's paths may be relative
     with tempfile.TemporaryDirectory() as folder:
         trainer = TorchTrainer(
             _work,
-            train_loop_config=config,
+            train_loop_config={"config": config},
             scaling_config=ray_train.ScalingConfig(
                 num_workers=workers,
                 use_gpu=needs.gpus > 0,
                 resources_per_worker={"CPU": needs.cpus} | ({"GPU": needs.gpus} if needs.gpus else {}),
             ),
             run_config=ray_train.RunConfig(
-                name=plan.id,
-                storage_path=folder,  # of Ray Train's own notes, worth nothing afterwards
-                failure_config=ray_train.FailureConfig(max_failures=_LOSSES),
+                name=config.plan_id,
+                storage_path=folder,  # only Ray Train's own bookkeeping, worthless afterwards
+                failure_config=ray_train.FailureConfig(max_failures=_MAX_RESTARTS),
                 worker_runtime_env=runtime_env or {},  # type: ignore[call-arg]
             ),
         )
-        failures = _fit(trainer, desk, progress, stopped)
-    if (ended := ray.get(desk.error.remote())) is not None:
-        raise ended
-    if failures:
+        failure = _fit(trainer, config.mailbox, on_step=on_step, stopped=stopped)
+    posted = ray.get(config.mailbox.error.remote())
+    if posted is not None:
+        raise posted
+    if failure is not None:
         raise ClusterError(
-            f"the workers of the training are lost again and again ({_last_line(failures[0])}); look at their logs in "
-            "Ray's session folder, or set finetune.workers = 1"
-        ) from failures[0]
+            f"training workers keep dying ({_last_line(failure)}); read their logs in Ray's session folder, or set "
+            "finetune.workers = 1"
+        ) from failure
 
 
-def _fit(trainer: Any, desk: Any, progress: Progress | None, stopped: Callable[[], bool]) -> list[Exception]:
-    """Run a trainer while listening to its workers; what it ended with, if not well."""
+def _fit(trainer: Any, mailbox: Any, *, on_step: OnStep | None, stopped: Callable[[], bool]) -> Exception | None:
+    """Run a trainer while forwarding progress and stop requests; return its error, if any."""
     failures: list[Exception] = []
 
     def fit() -> None:
         try:
             trainer.fit()
-        except Exception as error:  # whatever it is, the caller's thread is to hear of it
+        except Exception as error:  # any error of the thread is handed to the caller
             failures.append(error)
 
-    # In a thread: in the main one it would put a signal handler of its own, and nobody would be told how far it is.
+    # On the main thread, `fit` would install its own signal handler and block the forwarding of progress.
     thread = threading.Thread(target=fit, name="ray-train", daemon=True)
     thread.start()
     while thread.is_alive():
-        thread.join(_LOOK)
-        moment = ray.get(desk.look.remote(stopped()))
-        if moment is not None and progress:
-            progress(moment)
-    return failures
+        thread.join(_POLL_SECONDS)
+        report = ray.get(mailbox.exchange.remote(stopped()))
+        if report is not None and on_step:
+            on_step(report)
+    return failures[0] if failures else None
 
 
 def needs_of(job: Job, *, own: bool) -> sizing.Needs:
-    """Of each worker, as for inference by as many.
+    """Return the resources of each training worker: as for inference with the same number of workers.
+
+    Args:
+        job: Job with a `finetune` section.
+        own: Whether this process started its own local Ray.
 
     Raises:
-        ClusterError: A Ray of one's own has no room for them, and none will come.
+        ClusterError: The local Ray is too small for the workers.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     workers = job.finetune.workers
     cluster = job.cluster.model_copy(update={"workers": workers})
     needs = sizing.needs(job.model_copy(update={"cluster": cluster}), nodes, cores())
-    needs = needs._replace(gpus=float(needs.gpus > 0))  # a rank is alone on its GPU
-    room = sum(_room(node, needs) for node in nodes)
-    if own and room < workers:
+    needs = needs._replace(gpus=float(needs.gpus > 0))  # each rank has a GPU to itself
+    capacity = sum(_capacity(node, needs) for node in nodes)
+    if own and capacity < workers:
         raise ClusterError(
-            f"finetune.workers = {workers} asks for {needs.cpus:g} CPUs and {needs.gpus:g} GPUs each, and this machine "
-            f"has room for {room}; lower it, or name a cluster by --address or RAY_ADDRESS"
+            f"finetune.workers = {workers} needs {needs.cpus:g} CPU and {needs.gpus:g} GPU per worker, but this "
+            f"machine has room for {capacity}; lower it, or name a cluster with --address or RAY_ADDRESS"
         )
     return needs
 
 
-def _room(node: sizing.Resources, needs: sizing.Needs) -> int:
-    """Workers that a node has room for."""
-    rooms = [node.get("CPU", 0) / needs.cpus] + ([node.get("GPU", 0) / needs.gpus] if needs.gpus else [])
-    return int(min(rooms))
+def _capacity(node: sizing.Resources, needs: sizing.Needs) -> int:
+    """Return the number of workers a node has room for."""
+    limits = [node.get("CPU", 0) / needs.cpus] + ([node.get("GPU", 0) / needs.gpus] if needs.gpus else [])
+    return int(min(limits))
 
 
-def _work(config: dict[str, Any]) -> None:
-    """One worker's part."""
-    desk = config["desk"]
-    if ray.get(desk.error.remote()) is not None:
-        return  # started again after an error that would only come again
+def _work(arguments: dict[str, _WorkerConfig]) -> None:
+    """Run one worker. Ray Train passes its configuration as a dictionary."""
+    config = arguments["config"]
+    mailbox = config.mailbox
+    if ray.get(mailbox.error.remote()) is not None:
+        return  # restarted after an error that would only recur
     try:
-        _steps(config["job"], config)
+        _run_loop(config)
     except Stopped as error:
-        ray.get(desk.end.remote(error))  # all ranks stop at the same step, so nobody waits for this one
+        ray.get(mailbox.fail.remote(error))  # all ranks stop at the same step, so none waits for this one
     except MaskfleetError as error:
-        ray.get(desk.end.remote(error))
-        raise  # so that Ray Train ends the others, who may wait for this one
+        ray.get(mailbox.fail.remote(error))
+        raise  # Ray Train then ends the other ranks, which may be waiting for this one
 
 
-def _steps(job: Job, config: dict[str, Any]) -> None:
-    if config["gpu"]:
+def _run_loop(config: _WorkerConfig) -> None:
+    if config.gpu:
         from ray.train.torch import get_device
 
-        torch.cuda.set_device(get_device())  # this thread's; Ray Train has set the main one's
-    torch.set_num_threads(config["threads"])
-    plan = plan_of(job)
-    if plan.id != config["id"]:
-        raise JobError("the pairs or weights changed while the training started; run the same command again")
-    storage = open_storage(job.output, profile=job.profile)
-    checkpoints = Checkpoints(storage, f"{plan.folder}/checkpoints", Fence(storage, config["generation"]))
-    desk = config["desk"]
-    config["steps_of"](
+        torch.cuda.set_device(get_device())  # Ray Train has set it for the main thread only
+    torch.set_num_threads(config.threads)
+    plan = plan_training(config.job)
+    if plan.id != config.plan_id:
+        raise JobError("pairs or weights changed while the training was starting; run the same command again")
+    storage = open_storage(config.job.output, profile=config.job.profile)
+    checkpoints = Checkpoints(storage, f"{plan.folder}/checkpoints", Fence(storage, config.generation))
+    config.loop(
         plan,
         checkpoints,
-        threads=config["threads"],
-        progress=desk.tell.remote,
-        stopped=_asked_now_and_then(lambda: bool(ray.get(desk.stop.remote()))),
+        threads=config.threads,
+        on_step=config.mailbox.post.remote,
+        stopped=_rate_limited(lambda: bool(ray.get(config.mailbox.stop_requested.remote()))),
     )
 
 
-def _asked_now_and_then(question: Callable[[], bool]) -> Callable[[], bool]:
-    """The answer of a moment ago, where it is that new: a step must not wait for it."""
-    asked, answer = -_LOOK, False
+def _rate_limited(question: Callable[[], bool]) -> Callable[[], bool]:
+    """Return a function with a cached answer at most `_POLL_SECONDS` old, so steps rarely wait for Ray."""
+    asked, answer = -_POLL_SECONDS, False
 
     def ask() -> bool:
         nonlocal asked, answer
-        if time.monotonic() - asked > _LOOK:
+        if time.monotonic() - asked > _POLL_SECONDS:
             asked, answer = time.monotonic(), question()
         return answer
 

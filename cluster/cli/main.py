@@ -170,13 +170,13 @@ def plan(
 ) -> None:
     """Count what a run would do, time a sample, reckon what it costs, and warn of wrong masks. Writes nothing."""
     from maskfleet.jobs.network.inference_config import fingerprint_of, load_weights, mask_values, threads_of
-    from maskfleet.jobs.planning.doctor import warnings
+    from maskfleet.jobs.planning.mask_checks import warnings
     from maskfleet.jobs.run.begin import plan as make_plan
     from maskfleet.jobs.tools.estimate import estimate
-    from maskfleet.jobs.training.finetune import foreseen
+    from maskfleet.jobs.training.finetune import apply_finished_finetuning
 
     selection = _selection(only, since, limit, sample)
-    work = foreseen(_job(job, input, output, weights, [*selection, *(set or [])], date=date))
+    work = apply_finished_finetuning(_job(job, input, output, weights, [*selection, *(set or [])], date=date))
     loaded = load_weights(work)
     mask_values(work, loaded)
     fingerprint = fingerprint_of(work, loaded)
@@ -349,8 +349,11 @@ def finetune(
 
     work = _job(job, None, None, None, set)
     if evaluate:
-        record = training.evaluate(work)
-        terminal.show(record, as_json=True) if json else terminal.tell_scores("scores", record)
+        scored = training.evaluate(work)
+        if json:
+            terminal.show(scored.to_dict(), as_json=True)
+        else:
+            terminal.tell_scores("scores", scored.scores)
         return 0
     on_workers: dict[str, Any] = {}
     if work.finetune.workers > 1:
@@ -359,19 +362,19 @@ def finetune(
         auth.settle()
         from maskfleet.cluster.train import on_ray
 
-        on_workers = {"train": on_ray(address)}
+        on_workers = {"loop": on_ray(address)}
     with terminal.draining() as stopped:
         try:
-            made = training.finetune(work, progress=terminal.training(), stopped=stopped, **on_workers)
+            made = training.finetune(work, on_step=terminal.training(), stopped=stopped, **on_workers)
         except Stopped:
             return _said_stopped()
     if json:
-        terminal.show(made.record, as_json=True)
+        terminal.show(made.record.to_dict(), as_json=True)
     else:
-        terminal.tell_scores("base", made.record["base"])
-        terminal.tell_scores("new", made.record)
+        terminal.tell_scores("base", made.record.base)
+        terminal.tell_scores("new", made.record.new)
     if not made.verdict.accepted:
-        raise training.refusal(made)
+        raise made.refusal()
     if not json:
         typer.echo(f"gate     {made.verdict.reason}")
         typer.echo(f"weights  {made.weights}")

@@ -19,6 +19,7 @@ from maskfleet.jobs.masks.formats import mask_format
 
 if TYPE_CHECKING:
     from maskfleet.jobs.run.summary import RunSummary
+    from maskfleet.jobs.training.record import Evaluation  # imports torch
 
 err = Console(stderr=True)
 
@@ -83,16 +84,13 @@ def show(result: dict[str, Any], *, as_json: bool) -> None:
         typer.echo(line)
 
 
-def tell_scores(name: str, scored: dict[str, Any] | None) -> None:
-    """Of weights on held-back pairs, class by class, with intervals."""
+def tell_scores(name: str, scored: "Evaluation | None") -> None:
+    """Print the scores of weights on the validation images: one line per class, with 95 % intervals."""
     if scored is None:
         return
-    for row in scored["classes"]:
-        shown = ", ".join(
-            f"{kind} {row[kind]['mean']:.4f} ({row[kind]['low']:.4f} … {row[kind]['high']:.4f})"
-            for kind in ("dice", "iou", "precision", "recall")
-        )
-        typer.echo(f"{name:<8} class {row['class']} on {scored['images']} held-back images: {shown}")
+    for row in scored.classes:
+        shown = ", ".join(f"{kind} {interval}" for kind, interval in row.intervals.items())
+        typer.echo(f"{name:<8} class {row.number} on {scored.images} validation images: {shown}")
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from maskfleet.jobs.ledger.lock import Lock, locked
 from maskfleet.jobs.ledger.manifest import Manifest, folder_of, freeze_so_far, part_name
 from maskfleet.jobs.masks.formats import mask_format
 from maskfleet.jobs.network.inference_config import fingerprint_of, load_weights, mask_values, threads_of
-from maskfleet.jobs.planning.doctor import refuse_other_channels
+from maskfleet.jobs.planning.mask_checks import refuse_other_channels
 from maskfleet.jobs.planning.plan import LivePlan, Planning, first_of, in_memory
 from maskfleet.jobs.run.attempt import RunOutput
 from maskfleet.jobs.run.derived import compact, export_rest, rebuild_catalog

@@ -21,8 +21,8 @@ from maskfleet.jobs.run.executor import Ended, Executor, FailedAttempt, InProces
 from maskfleet.jobs.run.finish import finish
 from maskfleet.jobs.run.progress import Progress
 from maskfleet.jobs.run.summary import RunSummary
-from maskfleet.jobs.training.finetune import improved
-from maskfleet.jobs.training.loop import Progress as OnTrainingStep
+from maskfleet.jobs.training.finetune import apply_finetuning
+from maskfleet.jobs.training.loop import OnStep
 
 OnProgress = Callable[[Run, Progress], None]
 """Called at the start, after every shard, and about once a second."""
@@ -30,7 +30,7 @@ OnProgress = Callable[[Run, Progress], None]
 
 def run(
     job: Job, executor: Executor | None = None, *, on_progress: OnProgress | None = None,
-    on_training_step: OnTrainingStep | None = None, stopped: Stop | None = None,
+    on_training_step: OnStep | None = None, stopped: Stop | None = None,
 ) -> RunSummary:  # fmt: skip
     """Run a job: train first if it says so, then segment every image that needs work.
 
@@ -61,7 +61,7 @@ def run(
         return time.monotonic() > deadline or bool(stopped and stopped())
 
     try:
-        job = improved(job, progress=on_training_step, stopped=stop, train=executor.train)
+        job = apply_finetuning(job, on_step=on_training_step, stopped=stop, loop=executor.train)
         summary = _run_once(job, executor, on_progress, stop)
         while not summary.listed_to_its_end:  # the resumed run had lost the end of its plan; another run does the rest
             rest = _run_once(job, executor, on_progress, stop)

@@ -19,7 +19,7 @@ from maskfleet.jobs.run.begin import Run, Stop
 from maskfleet.jobs.run.open_pipeline import open_pipeline
 from maskfleet.jobs.run.pipeline import SHARDS_IN_FLIGHT, Pipeline
 from maskfleet.jobs.run.progress import Progress
-from maskfleet.jobs.training.loop import Train
+from maskfleet.jobs.training.loop import TrainingLoop
 from maskfleet.jobs.training.loop import train as train_in_this_process
 
 OpenPipeline = Callable[[Run, int], Pipeline]
@@ -63,7 +63,7 @@ class Attempts(Protocol):
 class Executor(Protocol):
     """Does the attempts of a run."""
 
-    train: Train
+    train: TrainingLoop
     """Runs the steps of a training."""
 
     def attempts(
@@ -87,7 +87,7 @@ class InProcess:
     """
 
     def __init__(self, open_pipeline: OpenPipeline = open_pipeline) -> None:
-        self.train: Train = train_in_this_process
+        self.train: TrainingLoop = train_in_this_process
         self._open_pipeline = open_pipeline
 
     @contextmanager

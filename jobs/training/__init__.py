@@ -1,1 +1,1 @@
-"""Corrected masks to better weights."""
+"""Fine-tuning: corrected masks in, better weights out."""

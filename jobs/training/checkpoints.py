@@ -1,13 +1,13 @@
-"""Training states in storage: each whole or not there, committed like a shard, the newest two kept.
+"""Training checkpoints in storage: committed atomically like a shard; the newest two are kept.
 
-`<folder>/<step>-<nonce>/…` holds what a step left behind, under a name that nobody else has; then one create-if-absent
-of `<folder>/<step>.json` makes it true. A state that is lost or damaged all the same costs the way from the one before.
+A step's files lie in `<folder>/<step>-<nonce>/`, a name no other attempt uses. Creating `<folder>/<step>.json`, if
+absent, commits them. If the newest checkpoint is lost or damaged, training resumes from the one before.
 """
 
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from maskfleet.jobs.errors import Damaged, NotFound
 from maskfleet.jobs.ledger.commit import Object, checked, nonce, put
@@ -17,12 +17,13 @@ from maskfleet.jobs.storage.contract import Storage
 _KEPT = 2
 
 
-class Checkpoint(NamedTuple):
-    """What a step left behind.
+@dataclass(frozen=True)
+class Checkpoint:
+    """A committed checkpoint.
 
     Attributes:
-        step: Which.
-        objects: By name. One may belong to an earlier step that was better.
+        step: Number of the optimizer step.
+        objects: Stored objects by file name. The best weights may belong to an earlier step.
     """
 
     step: int
@@ -33,9 +34,9 @@ class Checkpoints:
     """The checkpoints of one training.
 
     Args:
-        storage: The output.
-        folder: In it.
-        fence: Of the holder of the output.
+        storage: Output storage.
+        folder: Folder of the checkpoints within the output.
+        fence: Fence of the process holding the output.
     """
 
     def __init__(self, storage: Storage, folder: str, fence: Fence) -> None:
@@ -43,33 +44,36 @@ class Checkpoints:
 
     @property
     def generation(self) -> int:
-        """Of the holder of the output."""
+        """Lock generation of the process holding the output."""
         return self._fence.generation
 
     def reached(self, step: int) -> bool:
-        """Whether there is a checkpoint of that step, whole."""
+        """Return whether the newest intact checkpoint is of this step."""
         found = self.newest()
         return found is not None and found[0].step == step
 
     def newest(self) -> tuple[Checkpoint, dict[str, bytes]] | None:
-        """The newest checkpoint whose files are all there and whole, with them; None where there is none."""
+        """Return the newest intact checkpoint and its files by name, or None if there is none.
+
+        Deletes the records of damaged checkpoints.
+        """
         for checkpoint in self._committed():
             try:
                 return checkpoint, {name: checked(self._storage, item) for name, item in checkpoint.objects.items()}
             except (Damaged, NotFound):
-                self._storage.delete(self._record(checkpoint.step))  # so that the step can be committed again
+                self._storage.delete(self._record_path(checkpoint.step))  # the step can then be committed again
         return None
 
     def save(self, step: int, files: Mapping[str, bytes], earlier: Mapping[str, Object] | None = None) -> Checkpoint:
-        """Make a checkpoint true, and let go of what nothing names any more.
+        """Commit a checkpoint, then delete superseded ones.
 
         Args:
-            step: Of it.
-            files: By name.
-            earlier: Objects of earlier checkpoints that this one keeps.
+            step: Number of the optimizer step.
+            files: New files by name.
+            earlier: Objects of earlier checkpoints to keep, by name.
 
         Raises:
-            Locked: Another run has taken over.
+            Locked: Another run has taken over the output.
         """
         folder = f"{self._folder}/{step:09}-{nonce()}"
         objects = dict(earlier or {})
@@ -77,25 +81,25 @@ class Checkpoints:
             objects[name] = put(self._storage, f"{folder}/{name}", data)
         self._fence.check()
         record = {"step": step, "objects": {name: item._asdict() for name, item in objects.items()}}
-        # Where there is one of this step already its content is the same: a step follows from the seed and its number.
-        self._storage.create(self._record(step), json.dumps(record, indent=1).encode())
-        kept = list(self._committed())[:_KEPT]
-        self._let_go(kept)
+        # An existing record of this step has equal content: a step follows from the seed and its number.
+        self._storage.create(self._record_path(step), json.dumps(record, indent=1).encode())
+        kept = self._committed()[:_KEPT]
+        self._delete_except(kept)
         return next(checkpoint for checkpoint in kept if checkpoint.step == step)
 
-    def _record(self, step: int) -> str:
+    def _record_path(self, step: int) -> str:
         return f"{self._folder}/{step:09}.json"
 
-    def _let_go(self, kept: list[Checkpoint]) -> None:
-        named = {item.path for checkpoint in kept for item in checkpoint.objects.values()}
-        named |= {self._record(checkpoint.step) for checkpoint in kept}
-        # Records first: a file must not go before what names it.
+    def _delete_except(self, kept: list[Checkpoint]) -> None:
+        needed = {item.path for checkpoint in kept for item in checkpoint.objects.values()}
+        needed |= {self._record_path(checkpoint.step) for checkpoint in kept}
+        # Records first: no record may ever name a deleted file.
         for entry in sorted(self._storage.walk(self._folder), key=lambda entry: not entry.path.endswith(".json")):
-            if entry.path not in named:
+            if entry.path not in needed:
                 self._storage.delete(entry.path)
 
     def _committed(self) -> list[Checkpoint]:
-        """The newest first."""
+        """Committed checkpoints, newest first."""
         found = []
         for name in sorted(self._storage.names(self._folder), reverse=True):
             if name.endswith(".json"):

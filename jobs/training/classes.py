@@ -1,4 +1,4 @@
-"""Which class a mask's pixel is of: what masks show for each class, found out or as stated, and every doubt named."""
+"""The class of each mask pixel: the mask value of each class, as stated or inferred, with every doubt refused."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,55 +10,65 @@ from numpy.typing import NDArray
 from maskfleet.jobs.errors import JobError
 from maskfleet.jobs.training.truth import code_of, value_of
 
-MOST_VALUES = 64
-"""A mask that shows more is no map of classes."""
+MAX_VALUES = 64
+"""Most distinct values of a mask. A mask with more is not a class map."""
 
-_MOST_CLASSES = 256
+_MAX_CLASSES = 256
 _SHOWN = 8
+_SMEARED = "JPEG compression, smoothing or resizing may have blurred it; export it as PNG without smoothing"
 
 
-class Found:
-    """The codes that masks were seen to have, each with the URL of the first mask that has it."""
+class ObservedCodes:
+    """The codes seen in masks so far, each with the URL of the first mask containing it."""
 
     def __init__(self) -> None:
         self._first: dict[int, str] = {}
         self._masks: Counter[int] = Counter()
 
     def add(self, url: str, codes: NDArray[Any]) -> None:
-        """Look at a mask.
+        """Record the codes of a mask.
+
+        Args:
+            url: URL of the mask.
+            codes: Code of each pixel, (H, W).
 
         Raises:
-            JobError: It is no map of classes.
+            JobError: The mask has more than `MAX_VALUES` values.
         """
         here = np.unique(codes)
-        if len(here) > MOST_VALUES:
-            raise JobError(f"mask {url} shows {len(here)} values: {_SMEARED}")
+        if len(here) > MAX_VALUES:
+            raise JobError(f"mask {url} has {len(here)} distinct values: {_SMEARED}")
         for code in here.tolist():
             self._first.setdefault(code, url)
             self._masks[code] += 1
 
-    def values(
-        self, *, stated: Sequence[Any] | None, classes: int | None, own: Sequence[Any] | None
+    def mask_values(
+        self, *, stated: Sequence[Any] | None, classes: int | None, base_values: Sequence[Any] | None
     ) -> tuple[Any, ...]:
-        """What masks show for each class: as stated, else as the weights' own do, else 0, 1, 2 …, else as found.
+        """Return the mask value of each class.
+
+        In this order: the stated values, the base weights' own values, 0, 1, 2 …, or the observed values.
 
         Args:
-            stated: In the job.
-            classes: That the network tells apart; None where that follows from the masks.
-            own: What the weights' own masks show; None where nobody says.
+            stated: Values stated in the job; None if none are.
+            classes: Number of classes of the network; None to infer it from the masks.
+            base_values: Mask value of each class in the base weights; None if unknown.
 
         Raises:
-            JobError: That cannot be told, or a mask shows something else.
+            JobError: The values are ambiguous, or a mask contains another value.
         """
         if stated is not None:
             if classes is not None and len(stated) != classes:
-                raise JobError(f"finetune.values has {len(stated)} values and the weights have {classes} classes")
+                raise JobError(
+                    f"the number of finetune.values ({len(stated)}) differs from the weights' number of classes "
+                    f"({classes}); state one value per class"
+                )
             values: Sequence[Any] = stated
-        elif own is not None and self._first.keys() <= {code_of(plain(value)) for value in own}:
-            values = own
+        elif base_values is not None and self._first.keys() <= {code_of(plain(value)) for value in base_values}:
+            values = base_values
         elif classes is not None and max(self._first) < classes:
             values = range(classes)
-        elif 1 < len(self._first) <= _MOST_CLASSES and len(self._first) == (classes or len(self._first)):
+        elif 1 < len(self._first) <= _MAX_CLASSES and len(self._first) == (classes or len(self._first)):
             values = [value_of(code) for code in sorted(self._first)]
         else:
             raise JobError(self._doubt(classes))
@@ -66,7 +76,7 @@ class Found:
         for code, url in self._first.items():
             if code not in known:
                 raise JobError(
-                    f"mask {url} shows {value_of(code)}, which is no class: {', '.join(map(str, values))} are; correct "
+                    f"mask {url} contains {value_of(code)}, but the classes are {', '.join(map(str, values))}; correct "
                     "the mask or finetune.values"
                 )
         return tuple(plain(value) for value in values)
@@ -74,26 +84,32 @@ class Found:
     def _doubt(self, classes: int | None) -> str:
         codes = sorted(self._first)
         if classes is None and len(codes) == 1:
-            return f"all masks show {value_of(codes[0])} and nothing else, as {self._first[codes[0]]} does; give others"
+            return (
+                f"every mask contains only the value {value_of(codes[0])} (see {self._first[codes[0]]}); add masks "
+                "with a second class"
+            )
         more = ", …" if len(codes) > _SHOWN else ""
         shown = ", ".join(str(value_of(code)) for code in codes[:_SHOWN]) + more
-        url = self._first[min(codes, key=lambda code: (self._masks[code], -code))]  # which shows what fewest masks show
+        url = self._first[min(codes, key=lambda code: (self._masks[code], -code))]  # the rarest code is the suspect
         return (
-            f"masks show {shown} and the weights have {classes or _MOST_CLASSES} classes, see mask {url}: {_SMEARED}; "
-            "or state finetune.values; or train a network for these classes with finetune.start = 'random'"
+            f"masks contain {shown}, but the weights have {classes or _MAX_CLASSES} classes; see mask "
+            f"{url}: {_SMEARED}; or state finetune.values; or train a new network for these classes with "
+            "finetune.start = 'random'"
         )
 
 
-_SMEARED = "JPEG, smoothing or a resize may have smeared it; export it as PNG without smoothing"
-
-
 def classes_of(codes: NDArray[Any], values: Sequence[Any]) -> NDArray[np.uint8]:
-    """The class of each pixel of a mask whose codes are all known."""
+    """Return the class of each pixel, (H, W), uint8.
+
+    Args:
+        codes: Code of each pixel, (H, W).
+        values: Mask value of each class; they cover all codes.
+    """
     table: Mapping[int, int] = {code_of(value): number for number, value in enumerate(values)}
     here, places = np.unique(codes, return_inverse=True)
     return np.array([table[code] for code in here.tolist()], np.uint8)[places.reshape(codes.shape)]
 
 
 def plain(value: Any) -> Any:
-    """A mask value as compared: a colour is a tuple."""
+    """Return a mask value in comparable form: a colour as a tuple."""
     return tuple(value) if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""Batches of augmented crops, each by its number alone, so that training goes on where it stopped."""
+"""Batches of augmented crops. A batch follows from the seed and its number, so training resumes exactly."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -15,33 +15,38 @@ _ZOOM = (0.75, 1.3)
 
 
 class Crops:
-    """Square crops of pairs of any size: zoomed, flipped, turned, relit, recoloured, blurred, roughened.
+    """Random square crops of pairs of any size.
 
-    Pairs of one size and lightness are taken for a kind; a rare kind is drawn more often than its share, by the root of
-    its count.
+    Augmentations: zoom, flips, quarter turns, brightness and gamma, colour, blur and noise. Pairs are grouped by size
+    and brightness; each group is sampled in proportion to the square root of its size, so rare groups are not lost.
 
     Args:
-        pairs: To draw from.
-        side: Of a crop, px.
-        batch_size: Crops of a batch.
-        seed: With a batch's number it decides everything that is drawn.
+        pairs: Training pairs.
+        side: Side of a crop in px.
+        batch_size: Number of crops per batch.
+        seed: Random seed. Together with a batch's number it determines the batch.
     """
 
     def __init__(self, pairs: Sequence[Pair], *, side: int, batch_size: int, seed: int) -> None:
         self._pairs, self._side, self._batch_size, self._seed = pairs, side, batch_size, seed
-        kinds = [(pair.truth.shape, bool(pair.image[::4, ::4].mean() > 127)) for pair in pairs]
-        counts = Counter(kinds)
-        chances = np.array([counts[kind] ** -0.5 for kind in kinds])
-        self._chances = chances / chances.sum()
+        groups = [(pair.truth.shape, bool(pair.image[::4, ::4].mean() > 127)) for pair in pairs]
+        counts = Counter(groups)
+        weights = np.array([counts[group] ** -0.5 for group in groups])
+        self._probabilities = weights / weights.sum()
 
     def keys(self, number: int) -> list[str]:
-        """Of the images of a batch."""
+        """Return the keys of the images in a batch."""
         return [self._pairs[index].key for index in self._drawn(np.random.default_rng((self._seed, number)))]
 
     def batch(self, number: int, share: slice = slice(None)) -> tuple[Tensor, Tensor]:
-        """Pixels (B, C, H, W) and classes (B, H, W) of a batch, or of some of its crops, uint8."""
+        """Return pixels (B, C, H, W) and classes (B, H, W) of a batch or a share of it, uint8.
+
+        Args:
+            number: Number of the batch, from 0.
+            share: Positions of the wanted crops within the batch.
+        """
         indices = list(enumerate(self._drawn(np.random.default_rng((self._seed, number)))))
-        # Each crop is drawn by itself, so that who takes a share need not make the rest.
+        # Each crop has its own generator, so a rank computes only its share.
         drawn = [
             _crop(self._pairs[index], self._side, np.random.default_rng((self._seed, number, place)))
             for place, index in indices[share]
@@ -50,7 +55,7 @@ class Crops:
         return torch.from_numpy(pixels), torch.from_numpy(np.stack([truth for _, truth in drawn]))
 
     def _drawn(self, random: np.random.Generator) -> NDArray[np.int64]:
-        return random.choice(len(self._pairs), self._batch_size, p=self._chances)
+        return random.choice(len(self._pairs), self._batch_size, p=self._probabilities)
 
 
 def _crop(pair: Pair, side: int, random: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -60,8 +65,8 @@ def _crop(pair: Pair, side: int, random: np.random.Generator) -> tuple[NDArray[n
     box = (left, top, left + window, top + window)
     channels = pair.image.shape[2]
     blur = random.uniform(0.3, 1.2) if random.random() < 0.15 else 0.0
-    part = np.ascontiguousarray(pair.image[top : top + window, left : left + window])
-    planes = [Image.fromarray(part)] if channels == 3 else [Image.fromarray(part[..., c]) for c in range(channels)]
+    cut = np.ascontiguousarray(pair.image[top : top + window, left : left + window])
+    planes = [Image.fromarray(cut)] if channels == 3 else [Image.fromarray(cut[..., c]) for c in range(channels)]
     planes = [plane.resize((side, side), Image.Resampling.BILINEAR) for plane in planes]
     if blur:
         planes = [plane.filter(ImageFilter.GaussianBlur(blur)) for plane in planes]
@@ -71,11 +76,11 @@ def _crop(pair: Pair, side: int, random: np.random.Generator) -> tuple[NDArray[n
     pixels, classes = np.rot90(pixels, turns), np.rot90(classes, turns)
     if random.random() < 0.5:
         pixels, classes = pixels[:, ::-1], classes[:, ::-1]
-    return _roughened(_relit(pixels, random), random), np.ascontiguousarray(classes)
+    return _recoloured(_brightened(pixels, random), random), np.ascontiguousarray(classes)
 
 
-def _relit(pixels: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
-    # Gain and gamma only: an offset would drown the many images whose nuclei are a tenth as bright as white.
+def _brightened(pixels: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
+    # Gain and gamma only: an offset would swamp the many images with nuclei at a tenth of full brightness.
     curve = np.linspace(0, 1, 256) ** random.uniform(0.75, 1.3) * random.uniform(0.7, 1.4)
     if random.random() < 0.1:
         curve = 1 - curve
@@ -83,8 +88,8 @@ def _relit(pixels: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np
     return np.ascontiguousarray(table[pixels])
 
 
-def _roughened(pixels: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
-    """Another stain or no colour, and a sensor's noise, sometimes."""
+def _recoloured(pixels: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
+    """Return the pixels with a random stain shift, greyscale conversion or sensor noise, or unchanged."""
     light = pixels.astype(np.float32)
     stain = random.random()
     if stain < 0.3:

@@ -1,7 +1,7 @@
-"""Fine-tuning: pairs and weights to weights that were shown to be better, or what weights are worth on held-back pairs.
+"""Fine-tuning: train new weights from pairs, judge them against the base weights, or only evaluate weights.
 
-What it leaves is below `OUTPUT/finetune/<id>/`, where the id names base, data and settings: the same command goes on
-there, or finds it done.
+A training writes to `OUTPUT/finetune/<id>/`. The id follows from base weights, pairs and settings, so repeating the
+command resumes an unfinished training or finds the finished one.
 """
 
 import itertools
@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,237 +20,225 @@ from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.job.sections import Finetune
 from maskfleet.jobs.ledger.fence import Fence
 from maskfleet.jobs.ledger.lock import locked
-from maskfleet.jobs.masks.png import default_values
-from maskfleet.jobs.network.inference_config import load_one, load_weights, threads_of, thresholds
+from maskfleet.jobs.network.inference_config import load_weights, threads_of, thresholds
 from maskfleet.jobs.storage.contract import Storage
 from maskfleet.jobs.storage.schemes import open_storage
 from maskfleet.jobs.training import report
 from maskfleet.jobs.training.checkpoints import Checkpoints
-from maskfleet.jobs.training.gate import Verdict, judge, refuse_what_cannot_be_judged
-from maskfleet.jobs.training.loop import Plan, Progress, Train, Trained, rows_of
-from maskfleet.jobs.training.loop import train as train_here
-from maskfleet.jobs.training.pairs import Pairs, read_pairs
-from maskfleet.jobs.training.scores import Scores, class_maps, counts_of, fit_to_others, scores_of
+from maskfleet.jobs.training.gate import Verdict, judge
+from maskfleet.jobs.training.loop import OnStep, TrainingLoop, TrainingResult, read_metrics, train
+from maskfleet.jobs.training.pairs import Pair, read_pairs
+from maskfleet.jobs.training.plan import TrainingPlan, mask_values_of, plan_training
+from maskfleet.jobs.training.record import Evaluation, Judgement, TrainingRecord, ValidationImage, WeightsEvaluation
+from maskfleet.jobs.training.scores import Scores, class_maps, counts_of, dice_with_other_truths, scores_of
 from maskfleet.unet import weights as unet_weights
 from maskfleet.unet.model import UNet
-from maskfleet.unet.weights import Weights
 
 _UNJUDGED, _ACCEPTED, _REFUSED = "unjudged.safetensors", "weights.safetensors", "refused.safetensors"
-"""What new weights are called."""
+"""File names of new weights."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a training came to; `result.json` holds the same.
+@dataclass(frozen=True, kw_only=True)
+class FinetuneResult:
+    """A finished and judged training.
 
     Attributes:
         weights: URL of the new weights.
-        verdict: The gate's.
-        record: All of it.
+        verdict: Decision of the gate.
+        record: Content of `result.json`.
     """
 
     weights: str
     verdict: Verdict
-    record: dict[str, Any]
+    record: TrainingRecord
+
+    def refusal(self) -> Refused:
+        """Return the error for weights refused by the gate."""
+        return Refused(f"the gate refused the new weights, kept as {self.weights}: {self.verdict.reason}")
 
 
-def evaluate(job: Job) -> dict[str, Any]:
-    """How well the job's weights do on the pairs that are held back, as `run` would apply them in fp32.
+def evaluate(job: Job) -> WeightsEvaluation:
+    """Score the job's weights on its validation pairs, applied in fp32 with its inference settings.
 
     Raises:
-        JobError: Something about the pairs or weights is wrong.
+        JobError: The pairs or weights are wrong.
     """
     weights = load_weights(job)
-    own = _own_values(weights)
-    pairs = read_pairs(job, channels=weights.model.n_channels, classes=len(own), own=own)
+    values = mask_values_of(weights)
+    pairs = read_pairs(job, channels=weights.model.n_channels, classes=len(values), base_values=values)
     scores = scores_of(job, weights, pairs.validation, threads=threads_of(job, alone=True))
-    return {"weights": weights.id, "data": pairs.digest, **_scored(scores, pairs)}
+    return WeightsEvaluation(weights=weights.id, data=pairs.digest, scores=Evaluation.of(scores, pairs))
 
 
-def improved(
-    job: Job, *, progress: Progress | None = None, stopped: Callable[[], bool] = lambda: False,
-    train: Train = train_here,
+def apply_finetuning(
+    job: Job, *, on_step: OnStep | None = None, stopped: Callable[[], bool] = lambda: False,
+    loop: TrainingLoop = train,
 ) -> Job:  # fmt: skip
-    """The job with the weights that its `finetune` section makes, and without that section.
+    """Return the job with its `finetune` section carried out and replaced by the resulting weights.
+
+    Returns a job without that section unchanged.
 
     Raises:
-        Refused: The gate refused them, and the job says to stop then.
-        Others as `finetune`.
+        Refused: The gate refused the new weights and `finetune.on_refused` is "stop".
+        MaskfleetError: As `finetune`.
     """
     if not job.finetune.images:
         return job
-    return _with(job, finetune(job, progress=progress, stopped=stopped, train=train))
+    return _with_result(job, finetune(job, on_step=on_step, stopped=stopped, loop=loop))
 
 
-def foreseen(job: Job) -> Job:
-    """What `improved` would give where the training is done; else the job as it is. Writes nothing.
+def apply_finished_finetuning(job: Job) -> Job:
+    """Return the same as `apply_finetuning` if the training is finished, else the job unchanged. Writes nothing.
 
-    Raises as `improved`.
+    Raises:
+        JobError: The pairs, weights or settings are wrong.
+        Refused: The gate refused the new weights and `finetune.on_refused` is "stop".
     """
     if not job.finetune.images:
         return job
-    plan = plan_of(job)
+    plan = plan_training(job)
     storage = open_storage(job.output, profile=job.profile)
-    record = _known(plan, storage)
+    record = _stored_record(plan, storage)
     if record is None:
         return job
-    return _with(job, Outcome(storage.url(f"{plan.folder}/{record['weights']}"), _verdict(plan, record), record))
+    weights = storage.url(f"{plan.folder}/{record.weights}")
+    return _with_result(job, FinetuneResult(weights=weights, verdict=_verdict(plan, record), record=record))
 
 
-def _with(job: Job, outcome: Outcome) -> Job:
-    if not outcome.verdict.accepted and job.finetune.on_refused == "stop":
-        raise refusal(outcome)
-    weights = (outcome.weights,) if outcome.verdict.accepted else job.weights
+def _with_result(job: Job, result: FinetuneResult) -> Job:
+    if not result.verdict.accepted and job.finetune.on_refused == "stop":
+        raise result.refusal()
+    weights = (result.weights,) if result.verdict.accepted else job.weights
     return job.model_copy(update={"weights": weights, "finetune": Finetune()})
 
 
-def refusal(outcome: Outcome) -> Refused:
-    """What a refused training says."""
-    return Refused(f"the gate refused the new weights, kept as {outcome.weights}: {outcome.verdict.reason}")
-
-
 def finetune(
-    job: Job, *, progress: Progress | None = None, stopped: Callable[[], bool] = lambda: False,
-    train: Train = train_here,
-) -> Outcome:  # fmt: skip
-    """Train, or go on, or find it done.
+    job: Job, *, on_step: OnStep | None = None, stopped: Callable[[], bool] = lambda: False,
+    loop: TrainingLoop = train,
+) -> FinetuneResult:  # fmt: skip
+    """Train, resume an unfinished training, or find the finished one; then judge it.
 
     Args:
-        job: With a `finetune` section.
-        progress: Called after every step.
-        stopped: Asked before every step; True keeps what is done and ends.
-        train: Makes the steps.
+        job: Job with a `finetune` section.
+        on_step: Called after every step.
+        stopped: Called before every step; if it returns True, all finished steps are saved and training stops.
+        loop: Makes the steps: in this process, or on several workers.
 
     Raises:
-        JobError: Something about the pairs, weights or settings is wrong.
+        JobError: The pairs, weights or settings are wrong.
         Locked: Another run holds the output.
-        Stopped: `stopped` said so.
-        StorageError: Storage goes on failing.
+        Stopped: `stopped` returned True.
+        StorageError: Storage keeps failing.
     """
-    plan = plan_of(job)
-    if train is train_here and job.finetune.workers > 1:
-        raise JobError(f"finetune.workers = {job.finetune.workers} needs Ray; leave --no-ray out, or set it to 1")
+    plan = plan_training(job)
+    if loop is train and job.finetune.workers > 1:
+        raise JobError(f"finetune.workers = {job.finetune.workers} needs Ray; omit --no-ray, or set it to 1")
     storage = open_storage(job.output, profile=job.profile)
     with locked(storage, job.run.on_overlap, stopped) as lock:
-        record = _known(plan, storage) or _made(plan, storage, lock.fence, train, progress, stopped)
-        return _judged(plan, storage, record)
+        record = _stored_record(plan, storage)
+        if record is None:
+            record = _train(plan, storage, lock.fence, loop=loop, on_step=on_step, stopped=stopped)
+        return _judge(plan, storage, record)
 
 
-def plan_of(job: Job) -> Plan:
-    """What a job trains, all pairs read and checked.
-
-    Raises:
-        JobError: Something about the pairs, weights or settings is wrong.
-    """
-    if len(job.weights) > 1:
-        raise JobError("fine-tuning begins with one network and 'weights' names several; name one")
-    base = load_one(job, job.weights[0])
-    own = None if job.finetune.start == "random" else _own_values(base)
-    pairs = read_pairs(job, channels=base.model.n_channels, classes=None if own is None else len(own), own=own)
-    plan = Plan(job, base, pairs)
-    refuse_what_cannot_be_judged(job.finetune.gate, images=len(pairs.validation), comparable=plan.comparable)
-    return plan
-
-
-def _own_values(weights: Weights) -> tuple[Any, ...]:
-    return weights.mask_values or tuple(default_values(max(2, weights.model.n_classes)))
-
-
-def _known(plan: Plan, storage: Storage) -> dict[str, Any] | None:
-    """The record of a training that is done."""
+def _stored_record(plan: TrainingPlan, storage: Storage) -> TrainingRecord | None:
+    """Return the record of a finished training, or None."""
     try:
-        record: dict[str, Any] = json.loads(storage.read(f"{plan.folder}/result.json"))
+        return TrainingRecord.from_json(storage.read(f"{plan.folder}/result.json"))
     except NotFound:
         return None
-    return record
 
 
-def _judged(plan: Plan, storage: Storage, record: dict[str, Any]) -> Outcome:
-    """A training with the verdict of the gate that the job has now, which need not be the one that it was done with."""
+def _judge(plan: TrainingPlan, storage: Storage, record: TrainingRecord) -> FinetuneResult:
+    """Judge a training by the gate the job has now, which may differ from the one it was trained with."""
     verdict = _verdict(plan, record)
     name = _ACCEPTED if verdict.accepted else _REFUSED
-    if record["weights"] != name:
-        storage.write(f"{plan.folder}/{name}", storage.read(f"{plan.folder}/{record['weights']}"))
-    judged = record | {"weights": name, "gate": plan.job.finetune.gate, **verdict._asdict()}
+    if record.weights != name:
+        storage.write(f"{plan.folder}/{name}", storage.read(f"{plan.folder}/{record.weights}"))
+    judged = record.judged(Judgement(gate=plan.job.finetune.gate, verdict=verdict), weights=name)
     if judged != record:
-        storage.write(f"{plan.folder}/result.json", json.dumps(judged, indent=1).encode())
-    # Behind the record, and each time, since a kill may have come between: what is called weights was accepted.
+        storage.write(f"{plan.folder}/result.json", judged.to_json())
+    # After the record, and every time: an earlier process may have been killed before it got here.
     for other in {_UNJUDGED, _ACCEPTED, _REFUSED} - {name}:
         storage.delete(f"{plan.folder}/{other}")
-    return Outcome(storage.url(f"{plan.folder}/{name}"), verdict, judged)
+    return FinetuneResult(weights=storage.url(f"{plan.folder}/{name}"), verdict=verdict, record=judged)
 
 
-def _verdict(plan: Plan, record: dict[str, Any]) -> Verdict:
-    base, new, others = (_column(record, name) for name in ("base", "new", "others"))
-    assert new is not None
-    assert others is not None
-    return judge(plan.job.finetune.gate, new=new, others=others, base=base)
+def _verdict(plan: TrainingPlan, record: TrainingRecord) -> Verdict:
+    return judge(plan.job.finetune.gate, new=record.new_dice, others=record.other_dice, base=record.base_dice)
 
 
-def _column(record: dict[str, Any], name: str) -> NDArray[np.float64] | None:
-    values = [image[name] for image in record["held_back"]]
-    return None if values[0] is None else np.array(values)
-
-
-def _made(
-    plan: Plan, storage: Storage, fence: Fence, train: Train, progress: Progress | None, stopped: Callable[[], bool]
-) -> dict[str, Any]:
-    """The record of a training, once it is done; nothing says that its weights may be used."""
-    threads = _threads(plan, storage)
+def _train(
+    plan: TrainingPlan, storage: Storage, fence: Fence, *, loop: TrainingLoop, on_step: OnStep | None,
+    stopped: Callable[[], bool],
+) -> TrainingRecord:  # fmt: skip
+    """Train and score the new weights; store them with metrics, report and record, not yet judged."""
+    threads = _recorded_threads(plan, storage)
     torch.set_num_threads(threads)
-    # Before hours are spent: whether the job can apply what will come of it, and what the base is worth.
+    # Before hours of training: refuse thresholds unsuited to the new network, and score the base.
     thresholds(plan.job, replace(plan.base, model=plan.network()))
     before = scores_of(plan.job, plan.base, plan.pairs.validation, threads=threads) if plan.comparable else None
     checkpoints = Checkpoints(storage, f"{plan.folder}/checkpoints", fence)
-    trained = train(plan, checkpoints, threads=threads, progress=progress, stopped=stopped)
-    new = unet_weights.load(trained.best if plan.job.finetune.pick == "best" else trained.last)
+    result = loop(plan, checkpoints, threads=threads, on_step=on_step, stopped=stopped)
+    new = unet_weights.load(result.best if plan.job.finetune.pick == "best" else result.last)
     assert isinstance(new.model, UNet)
-    held = plan.pairs.validation
+    validation = plan.pairs.validation
     classes = max(2, new.model.n_classes)
-    maps = list(class_maps(plan.job, new, held, threads=threads))
-    scores = Scores(np.stack([counts_of(found, pair.truth, classes) for found, pair in zip(maps, held, strict=True)]))
-    others = fit_to_others(maps, [pair.truth for pair in held], classes) if len(held) > 1 else np.zeros(1)
-    old = [None] * len(held) if before is None else before.of_images.tolist()
-    record = {
-        "id": plan.id,
-        "weights": _UNJUDGED,
-        "about": plan.about,
-        "trained_on": len(plan.pairs.training),
-        **_scored(scores, plan.pairs),
-        "base": None if before is None else _scored(before, plan.pairs),
-        "held_back": [
-            {"key": pair.key, "base": base, "new": mine, "others": other}
-            for pair, base, mine, other in zip(held, old, scores.of_images.tolist(), others.tolist(), strict=True)
-        ],
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    storage.write(f"{plan.folder}/metrics.parquet", trained.metrics)
-    storage.write(f"{plan.folder}/report.html", _report(plan, record, trained, maps, threads))
-    storage.write(f"{plan.folder}/{record['weights']}", plan.weights(new.model, _lineage(plan, scores)))
+    maps = list(class_maps(plan.job, new, validation, threads=threads))
+    scores = Scores(np.stack([counts_of(m, pair.truth, classes) for m, pair in zip(maps, validation, strict=True)]))
+    record = TrainingRecord(
+        id=plan.id,
+        weights=_UNJUDGED,
+        identity=plan.identity,
+        trained_on=len(plan.pairs.training),
+        new=Evaluation.of(scores, plan.pairs),
+        base=None if before is None else Evaluation.of(before, plan.pairs),
+        validation=_validation_images(validation, maps, classes=classes, new=scores, base=before),
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    storage.write(f"{plan.folder}/metrics.parquet", result.metrics)
+    storage.write(f"{plan.folder}/report.html", _report(plan, record, result, maps, threads=threads))
+    storage.write(f"{plan.folder}/{record.weights}", plan.weights_file(new.model, _lineage(plan, scores)))
     fence.check()
-    storage.write(f"{plan.folder}/result.json", json.dumps(record, indent=1).encode())
+    storage.write(f"{plan.folder}/result.json", record.to_json())
     if torch.cuda.is_available():
-        torch.cuda.empty_cache()  # this process may drive workers on the same GPU
+        torch.cuda.empty_cache()  # workers on the same GPU may follow
     return record
 
 
+def _validation_images(
+    pairs: Sequence[Pair], maps: Sequence[NDArray[np.uint8]], *, classes: int, new: Scores, base: Scores | None
+) -> list[ValidationImage]:
+    # With a single image there is no other ground truth to compare with.
+    others = dice_with_other_truths(maps, [pair.truth for pair in pairs], classes) if len(pairs) > 1 else np.zeros(1)
+    old: Sequence[float | None] = [None] * len(pairs) if base is None else base.image_dice.tolist()
+    return [
+        ValidationImage(key=pair.key, base=before, new=after, others=other)
+        for pair, before, after, other in zip(pairs, old, new.image_dice.tolist(), others.tolist(), strict=True)
+    ]
+
+
 def _report(
-    plan: Plan, record: dict[str, Any], trained: Trained, maps: Sequence[NDArray[np.uint8]], threads: int
-) -> bytes:
-    held = plan.pairs.validation
-    dice = np.array([image["new"] for image in record["held_back"]])
-    shown = report.chosen(dice)
-    pairs = [held[number] for _, number in shown]
+    plan: TrainingPlan, record: TrainingRecord, result: TrainingResult, maps: Sequence[NDArray[np.uint8]], *,
+    threads: int,
+) -> bytes:  # fmt: skip
+    validation = plan.pairs.validation
+    dice = record.new_dice
+    shown = report.worst_median_best(dice)
+    pairs = [validation[index] for _, index in shown]
     old = class_maps(plan.job, plan.base, pairs, threads=threads) if plan.comparable else itertools.repeat(None)
     examples = [
-        (name, report.Example(held[number], before, maps[number], float(dice[number])))
-        for (name, number), before in zip(shown, old, strict=False)
+        report.Example(title=title, pair=validation[index], base=before, new=maps[index], dice=float(dice[index]))
+        for (title, index), before in zip(shown, old, strict=False)
     ]
-    return report.page(record, rows_of(trained.metrics), examples)
+    return report.page(record, read_metrics(result.metrics), examples)
 
 
-def _threads(plan: Plan, storage: Storage) -> int:
-    """That this training computes with, on record since its first command."""
+def _recorded_threads(plan: TrainingPlan, storage: Storage) -> int:
+    """Return the number of CPU threads of this training, fixed by its first command.
+
+    Results depend on it in their last bits.
+    """
     path = f"{plan.folder}/finetune.json"
     try:
         return int(json.loads(storage.read(path))["threads"])
@@ -259,7 +246,7 @@ def _threads(plan: Plan, storage: Storage) -> int:
         threads = threads_of(plan.job, alone=True)
         record = {
             "id": plan.id,
-            "about": plan.about,
+            "about": plan.identity,
             "threads": threads,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "job": plan.job.model_dump(mode="json", exclude_none=True),
@@ -268,31 +255,21 @@ def _threads(plan: Plan, storage: Storage) -> int:
         return threads
 
 
-def _lineage(plan: Plan, scores: Scores) -> dict[str, str]:
-    """What new weights say of where they come from. Equal trainings say the same: nothing of when or where."""
-    kept = {} if plan.job.inference.scale == 1 else {"scale": f"{plan.job.inference.scale:g}"}
-    return kept | {
-        "base": "none" if plan.new else plan.base.id,
-        "base_name": "a new network" if plan.new else plan.job.weights[0].rsplit("/", 1)[-1],
+def _lineage(plan: TrainingPlan, scores: Scores) -> dict[str, str]:
+    """Return the provenance stored in new weights.
+
+    No time and no place: equal trainings give equal files.
+    """
+    scale = {} if plan.job.inference.scale == 1 else {"scale": f"{plan.job.inference.scale:g}"}
+    return scale | {
+        "base": "none" if plan.random_start else plan.base.id,
+        "base_name": "a new network" if plan.random_start else plan.job.weights[0].rsplit("/", 1)[-1],
         "data": plan.pairs.digest,
         "split": f"{len(plan.pairs.training)} pairs to train on, {len(plan.pairs.validation)} held back by content",
-        "recipe": json.dumps(plan.about, sort_keys=True),
+        "recipe": json.dumps(plan.identity, sort_keys=True),
         "code": f"maskfleet {version('maskfleet')}, torch {version('torch')}",
         "dice_mean": f"{scores.mean:.4f}",
-        "dice_median": f"{np.median(scores.of_images):.4f}",
-        "dice_worst": f"{scores.of_images.min():.4f}",
+        "dice_median": f"{np.median(scores.image_dice):.4f}",
+        "dice_worst": f"{scores.image_dice.min():.4f}",
         "iou_mean": f"{scores.iou.mean():.4f}",
-    }
-
-
-def _scored(scores: Scores, pairs: Pairs) -> dict[str, Any]:
-    return {
-        "images": len(pairs.validation),
-        "dice": scores.mean,
-        "iou": float(scores.iou.mean()),
-        "classes": [
-            {"class": number + 1, "value": pairs.values[number + 1]}
-            | {name: interval._asdict() for name, interval in scores.of_class(number).items()}
-            for number in range(scores.counts.shape[1])
-        ],
     }

@@ -1,12 +1,13 @@
-"""Whether new weights may take the place of the old ones: by what both do on the same held-back images.
+"""The quality gate: new weights replace the base weights only if they segment the same validation images better.
 
-Differences are paired, image by image, and judged by the end of a one-sided 95 % bootstrap interval, so that chance
-alone lets weights that are no better through once in twenty times. Before that, masks must be those of their images:
-what was trained on shuffled masks fits its image's own mask no better than others', however it compares with the old
-weights.
+Both are compared image by image. The gate tests the lower end of a one-sided 95 % bootstrap interval of the mean
+difference, so weights without improvement pass by chance in about one of twenty trainings. First it checks for shuffled
+masks: a network trained on them fits its own masks no better than those of other images, however it compares with the
+base.
 """
 
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,74 +15,83 @@ from numpy.typing import NDArray
 from maskfleet.jobs.errors import JobError
 from maskfleet.jobs.training.scores import lower_bound
 
+Gate = Literal["better", "not-worse", "off"]
+
 MARGIN = 0.01
-"""Mean Dice that "not-worse" forgives."""
+"""Loss in mean Dice tolerated by "not-worse"."""
 
-LEAST = 5
-"""Held-back images; of fewer the bootstrap knows nothing."""
+MIN_IMAGES = 5
+"""Smallest validation set with a meaningful bootstrap interval."""
 
 
-class Verdict(NamedTuple):
-    """What became of new weights.
+@dataclass(frozen=True)
+class Verdict:
+    """The gate's decision about new weights.
 
     Attributes:
-        accepted: Whether they are taken.
-        reason: A sentence, with the remedy where they are not.
+        accepted: Whether the new weights replace the base weights.
+        reason: One sentence; if refused, with the remedy.
     """
 
     accepted: bool
     reason: str
 
 
-def refuse_what_cannot_be_judged(gate: Literal["better", "not-worse", "off"], *, images: int, comparable: bool) -> None:
-    """Before hours are spent.
+def refuse_undecidable(gate: Gate, *, images: int, comparable: bool) -> None:
+    """Refuse, before any training, a gate unable to decide.
+
+    Args:
+        gate: The job's gate.
+        images: Number of validation images.
+        comparable: Whether the base and the new network have the same number of classes.
 
     Raises:
-        JobError: The gate could not decide.
+        JobError: There are too few images, or the two networks cannot be compared.
     """
     if gate == "off":
         return
-    if images < LEAST:
+    if images < MIN_IMAGES:
         raise JobError(
-            f"finetune.gate needs {LEAST} held-back pairs and there are {images}; give more pairs, raise "
+            f"finetune.gate needs at least {MIN_IMAGES} validation pairs, got {images}; add pairs, raise "
             "finetune.validation_share, or set finetune.gate = 'off'"
         )
     if not comparable:
         raise JobError(
-            "the new network tells other classes apart than 'weights', so that they cannot be compared; set "
-            "finetune.gate = 'off'"
+            "the new network and 'weights' have different classes and cannot be compared; set finetune.gate = 'off'"
         )
 
 
 def judge(
-    gate: Literal["better", "not-worse", "off"], *, new: NDArray[np.float64], others: NDArray[np.float64],
-    base: NDArray[np.float64] | None,
-) -> Verdict:  # fmt: skip
+    gate: Gate, *, new: NDArray[np.float64], others: NDArray[np.float64], base: NDArray[np.float64] | None
+) -> Verdict:
     """Judge new weights.
 
     Args:
-        gate: The job's.
-        new: Dice of each held-back image's new mask.
-        others: Dice of the same masks with the truth of other images.
-        base: Dice of the old weights' masks; None where they cannot be compared.
+        gate: The job's gate.
+        new: Dice of each validation image with the new weights, (images,).
+        others: Mean Dice of the same predictions against the ground truth of other images, (images,).
+        base: Dice of each validation image with the base weights, (images,); None if not comparable.
     """
     if gate == "off" or base is None:
-        return Verdict(True, "not asked: finetune.gate is off")
-    own = lower_bound(new - others)
-    if own <= 0:
+        return Verdict(accepted=True, reason="not judged: finetune.gate is off")
+    if lower_bound(new - others) <= 0:
         return Verdict(
-            False,
-            f"the new masks fit other images' truth (Dice {others.mean():.4f}) as well as their own "
-            f"({new.mean():.4f}): are the masks those of their images? Check finetune.mask_name and the folders",
+            accepted=False,
+            reason=(
+                f"predictions match the masks of other images (Dice {others.mean():.4f}) as well as their own "
+                f"({new.mean():.4f}), so masks and images seem to be mixed up; check finetune.mask_name and the folders"
+            ),
         )
-    least = lower_bound(new - base)
+    gain = lower_bound(new - base)
     needed = 0.0 if gate == "better" else -MARGIN
     compared = (
-        f"Dice {new.mean():.4f} in place of {base.mean():.4f} on {len(new)} held-back images; the difference is at "
-        f"least {least:+.4f} with 95 % confidence"
+        f"Dice {new.mean():.4f}, was {base.mean():.4f}, on {len(new)} validation images; with 95 % confidence the gain "
+        f"is at least {gain:+.4f}"
     )
-    if least > needed:
-        return Verdict(True, compared)
+    if gain > needed:
+        return Verdict(accepted=True, reason=compared)
     return Verdict(
-        False, f"{compared}, and more than {needed:+.2f} is needed; give more or other pairs, or more finetune.epochs"
+        accepted=False,
+        reason=f"{compared}, but finetune.gate = {gate!r} needs more than {needed:+.2f}; add pairs or raise "
+        "finetune.epochs",
     )

@@ -1,79 +1,61 @@
-"""The steps of a fine-tuning: what is trained, on what, and exactly on where it was cut off.
+"""The training loop: makes the missing optimizer steps, validates, and saves checkpoints.
 
-All that is drawn follows from the seed and the step's number, and a checkpoint holds the rest of the state. So on a CPU
-a training that was killed and started again gives the bytes that it would have given undisturbed.
+Every random choice follows from the seed and the step's number, and a checkpoint holds all remaining state. On a CPU, a
+killed and restarted training therefore produces the same bytes as an undisturbed one.
 """
 
-import copy
-import hashlib
-import json
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from torch import Tensor
 
 from maskfleet.jobs.errors import JobError, Stopped
-from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.ledger.commit import Object
 from maskfleet.jobs.network.inference_config import device_of
 from maskfleet.jobs.training.checkpoints import Checkpoints
 from maskfleet.jobs.training.crops import Crops
-from maskfleet.jobs.training.pairs import Pairs
+from maskfleet.jobs.training.plan import TrainingPlan
 from maskfleet.jobs.training.scores import scores_of
 from maskfleet.unet import weights as unet_weights
-from maskfleet.unet.inference.precision import DTYPES, DeviceError
+from maskfleet.unet.inference.precision import DeviceError
 from maskfleet.unet.memory import ran_out
-from maskfleet.unet.model import UNet
 from maskfleet.unet.training.process_group import Peers
-from maskfleet.unet.training.trainer import LEARNING_RATES, NotFinite, Step, Training
-from maskfleet.unet.weights import Weights
-
-TRAINING = 2
-"""Of pairs to weights. Raised when a release trains otherwise; what is trained already stays as it is."""
-
-_RANDOM_RATE = 1e-3
-"""Learning rate of a new network, by the recipe "default"."""
-
-_ROUNDS = 10
-"""Of validation, where the job leaves it to us."""
-
-_IRRELEVANT = {"unpaired", "save_every", "checkpointing", "gate", "on_refused"}
-"""Settings that the result does not depend on."""
+from maskfleet.unet.training.trainer import NotFinite, Step, Training
 
 _STATE, _METRICS, _BEST = "state.safetensors", "metrics.parquet", "best.safetensors"
 """Files of a checkpoint."""
 
 _COLUMNS = {
     "step": (pa.int64(), "number of the optimizer step, from 1"),
-    "loss": (pa.float64(), "of its batch"),
-    "learning_rate": (pa.float64(), "that it was made with"),
-    "dice": (pa.float64(), "mean over the held-back images, where this step was validated"),
-    "seconds": (pa.float64(), "that the step took"),
-    "data_seconds": (pa.float64(), "that it waited for its crops before"),
-    "memory": (pa.int64(), "bytes at the peak so far: of the GPU's tensors, or of the process"),
-    "checkpointing": (pa.bool_(), "whether activations were made again"),
-    "parts": (pa.int32(), "that the batch went through in"),
+    "loss": (pa.float64(), "training loss of the batch"),
+    "learning_rate": (pa.float64(), "learning rate of the step"),
+    "dice": (pa.float64(), "mean Dice over the validation images; null for steps without validation"),
+    "seconds": (pa.float64(), "duration of the step"),
+    "data_seconds": (pa.float64(), "time spent waiting for the batch"),
+    "memory": (pa.int64(), "peak memory so far in bytes: GPU tensors, or the process on a CPU"),
+    "checkpointing": (pa.bool_(), "whether activations were recomputed in the backward pass"),
+    "parts": (pa.int32(), "number of micro-batches"),
 }
 METRICS = pa.schema([pa.field(name, kind, metadata={"meaning": text}) for name, (kind, text) in _COLUMNS.items()])
 """Columns of `metrics.parquet`."""
 
 
-class Moment(NamedTuple):
-    """How far a training is.
+@dataclass(frozen=True, kw_only=True)
+class StepReport:
+    """Progress of a training after one step.
 
     Attributes:
-        step: The newest.
-        steps: In all.
-        dice: Of the newest validation, or None.
-        images_per_second: Crops, since this command began.
-        seconds_left: At that speed.
+        step: The finished step.
+        steps: Total number of steps.
+        dice: Mean Dice of the latest validation; None before the first.
+        images_per_second: Crops per second since this command started.
+        seconds_left: Remaining seconds at that speed.
     """
 
     step: Step
@@ -83,68 +65,17 @@ class Moment(NamedTuple):
     seconds_left: float
 
 
-Progress = Callable[[Moment], None]
+OnStep = Callable[[StepReport], None]
 
 
-class Plan:
-    """What is trained, from what, and on what."""
-
-    def __init__(self, job: Job, base: Weights, pairs: Pairs) -> None:
-        self.job, self.base, self.pairs = job, base, pairs
-        settings = job.finetune
-        of_epochs = -(-settings.epochs * len(pairs.training) // settings.batch_size)
-        self.steps = of_epochs if settings.steps == "auto" else settings.steps
-        every = settings.validate_every
-        self.validate_every = max(1, self.steps // _ROUNDS) if every == "auto" else every
-        self.new = settings.start == "random"
-        usual = _RANDOM_RATE if self.new and settings.recipe == "default" else LEARNING_RATES[settings.recipe]
-        self.rate = usual if settings.learning_rate == "auto" else settings.learning_rate
-        self.about = {
-            "training": TRAINING,
-            "base": base.id,
-            "data": pairs.digest,
-            "scale": job.inference.scale,
-            "orientation": job.inference.orientation,
-            "threshold": job.inference.threshold,
-            "tta": job.inference.tta,
-            **settings.model_dump(mode="json", exclude=_IRRELEVANT | {"images", "masks", "mask_name"}),
-            "steps": self.steps,
-            "learning_rate": self.rate,
-        }
-        self.id = hashlib.sha256(json.dumps(self.about, sort_keys=True).encode()).hexdigest()[:16]
-        self.folder = f"finetune/{self.id}"
-
-    @property
-    def comparable(self) -> bool:
-        """Whether base and new network tell the same classes apart."""
-        return len(self.pairs.values) == max(2, self.base.model.n_classes)
-
-    def network(self) -> UNet:
-        """What training begins with."""
-        if not self.new:
-            assert isinstance(self.base.model, UNet)
-            return copy.deepcopy(self.base.model)
-        torch.manual_seed(self.job.finetune.seed)
-        return UNet(self.base.model.n_channels, len(self.pairs.values), width=self.job.finetune.width)
-
-    def weights(self, network: UNet, metadata: dict[str, str]) -> bytes:
-        """A network as a file."""
-        return unet_weights.save(
-            network,
-            mask_values=self.pairs.values if self.new else self.base.mask_values,
-            normalize=None if self.new else self.base.normalize,
-            metadata=metadata,
-            dtype=DTYPES[self.job.finetune.store],
-        )
-
-
-class Trained(NamedTuple):
-    """What came of all steps.
+@dataclass(frozen=True, kw_only=True)
+class TrainingResult:
+    """Weights and metrics of a finished training. Empty on ranks other than 0.
 
     Attributes:
-        last: Weights after the last one.
-        best: Those of the best validation.
-        metrics: A Parquet file of `METRICS`, a row per step.
+        last: Weights file after the last step.
+        best: Weights file of the best validation.
+        metrics: Parquet file of `METRICS`, one row per step.
     """
 
     last: bytes
@@ -152,105 +83,152 @@ class Trained(NamedTuple):
     metrics: bytes
 
 
-class Train(Protocol):
-    """Makes all steps of a training that are not made yet; see `train`."""
+class TrainingLoop(Protocol):
+    """Makes all missing steps of a training; see `train`."""
 
     def __call__(
-        self, plan: Plan, checkpoints: Checkpoints, *, threads: int, progress: Progress | None,
+        self, plan: TrainingPlan, checkpoints: Checkpoints, *, threads: int, on_step: OnStep | None,
         stopped: Callable[[], bool],
-    ) -> Trained: ...  # fmt: skip
+    ) -> TrainingResult: ...  # fmt: skip
 
 
 def train(
-    plan: Plan, checkpoints: Checkpoints, *, threads: int, progress: Progress | None, stopped: Callable[[], bool],
-) -> Trained:  # fmt: skip
-    """Make all steps that are not made yet, together with the other ranks where this process is one of several.
+    plan: TrainingPlan, checkpoints: Checkpoints, *, threads: int, on_step: OnStep | None, stopped: Callable[[], bool]
+) -> TrainingResult:
+    """Make all missing steps, together with the other ranks if this process is one of several.
 
-    Every rank makes every step, on its share of the batch. Rank 0 alone reads and writes checkpoints, validates, and
-    gives the result; of the others the value is empty.
+    Every rank makes every step on its share of the batch. Only rank 0 reads and writes checkpoints, validates and
+    returns a result.
 
     Args:
-        plan: What is trained.
-        checkpoints: Where it is kept.
-        threads: Of a network on a CPU.
-        progress: Called after every step, on rank 0.
-        stopped: Asked before every step, on every rank; one that is told so is enough.
+        plan: What to train.
+        checkpoints: Checkpoints of this training.
+        threads: Number of CPU threads for validation.
+        on_step: Called after every step, on rank 0.
+        stopped: Called before every step, on every rank. If any rank's returns True, all ranks save and stop.
 
     Raises:
-        JobError: The device is not there, memory does not suffice, or the loss is no number.
-        PeerFailed: It is so on another rank.
-        Stopped: `stopped` said so; what is done is kept.
+        JobError: The device is missing, memory is too small, or the loss is not finite.
+        PeerFailed: The same on another rank.
+        Stopped: `stopped` returned True; all finished steps are saved.
     """
-    settings = plan.job.finetune
-    peers = Peers()
-    first_rank = peers.rank == 0
-    training = _begun(plan, peers)
-    rows: list[dict[str, Any]] = []
-    best: Object | None = None
-    newest = state = b""
-    if first_rank and (found := checkpoints.newest()) is not None:
-        checkpoint, files = found
-        state = files[_STATE]
-        rows = rows_of(files[_METRICS])
-        best = checkpoint.objects.get(_BEST)
-        newest = files.get(_BEST, b"")
-    if state := peers.bytes_of_first(state):
-        training.restore(state)
-
-    def save(**files: bytes) -> Object | None:
-        if not first_rank:
-            return None
-        kept = {} if best is None else {_BEST: best}
-        state = {_STATE: training.state(), _METRICS: _parquet(rows)}
-        return checkpoints.save(training.number, state | files, kept).objects.get(_BEST)
-
+    session = _Session(plan, checkpoints, threads=threads)
+    training, peers, settings = session.training, session.peers, plan.job.finetune
     crops = Crops(plan.pairs.training, side=settings.crop, batch_size=settings.batch_size, seed=settings.seed)
-    saved = first = training.number
-    dice = next((row["dice"] for row in reversed(rows) if row["dice"] is not None), None)
-    began = time.monotonic()
-    with closing(_ahead(crops, peers.share, first, plan.steps)) as batches:
+    first, began = training.number, time.monotonic()
+    with closing(_prefetched(crops, peers.share, first, plan.steps)) as batches:
         while training.number < plan.steps:
             if peers.any(stopped()):
-                if training.number > saved:
-                    save()
+                session.save_unsaved()
                 raise Stopped
             asked = time.perf_counter()
             pixels, truth = next(batches)
             waited = time.perf_counter() - asked
             step = _step(training, crops, pixels, truth)
-            rows.append({"step": step.number, "dice": None, "data_seconds": waited, **_measured(step)})
-            better = {}
-            if due := step.number % plan.validate_every == 0 or step.number == plan.steps:
-                weights = plan.weights(training.result, {})
-                dice = peers.number_of_first(_dice(plan, weights, threads) if first_rank else 0.0)
-                rows[-1]["dice"] = dice
-                if training.validated(dice):
-                    newest = better[_BEST] = weights
-            if due or step.number % settings.save_every == 0:
-                best = save(**better)
-                saved = step.number
-            if progress and first_rank:
+            session.finish_step(step, waited)
+            if on_step and session.first_rank:
                 rate = (step.number - first) * settings.batch_size / (time.monotonic() - began)
                 left = (plan.steps - step.number) * settings.batch_size / rate
-                progress(Moment(step, plan.steps, dice, rate, left))
-    return Trained(plan.weights(training.result, {}), newest, _parquet(rows))
+                on_step(
+                    StepReport(
+                        step=step, steps=plan.steps, dice=session.dice, images_per_second=rate, seconds_left=left
+                    )
+                )
+    return session.result()
 
 
-def _dice(plan: Plan, weights: bytes, threads: int) -> float:
-    return scores_of(plan.job, unet_weights.load(weights), plan.pairs.validation, threads=threads).mean
+class _Session:
+    """A training being executed by this process, resumed from its newest checkpoint.
+
+    Args:
+        plan: What to train.
+        checkpoints: Checkpoints of this training.
+        threads: Number of CPU threads for validation.
+
+    Attributes:
+        training: Network and optimizer state.
+        peers: All ranks of this training.
+        first_rank: Whether this process is rank 0.
+        dice: Mean Dice of the latest validation; None before the first.
+    """
+
+    def __init__(self, plan: TrainingPlan, checkpoints: Checkpoints, *, threads: int) -> None:
+        self._plan, self._checkpoints, self._threads = plan, checkpoints, threads
+        self.peers = Peers()
+        self.first_rank = self.peers.rank == 0
+        self.training = _new_training(plan, self.peers)
+        self._rows: list[dict[str, Any]] = []
+        self._best_weights = b""
+        self._best_object: Object | None = None
+        self._restore()
+        self._saved = self.training.number
+        self.dice: float | None = next((row["dice"] for row in reversed(self._rows) if row["dice"] is not None), None)
+
+    def _restore(self) -> None:
+        state = b""
+        if self.first_rank and (found := self._checkpoints.newest()) is not None:
+            checkpoint, files = found
+            state = files[_STATE]
+            self._rows = read_metrics(files[_METRICS])
+            self._best_object = checkpoint.objects.get(_BEST)
+            self._best_weights = files.get(_BEST, b"")
+        if state := self.peers.bytes_of_first(state):
+            self.training.restore(state)
+
+    def finish_step(self, step: Step, waited: float) -> None:
+        """Record a step; validate and save a checkpoint if one is due.
+
+        Args:
+            step: The finished step.
+            waited: Seconds spent waiting for its batch.
+        """
+        self._rows.append(_row(step, waited))
+        plan = self._plan
+        better: dict[str, bytes] = {}
+        due = step.number % plan.validate_every == 0 or step.number == plan.steps
+        if due:
+            weights = plan.weights_file(self.training.result, {})
+            self.dice = self.peers.number_of_first(self._validate(weights) if self.first_rank else 0.0)
+            self._rows[-1]["dice"] = self.dice
+            if self.training.validated(self.dice):
+                self._best_weights = better[_BEST] = weights
+        if due or step.number % plan.job.finetune.save_every == 0:
+            self._save(better)
+
+    def save_unsaved(self) -> None:
+        """Save a checkpoint if any step was made since the last one."""
+        if self.training.number > self._saved:
+            self._save({})
+
+    def result(self) -> TrainingResult:
+        """Return the weights and metrics after the last step."""
+        last = self._plan.weights_file(self.training.result, {})
+        return TrainingResult(last=last, best=self._best_weights, metrics=_parquet(self._rows))
+
+    def _validate(self, weights: bytes) -> float:
+        plan = self._plan
+        return scores_of(plan.job, unet_weights.load(weights), plan.pairs.validation, threads=self._threads).mean
+
+    def _save(self, better: dict[str, bytes]) -> None:
+        self._saved = self.training.number
+        if not self.first_rank:
+            return
+        earlier = {} if self._best_object is None else {_BEST: self._best_object}
+        files = {_STATE: self.training.state(), _METRICS: _parquet(self._rows)} | better
+        self._best_object = self._checkpoints.save(self.training.number, files, earlier).objects.get(_BEST)
 
 
-def _begun(plan: Plan, peers: Peers) -> Training:
+def _new_training(plan: TrainingPlan, peers: Peers) -> Training:
     settings = plan.job.finetune
     try:
         return Training(
             plan.network(),
             recipe=settings.recipe,
             steps=plan.steps,
-            learning_rate=plan.rate,
+            learning_rate=plan.learning_rate,
             checkpointing=settings.checkpointing,
             device=device_of(plan.job),
-            normalize=None if plan.new else plan.base.normalize,
+            normalize=None if plan.random_start else plan.base.normalize,
             peers=peers,
             sync_batchnorm=settings.sync_batchnorm,
         )
@@ -258,10 +236,19 @@ def _begun(plan: Plan, peers: Peers) -> Training:
         raise JobError(str(error)) from error
 
 
-def _measured(step: Step) -> dict[str, Any]:
-    found = asdict(step)
-    del found["number"]
-    return found
+def _row(step: Step, waited: float) -> dict[str, Any]:
+    """Return the row of `METRICS` for a step without validation."""
+    return {
+        "step": step.number,
+        "loss": step.loss,
+        "learning_rate": step.learning_rate,
+        "dice": None,
+        "seconds": step.seconds,
+        "data_seconds": waited,
+        "memory": step.memory,
+        "checkpointing": step.checkpointing,
+        "parts": step.parts,
+    }
 
 
 def _step(training: Training, crops: Crops, pixels: Tensor, truth: Tensor) -> Step:
@@ -269,19 +256,19 @@ def _step(training: Training, crops: Crops, pixels: Tensor, truth: Tensor) -> St
         return training.step(pixels, truth)
     except NotFinite as error:
         keys = ", ".join(dict.fromkeys(crops.keys(training.number)))
-        raise JobError(f"{error}, on crops of {keys}; look at these pairs, or lower finetune.learning_rate") from error
+        raise JobError(f"{error}, on crops of {keys}; check these pairs, or lower finetune.learning_rate") from error
     except (RuntimeError, MemoryError) as error:
         if not ran_out(error):
             raise
         remedy = "'on'" if training.synced else "'auto'"
         raise JobError(
-            f"step {training.number + 1} does not fit into memory ({training.device}); set finetune.checkpointing to "
+            f"step {training.number + 1} does not fit into memory ({training.device}); set finetune.checkpointing = "
             f"{remedy}, or lower finetune.crop or finetune.batch_size"
         ) from error
 
 
-def rows_of(metrics: bytes) -> list[dict[str, Any]]:
-    """A row of `METRICS` for each step."""
+def read_metrics(metrics: bytes) -> list[dict[str, Any]]:
+    """Return the rows of a `metrics.parquet` file, one per step."""
     rows: list[dict[str, Any]] = pq.read_table(pa.BufferReader(metrics)).to_pylist()
     return rows
 
@@ -293,8 +280,8 @@ def _parquet(rows: list[dict[str, Any]]) -> bytes:
     return data
 
 
-def _ahead(crops: Crops, share: slice, first: int, stop: int) -> Generator[tuple[Tensor, Tensor]]:
-    """Batches, each drawn while the one before is computed."""
+def _prefetched(crops: Crops, share: slice, first: int, stop: int) -> Generator[tuple[Tensor, Tensor]]:
+    """Yield the batches `first` to `stop - 1`, preparing each during the step before."""
     with ThreadPoolExecutor(1, "crops") as pool:
         coming = pool.submit(crops.batch, first, share)
         for number in range(first + 1, stop + 1):

@@ -1,7 +1,7 @@
-"""Pairs of image and mask: matched by name, decoded once, split by content; all that is wrong is named before training.
+"""Image and mask pairs: matched by name, decoded once, checked, and split into training and validation sets.
 
-Images are decoded as inference decodes them. A pair's side of the split is decided by the bytes of its image alone, so
-that no name, order, copy or later pair moves it: what was held back once is never trained on.
+Images are decoded exactly as for inference. The split depends on the bytes of the image file alone, so renaming,
+reordering, copying or adding pairs never moves a validation image into the training set.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,21 +23,23 @@ from maskfleet.jobs.inputs.fetch import Inputs
 from maskfleet.jobs.inputs.record import Record
 from maskfleet.jobs.inputs.sources import Source
 from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.job.sections import Finetune
 from maskfleet.jobs.network.sample import limits_of
 from maskfleet.jobs.storage.contract import Fault
 from maskfleet.jobs.training import truth
-from maskfleet.jobs.training.classes import Found, classes_of
+from maskfleet.jobs.training.classes import ObservedCodes, classes_of
 
 _IN_FLIGHT = 16
-_MOST_DECODERS = 8
+_MAX_DECODERS = 8
 
 
-class Pair(NamedTuple):
-    """An image and its truth.
+@dataclass(frozen=True)
+class Pair:
+    """An image and its ground truth.
 
     Attributes:
-        key: The image's.
-        image: (H, W, C), uint8, as the network sees it.
+        key: Key of the image.
+        image: Pixels as the network sees them, (H, W, C), uint8.
         truth: Class of each pixel, (H, W), uint8.
     """
 
@@ -51,10 +53,10 @@ class Pairs:
     """All pairs of a job.
 
     Attributes:
-        training: To train on.
-        validation: Held back.
-        values: What a mask shows for each class.
-        digest: Of every image's and mask's bytes and of the split, 64 hexadecimal digits.
+        training: Training set.
+        validation: Validation set.
+        values: Mask value of each class.
+        digest: SHA-256 over the bytes of all images and masks and the split, 64 hexadecimal digits.
     """
 
     training: Sequence[Pair]
@@ -63,60 +65,84 @@ class Pairs:
     digest: str
 
 
-def held_back(content: bytes, share: float) -> bool:
-    """Whether an image file is for validation."""
+@dataclass(frozen=True)
+class _Decoded:
+    """Decoded files, in the order of their records.
+
+    Attributes:
+        pixels: Pixels of each file, (H, W, C), uint8, memory-mapped.
+        validation: Whether each file belongs to the validation set.
+        digests: SHA-256 of each file.
+    """
+
+    pixels: list[NDArray[np.uint8]]
+    validation: list[bool]
+    digests: list[str]
+
+
+def is_validation(content: bytes, share: float) -> bool:
+    """Return whether an image file belongs to the validation set.
+
+    Args:
+        content: Bytes of the file.
+        share: Expected share of validation images, 0 to 1.
+    """
     return int.from_bytes(hashlib.sha256(content).digest()[:4], "big") < share * 2**32
 
 
-def read_pairs(job: Job, *, channels: int, classes: int | None, own: Sequence[Any] | None) -> Pairs:
+def read_pairs(job: Job, *, channels: int, classes: int | None, base_values: Sequence[Any] | None) -> Pairs:
     """Read every pair of a job.
 
     Args:
-        job: With a `finetune` section.
-        channels: What the network takes.
-        classes: That it tells apart; None where that follows from the masks.
-        own: What its own masks show for them; None where nobody says.
+        job: Job with a `finetune` section.
+        channels: Number of input channels of the network.
+        classes: Number of classes of the network; None to infer it from the masks.
+        base_values: Mask value of each class in the base weights; None if unknown.
 
     Raises:
-        JobError: A file is missing, double, unreadable or wrong; the message names it.
+        JobError: A file is missing, ambiguous, unreadable or wrong; the message names it.
     """
-    if not job.finetune.images:
-        raise JobError("the job says nothing of what to train on; state finetune.images and finetune.masks")
+    settings = job.finetune
+    if not settings.images:
+        raise JobError("the job names no training pairs; set finetune.images and finetune.masks")
     matched = list(_matched(job))
     inputs = Inputs(profile=job.profile)
     try:
-        images, held, digests = _decoded(job, inputs, [image for image, _ in matched], limits_of(job, channels))
-        codes, _, of_masks = _decoded(
-            job, inputs, [mask for _, mask in matched], limits_of(job, truth.CHANNELS), codec=truth.CODEC
-        )
+        images = _decoded(job, inputs, [image for image, _ in matched], limits_of(job, channels), codec=CODEC)
+        masks = _decoded(job, inputs, [mask for _, mask in matched], limits_of(job, truth.CHANNELS), codec=truth.CODEC)
     finally:
         inputs.close()
-    found = Found()
-    for (image, mask), pixels, code in zip(matched, images, codes, strict=True):
-        if pixels.shape[:2] != code.shape[:2]:
-            raise JobError(
-                f"mask {mask.url} is {code.shape[1]}×{code.shape[0]} px and its image {image.url} "
-                f"{pixels.shape[1]}×{pixels.shape[0]}; export the mask at the image's size"
-            )
-        found.add(mask.url, code.view("<u4"))
-    values = found.values(stated=job.finetune.values, classes=classes, own=own)
+    codes = [pixels.view("<u4")[..., 0] for pixels in masks.pixels]
+    observed = ObservedCodes()
+    for (image, mask), pixels, code in zip(matched, images.pixels, codes, strict=True):
+        _refuse_other_size(image, mask, pixels.shape, code.shape)
+        observed.add(mask.url, code)
+    values = observed.mask_values(stated=settings.values, classes=classes, base_values=base_values)
     pairs = [
-        Pair(image.key, pixels, classes_of(code.view("<u4")[..., 0], values))
-        for (image, _), pixels, code in zip(matched, images, codes, strict=True)
+        Pair(image.key, pixels, classes_of(code, values))
+        for (image, _), pixels, code in zip(matched, images.pixels, codes, strict=True)
     ]
-    training = [pair for pair, back in zip(pairs, held, strict=True) if not back]
-    validation = [pair for pair, back in zip(pairs, held, strict=True) if back]
+    training = [pair for pair, held in zip(pairs, images.validation, strict=True) if not held]
+    validation = [pair for pair, held in zip(pairs, images.validation, strict=True) if held]
     if not training or not validation:
         raise JobError(
-            f"of {len(pairs)} pairs {len(validation)} are held back for validation, and both parts need some; give "
-            "more pairs, or change finetune.validation_share"
+            f"the split gives {len(training)} training and {len(validation)} validation pairs, but both sets need at "
+            "least one; add pairs or change finetune.validation_share"
         )
-    parts = [*digests, *of_masks, str(job.finetune.validation_share), repr(values)]
-    return Pairs(training, validation, values, hashlib.sha256(" ".join(parts).encode()).hexdigest())
+    hashed = " ".join([*images.digests, *masks.digests, str(settings.validation_share), repr(values)])
+    return Pairs(training, validation, values, hashlib.sha256(hashed.encode()).hexdigest())
+
+
+def _refuse_other_size(image: Record, mask: Record, image_shape: tuple[int, ...], mask_shape: tuple[int, ...]) -> None:
+    if image_shape[:2] != mask_shape:
+        raise JobError(
+            f"mask {mask.url} has {mask_shape[1]}×{mask_shape[0]} px, but image {image.url} has "
+            f"{image_shape[1]}×{image_shape[0]} px; export the mask at the size of the image"
+        )
 
 
 def _matched(job: Job) -> Iterator[tuple[Record, Record]]:
-    """Images with their masks, in order of key."""
+    """Yield each image with its mask, in order of the image's key."""
     settings = job.finetune
     images = _by_stem(job, settings.images, "finetune.images")
     masks = _by_stem(job, settings.masks, "finetune.masks")
@@ -128,22 +154,26 @@ def _matched(job: Job) -> Iterator[tuple[Record, Record]]:
         if mask is not None:
             if mask.url in used:
                 raise JobError(
-                    f"mask {mask.url} belongs to {used[mask.url]} and to {image.url}; name one image's mask by "
-                    "{stem} in finetune.mask_name"
+                    f"mask {mask.url} matches two images, {used[mask.url]} and {image.url}; use {{stem}} in "
+                    "finetune.mask_name to tell them apart"
                 )
             used[mask.url] = image.url
             yield image, mask
         elif settings.unpaired == "refuse":
             raise JobError(
                 f"image {image.url} has no mask {wanted}.* in {settings.masks}; add it, set finetune.mask_name, or "
-                "leave such images out with finetune.unpaired = 'skip'"
+                "skip images without a mask with finetune.unpaired = 'skip'"
             )
+    _refuse_unmatched(settings, masks, used)
+
+
+def _refuse_unmatched(settings: Finetune, masks: dict[str, Record], used: dict[str, str]) -> None:
     if settings.unpaired == "refuse":
         for mask in masks.values():
             if mask.url not in used:
                 raise JobError(
-                    f"mask {mask.url} has no image in {settings.images}; add it, set finetune.mask_name, or leave such "
-                    "masks out with finetune.unpaired = 'skip'"
+                    f"mask {mask.url} has no image in {settings.images}; add it, set finetune.mask_name, or skip masks "
+                    "without an image with finetune.unpaired = 'skip'"
                 )
     if not used:
         raise JobError(
@@ -151,53 +181,52 @@ def _matched(job: Job) -> Iterator[tuple[Record, Record]]:
         )
 
 
-def _by_stem(job: Job, place: str, name: str) -> dict[str, Record]:
-    """Of a folder or glob, by key without its ending."""
+def _by_stem(job: Job, place: str, setting: str) -> dict[str, Record]:
+    """Return the files of a folder or glob by their key without extension."""
     found: dict[str, Record] = {}
     for record in Source(place, output=job.output, profile=job.profile):
         stem = os.path.splitext(record.key)[0]
         if stem in found:
             raise JobError(
-                f"{name} has both {found[stem].url} and {record.url}, and a pair needs one; remove one of them"
+                f"{setting} has two files of the same name, {found[stem].url} and {record.url}; remove one of them"
             )
         found[stem] = record
     return found
 
 
-def _decoded(
-    job: Job, inputs: Inputs, records: Sequence[Record], limits: Limits, *, codec: str = CODEC
-) -> tuple[list[NDArray[np.uint8]], list[bool], list[str]]:
-    """Pixels, whether each file is for validation, and the sha256 of each.
+def _decoded(job: Job, inputs: Inputs, records: Sequence[Record], limits: Limits, *, codec: str) -> _Decoded:
+    """Decode every file once.
 
-    Pixels are decoded once, into a file without a name, so that they need not fit into memory.
+    Pixels go to an unnamed temporary file, so they need not fit into memory.
     """
-    held: list[bool] = []
+    validation: list[bool] = []
     digests: list[str] = []
 
     def encoded() -> Iterator[tuple[int, bytes]]:
-        for number, data in enumerate(_read(inputs, records)):
-            held.append(held_back(data, job.finetune.validation_share))
+        for number, data in enumerate(_prefetched(inputs, records)):
+            validation.append(is_validation(data, job.finetune.validation_share))
             digests.append(hashlib.sha256(data).hexdigest())
             yield number, data
 
-    processes = job.cluster.decoders if job.cluster.decoders != "auto" else min(_MOST_DECODERS, cores())
+    processes = job.cluster.decoders if job.cluster.decoders != "auto" else min(_MAX_DECODERS, cores())
     arrays: list[tuple[int, tuple[int, ...]]] = []
     with Decoders(limits, processes=processes, codec=codec) as decoders, tempfile.TemporaryFile() as file:
         end = 0
         for item in decoders.decode(encoded()):
             if item.pixels is None:
-                message = item.failure.message if item.failure else "it is no image"
-                raise JobError(f"{records[item.number].url} cannot be trained on: {message}")
+                message = item.failure.message if item.failure else "it is not an image"
+                raise JobError(f"{records[item.number].url} cannot be used for training: {message}")
             arrays.append((end, item.pixels.shape))
             file.write(np.ascontiguousarray(item.pixels).data)
             end += item.pixels.size
         file.flush()
-        whole = np.memmap(file, np.uint8, "r", shape=(end,))
-    return [whole[start : start + int(np.prod(shape))].reshape(shape) for start, shape in arrays], held, digests
+        stored = np.memmap(file, np.uint8, "r", shape=(end,))
+    pixels = [stored[start : start + int(np.prod(shape))].reshape(shape) for start, shape in arrays]
+    return _Decoded(pixels, validation, digests)
 
 
-def _read(inputs: Inputs, records: Sequence[Record]) -> Iterator[bytes]:
-    """Their bytes, some ahead."""
+def _prefetched(inputs: Inputs, records: Sequence[Record]) -> Iterator[bytes]:
+    """Yield the bytes of each file, fetching up to `_IN_FLIGHT` files ahead."""
     reader = inputs.reader(records)
 
     def read(record: Record) -> bytes:

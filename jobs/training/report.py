@@ -1,33 +1,35 @@
-"""A training as one page: its curves, and the held-back images that came out worst, in the middle, and best.
+"""The HTML report of a training: curves, scores, and the worst, median and best validation images.
 
-One HTML file that holds all of it: no script, no style sheet, no picture from anywhere else.
+One self-contained file without scripts, external style sheets or external images.
 """
 
 import base64
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from maskfleet.jobs.training.pairs import Pair
-from maskfleet.jobs.training.scores import interval, lower_bound
+from maskfleet.jobs.training.record import TrainingRecord
+from maskfleet.jobs.training.scores import KINDS, interval, lower_bound
 
 _WIDTH, _HEIGHT, _LEFT = 640, 180, 56
 _POINTS = 640
-"""Of a curve: of longer trainings so many means are drawn."""
+"""Most points of a curve; longer curves are averaged down to this number."""
 
 _SIDE = 384
-"""Of pictures in px, at most."""
+"""Longest side of an embedded image in px."""
 
-_MISSED, _INVENTED = (230, 159, 0), (0, 114, 178)
-"""Orange and blue, which most colour-blind people tell apart (Okabe and Ito, 2008)."""
+_MISSED, _EXTRA = (230, 159, 0), (0, 114, 178)
+"""Orange and blue, distinguishable with the common forms of colour blindness (Okabe and Ito, 2008)."""
 
-_SHARE = 0.65
-"""Of a colour over its pixel."""
+_OPACITY = 0.65
+"""Opacity of a colour painted over the image."""
 
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:1240px;margin:2em auto;padding:0 1em;color:#222}"
@@ -36,77 +38,82 @@ _STYLE = (
 )
 
 
-class Example(NamedTuple):
-    """A held-back image and what was made of it.
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """A validation image with its predictions.
 
     Attributes:
-        pair: Image and truth.
-        old: Class map by the old weights; None where they cannot be compared.
-        new: By the new ones.
-        dice: Of the new one.
+        title: Heading, such as "worst".
+        pair: Image and ground truth.
+        base: Class map of the base weights, (H, W); None if not comparable.
+        new: Class map of the new weights, (H, W).
+        dice: Dice of `new`.
     """
 
+    title: str
     pair: Pair
-    old: NDArray[np.uint8] | None
+    base: NDArray[np.uint8] | None
     new: NDArray[np.uint8]
     dice: float
 
 
-def chosen(dice: NDArray[np.float64]) -> list[tuple[str, int]]:
-    """What is shown, and the number of its image: worst, median and best, each image once."""
+def worst_median_best(dice: NDArray[np.float64]) -> list[tuple[str, int]]:
+    """Return titles and indices of the worst, median and best image, each image at most once."""
     order = np.argsort(dice, kind="stable")
     places = {"worst": 0, "median": len(order) // 2, "best": len(order) - 1}
     found: dict[int, str] = {}
-    for name, place in places.items():
-        found.setdefault(int(order[place]), name)
-    return [(name, number) for number, name in found.items()]
+    for title, place in places.items():
+        found.setdefault(int(order[place]), title)
+    return [(title, index) for index, title in found.items()]
 
 
-def page(record: dict[str, Any], rows: Sequence[dict[str, Any]], examples: Sequence[tuple[str, Example]]) -> bytes:
-    """The page.
+def page(record: TrainingRecord, rows: Sequence[dict[str, Any]], examples: Sequence[Example]) -> bytes:
+    """Return the report as UTF-8 HTML.
 
     Args:
-        record: What `result.json` says.
-        rows: Of `jobs.training.loop.METRICS`, a row per step.
-        examples: What each is, and it.
+        record: Record of the training.
+        rows: Rows of `jobs.training.loop.METRICS`, one per step.
+        examples: Validation images to show.
     """
     validated = [row for row in rows if row["dice"] is not None]
-    parts = [
-        f"<h1>Fine-tuning {escape(str(record['id']))}</h1>",
-        f"<p>{record['trained_on']} pairs trained on, {record['images']} held back. {_gain(record)}</p>",
+    pairs = f"{_count(record.trained_on, 'training pair')}, {_count(record.new.images, 'validation pair')}"
+    blocks = [
+        f"<h1>Fine-tuning {escape(record.id)}</h1>",
+        f"<p>{pairs}. {_gain(record)}</p>",
         _table(record),
-        "<h2>Loss of each step</h2>",
+        "<h2>Training loss</h2>",
         _curve([row["step"] for row in rows], [row["loss"] for row in rows]),
-        "<h2>Dice of the held-back images</h2>",
+        "<h2>Validation Dice</h2>",
         _curve([row["step"] for row in validated], [row["dice"] for row in validated], dots=True),
-        "<h2>Held-back images</h2>",
-        f"<p>{_swatch(_MISSED)} of a class and not found; {_swatch(_INVENTED)} found and not of that class.</p>",
-        *(_example(name, example) for name, example in examples),
+        "<h2>Validation images</h2>",
+        f"<p>{_swatch(_MISSED)} missed (false negative); {_swatch(_EXTRA)} extra (false positive).</p>",
+        *(_example(example) for example in examples),
     ]
     head = f"<!doctype html><html lang=en><meta charset=utf-8><title>Fine-tuning</title><style>{_STYLE}</style>"
-    return (head + "\n".join(parts) + "</html>\n").encode()
+    return (head + "\n".join(blocks) + "</html>\n").encode()
 
 
-def _gain(record: dict[str, Any]) -> str:
-    old = [image["base"] for image in record["held_back"]]
-    if None in old:
-        return "The old weights tell other classes apart and are not compared."
-    gains = np.array([image["new"] for image in record["held_back"]]) - np.array(old)
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _gain(record: TrainingRecord) -> str:
+    base = record.base_dice
+    if base is None:
+        return "The base weights have different classes and are not compared."
+    gains = record.new_dice - base
     return (
-        f"Mean gain in Dice {interval(gains)}, 95 % of the bootstrap over images; at least {lower_bound(gains):+.4f} "
-        "with 95 % confidence."
+        f"Mean Dice gain {interval(gains)}, with the 95 % bootstrap interval over images; at least "
+        f"{lower_bound(gains):+.4f} with 95 % confidence."
     )
 
 
-def _table(record: dict[str, Any]) -> str:
-    kinds = ("dice", "iou", "precision", "recall")
-    lines = ["<tr><th>weights<th>class<th>shown as" + "".join(f"<th>{kind}" for kind in kinds)]
-    for name, scored in (("old", record["base"]), ("new", record)):
-        for row in scored["classes"] if scored else ():
-            cells = "".join(
-                f"<td>{row[kind]['mean']:.4f} ({row[kind]['low']:.4f} … {row[kind]['high']:.4f})" for kind in kinds
-            )
-            lines.append(f"<tr><td>{name}<td>{row['class']}<td>{escape(str(row['value']))}{cells}")
+def _table(record: TrainingRecord) -> str:
+    lines = ["<tr><th>weights<th>class<th>mask value" + "".join(f"<th>{kind}" for kind in KINDS)]
+    for name, evaluation in (("base", record.base), ("new", record.new)):
+        for row in evaluation.classes if evaluation else ():
+            cells = "".join(f"<td>{row.intervals[kind]}" for kind in KINDS)
+            lines.append(f"<tr><td>{name}<td>{row.number}<td>{escape(str(row.value))}{cells}")
     return f"<table>{''.join(lines)}</table>"
 
 
@@ -129,30 +136,40 @@ def _curve(steps: Sequence[int], values: Sequence[float], *, dots: bool = False)
     )
 
 
-def _example(name: str, example: Example) -> str:
+def _example(example: Example) -> str:
     pair = example.pair
-    pictures = [("image", _shown(pair.image)), ("truth", _painted(pair, pair.truth, truth=True))]
-    if example.old is not None:
-        pictures.append(("old weights", _painted(pair, example.old)))
-    pictures.append(("new weights", _painted(pair, example.new)))
-    figures = "".join(f"<figure>{_embedded(image)}<figcaption>{text}</figcaption></figure>" for text, image in pictures)
-    return f"<h3>{name}: {escape(pair.key)}, Dice {example.dice:.4f}</h3><div class=row>{figures}</div>"
+    images = [("image", _as_rgb(pair.image)), ("ground truth", _with_truth(pair))]
+    if example.base is not None:
+        images.append(("base weights", _with_errors(pair, example.base)))
+    images.append(("new weights", _with_errors(pair, example.new)))
+    figures = "".join(f"<figure>{_embedded(image)}<figcaption>{text}</figcaption></figure>" for text, image in images)
+    heading = f"{example.title}: {escape(pair.key)}, Dice {example.dice:.4f}"
+    return f"<h3>{heading}</h3><div class=row>{figures}</div>"
 
 
-def _painted(pair: Pair, found: NDArray[np.uint8], *, truth: bool = False) -> NDArray[np.uint8]:
-    """The image with what is wrong in it; or with all that the truth has."""
-    pixels = _shown(pair.image).astype(np.float32)
-    missed, invented = (pair.truth > 0, np.zeros(pair.truth.shape, bool))
-    if not truth:
-        wrong = found != pair.truth
-        missed, invented = wrong & (pair.truth > 0), wrong & (found > 0) & (pair.truth == 0)
-    for where, colour in ((missed, _MISSED), (invented, _INVENTED)):
-        pixels[where] = pixels[where] * (1 - _SHARE) + np.array(colour) * _SHARE
+def _with_truth(pair: Pair) -> NDArray[np.uint8]:
+    """Return the image with its ground truth painted in, (H, W, 3)."""
+    return _painted(pair.image, [(pair.truth > 0, _MISSED)])
+
+
+def _with_errors(pair: Pair, found: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the image with missed and extra pixels painted in, (H, W, 3)."""
+    wrong = found != pair.truth
+    missed, extra = wrong & (pair.truth > 0), wrong & (found > 0) & (pair.truth == 0)
+    return _painted(pair.image, [(missed, _MISSED), (extra, _EXTRA)])
+
+
+def _painted(
+    image: NDArray[np.uint8], layers: Sequence[tuple[NDArray[np.bool_], tuple[int, int, int]]]
+) -> NDArray[np.uint8]:
+    pixels = _as_rgb(image).astype(np.float32)
+    for area, colour in layers:
+        pixels[area] = pixels[area] * (1 - _OPACITY) + np.array(colour) * _OPACITY
     return pixels.round().astype(np.uint8)
 
 
-def _shown(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Three channels of whatever the network sees."""
+def _as_rgb(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a copy with three channels: the first channel repeated unless there are exactly three."""
     return np.array(image) if image.shape[2] == 3 else np.repeat(image[..., :1], 3, axis=2)
 
 

@@ -1,12 +1,11 @@
-"""How well class maps fit their truth: Dice, IoU, precision and recall per class and image, and what can be said of it.
+"""Dice, IoU, precision and recall of class maps per class and image, with bootstrap intervals of their means.
 
-A score of a class that neither the class map nor the truth has is 1, and 0 where only one of them has it. Dice is then
-Pytorch-UNet's validation score.
+A class absent from both prediction and ground truth scores 1; a class present in only one of them scores 0. Dice then
+equals the validation score of Pytorch-UNet.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,22 +19,26 @@ from maskfleet.unet.model import UNet
 from maskfleet.unet.weights import Weights, WeightsError
 
 RESAMPLES = 10_000
-"""Of the bootstrap."""
+"""Bootstrap resamples."""
 
-_OTHERS = 8
-"""Images whose truth a class map is compared with in place of its own, at most."""
+KINDS = ("dice", "iou", "precision", "recall")
+"""Names of the scores."""
+
+_MAX_OTHERS = 8
+"""Most other images each prediction is compared with."""
 
 _SEED = 0
 _RESAMPLES_AT_ONCE = 1_000
 
 
-class Interval(NamedTuple):
-    """A mean over images, and where the mean of all such images lies with 95 % confidence.
+@dataclass(frozen=True)
+class Interval:
+    """A sample mean with its 95 % confidence interval.
 
     Attributes:
-        mean: Of these images.
-        low: Lower end.
-        high: Upper end.
+        mean: Mean over the images.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
     """
 
     mean: float
@@ -48,11 +51,11 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class Scores:
-    """Of some images.
+    """Scores of predicted class maps. Class 0 is the background and is not scored.
 
     Attributes:
-        counts: Pixels of each image and class after the first that are of it in both, in the class map alone, and in
-            the truth alone; (images, classes - 1, 3), int64.
+        counts: Pixel counts (images, classes - 1, 3), int64. The last axis is true positives, false positives and false
+            negatives.
     """
 
     counts: NDArray[np.int64]
@@ -60,52 +63,57 @@ class Scores:
     @property
     def dice(self) -> NDArray[np.float64]:
         """2 |A ∩ B| / (|A| + |B|), (images, classes - 1)."""
-        both, found, missed = np.moveaxis(self.counts, 2, 0)
-        return _share(2 * both, 2 * both + found + missed, found + missed + both == 0)
+        hits, extra, missed = np.moveaxis(self.counts, 2, 0)
+        return _ratio(2 * hits, 2 * hits + extra + missed, self._absent)
 
     @property
     def iou(self) -> NDArray[np.float64]:
-        """|A ∩ B| / |A ∪ B|, likewise."""
-        both, found, missed = np.moveaxis(self.counts, 2, 0)
-        return _share(both, both + found + missed, found + missed + both == 0)
+        """|A ∩ B| / |A ∪ B|, (images, classes - 1)."""
+        hits, extra, missed = np.moveaxis(self.counts, 2, 0)
+        return _ratio(hits, hits + extra + missed, self._absent)
 
     @property
     def precision(self) -> NDArray[np.float64]:
-        """|A ∩ B| / |A|, likewise."""
-        both, found, missed = np.moveaxis(self.counts, 2, 0)
-        return _share(both, both + found, found + missed + both == 0)
+        """|A ∩ B| / |A| for the prediction A, (images, classes - 1)."""
+        hits, extra, _ = np.moveaxis(self.counts, 2, 0)
+        return _ratio(hits, hits + extra, self._absent)
 
     @property
     def recall(self) -> NDArray[np.float64]:
-        """|A ∩ B| / |B|, likewise."""
-        both, found, missed = np.moveaxis(self.counts, 2, 0)
-        return _share(both, both + missed, found + missed + both == 0)
+        """|A ∩ B| / |B| for the ground truth B, (images, classes - 1)."""
+        hits, _, missed = np.moveaxis(self.counts, 2, 0)
+        return _ratio(hits, hits + missed, self._absent)
 
     @property
-    def of_images(self) -> NDArray[np.float64]:
-        """Dice of each image, averaged over the classes after the first."""
+    def _absent(self) -> NDArray[np.bool_]:
+        absent: NDArray[np.bool_] = self.counts.sum(axis=2) == 0
+        return absent
+
+    @property
+    def image_dice(self) -> NDArray[np.float64]:
+        """Dice of each image, averaged over its classes, (images,)."""
         averages: NDArray[np.float64] = self.dice.mean(axis=1)
         return averages
 
     @property
     def mean(self) -> float:
-        """Of the images' Dice: what training watches and the gate compares."""
-        return float(self.of_images.mean())
+        """Mean of `image_dice`: the validation score of a training."""
+        return float(self.image_dice.mean())
 
-    def of_class(self, number: int) -> dict[str, Interval]:
-        """The four scores of a class, counted from the second."""
-        return {name: interval(getattr(self, name)[:, number]) for name in ("dice", "iou", "precision", "recall")}
+    def intervals(self, index: int) -> dict[str, Interval]:
+        """Return the interval of each of `KINDS` for class `index + 1`."""
+        return {kind: interval(getattr(self, kind)[:, index]) for kind in KINDS}
 
 
 def scores_of(job: Job, weights: Weights, pairs: Sequence[Pair], *, threads: int) -> Scores:
-    """Of each whole image, in fp32, as the job applies weights."""
+    """Score weights on whole images, applied in fp32 with the inference settings of the job."""
     classes = max(2, weights.model.n_classes)
     maps = class_maps(job, weights, pairs, threads=threads)
     return Scores(np.stack([counts_of(found, pair.truth, classes) for found, pair in zip(maps, pairs, strict=True)]))
 
 
 def class_maps(job: Job, weights: Weights, pairs: Sequence[Pair], *, threads: int) -> Iterator[NDArray[np.uint8]]:
-    """Of each image, likewise."""
+    """Return the predicted class map of each image, (H, W), uint8, in fp32 with the job's inference settings."""
     try:
         together = unet_weights.together([weights], job.inference.tta) if isinstance(weights.model, UNet) else weights
     except WeightsError as error:
@@ -114,19 +122,25 @@ def class_maps(job: Job, weights: Weights, pairs: Sequence[Pair], *, threads: in
     return (segmenter.segment(pair.image[None])[0][0] for pair in pairs)
 
 
-def fit_to_others(
+def dice_with_other_truths(
     maps: Sequence[NDArray[np.uint8]], truths: Sequence[NDArray[np.uint8]], classes: int
 ) -> NDArray[np.float64]:
-    """Mean Dice of each class map with the truths of some other images in place of its own, (images,).
+    """Return the mean Dice of each prediction with the ground truth of other images, (images,).
 
-    Of the same size where there are any: sizes stand for kinds of image. Else brought to its size.
+    The other images have the same size if there are any, since images of one size tend to be of one kind. Otherwise
+    their ground truth is resized.
+
+    Args:
+        maps: Predicted class maps, (H, W), uint8.
+        truths: Ground truth of the same images.
+        classes: Number of classes.
     """
     means = []
     for number, found in enumerate(maps):
         others = [truth for place, truth in enumerate(truths) if place != number]
         others = [truth for truth in others if truth.shape == found.shape] or others
-        # Those that follow it, so that all are used about as often.
-        others = [others[(number + step) % len(others)] for step in range(min(len(others), _OTHERS))]
+        # Successors, so that every ground truth is used about equally often.
+        others = [others[(number + step) % len(others)] for step in range(min(len(others), _MAX_OTHERS))]
         counts = [counts_of(found, _resized(truth, found.shape), classes) for truth in others]
         means.append(Scores(np.stack(counts)).mean)
     return np.array(means)
@@ -138,30 +152,36 @@ def _resized(truth: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.uin
 
 
 def counts_of(found: NDArray[np.uint8], truth: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
-    """An image's row of `Scores.counts`."""
+    """Return one image's row of `Scores.counts`, (classes - 1, 3).
+
+    Args:
+        found: Predicted class map, (H, W).
+        truth: Ground truth, (H, W).
+        classes: Number of classes.
+    """
     pairs = np.bincount((truth.astype(np.int64) * classes + found).reshape(-1), minlength=classes * classes)
-    table = pairs.reshape(classes, classes)
-    both = np.diagonal(table)
-    return np.stack([both, table.sum(axis=0) - both, table.sum(axis=1) - both], axis=1)[1:]
+    confusion = pairs.reshape(classes, classes)
+    hits = np.diagonal(confusion)
+    return np.stack([hits, confusion.sum(axis=0) - hits, confusion.sum(axis=1) - hits], axis=1)[1:]
 
 
 def dice(found: NDArray[np.uint8], truth: NDArray[np.uint8]) -> float:
-    """Dice of all pixels that are not 0, whatever they show."""
+    """Return the Dice of all non-zero pixels, whatever their value."""
     return float(Scores(counts_of((found > 0).astype(np.uint8), (truth > 0).astype(np.uint8), 2)[None]).mean)
 
 
 def interval(values: NDArray[np.float64]) -> Interval:
-    """The mean with its two-sided 95 % interval, by the percentile bootstrap over images."""
-    low, high = np.quantile(_means(values), [0.025, 0.975])
-    return Interval(float(values.mean()), float(low), float(high))
+    """Return the mean with its two-sided 95 % percentile bootstrap interval over images."""
+    low, high = np.quantile(_resampled_means(values), [0.025, 0.975])
+    return Interval(mean=float(values.mean()), low=float(low), high=float(high))
 
 
 def lower_bound(values: NDArray[np.float64]) -> float:
-    """What the mean of all such images exceeds with 95 % confidence, likewise."""
-    return float(np.quantile(_means(values), 0.05))
+    """Return the lower end of the mean's one-sided 95 % percentile bootstrap interval over images."""
+    return float(np.quantile(_resampled_means(values), 0.05))
 
 
-def _means(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def _resampled_means(values: NDArray[np.float64]) -> NDArray[np.float64]:
     random = np.random.default_rng(_SEED)
     return np.concatenate(
         [
@@ -171,5 +191,5 @@ def _means(values: NDArray[np.float64]) -> NDArray[np.float64]:
     )
 
 
-def _share(part: NDArray[np.int64], whole: NDArray[np.int64], absent: NDArray[np.bool_]) -> NDArray[np.float64]:
-    return np.where(absent, 1.0, part / np.maximum(whole, 1))
+def _ratio(part: NDArray[np.int64], total: NDArray[np.int64], absent: NDArray[np.bool_]) -> NDArray[np.float64]:
+    return np.where(absent, 1.0, part / np.maximum(total, 1))

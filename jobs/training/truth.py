@@ -1,7 +1,7 @@
-"""Mask files to codes of their pixels' values, in the decoding processes. Knows nothing of classes.
+"""Decoding of mask files to one code per pixel, in the decoder processes. Knows nothing about classes.
 
-A code is the grey value, or the palette's index, or 2²⁴ + 2¹⁶ R + 2⁸ G + B for a colour; alpha is dropped. Nothing
-is converted: a mask's values are names, not light.
+The code of a pixel is its grey value, its palette index, or 2²⁴ + 2¹⁶ R + 2⁸ G + B for a colour. Alpha is dropped.
+Values are labels, not intensities, so none is ever converted.
 """
 
 import io
@@ -14,10 +14,10 @@ from PIL import Image, ImageOps
 from maskfleet.jobs.images.decode import Undecodable, opened
 
 CODEC = "maskfleet.jobs.training.truth:decode"
-"""For `jobs.images.decoders.Decoders`."""
+"""Codec name for `jobs.images.decoders.Decoders`."""
 
 CHANNELS = 4
-"""Bytes of a code."""
+"""Bytes per code."""
 
 _COLOUR = 1 << 24
 
@@ -25,21 +25,21 @@ _COLOUR = 1 << 24
 def decode(
     data: bytes, *, channels: int, scale: float, max_pixels: int, upright: bool, room: Any = None
 ) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-    """Codes of a mask's pixels.
+    """Decode a mask file to one code per pixel.
 
     Args:
-        data: The file's bytes.
-        channels: `CHANNELS`.
-        scale: Resize both sides by this, truncated to whole pixels, taking the nearest pixel.
-        max_pixels: Larger masks are refused, from their header.
-        upright: Turn the mask as its EXIF orientation says.
+        data: Bytes of the file.
+        channels: Always `CHANNELS`.
+        scale: Factor for both sides, truncated to whole pixels; nearest neighbour.
+        max_pixels: Largest accepted number of pixels, checked before decoding.
+        upright: Whether to apply the EXIF orientation.
         room: Not used; see `jobs.images.decode.decode`.
 
     Returns:
-        Codes (H, W, 4), little-endian bytes, after scaling; and the height and width as stored.
+        Little-endian codes (H, W, 4), uint8, after scaling; and the stored height and width.
 
     Raises:
-        Undecodable: With a named reason.
+        Undecodable: The file is not a mask; carries the error class and a message.
     """
     if not data:
         raise Undecodable("empty", "the file is empty; upload it again")
@@ -51,13 +51,13 @@ def decode(
             codes = _codes(ImageOps.exif_transpose(image) if upright else image)
         if codes.ndim != 2 or codes.dtype.kind not in "bui" or codes.size > max_pixels:
             raise Undecodable(
-                "unsupported", f"a mask of shape {codes.shape} and type {codes.dtype}; store one whole number per pixel"
+                "unsupported", f"mask has shape {codes.shape} and dtype {codes.dtype}; store one integer per pixel"
             )
         codes = np.ascontiguousarray(codes).astype("<u4")
     except (Undecodable, MemoryError):
         raise
-    except Exception as error:  # hostile bytes make Pillow raise nearly anything
-        raise Undecodable("corrupt", f"the mask does not decode ({type(error).__name__}); save it again") from error
+    except Exception as error:  # Pillow raises almost any exception on hostile bytes
+        raise Undecodable("corrupt", f"the mask cannot be decoded ({type(error).__name__}); save it again") from error
     height, width = codes.shape
     size = int(scale * width), int(scale * height)
     if size != (width, height):
@@ -75,7 +75,7 @@ def _codes(image: Image.Image) -> NDArray[Any]:
         codes: NDArray[Any] = np.asarray(image)
         return codes
     if image.mode == "F":
-        raise Undecodable("unsupported", "a mask of floating-point numbers; store one whole number per pixel")
+        raise Undecodable("unsupported", "mask has floating-point values; store one integer per pixel")
     colours: NDArray[np.uint32] = np.asarray(image.convert("RGB")).astype(np.uint32)
     red, green, blue = colours[..., 0], colours[..., 1], colours[..., 2]
     if (red == green).all() and (green == blue).all():
@@ -84,7 +84,7 @@ def _codes(image: Image.Image) -> NDArray[Any]:
 
 
 def code_of(value: int | tuple[int, int, int]) -> int:
-    """The code of a pixel that shows this grey value or colour."""
+    """Return the code of a grey value or an RGB colour."""
     if isinstance(value, int):
         return value
     red, green, blue = value
@@ -92,7 +92,7 @@ def code_of(value: int | tuple[int, int, int]) -> int:
 
 
 def value_of(code: int) -> int | tuple[int, int, int]:
-    """What a pixel of this code shows."""
+    """Return the grey value or RGB colour of a code."""
     if code < _COLOUR:
         return code
     return (code >> 16) & 255, (code >> 8) & 255, code & 255

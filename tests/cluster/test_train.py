@@ -1,9 +1,10 @@
-"""Training on two workers through Ray Train, on a real local Ray."""
+"""Training on two workers with Ray Train, on a real local Ray."""
 
 import io
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -20,7 +21,8 @@ from maskfleet.jobs.errors import JobError, Stopped
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.job.sections import Cluster as ClusterSettings
 from maskfleet.jobs.run.execute import run
-from maskfleet.jobs.training.finetune import finetune, plan_of
+from maskfleet.jobs.training.finetune import finetune
+from maskfleet.jobs.training.plan import plan_training
 from maskfleet.unet import weights
 
 pytestmark = pytest.mark.ray
@@ -30,7 +32,7 @@ STEPS = 12
 
 @pytest.fixture(scope="module")
 def address():
-    """A Ray of four processors, whose workers can import what the tests give them."""
+    """A Ray cluster with four CPUs; its workers can import the test modules."""
     pytest.importorskip("pandas", reason="the extra 'train' is not installed")
     from ray.cluster_utils import Cluster
 
@@ -68,60 +70,63 @@ def job(tmp_path):
     return job
 
 
-def losses(outcome):
-    table = pq.read_table(io.BytesIO(Path(outcome.weights).with_name("metrics.parquet").read_bytes()))
+def losses(result):
+    table = pq.read_table(io.BytesIO(Path(result.weights).with_name("metrics.parquet").read_bytes()))
     assert table["step"].to_pylist() == list(range(1, STEPS + 1))
     return table["loss"].to_pylist()
 
 
-def test_a_killed_worker_costs_the_way_from_the_last_checkpoint_and_the_curve_is_that_of_one(job, address):
+def test_after_a_killed_worker_the_loss_curve_equals_that_of_one_worker(job, address):
     seen = []
     two = job("two", workers=2, sync_batchnorm=True)
-    made = finetune(two, train=on_ray(address, steps_of=trainers.killed_once), progress=seen.append)
+    made = finetune(two, loop=on_ray(address, worker_loop=trainers.killed_once), on_step=seen.append)
     assert Path(two.output, "killed").exists()
     assert losses(made) == pytest.approx(losses(finetune(job("one"))), rel=0.02)
     assert seen[-1].step.number == STEPS
-    again = finetune(two, train=on_ray("127.0.0.1:1"))  # done, it needs no Ray
+    again = finetune(two, loop=on_ray("127.0.0.1:1"))  # a finished training needs no Ray
     assert again.record == made.record
 
 
-def test_what_a_worker_finds_wrong_is_told_once_and_not_tried_again(job, address):
+def test_an_error_of_a_worker_is_reported_once_and_not_retried(job, address):
     two = job("out", workers=2)
     with connected(address, {}):
-        desk = ray.remote(num_cpus=0)(train._Desk).remote()
-        config = {"job": two, "id": plan_of(two).id, "generation": 1, "threads": 1, "gpu": False, "desk": desk}
+        mailbox = ray.remote(num_cpus=0)(train._Mailbox).remote()
+        config = train._WorkerConfig(
+            job=two, plan_id=plan_training(two).id, generation=1, threads=1, gpu=False, loop=trainers.wrong,
+            mailbox=mailbox,
+        )  # fmt: skip
         with pytest.raises(JobError, match="^the pairs are wrong; correct them$"):
-            train._work(config | {"steps_of": trainers.wrong})
-        assert str(ray.get(desk.error.remote())) == "the pairs are wrong; correct them"
-        train._work(config | {"steps_of": trainers.wrong})  # as Ray Train starts it again
-        again = ray.remote(num_cpus=0)(train._Desk).remote()
-        with pytest.raises(JobError, match="the pairs or weights changed while the training started"):
-            train._work(config | {"id": "another", "desk": again})
+            train._work({"config": config})
+        assert str(ray.get(mailbox.error.remote())) == "the pairs are wrong; correct them"
+        train._work({"config": config})  # as Ray Train restarts it
+        again = ray.remote(num_cpus=0)(train._Mailbox).remote()
+        with pytest.raises(JobError, match="pairs or weights changed while the training was starting"):
+            train._work({"config": replace(config, plan_id="another", mailbox=again)})
 
 
-def test_stopped_it_keeps_what_is_done(job, address):
+def test_a_stopped_training_keeps_its_finished_steps(job, address):
     two = job("out", workers=2, steps=100_000)
-    moments = []
+    reports = []
     with pytest.raises(Stopped):
-        finetune(two, train=on_ray(address), progress=moments.append, stopped=lambda: bool(moments))
+        finetune(two, loop=on_ray(address), on_step=reports.append, stopped=lambda: bool(reports))
     records = Path(two.output).glob("finetune/*/checkpoints/*.json")
-    assert max(json.loads(record.read_text())["step"] for record in records) >= moments[0].step.number
+    assert max(json.loads(record.read_text())["step"] for record in records) >= reports[0].step.number
 
 
-def test_more_workers_than_the_machine_has_room_for_are_refused(job, address):
+def test_more_workers_than_fit_on_the_machine_are_refused(job, address):
     with connected(address, {}):
         needs = needs_of(job("out", workers=4).model_copy(update={"cluster": ClusterSettings()}), own=True)
         assert needs == (1, 0)
-        with pytest.raises(ClusterError, match=r"workers = 8 asks for 1 CPUs and 0 GPUs each.* has room for 4; lower"):
+        with pytest.raises(ClusterError, match=r"workers = 8 needs 1 CPU and 0 GPU per worker.* has room for 4; lower"):
             needs_of(job("out", workers=8, batch_size=8), own=True)
-        assert needs_of(job("out", workers=8, batch_size=8), own=False) == (1, 0)  # more machines may come
+        assert needs_of(job("out", workers=8, batch_size=8), own=False) == (1, 0)  # a cluster may grow
 
 
-def test_without_ray_or_its_extra_there_is_one_worker(job, address, monkeypatch):
-    with pytest.raises(JobError, match="needs Ray; leave --no-ray out, or set it to 1"):
+def test_without_ray_or_its_extra_only_one_worker_is_possible(job, address, monkeypatch):
+    with pytest.raises(JobError, match="needs Ray; omit --no-ray, or set it to 1"):
         finetune(job("out", workers=2))
     monkeypatch.setitem(sys.modules, "ray.train.torch", None)
     with pytest.raises(JobError, match=r"needs Ray Train \(.*\); pip install 'maskfleet\[train\]', or set it to 1"):
-        finetune(job("out", workers=2), train=on_ray(address))
+        finetune(job("out", workers=2), loop=on_ray(address))
     with pytest.raises(JobError, match="needs Ray Train"):
         run(job("out", workers=2), Fleet(address))

@@ -1,4 +1,4 @@
-"""A fine-tuning that is killed behind a step, as the kernel kills; `python finetuning.py JOB STEP`."""
+"""A fine-tuning that kills itself with SIGKILL after a given step: `python finetuning.py JOB STEP`."""
 
 import os
 import signal
@@ -11,11 +11,11 @@ from maskfleet.jobs.training.finetune import finetune
 def main() -> None:
     job, last = sys.argv[1], int(sys.argv[2])
 
-    def progress(moment):
-        if moment.step.number == last:
+    def on_step(report):
+        if report.step.number == last:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    finetune(Job.load(job), progress=progress)
+    finetune(Job.load(job), on_step=on_step)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The loop of a training with a fault in it; given to `cluster.train.on_ray` in place of the real one."""
+"""Training loops with faults, used by `cluster.train.on_ray` instead of the real one."""
 
 import os
 import signal
@@ -7,11 +7,11 @@ from pathlib import Path
 import torch.distributed as dist
 
 from maskfleet.jobs.errors import JobError
-from maskfleet.jobs.training import loop
+from maskfleet.jobs.training.loop import train
 
 
 def killed_once(plan, checkpoints, *, stopped, **more):
-    """Rank 1 kills itself before its sixth step, as the kernel kills, and only the first time."""
+    """Train; rank 1 kills itself with SIGKILL before its sixth step, the first time only."""
     mark = Path(plan.job.output, "killed")
     asked = iter(range(10**9))
 
@@ -21,9 +21,9 @@ def killed_once(plan, checkpoints, *, stopped, **more):
             os.kill(os.getpid(), signal.SIGKILL)
         return stopped()
 
-    return loop.train(plan, checkpoints, stopped=stop, **more)
+    return train(plan, checkpoints, stopped=stop, **more)
 
 
 def wrong(plan, checkpoints, **more):
-    """Something is wrong that no second try makes right."""
+    """Raise an error no restart can cure."""
     raise JobError("the pairs are wrong; correct them")

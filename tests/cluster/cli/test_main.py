@@ -261,9 +261,9 @@ def test_finetune_says_what_it_made_and_evaluate_what_it_is_worth(tmp_path):
     assert made.returncode == 0, made.stderr
     assert re.search(r"step 9/9, loss \d\.\d{4}, Dice \d\.\d{4}, \d+\.\d images/s, \d\.\d GiB, 0 s left", made.stderr)
     base, new, gate, weights_line = made.stdout.splitlines()
-    assert gate == "gate     not asked: finetune.gate is off"
+    assert gate == "gate     not judged: finetune.gate is off"
     assert re.match(
-        r"base +class 1 on \d+ held-back images: dice \d\.\d{4} \(\d\.\d{4} … \d\.\d{4}\), iou .* recall", base
+        r"base +class 1 on \d+ validation images: dice \d\.\d{4} \(\d\.\d{4} … \d\.\d{4}\), iou .* recall", base
     )
     path = weights_line.removeprefix("weights").strip()
     scored = maskfleet("finetune", job, "--evaluate", "--set", f"weights={json.dumps(path)}")

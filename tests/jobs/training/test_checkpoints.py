@@ -17,7 +17,7 @@ def storage(request, tmp_path):
     return LocalStorage(str(tmp_path)) if request.param == "disk" else open_storage(request.getfixturevalue("bucket"))
 
 
-def test_the_newest_is_found_and_older_ones_are_let_go(storage):
+def test_the_newest_is_found_and_older_ones_are_deleted(storage):
     this = checkpoints(storage)
     assert this.newest() is None
     best = this.save(10, {"state": b"ten", "best": b"good"}).objects["best"]
@@ -30,14 +30,14 @@ def test_the_newest_is_found_and_older_ones_are_let_go(storage):
     assert left == ["000000030.json", "000000040.json", "best", "state", "state"]
 
 
-def test_one_that_is_lost_or_damaged_costs_the_way_from_the_one_before(tmp_path):
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path):
     storage = LocalStorage(str(tmp_path))
     this = checkpoints(storage)
     this.save(10, {"state": b"ten"})
     damaged = this.save(20, {"state": b"twenty"}).objects["state"]
     storage.write(damaged.path, b"twentx")
     assert this.newest()[1] == {"state": b"ten"}
-    # The step can be made again.
+    # The step can be committed again.
     this.save(20, {"state": b"twenty"})
     assert this.newest()[1] == {"state": b"twenty"}
 
@@ -47,7 +47,7 @@ class Killed(BaseException):
 
 
 class Mortal(LocalStorage):
-    """Ends its process, as it were, before or after one of the changes that it is asked for."""
+    """Storage that dies before a given change."""
 
     def __init__(self, root, moment):
         super().__init__(root)
@@ -69,8 +69,8 @@ class Mortal(LocalStorage):
         self._change(super().delete, path)
 
 
-def test_whenever_it_is_killed_there_is_a_whole_one(tmp_path):
-    """At each change of storage, saving three steps one after the other."""
+def test_a_kill_at_any_change_leaves_an_intact_checkpoint(tmp_path):
+    """Three steps are saved, with a kill before each change of the storage in turn."""
     moment, killed = 0, True
     while killed:
         root = str(tmp_path / str(moment))
@@ -90,7 +90,7 @@ def test_whenever_it_is_killed_there_is_a_whole_one(tmp_path):
     assert moment > 10
 
 
-def test_who_was_succeeded_saves_nothing(tmp_path):
+def test_a_superseded_process_saves_nothing(tmp_path):
     storage = LocalStorage(str(tmp_path))
     with Lock(storage):
         pass

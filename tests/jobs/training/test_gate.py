@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from maskfleet.jobs.errors import JobError
-from maskfleet.jobs.training.gate import LEAST, MARGIN, judge, refuse_what_cannot_be_judged
+from maskfleet.jobs.training.gate import MARGIN, MIN_IMAGES, judge, refuse_undecidable
 
 BASE = np.random.default_rng(0).uniform(0.5, 0.9, 20)
 OTHERS = np.full(20, 0.2)
@@ -18,7 +18,7 @@ def verdict(gate, gain, *, spread=0.02, others=OTHERS):
     ("gate", "gain", "accepted"),
     [
         ("better", 0.05, True),
-        ("better", 0.001, False),  # better by chance alone, perhaps
+        ("better", 0.001, False),  # within chance
         ("better", 0.0, False),
         ("better", -0.05, False),
         ("not-worse", 0.0, True),
@@ -27,43 +27,43 @@ def verdict(gate, gain, *, spread=0.02, others=OTHERS):
         ("off", -0.5, True),
     ],
 )
-def test_the_gate_asks_for_what_is_sure(gate, gain, accepted):
+def test_the_gate_accepts_only_significant_results(gate, gain, accepted):
     assert verdict(gate, gain).accepted is accepted
 
 
-def test_images_are_compared_each_with_itself():
-    """Images differ far more than the gain; paired, a small gain on every image is sure."""
+def test_images_are_compared_pairwise():
+    """A small gain on every image is significant, although images differ far more than that."""
     assert verdict("better", 0.005, spread=0.001).accepted
 
 
-def test_a_reason_has_the_figures():
+def test_the_reason_states_the_figures():
     reason = verdict("better", 0.0).reason
     assert "Dice 0.7" in reason
-    assert "on 20 held-back images; the difference is at least -0.00" in reason
-    assert reason.endswith("give more or other pairs, or more finetune.epochs")
+    assert "on 20 validation images; with 95 % confidence the gain is at least -0.00" in reason
+    assert reason.endswith("but finetune.gate = 'better' needs more than +0.00; add pairs or raise finetune.epochs")
 
 
 @pytest.mark.parametrize("gate", ["better", "not-worse"])
-def test_masks_of_other_images_are_refused_however_much_better_they_are_learnt(gate):
+def test_shuffled_masks_are_refused_however_large_the_gain(gate):
     refused = verdict(gate, 0.3, others=BASE + 0.3)
     assert not refused.accepted
-    assert "are the masks those of their images? Check finetune.mask_name" in refused.reason
+    assert "masks and images seem to be mixed up; check finetune.mask_name" in refused.reason
 
 
-def test_better_lets_chance_through_once_in_twenty_times():
+def test_chance_passes_the_gate_about_once_in_twenty_times():
     random = np.random.default_rng(2)
-    through = 0
+    passed = 0
     for _ in range(200):
         base = random.uniform(0.5, 0.9, 30)
         new = base + random.normal(0, 0.05, 30)
-        through += judge("better", new=new, others=np.zeros(30), base=base).accepted
-    assert 2 <= through <= 22
+        passed += judge("better", new=new, others=np.zeros(30), base=base).accepted
+    assert 2 <= passed <= 22
 
 
-def test_what_cannot_be_judged_is_refused_first():
-    with pytest.raises(JobError, match=r"needs 5 held-back pairs and there are 4; .* raise finetune.validation_share"):
-        refuse_what_cannot_be_judged("better", images=LEAST - 1, comparable=True)
-    with pytest.raises(JobError, match="tells other classes apart"):
-        refuse_what_cannot_be_judged("not-worse", images=LEAST, comparable=False)
-    refuse_what_cannot_be_judged("off", images=1, comparable=False)
-    refuse_what_cannot_be_judged("better", images=LEAST, comparable=True)
+def test_an_undecidable_gate_is_refused_before_training():
+    with pytest.raises(JobError, match=r"needs at least 5 validation pairs, got 4; .* raise finetune.validation_share"):
+        refuse_undecidable("better", images=MIN_IMAGES - 1, comparable=True)
+    with pytest.raises(JobError, match="have different classes and cannot be compared"):
+        refuse_undecidable("not-worse", images=MIN_IMAGES, comparable=False)
+    refuse_undecidable("off", images=1, comparable=False)
+    refuse_undecidable("better", images=MIN_IMAGES, comparable=True)

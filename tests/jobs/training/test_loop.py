@@ -1,4 +1,4 @@
-"""Cut off at any step, a training ends as if it had not been."""
+"""A training killed at any step ends with the same result as an undisturbed one."""
 
 import io
 
@@ -13,8 +13,9 @@ from maskfleet.jobs.ledger.fence import Fence
 from maskfleet.jobs.storage.local import LocalStorage
 from maskfleet.jobs.storage.schemes import open_storage
 from maskfleet.jobs.training.checkpoints import Checkpoints
-from maskfleet.jobs.training.loop import METRICS, Plan, train
+from maskfleet.jobs.training.loop import METRICS, train
 from maskfleet.jobs.training.pairs import Pairs
+from maskfleet.jobs.training.plan import TrainingPlan
 from maskfleet.unet import weights
 from maskfleet.unet.training import trainer
 
@@ -33,12 +34,12 @@ def plan(**settings):
     })  # fmt: skip
     base = weights.load(weights.save(seeded(width=2), mask_values=(0, 255)))
     pairs = decoded_pairs()
-    return Plan(job, base, Pairs(pairs[:3], pairs[3:], (0, 255), "digest"))
+    return TrainingPlan(job, base, Pairs(pairs[:3], pairs[3:], (0, 255), "digest"))
 
 
-def trained(storage, this=None, progress=None, stopped=lambda: False):
+def trained(storage, this=None, on_step=None, stopped=lambda: False):
     checkpoints = Checkpoints(storage, "training", Fence(storage, 1))
-    return train(this or plan(), checkpoints, threads=1, progress=progress, stopped=stopped)
+    return train(this or plan(), checkpoints, threads=1, on_step=on_step, stopped=stopped)
 
 
 def rows(result):
@@ -51,70 +52,70 @@ class Killed(BaseException):
 
 
 def killing(at):
-    def progress(moment):
-        if moment.step.number == at:
+    def on_step(report):
+        if report.step.number == at:
             raise Killed
 
-    return progress
+    return on_step
 
 
 @pytest.mark.parametrize("recipe", ["default", "pytorch-unet"])
-def test_killed_at_every_step_it_gives_the_same(tmp_path, recipe):
-    whole = trained(LocalStorage(str(tmp_path / "whole")), plan(recipe=recipe))
-    assert [row["step"] for row in rows(whole)] == list(range(1, STEPS + 1))
-    assert [row["step"] for row in rows(whole) if row["dice"] is not None] == [2, 4, 6, 7]
+def test_a_training_killed_at_every_step_gives_the_same_result(tmp_path, recipe):
+    undisturbed = trained(LocalStorage(str(tmp_path / "undisturbed")), plan(recipe=recipe))
+    assert [row["step"] for row in rows(undisturbed)] == list(range(1, STEPS + 1))
+    assert [row["step"] for row in rows(undisturbed) if row["dice"] is not None] == [2, 4, 6, 7]
     storage = LocalStorage(str(tmp_path / "killed"))
     for step in range(1, STEPS):
-        # In the newest state there is a step of before, so each is reached by a process that began elsewhere.
+        # Checkpoints are rarer than steps, so each process starts some steps before the one it is killed at.
         with pytest.raises(Killed):
             trained(storage, plan(recipe=recipe), killing(step))
     again = trained(storage, plan(recipe=recipe))
-    assert (again.last, again.best) == (whole.last, whole.best)
-    assert rows(again) == rows(whole)
+    assert (again.last, again.best) == (undisturbed.last, undisturbed.best)
+    assert rows(again) == rows(undisturbed)
 
 
-def test_in_a_bucket_too(tmp_path, bucket):
-    whole = trained(LocalStorage(str(tmp_path)))
+def test_a_training_in_a_bucket_resumes(tmp_path, bucket):
+    undisturbed = trained(LocalStorage(str(tmp_path)))
     with pytest.raises(Killed):
-        trained(open_storage(bucket), progress=killing(5))
-    assert trained(open_storage(bucket)).last == whole.last
+        trained(open_storage(bucket), on_step=killing(5))
+    assert trained(open_storage(bucket)).last == undisturbed.last
 
 
-def test_stopped_it_keeps_every_step(tmp_path):
+def test_a_stopped_training_keeps_every_step(tmp_path):
     storage = LocalStorage(str(tmp_path / "stopped"))
     asked = iter([False, False, False, False, False, True])
     with pytest.raises(Stopped):
         trained(storage, stopped=lambda: next(asked))
     seen = []
-    again = trained(storage, progress=lambda moment: seen.append(moment.step.number))
+    again = trained(storage, on_step=lambda report: seen.append(report.step.number))
     assert seen == [6, 7]
-    assert again.last == trained(LocalStorage(str(tmp_path / "whole"))).last
+    assert again.last == trained(LocalStorage(str(tmp_path / "undisturbed"))).last
 
 
-def test_done_it_does_nothing_more(tmp_path):
+def test_a_finished_training_makes_no_more_steps(tmp_path):
     storage = LocalStorage(str(tmp_path))
     first = trained(storage)
-    again = trained(storage, progress=killing(None))
+    again = trained(storage, on_step=killing(None))
     assert (again.last, again.best, rows(again)) == (first.last, first.best, rows(first))
 
 
-def test_the_best_are_those_of_the_best_validation(tmp_path):
+def test_the_best_weights_are_those_of_the_best_validation(tmp_path):
     result = trained(LocalStorage(str(tmp_path)))
     scores = {row["step"]: row["dice"] for row in rows(result) if row["dice"] is not None}
     best = max(scores, key=lambda step: (scores[step], -step))
     assert (result.best == result.last) is (best == STEPS)
 
 
-def test_the_metrics_say_what_each_column_means(tmp_path):
+def test_every_metrics_column_has_a_meaning(tmp_path):
     table = pq.read_table(io.BytesIO(trained(LocalStorage(str(tmp_path))).metrics))
     assert table.schema.names == METRICS.names
     assert all(field.metadata[b"meaning"] for field in table.schema)
     assert min(table["seconds"].to_pylist()) > 0
 
 
-def test_out_of_memory_goes_on_at_the_same_step_and_gives_the_same(tmp_path, monkeypatch):
-    """fp32 or bf16, checkpointing changes no bit; so neither does where it begins."""
-    whole = trained(LocalStorage(str(tmp_path / "whole")))
+def test_out_of_memory_repeats_the_step_and_gives_the_same_result(tmp_path, monkeypatch):
+    """Activation checkpointing changes no bit in fp32 or bf16, so the step it starts at makes no difference."""
+    undisturbed = trained(LocalStorage(str(tmp_path / "undisturbed")))
     passes = trainer.Training._passes
     seen = []
 
@@ -128,14 +129,14 @@ def test_out_of_memory_goes_on_at_the_same_step_and_gives_the_same(tmp_path, mon
     result = trained(LocalStorage(str(tmp_path / "short")))
     assert seen == [0, 1, 2, 3, 3, 4, 5, 6]
     assert [row["checkpointing"] for row in rows(result)] == [False] * 3 + [True] * 4
-    assert result.last == whole.last
+    assert result.last == undisturbed.last
 
 
 @pytest.mark.parametrize(
     "error",
     [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("can't allocate memory: 9 bytes")],
 )
-def test_what_never_fits_says_what_to_do(tmp_path, monkeypatch, error):
+def test_a_step_that_never_fits_is_refused_with_a_remedy(tmp_path, monkeypatch, error):
     def never(self, *batch):
         raise error
 
@@ -144,26 +145,12 @@ def test_what_never_fits_says_what_to_do(tmp_path, monkeypatch, error):
         trained(LocalStorage(str(tmp_path)))
 
 
-def test_a_loss_that_is_no_number_names_the_pairs(tmp_path, monkeypatch):
+def test_a_nan_loss_names_the_pairs(tmp_path, monkeypatch):
     passes = trainer.Training._passes
     monkeypatch.setattr(
         trainer.Training, "_passes", lambda self, *b: passes(self, *b) * (float("nan") if self.number == 4 else 1)
     )
     with pytest.raises(
-        JobError, match=r"the loss of step 5 is nan.*on crops of [012](, [012])*; look at these pairs, or"
+        JobError, match=r"the loss of step 5 is nan.*on crops of [012](, [012])*; check these pairs, or"
     ):
         trained(LocalStorage(str(tmp_path)))
-
-
-def test_what_the_result_does_not_depend_on_is_not_in_its_id():
-    assert plan().id == plan(save_every=1, checkpointing="on", unpaired="skip", images="a", masks="b").id
-    others = [{"seed": 1}, {"steps": 8}, {"crop": 48}, {"recipe": "pytorch-unet"}, {"pick": "best"}, {"store": "fp16"}]
-    assert len({plan().id, *(plan(**other).id for other in others)}) == 1 + len(others)
-
-
-def test_steps_and_rates_that_are_left_to_us():
-    assert plan(steps="auto", epochs=4).steps == 6  # of three pairs, two at a time
-    assert plan().rate == 3e-4
-    assert plan(recipe="pytorch-unet").rate == 1e-5
-    assert plan(start="random").rate == 1e-3
-    assert plan(steps=100, validate_every="auto").validate_every == 10

@@ -1,22 +1,29 @@
 import base64
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 from conftest import decoded_pairs
 from PIL import Image
 
-from maskfleet.jobs.training.report import Example, chosen, page
+from maskfleet.jobs.training.record import ClassScores, Evaluation, TrainingRecord, ValidationImage
+from maskfleet.jobs.training.report import Example, page, worst_median_best
+from maskfleet.jobs.training.scores import KINDS, Interval
 
 
-def record(old=True):
-    held = [{"key": f"{number}.png", "base": 0.5 if old else None, "new": 0.6, "others": 0.1} for number in range(6)]
-    row = {"class": 1, "value": 255} | {
-        kind: {"mean": 0.6, "low": 0.5, "high": 0.7} for kind in ("dice", "iou", "precision", "recall")
-    }
-    scored = {"classes": [row], "images": 6}
-    return {"id": "abc", "trained_on": 20, "held_back": held, "base": scored if old else None, **scored}
+def record(*, comparable=True):
+    images = [
+        ValidationImage(key=f"{number}.png", base=0.5 if comparable else None, new=0.6, others=0.1)
+        for number in range(6)
+    ]
+    intervals = {kind: Interval(mean=0.6, low=0.5, high=0.7) for kind in KINDS}
+    scores = Evaluation(images=6, dice=0.6, iou=0.5, classes=[ClassScores(number=1, value=255, intervals=intervals)])
+    return TrainingRecord(
+        id="abc", weights="weights.safetensors", identity={}, trained_on=20, new=scores,
+        base=scores if comparable else None, validation=images, finished="2026-01-01T00:00:00+00:00",
+    )  # fmt: skip
 
 
 def rows(count=900):
@@ -26,10 +33,10 @@ def rows(count=900):
     ]
 
 
-def examples(old=True):
-    pairs = decoded_pairs()
-    wrong = [1 - pair.truth for pair in pairs]
-    return [("worst", Example(pairs[0]._replace(key="<b>.png"), pairs[0].truth if old else None, wrong[0], 0.0))]
+def examples(*, comparable=True):
+    pair = replace(decoded_pairs()[0], key="<b>.png")
+    base = pair.truth if comparable else None
+    return [Example(title="worst", pair=pair, base=base, new=1 - pair.truth, dice=0.0)]
 
 
 class Reader(HTMLParser):
@@ -56,32 +63,32 @@ def read(data):
     return reader
 
 
-def test_the_page_has_all_in_itself():
+def test_the_page_is_self_contained():
     reader = read(page(record(), rows(), examples()))
     assert not {"script", "link", "iframe"} & reader.tags
     assert "http" not in page(record(), rows(), examples()).decode()
     assert len(reader.images) == 4
-    assert "Mean gain in Dice 0.1000" in reader.text
+    assert "Mean Dice gain 0.1000" in reader.text
     assert "worst: <b>.png, Dice 0.0000" in reader.text  # text, not markup
 
 
-def test_old_weights_that_cannot_be_compared_are_left_out():
-    reader = read(page(record(old=False), rows(), examples(old=False)))
+def test_incomparable_base_weights_are_omitted():
+    reader = read(page(record(comparable=False), rows(), examples(comparable=False)))
     assert len(reader.images) == 3
     assert "not compared" in reader.text
 
 
-def test_what_is_wrong_is_painted():
-    image, truth, old, new = read(page(record(), rows(), examples())).images
-    ((_, example),) = examples()
+def test_errors_are_painted():
+    image, truth, base, new = read(page(record(), rows(), examples())).images
+    (example,) = examples()
     assert (image == example.pair.image).all()
-    assert (old == image).all()  # nothing is wrong
+    assert (base == image).all()  # no error
     changed = (new != image).any(axis=2)
     assert changed.all()
     classes = example.pair.truth > 0
     assert ((truth != image).any(axis=2) == classes).all()
     assert (new[classes] == truth[classes]).all()  # missed
-    assert len(np.unique(new[~classes], axis=0)) == 1  # invented, in another colour
+    assert len(np.unique(new[~classes], axis=0)) == 1  # extra, in another colour
 
 
 def test_curves_have_bounded_length():
@@ -91,6 +98,6 @@ def test_curves_have_bounded_length():
     assert len(dice.split()) == 50
 
 
-def test_worst_median_and_best_each_once():
-    assert chosen(np.array([0.5, 0.1, 0.9, 0.4, 0.6])) == [("worst", 1), ("median", 0), ("best", 2)]
-    assert chosen(np.array([0.5])) == [("worst", 0)]
+def test_worst_median_and_best_appear_once_each():
+    assert worst_median_best(np.array([0.5, 0.1, 0.9, 0.4, 0.6])) == [("worst", 1), ("median", 0), ("best", 2)]
+    assert worst_median_best(np.array([0.5])) == [("worst", 0)]

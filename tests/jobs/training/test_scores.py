@@ -4,7 +4,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from maskfleet.jobs.training.scores import Scores, counts_of, dice, fit_to_others, interval, lower_bound
+from maskfleet.jobs.training.scores import (
+    Interval,
+    Scores,
+    counts_of,
+    dice,
+    dice_with_other_truths,
+    interval,
+    lower_bound,
+)
 
 MAPS = arrays(np.uint8, (5, 4), elements=st.integers(0, 2))
 
@@ -14,7 +22,7 @@ def scores(*pairs, classes=3):
 
 
 @given(MAPS, MAPS)
-def test_scores_are_their_definitions(found, truth):
+def test_scores_match_their_definitions(found, truth):
     this = scores((found, truth))
     for number in (1, 2):
         a, b = found == number, truth == number
@@ -42,13 +50,13 @@ def test_the_mean_is_pytorch_unets_validation_score(found, truth):
     assert scores((found, truth)).mean == pytest.approx(np.mean(pairs), abs=1e-6)
 
 
-def test_dice_of_whatever_is_shown():
+def test_dice_counts_every_non_zero_pixel():
     one, none = np.ones((2, 2), np.uint8), np.zeros((2, 2), np.uint8)
     assert (dice(one, one), dice(one, none), dice(none, none)) == (1.0, 0.0, 1.0)
     assert dice(np.array([255, 255, 0], np.uint8), np.array([0, 1, 1], np.uint8)) == pytest.approx(0.5)
 
 
-def test_intervals_cover_the_mean_as_often_as_they_say():
+def test_intervals_have_their_nominal_coverage():
     random = np.random.default_rng(1)
     samples = [random.normal(0.5, 0.2, 60) for _ in range(150)]
     covered = np.mean([(low := interval(sample)).low <= 0.5 <= low.high for sample in samples])
@@ -59,29 +67,29 @@ def test_intervals_cover_the_mean_as_often_as_they_say():
 
 
 def test_a_constant_has_no_spread():
-    assert tuple(interval(np.full(5, 0.25))) == (0.25, 0.25, 0.25)
+    assert interval(np.full(5, 0.25)) == Interval(mean=0.25, low=0.25, high=0.25)
 
 
-def test_the_fit_to_others_is_with_every_truth_but_ones_own_and_of_ones_size_where_there_are():
+def test_other_truths_exclude_ones_own_and_prefer_ones_size():
     truths = [
         np.eye(4, dtype=np.uint8),
         np.ones((4, 4), np.uint8),
         np.zeros((4, 4), np.uint8),
         np.ones((2, 6), np.uint8),
     ]
-    found = fit_to_others(truths, truths, 2)
+    found = dice_with_other_truths(truths, truths, 2)
     by_hand = [
         np.mean([dice(truths[0], truths[1]), dice(truths[0], truths[2])]),
         np.mean([dice(truths[1], truths[0]), 0]),
         0,
-        # None is of its size, so that all are brought to it.
+        # No other has this size, so all are resized to it.
         np.mean([dice(np.ones((2, 6), np.uint8), truth[[0, 2]][:, [0, 0, 1, 2, 2, 3]]) for truth in truths[:3]]),
     ]
     assert found == pytest.approx(by_hand)
 
 
-def test_masks_that_know_nothing_of_their_image_fit_all_alike():
+def test_random_predictions_match_all_truths_alike():
     random = np.random.default_rng(0)
     maps, truths = ([(random.random((16, 16)) > 0.5).astype(np.uint8) for _ in range(40)] for _ in range(2))
     own = np.array([dice(found, truth) for found, truth in zip(maps, truths, strict=True)])
-    assert abs((own - fit_to_others(maps, truths, 2)).mean()) < 0.02
+    assert abs((own - dice_with_other_truths(maps, truths, 2)).mean()) < 0.02

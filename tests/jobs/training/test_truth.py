@@ -15,7 +15,7 @@ def codes(image, *, scale=1.0, upright=False, kind="PNG", **more):
     return pixels.view("<u4")[..., 0]
 
 
-def test_values_are_names_and_are_not_converted():
+def test_values_are_labels_and_never_converted():
     grey = np.array([[0, 7], [128, 255]], np.uint8)
     assert (codes(Image.fromarray(grey)) == grey).all()
     assert (codes(Image.fromarray(grey > 100)) == (grey > 100) * 255).all()
@@ -28,7 +28,7 @@ def test_values_are_names_and_are_not_converted():
     assert (codes(Image.merge("LA", [Image.fromarray(grey), Image.fromarray(grey)])) == grey).all()
 
 
-def test_colours_have_codes_of_their_own_and_grey_colours_are_grey():
+def test_colours_have_their_own_codes_and_grey_rgb_is_grey():
     colours = np.array([[[255, 0, 0], [0, 0, 0]], [[0, 255, 0], [9, 9, 9]]], np.uint8)
     found = codes(Image.fromarray(colours))
     assert [value_of(code) for code in found[:, 0].tolist()] == [(255, 0, 0), (0, 255, 0)]
@@ -38,14 +38,14 @@ def test_colours_have_codes_of_their_own_and_grey_colours_are_grey():
     assert code_of((7, 7, 7)) == 7
 
 
-def test_scaling_takes_the_nearest_pixel_and_makes_no_new_value():
+def test_scaling_is_nearest_neighbour_and_creates_no_values():
     grey = (np.indices((40, 60)).sum(axis=0) % 3 * 100).astype(np.uint8)
     found = codes(Image.fromarray(grey), scale=0.51)
     assert found.shape == (20, 30)
     assert set(np.unique(found)) <= {0, 100, 200}
 
 
-def test_upright_turns_the_mask():
+def test_upright_applies_the_exif_orientation():
     grey = np.arange(6, dtype=np.uint8).reshape(2, 3)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -56,13 +56,13 @@ def test_upright_turns_the_mask():
 @pytest.mark.parametrize(
     ("data", "kind"), [(b"", "empty"), (b"<html>", "unidentified"), (b"\x89PNG\r\n\x1a\n....", "unidentified")]
 )
-def test_what_is_no_mask_is_named(data, kind):
+def test_files_other_than_masks_are_classified(data, kind):
     with pytest.raises(Undecodable) as caught:
         decode(data, channels=CHANNELS, scale=1, max_pixels=100, upright=False)
     assert caught.value.error_class == kind
 
 
 @pytest.mark.parametrize("array", [np.zeros((2, 2, 3)), np.zeros((2, 2)), np.zeros(4, np.uint8)])
-def test_arrays_must_hold_one_whole_number_per_pixel(array):
-    with pytest.raises(Undecodable, match="store one whole number per pixel"):
+def test_arrays_must_hold_one_integer_per_pixel(array):
+    with pytest.raises(Undecodable, match="store one integer per pixel"):
         codes(array)

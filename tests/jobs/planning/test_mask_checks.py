@@ -10,7 +10,7 @@ from PIL import Image
 from maskfleet.jobs.errors import JobError
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.network.inference_config import load_weights
-from maskfleet.jobs.planning.doctor import refuse_other_channels, warnings
+from maskfleet.jobs.planning.mask_checks import refuse_other_channels, warnings
 from maskfleet.jobs.run.begin import plan
 from maskfleet.jobs.run.execute import run
 from maskfleet.unet import weights
