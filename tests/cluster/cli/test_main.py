@@ -279,7 +279,7 @@ def test_finetune_without_pairs_is_exit_2(images, tmp_path, weights_file):
     job = tmp_path / "job.toml"
     job.write_text(f'input = "{images}"\noutput = "{tmp_path}/out"\nweights = "{weights_file}"\n')
     refused = maskfleet("finetune", job)
-    assert (refused.returncode, "state finetune.images and finetune.masks" in refused.stderr) == (2, True)
+    assert (refused.returncode, "set finetune.images and finetune.masks" in refused.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("command", ["finetune", "run"])
