@@ -1,8 +1,8 @@
-"""What tars hold, kept beside the catalog, so that the headers of an unchanged one are not read again every night.
+"""Entries of containers, kept in the output so that an unchanged file is not listed again in every run.
 
-    catalog/indexes/<digest of the tar's URL>.parquet   its images; in the metadata which tar, and its etag
+    catalog/indexes/<digest of the file's URL>.parquet   its images; the metadata names the file and its ETag
 
-An index is no more than a copy: one that is lost, or of another etag or form, is made again from the tar.
+An index is only a copy. If it is lost, or of another ETag or form, it is made again from the file.
 """
 
 import hashlib
@@ -10,35 +10,29 @@ import io
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from maskfleet.jobs.errors import Denied, NotFound
-from maskfleet.jobs.inputs.tars import Member
+from maskfleet.jobs.inputs.containers.contract import Container
+from maskfleet.jobs.inputs.containers.formats import container_of
 from maskfleet.jobs.storage.contract import Storage
 from maskfleet.jobs.storage.schemes import open_storage, split_url
 
 FOLDER = "catalog/indexes"
 _FORM = "1"
-"""Of the members' meaning; a change of it, as of the endings that images have, makes the indexes before void."""
+"""Version of the entries' meaning. A change, as of the endings of images, makes all older indexes void."""
 
-_SCHEMA = pa.schema(
-    [
-        pa.field("name", pa.string(), nullable=False),
-        pa.field("offset", pa.int64(), nullable=False),
-        pa.field("size", pa.int64(), nullable=False),
-        pa.field("fault", pa.string()),
-    ]
-)
-_AT_ONCE = 8
+_IN_FLIGHT = 8
 
 
 class Indexes:
     """The indexes of an output. Safe from several threads.
 
     Args:
-        storage: The output.
+        storage: Storage of the output.
     """
 
     def __init__(self, storage: Storage) -> None:
@@ -47,8 +41,8 @@ class Indexes:
         self._there: set[str] | None = None
         self._new: list[tuple[str, bytes]] = []
 
-    def get(self, url: str, etag: str) -> list[Member] | None:
-        """A tar's images, or None where they are not known."""
+    def get(self, url: str, etag: str) -> list[Any] | None:
+        """Return the entries of a container in this version, or None if unknown."""
         with self._lock:
             if self._there is None:
                 self._there = set(self._storage.names(FOLDER))
@@ -59,15 +53,17 @@ class Indexes:
             table = pq.read_table(io.BytesIO(self._storage.read(f"{FOLDER}/{name}")))
         except (NotFound, pa.ArrowInvalid):
             return None
-        if not table.schema.equals(_SCHEMA) or table.schema.metadata != _metadata(url, etag):
+        container, schema = _kind(url)
+        if not table.schema.equals(schema) or table.schema.metadata != _metadata(url, etag):
             return None
-        return list(map(Member, *(column.to_pylist() for column in table.columns)))
+        return list(map(container.entry, *(column.to_pylist() for column in table.columns)))
 
-    def add(self, url: str, etag: str, members: Sequence[Member]) -> None:
-        """Remember a tar's images until they are stored."""
+    def add(self, url: str, etag: str, entries: Sequence[Any]) -> None:
+        """Remember the entries of a container until `store`."""
+        _, schema = _kind(url)
         table = pa.Table.from_arrays(
-            [pa.array([member[place] for member in members], field.type) for place, field in enumerate(_SCHEMA)],
-            schema=_SCHEMA.with_metadata(_metadata(url, etag)),
+            [pa.array([entry[place] for entry in entries], field.type) for place, field in enumerate(schema)],
+            schema=schema.with_metadata(_metadata(url, etag)),
         )
         sink = io.BytesIO()
         pq.write_table(table, sink, compression="zstd", use_dictionary=False, write_statistics=False)
@@ -75,16 +71,16 @@ class Indexes:
             self._new.append((f"{FOLDER}/{_name(url)}", sink.getvalue()))
 
     def store(self) -> None:
-        """Store what was added since this was called last."""
+        """Write what was added since the last call."""
         with self._lock:
             new, self._new = self._new, []
         if new:
-            with ThreadPoolExecutor(_AT_ONCE) as pool:
+            with ThreadPoolExecutor(_IN_FLIGHT) as pool:
                 list(pool.map(lambda item: self._storage.write(*item), new))
 
 
 def in_use(storage: Storage, *, profile: str | None = None) -> set[str]:
-    """The paths of the indexes whose tars are still there, or may be, for all that we may know; asks for each once."""
+    """Return the paths of the indexes with a file that exists, or that may exist. Asks storage for each file once."""
 
     def used(name: str) -> bool:
         try:
@@ -97,8 +93,15 @@ def in_use(storage: Storage, *, profile: str | None = None) -> set[str]:
             return False
 
     names = storage.names(FOLDER)
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
+    with ThreadPoolExecutor(_IN_FLIGHT) as pool:
         return {f"{FOLDER}/{name}" for name, is_used in zip(names, pool.map(used, names), strict=True) if is_used}
+
+
+def _kind(url: str) -> tuple[Container[Any], pa.Schema]:
+    container = container_of(url)
+    assert container is not None
+    assert container.index is not None
+    return container, container.index
 
 
 def _name(url: str) -> str:

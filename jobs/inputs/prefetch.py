@@ -1,4 +1,4 @@
-"""Iterators that are worked through in threads, a few items ahead of the one that takes them."""
+"""Iterators that run in threads, a few items ahead of their consumer."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -8,24 +8,24 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-_AHEAD = 8
+_ITEMS_AHEAD = 8
 _POLL_SECONDS = 0.2
 
 
-class Ahead(Generic[T]):
+class Prefetched(Generic[T]):
     """An iterator in a thread of its own. Iterate once, or close it.
 
-    Memory stays bounded: one that is `_AHEAD` items ahead of its reader waits.
+    The thread waits while it is `_ITEMS_AHEAD` items ahead, so that memory stays bounded.
 
     Args:
-        make: Makes the iterator, in the thread.
+        make: Returns the iterator. Runs in the thread.
     """
 
     def __init__(self, make: Callable[[], Iterator[T]]) -> None:
         self._make = make
         self._closed = threading.Event()
-        self._queue: Queue[T | BaseException | None] = Queue(_AHEAD)
-        threading.Thread(target=self._work, name="ahead", daemon=True).start()
+        self._queue: Queue[T | BaseException | None] = Queue(_ITEMS_AHEAD)
+        threading.Thread(target=self._work, name="prefetch", daemon=True).start()
 
     def __iter__(self) -> Iterator[T]:
         try:
@@ -37,7 +37,7 @@ class Ahead(Generic[T]):
             self.close()
 
     def close(self) -> None:
-        """End the thread; its further items are lost."""
+        """End the thread and drop its further items."""
         self._closed.set()
 
     def _work(self) -> None:
@@ -47,7 +47,7 @@ class Ahead(Generic[T]):
                 if self._closed.is_set():
                     return
             self._put(None)
-        except BaseException as error:  # raised again where the items are taken
+        except BaseException as error:  # raised again in the consumer
             self._put(error)
 
     def _put(self, item: T | BaseException | None) -> None:

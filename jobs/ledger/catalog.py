@@ -21,19 +21,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from maskfleet.jobs.errors import Locked, NotFound
+from maskfleet.jobs.inputs.containers.formats import final_faults
 from maskfleet.jobs.inputs.record import CHUNK
 from maskfleet.jobs.ledger.commit import nonce
 from maskfleet.jobs.ledger.fence import Fence
 from maskfleet.jobs.ledger.keys import chosen
 from maskfleet.jobs.ledger.sorted_tables import even, merged
 from maskfleet.jobs.storage.contract import Storage
-
-FINAL = (
-    *("empty", "unidentified", "corrupt", "unsupported", "too_small"),
-    *("damaged_tar", "unsafe_name", "duplicate_name", "link", "sparse", "no_column", "damaged_parquet", "no_bytes"),
-    "bad_name",
-)
-"""Error classes of failures that recur for the same bytes and the same job. New runs do not retry them."""
 
 GONE = "gone"
 """Status of a tombstone: the row of an image that is no longer in the input."""
@@ -57,9 +51,16 @@ SCHEMA = pa.schema(
 catalog. `input` is the input of the job, as written in the job file.
 """
 
+_FINAL_DECODES = ("empty", "unidentified", "corrupt", "unsupported", "too_small")
+
 _FAN_IN = 8
 _GROUPS_OF_A_FILE = 32
 _FOLDER = "catalog"
+
+
+def final_failures() -> tuple[str, ...]:
+    """Return the error classes that recur for the same bytes and the same job. New runs do not retry them."""
+    return (*_FINAL_DECODES, *final_faults())
 
 
 class File(NamedTuple):

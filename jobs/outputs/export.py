@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from maskfleet.jobs.errors import Changed, JobError, NotFound, StorageError
+from maskfleet.jobs.inputs.containers.formats import is_member
 from maskfleet.jobs.inputs.fetch import Inputs
 from maskfleet.jobs.inputs.record import Record
 from maskfleet.jobs.ledger.commit import Commits
@@ -30,9 +31,7 @@ from maskfleet.jobs.masks.formats import MaskFormat, mask_format
 from maskfleet.jobs.masks.png import Encoder, bands, default_values, shape_of
 from maskfleet.jobs.run.attempt import masks_of, rows_of
 from maskfleet.jobs.storage.contract import Fault, Storage
-from maskfleet.jobs.storage.ranged import RangedFile
 from maskfleet.jobs.storage.schemes import open_storage
-from maskfleet.jobs.storage.subresource import part_of
 
 Kind = Literal["png", "voc", "coco", "geotiff"]
 
@@ -286,10 +285,9 @@ def _place(mask: Mask, inputs: Inputs) -> geotiff.Placement | None:
     record = Record(*(mask.row[name] for name in ("key", "url", "size", "etag")))
     size = mask.row["height"], mask.row["width"]
     try:
-        if part_of(record.url) is not None:
+        if is_member(record.url):
             return geotiff.placement(io.BytesIO(inputs.read(record)), *size, upright=mask.upright)
-        storage, path = inputs.found(record.url)
-        ranged = RangedFile(storage, path, storage.entry(path).size, record.etag)
+        ranged = inputs.files.ranged(record.url, record.etag)
         return geotiff.placement(io.BufferedReader(ranged, _HEADER), *size, upright=mask.upright)
     except (NotFound, Changed, Fault):
         return None

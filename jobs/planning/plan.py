@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from maskfleet.jobs.inputs.containers.formats import files_of
 from maskfleet.jobs.inputs.indexes import Indexes
 from maskfleet.jobs.inputs.record import CHUNK, LISTED
 from maskfleet.jobs.job.sections import Selection
@@ -39,8 +40,6 @@ LARGEST = 512
 SMALLEST = 4
 """So that the first masks of a small job are soon there."""
 
-_ROW_OF_A_FILE = r"#row=[0-9]+&column=[^&#]+$"
-
 
 class Planning:
     """A plan in the making: iterate once, for tables of `SCHEMA` and the size of their shards.
@@ -53,7 +52,7 @@ class Planning:
         fingerprint: Of the job.
         source: What the job's input is called in the catalog; only its images can be found gone.
         selection: What of it is wanted.
-        row_bytes: What a row's image takes on average, by the URL of its Parquet file; may grow with the listing.
+        mean_bytes: Mean size of an image in bytes, by the URL of its container. May grow while the input is listed.
 
     Attributes:
         listed: Images found so far.
@@ -75,12 +74,12 @@ class Planning:
         fingerprint: str = "",
         source: str = "",
         selection: Selection | None = None,
-        row_bytes: Mapping[str, float] | None = None,
+        mean_bytes: Mapping[str, float] | None = None,
     ) -> None:
         self._listing, self._in_order, self._shard_size = listing, in_order, shard_size
         self._known, self._fingerprint, self._source = known, fingerprint, source
         self._selection = selection or Selection()
-        self._row_bytes = {} if row_bytes is None else row_bytes
+        self._mean_bytes = {} if mean_bytes is None else mean_bytes
         self.listed = self.images = self.bytes = self.gone = 0
         self.why: Counter[str] = Counter()
         self.whole = False
@@ -112,18 +111,18 @@ class Planning:
 
     def _counted(self, part: pa.Table) -> pa.Table:
         self.images += part.num_rows
-        self.bytes += (pc.sum(part["size"]).as_py() or 0) + self._bytes_of_rows(part)
+        self.bytes += (pc.sum(part["size"]).as_py() or 0) + self._estimated_bytes(part)
         for item in part["why"].value_counts().to_pylist():
             self.why[item["values"]] += item["counts"]
         return part.combine_chunks()
 
-    def _bytes_of_rows(self, part: pa.Table) -> int:
-        """Of images in Parquet files, whose own sizes are not known before they are read."""
-        if not self._row_bytes:
+    def _estimated_bytes(self, part: pa.Table) -> int:
+        """Return the estimated bytes of images whose own size is unknown before they are read."""
+        if not self._mean_bytes:
             return 0
         urls = part["url"].filter(pc.is_null(part["size"]))
-        files = pc.replace_substring_regex(urls, _ROW_OF_A_FILE, "").value_counts().to_pylist()
-        return round(sum(self._row_bytes.get(str(file["values"]), 0.0) * int(file["counts"]) for file in files))
+        files = files_of(urls).value_counts().to_pylist()
+        return round(sum(self._mean_bytes.get(str(file["values"]), 0.0) * int(file["counts"]) for file in files))
 
     def _limited(self, rows: Iterator[pa.Table]) -> Iterator[pa.Table]:
         left = self._selection.limit
@@ -205,7 +204,7 @@ def _why(table: pa.Table, seen: pa.Table, fingerprint: str, wanted: Selection) -
         again = catalog.in_classes(column["stage"], column["error_class"], wanted.classes)
         why = pc.if_else(pc.and_(failed, again), "failed", None)
     else:
-        hopeless = pc.fill_null(pc.is_in(column["error_class"], value_set=pa.array(catalog.FINAL)), False)
+        hopeless = pc.fill_null(pc.is_in(column["error_class"], value_set=pa.array(catalog.final_failures())), False)
         again = pc.and_(failed, pc.invert(hopeless))
         why = pc.case_when(pc.make_struct(unknown, pc.invert(same), stale, again), "new", "changed", "stale", "failed")
     if wanted.only:

@@ -202,7 +202,7 @@ def plan(job: Job, fingerprint: str) -> Planned:
         fingerprint=fingerprint,
         source=job.input,
         selection=job.select,
-        row_bytes=source.row_bytes,
+        mean_bytes=source.mean_bytes,
     )
     parts = iter(planning)
     first = first_of(parts)

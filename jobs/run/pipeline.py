@@ -23,13 +23,13 @@ from maskfleet.jobs.errors import Changed, Denied, NotFound
 from maskfleet.jobs.images.decode import STREAM
 from maskfleet.jobs.images.decoders import CODEC, Decoded, Decoders, Failure, Fetched, Limits, LocalFile
 from maskfleet.jobs.images.streams import STREAM_BYTES, Stream, Unreadable
+from maskfleet.jobs.inputs.containers.formats import is_member
 from maskfleet.jobs.inputs.fetch import Inputs, Reader
 from maskfleet.jobs.inputs.record import Record
 from maskfleet.jobs.masks.formats import EncodedMask, Encoder
 from maskfleet.jobs.stage_timers import DEVICE, Resource, ResourcePool, StageTimers, Wait
 from maskfleet.jobs.storage.contract import Fault
 from maskfleet.jobs.storage.schemes import is_local
-from maskfleet.jobs.storage.subresource import is_part
 
 if TYPE_CHECKING:  # `verify` and `status` come by here and must not wait for torch
     from maskfleet.unet.inference.decision import Statistics
@@ -239,7 +239,7 @@ class Pipeline:
     def _left(self, reader: Reader, record: Record, outcome: Outcome) -> LocalFile | Failure:
         fetch = partial(self._fetch, reader, record, outcome)
         size = record.size or 0
-        return _STREAMED if size > STREAM_BYTES else LocalFile(self.inputs.path(record), record.etag, size, fetch)
+        return _STREAMED if size > STREAM_BYTES else LocalFile(self.inputs.local_path(record), record.etag, size, fetch)
 
     def _fetch(self, reader: Reader, record: Record, outcome: Outcome) -> bytes | Failure:
         if (record.size or 0) > STREAM_BYTES:
@@ -404,7 +404,7 @@ _Kind = Literal["part", "object", "file"]
 
 
 def _kind(record: Record) -> _Kind:
-    if is_part(record.url):
+    if is_member(record.url):
         return "part"
     return "file" if is_local(record.url) else "object"
 

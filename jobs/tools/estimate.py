@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from maskfleet.jobs.job.schema import Job
-from maskfleet.jobs.ledger.catalog import FINAL
+from maskfleet.jobs.ledger.catalog import final_failures
 from maskfleet.jobs.ledger.commit import Commits
 from maskfleet.jobs.ledger.manifest import Manifest, Shard
 from maskfleet.jobs.masks.formats import mask_format
@@ -189,7 +189,7 @@ def _reckoned(
     prices = job.prices
     money = requests["get"] * prices.get_1000 / 1000 + (requests["put"] + requests["list"]) * prices.put_1000 / 1000
     failed = {name: round(count * share) for name, count in errors.items()}
-    again = sum(count for name, count in failed.items() if name not in FINAL)
+    again = sum(count for name, count in failed.items() if name not in final_failures())
     return {
         "device": device,
         "sample": timed.images,

@@ -108,20 +108,20 @@ def test_members_are_read_together(tmp_path, monkeypatch):
     tar(tmp_path / "in/x.tar", images[::-1])
     records = list(Source(str(tmp_path / "in"), output="/nowhere"))
     inputs = Inputs()
-    storage, _ = inputs.found(records[0].url.partition("#")[0])
+    storage, _ = inputs.files.found(records[0].url.partition("#")[0])
     asked = []
     whole = storage.read_range
     monkeypatch.setattr(
         storage, "read_range", lambda path, start, n, etag: asked.append(n) or whole(path, start, n, etag)
     )
-    monkeypatch.setattr("maskfleet.jobs.inputs.fetch._WINDOW", 64 * 2**10)
+    monkeypatch.setattr("maskfleet.jobs.inputs.containers.spans._WINDOW", 64 * 2**10)
     reader = inputs.reader(records)
     assert [reader.read(record) for record in records] == [data for _, data in images]
     windows = -(-sum(len(data) for _, data in images) // (64 * 2**10))
     assert windows <= len(asked) <= windows + 2
     # A few images out of many do not cost the whole tar.
     asked.clear()
-    monkeypatch.setattr("maskfleet.jobs.inputs.fetch._GAP", 4096)
+    monkeypatch.setattr("maskfleet.jobs.inputs.containers.spans._GAP", 4096)
     few = records[::50]
     reader = inputs.reader(few)
     assert [reader.read(record) for record in few] == [data for _, data in images[::50]]
@@ -133,7 +133,7 @@ def test_a_large_row_group_is_read_in_pieces(tmp_path, monkeypatch):
     images = [(None, jpeg(number)) for number in range(100)]
     hugging_face(tmp_path / "in/x.parquet", images, compression="none", use_dictionary=False)
     records = list(Source(str(tmp_path / "in"), output="/nowhere"))
-    monkeypatch.setattr("maskfleet.jobs.inputs.tables._KEPT_BYTES", 5000)
+    monkeypatch.setattr("maskfleet.jobs.inputs.containers.image_columns._KEPT_BYTES", 5000)
     for order in (range(100), range(99, -1, -1), [50, 3, 99, 4, 0]):
         inputs = Inputs()
         reader = inputs.reader([records[number] for number in order])

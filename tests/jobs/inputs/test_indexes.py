@@ -1,15 +1,15 @@
 import pytest
 from conftest import jpeg, tar
 
+from maskfleet.jobs.inputs.containers.tar_headers import TarMember
 from maskfleet.jobs.inputs.indexes import Indexes
 from maskfleet.jobs.inputs.sources import Source
-from maskfleet.jobs.inputs.tars import Member
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.run.begin import plan
 from maskfleet.jobs.run.execute import run
 from maskfleet.jobs.storage.local import LocalStorage
 
-MEMBERS = [Member("ä/x.jpg", 512, 9), Member("", 4096, 0, "damaged_tar")]
+MEMBERS = [TarMember("ä/x.jpg", 512, 9), TarMember("", 4096, 0, "damaged_tar")]
 
 
 def test_an_index_is_that_of_its_tar_and_etag(tmp_path):

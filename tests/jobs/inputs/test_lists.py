@@ -1,28 +1,12 @@
-"""Lists of each format, and S3 Inventory as Amazon describes it."""
-
-import csv
-import gzip
-import hashlib
-import io
-import json
-import tempfile
-from urllib.parse import quote_plus, unquote_plus
+"""Lists in each format."""
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import draw_images, jpeg, statistics, tar
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from conftest import draw_images, jpeg, tar
 
 from maskfleet.jobs.errors import JobError
-from maskfleet.jobs.inputs import lists
 from maskfleet.jobs.inputs.sources import Source
-from maskfleet.jobs.job.schema import Job
-from maskfleet.jobs.run.execute import run
-from maskfleet.jobs.storage.local import LocalStorage
-from maskfleet.jobs.storage.ranged import RangedFile
-from maskfleet.jobs.storage.schemes import open_storage
 
 NAMES = ["part-0/image-000.jpg", "part-1/image-001.png", "gone.png"]
 
@@ -90,109 +74,3 @@ def test_a_list_names_files_not_parts(tmp_path):
     (tmp_path / "list.txt").write_text("x.tar#offset=512&size=9\n")
     with pytest.raises(JobError, match="names a part of a file .x.tar#offset=512&size=9."):
         keys(tmp_path / "list.txt")
-
-
-def inventory(storage, bucket, kind, rows):
-    """An inventory of (key, size, etag) as S3 writes it, in two files."""
-    names, files = ["bucket", "key", "is_latest", "is_delete_marker", "size", "e_tag"], []
-    for number, part in enumerate((rows[::2], rows[1::2])):
-        key = f"inventory/data/{number}.{'csv.gz' if kind == 'CSV' else 'parquet'}"
-        if kind == "CSV":
-            text = "".join(f'"{bucket}","{quote_plus(key)}","{"true" if latest else "false"}","false","{size}","{etag}"\n'
-                           for key, size, etag, latest in part)  # fmt: skip
-            data = gzip.compress(text.encode())
-        else:
-            sink = io.BytesIO()
-            columns = [[bucket] * len(part), [row[0] for row in part], [row[3] for row in part], [False] * len(part),
-                       [row[1] for row in part], [row[2] for row in part]]  # fmt: skip
-            pq.write_table(pa.table(columns, names), sink)
-            data = sink.getvalue()
-        storage.write(key, data)
-        files.append({"key": key, "size": len(data), "MD5checksum": hashlib.md5(data).hexdigest()})
-    manifest = {
-        "sourceBucket": bucket,
-        "destinationBucket": f"arn:aws:s3:::{bucket}",
-        "version": "2016-11-30",
-        "creationTimestamp": "1514944800000",
-        "fileFormat": kind,
-        "fileSchema": "Bucket, Key, IsLatest, IsDeleteMarker, Size, ETag"
-        if kind == "CSV"
-        else "message s3.inventory {…}",
-        "files": files,
-    }
-    storage.write("inventory/2026-11-24T00-00Z/manifest.json", json.dumps(manifest).encode())
-    return f"s3://{bucket}/inventory/2026-11-24T00-00Z/manifest.json"
-
-
-@pytest.mark.s3
-@pytest.mark.parametrize("kind", ["CSV", "Parquet"])
-def test_inventory(tmp_path, bucket, kind, weights_file, monkeypatch):
-    draw_images(tmp_path / "in", 3)
-    storage = open_storage(bucket)
-    rows = []
-    for path in sorted((tmp_path / "in").rglob("*.*")):
-        name = f"plates/a +é/{path.name}"
-        storage.write(name, path.read_bytes())
-        entry = storage.entry(name)
-        rows.append((name, entry.size, entry.etag, True))
-    rows += [("plates/vanished.png", 9, "0" * 32, True), (rows[0][0], 1, "old", False), ("notes.md", 1, "x", True)]
-    location = inventory(storage, bucket[5:], kind, rows)
-    heads = []
-    whole = type(storage).entry
-    monkeypatch.setattr(type(storage), "entry", lambda self, path: heads.append(path) or whole(self, path))
-    records = list(Source(location, output="/nowhere"))
-    assert sorted(record[:4] for record in records) == sorted((r[0], f"{bucket}/{r[0]}", r[1], r[2]) for r in rows[:4])
-    assert all(path.startswith("inventory/") for path in heads)
-    if kind == "CSV":
-        return
-    job = {"input": location, "output": str(tmp_path / "out"), "weights": weights_file, "run": {"max_error_rate": 1}}
-    report = run(Job.of(job))
-    assert (report.images, report.failed) == (4, 1)
-    errors = {row["key"]: row["error_class"] for row in statistics(tmp_path / "out")}
-    assert errors == {row[0]: None for row in rows[:3]} | {"plates/vanished.png": "missing"}
-
-
-def test_inventories_that_cannot_be_used(tmp_path):
-    path = tmp_path / "manifest.json"
-    for content, message in [
-        ("[]", "is no manifest"),
-        ("{", "is no manifest"),
-        ('{"sourceBucket": "b"}', "is no manifest"),
-    ]:
-        path.write_text(content)
-        with pytest.raises(JobError, match=message):
-            keys(path)
-    path.write_text(json.dumps({"sourceBucket": "b", "fileFormat": "ORC", "destinationBucket": "c", "files": []}))
-    with pytest.raises(JobError, match="is in ORC; configure it"):
-        keys(path)
-
-
-_FIELDS = st.sampled_from(["", "true", "false"])
-
-
-@settings(deadline=None, max_examples=60)
-@given(
-    st.lists(st.tuples(st.text(max_size=6), _FIELDS, _FIELDS, st.integers(0, 2**50) | st.none(), _FIELDS), max_size=9)
-)
-def test_an_inventory_in_csv_is_read_as_its_rows_say(rows):
-    """Against Python's `csv` and the rule in words: newest versions, no delete markers, no folders."""
-    text = io.StringIO()
-    writer = csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="\n")
-    for key, latest, marker, size, etag in rows:
-        writer.writerow(["b", quote_plus(key), latest, marker, "" if size is None else size, etag])
-    with tempfile.TemporaryDirectory() as folder:
-        storage = LocalStorage(folder)
-        storage.write("x.csv.gz", gzip.compress(text.getvalue().encode()))
-        entry = storage.entry("x.csv.gz")
-        names = "Bucket, Key, IsLatest, IsDeleteMarker, Size, ETag"
-        manifest = {"sourceBucket": "b", "destinationBucket": "c", "fileFormat": "CSV", "fileSchema": names}
-        data = json.dumps(manifest | {"files": [{"key": "x.csv.gz"}]}).encode()
-        _, tables = lists.inventory(data, "m", lambda _, key: RangedFile(storage, key, entry.size, entry.etag))
-        found = [tuple(row.values())[:3] for table in tables for row in table.to_pylist()]
-    text.seek(0)
-    expected = [
-        (unquote_plus(key), int(size) if size else None, etag or None)
-        for _, key, latest, marker, size, etag in csv.reader(text)
-        if latest != "false" and marker != "true" and not unquote_plus(key).endswith("/")
-    ]
-    assert found == expected

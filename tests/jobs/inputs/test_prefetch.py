@@ -3,12 +3,12 @@ import time
 
 import pytest
 
-from maskfleet.jobs.inputs.prefetch import Ahead
+from maskfleet.jobs.inputs.prefetch import Prefetched
 
 
 def test_items_come_in_order():
-    assert list(Ahead(lambda: iter(range(5000)))) == list(range(5000))
-    assert list(Ahead(lambda: iter(()))) == []
+    assert list(Prefetched(lambda: iter(range(5000)))) == list(range(5000))
+    assert list(Prefetched(lambda: iter(()))) == []
 
 
 def test_an_error_comes_where_it_was_raised():
@@ -17,7 +17,7 @@ def test_an_error_comes_where_it_was_raised():
         raise ValueError("broken")
 
     with pytest.raises(ValueError, match="broken"):
-        list(Ahead(failing))
+        list(Prefetched(failing))
 
 
 def test_it_waits_for_its_reader_and_ends_when_closed():
@@ -28,11 +28,11 @@ def test_it_waits_for_its_reader_and_ends_when_closed():
             made.append(number)
             yield number
 
-    ahead = Ahead(counting)
+    ahead = Prefetched(counting)
     time.sleep(0.3)
     assert len(made) < 20_000
     ahead.close()
     deadline = time.monotonic() + 5
-    while any(thread.name == "ahead" for thread in threading.enumerate()) and time.monotonic() < deadline:
+    while any(thread.name == "prefetch" for thread in threading.enumerate()) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not any(thread.name == "ahead" for thread in threading.enumerate())
+    assert not any(thread.name == "prefetch" for thread in threading.enumerate())

@@ -1,7 +1,7 @@
-"""Images in the rows of Parquet files, read by row group and column with a bound on memory.
+"""Columns of images in Parquet files, read by row group with bounded memory.
 
-A column of images is a struct with a field `bytes`, as Hugging Face datasets have it (`{bytes, path}`), or plain
-binary. A file is told by its schema alone, which stands in its last bytes.
+A column of images is a struct with a field `bytes`, as in Hugging Face datasets (`{bytes, path}`), or plain binary. The
+schema in the file's footer tells.
 """
 
 import threading
@@ -18,15 +18,15 @@ _BUFFER = 4 * 2**20
 _ROWS_AT_ONCE = 16
 _NAMES_AT_ONCE = 8192
 _KEPT_BYTES = 64 * 2**20
-"""Rows passed on the way to others are kept up to this; beyond, they are read again when their turn comes."""
+"""Bytes of rows kept when passed on the way to others. Beyond that, they are read again in their turn."""
 
 
 class Images(NamedTuple):
-    """Where a file has its images.
+    """The columns of a file's images.
 
     Attributes:
-        column: Of their bytes, as a path such as `image.bytes`.
-        names: The column of their names, likewise, or None.
+        column: Path of the column of bytes, such as `image.bytes`.
+        names: Path of the column of names, or None.
     """
 
     column: str
@@ -34,10 +34,14 @@ class Images(NamedTuple):
 
 
 def opened(file: RangedFile, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
-    """A Parquet file that is read in ranges.
+    """Open a Parquet file that is read in ranges.
+
+    Args:
+        file: The file.
+        metadata: Footer of the file, if known; it is then not read.
 
     Raises:
-        Fault: It is none, or damaged.
+        Fault: The file is damaged or not a Parquet file.
     """
     try:
         return pq.ParquetFile(pa.PythonFile(file, "r"), metadata=metadata, buffer_size=_BUFFER, pre_buffer=False)
@@ -46,10 +50,10 @@ def opened(file: RangedFile, metadata: pq.FileMetaData | None = None) -> pq.Parq
 
 
 def images_of(schema: pa.Schema, column: str | None) -> Images | None:
-    """Where the images are: in the column that is named, else in the only one there is, else in the one called image.
+    """Find the column of images: the named one, else the only one, else the one called `image`.
 
     Returns:
-        None if there is no such column, or more than one.
+        The columns, or None if there is no such column, or more than one.
     """
     structs = [field.name for field in schema if _has_bytes(field.type)]
     plain = [field.name for field in schema if _is_binary(field.type)]
@@ -73,10 +77,10 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 
 def names(file: pq.ParquetFile, images: Images) -> Iterator[str | None]:
-    """Each row's name, None where it has none. Reads the names alone.
+    """Yield the name of each row, or None. Reads only the names.
 
     Raises:
-        Fault: A page is damaged.
+        Fault: The file is damaged.
     """
     if images.names is None:
         yield from (None for _ in range(file.metadata.num_rows))
@@ -85,8 +89,8 @@ def names(file: pq.ParquetFile, images: Images) -> Iterator[str | None]:
         yield from values.to_pylist()
 
 
-def bytes_of(metadata: pq.FileMetaData, column: str) -> int:
-    """Of a column, not compressed, by the file's footer."""
+def column_bytes(metadata: pq.FileMetaData, column: str) -> int:
+    """Return the uncompressed size of a column in bytes, from the file's footer."""
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     chunks = (group.column(place) for group in groups for place in range(group.num_columns))
     return sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == column)
@@ -97,21 +101,21 @@ def _batches(file: pq.ParquetFile, column: str, groups: list[int] | None, rows: 
         for batch in file.iter_batches(rows, groups, [column], use_threads=False):
             values: pa.Array = batch.column(0)
             if pa.types.is_struct(values.type):
-                # `flatten` leaves a null struct's fields null.
+                # `flatten` keeps the fields of a null struct null.
                 values = values.flatten()[0]
             yield values
     except (pa.ArrowException, OSError) as error:
         raise Fault("damaged_parquet", f"the Parquet file is damaged ({_line(error)}); write it again") from error
 
 
-class Rows:
-    """The images of one row group, some of which will be asked for. Safe from several threads.
+class GroupRows:
+    """The images of one row group. Safe from several threads.
 
     Args:
         file: The file.
-        column: Of the bytes.
-        group: The row group.
-        wanted: Rows within the group that will be asked for, once each; better in ascending order.
+        column: Path of the column of bytes.
+        group: Number of the row group.
+        wanted: Rows to read, counted within the group, once each; fastest in ascending order.
     """
 
     def __init__(self, file: pq.ParquetFile, column: str, group: int, wanted: Iterable[int]) -> None:
@@ -121,13 +125,13 @@ class Rows:
         self._passed: dict[int, bytes | None] = {}
         self._held = 0
         self._values: Iterator[pa.Array] = iter(())
-        self._next = file.metadata.row_group(group).num_rows  # so that the first call begins at the start
+        self._next = file.metadata.row_group(group).num_rows  # the first call starts from the beginning
 
     def read(self, row: int) -> bytes:
-        """A row's bytes.
+        """Return the bytes of a row, counted within the group.
 
         Raises:
-            Fault: It has none, or the group is damaged up to it.
+            Fault: The row has no bytes, or the group is damaged before its end.
         """
         with self._lock:
             if row not in self._passed:

@@ -1,7 +1,7 @@
-"""The members of a tar archive, by its headers alone: nothing is extracted, and of the data nothing is kept.
+"""The members of a tar archive, from its headers alone. Extracts nothing and keeps no data.
 
-POSIX.1-1988 (ustar), POSIX.1-2001 (pax: `path` and `size`) and GNU (long names, base-256 sizes). Not by
-`tarfile`: it ends without a word where a header in the middle is damaged, and takes twice as long (17 µs a member).
+Reads POSIX.1-1988 (ustar), POSIX.1-2001 (pax: `path` and `size`) and GNU (long names, base-256 sizes). `tarfile` is not
+used: it stops silently at a damaged header in the middle, and takes twice as long (17 µs per member).
 """
 
 import re
@@ -11,26 +11,26 @@ from typing import NamedTuple
 BLOCK = 512
 
 _FAR = 2**20
-"""A member at least this large is jumped over; smaller ones are read past, since a request costs as much."""
+"""Smallest size in bytes of a member that is skipped. Reading past a smaller one costs no more than a request."""
 
 _READ_AHEAD = 4 * 2**20
 _FIRST_READ = 2**18
 _LONGEST_NAME = 2**20
-"""Of a pax or GNU header, in bytes; a longer one is damage."""
+"""Largest size of a pax or GNU header in bytes. A larger one is taken for damage."""
 
 _REGULAR = b"0\0007"
 _LINKS = b"12"
 _FILES = _REGULAR + _LINKS + b"S"
 
 
-class Member(NamedTuple):
+class TarMember(NamedTuple):
     """A file in the archive.
 
     Attributes:
-        name: As stored, without a leading `./`; where the archive is damaged, ''.
-        offset: Of its data, in bytes; of the header, where the archive is damaged.
-        size: Of its data, in bytes.
-        fault: A key of `jobs.storage.subresource.FAULTS`, or None.
+        name: Name as stored, without a leading `./`; '' if the header is damaged.
+        offset: Offset of the data in bytes; that of the header if it is damaged.
+        size: Size of the data in bytes.
+        fault: Key of `tars.Tars.faults` if the file is unusable, else None.
     """
 
     name: str
@@ -40,16 +40,18 @@ class Member(NamedTuple):
 
 
 class _Damaged(Exception):
-    """There is no valid header."""
+    """A header is invalid."""
 
 
-def members(read: Callable[[int, int], bytes], size: int, wanted: Callable[[str], bool]) -> Iterator[Member]:
-    """The wanted files, in the archive's order, up to its end or the first damage, which is a member too.
+def members(read: Callable[[int, int], bytes], size: int, wanted: Callable[[str], bool]) -> Iterator[TarMember]:
+    """List the wanted files in the archive's order.
+
+    Stops at the first damaged header, which is listed as a member with a fault.
 
     Args:
-        read: Bytes from an offset, as many as asked for unless the archive ends.
-        size: Of the archive, in bytes.
-        wanted: Whether a name is wanted.
+        read: Returns bytes, given an offset and a length; fewer only at the end of the archive.
+        size: Size of the archive in bytes.
+        wanted: Returns whether a name is wanted.
     """
     window = _Window(read)
     seen: set[str] = set()
@@ -58,7 +60,7 @@ def members(read: Callable[[int, int], bytes], size: int, wanted: Callable[[str]
         try:
             found, following = _next(window, offset, size)
         except _Damaged:
-            yield Member("", offset, 0, "damaged_tar")
+            yield TarMember("", offset, 0, "damaged_tar")
             return
         if found is None:
             return
@@ -71,7 +73,7 @@ def members(read: Callable[[int, int], bytes], size: int, wanted: Callable[[str]
 
 
 class _Window:
-    """The piece of the archive around its next header."""
+    """The part of the archive in memory, around the next header."""
 
     def __init__(self, read: Callable[[int, int], bytes]) -> None:
         self._read = read
@@ -80,7 +82,7 @@ class _Window:
     def at(self, offset: int, length: int) -> bytes:
         inside = offset - self._start
         if inside < 0 or inside + length > len(self._data):
-            # What lies ahead is likely as large as what lies behind.
+            # The next member is likely as large as the last one.
             far = inside - len(self._data) >= _FAR
             self._start, self._data = offset, self._read(offset, max(length, BLOCK if far else self._length))
             self._length = _READ_AHEAD
@@ -88,8 +90,12 @@ class _Window:
         return self._data[inside : inside + length]
 
 
-def _next(window: _Window, offset: int, size: int) -> tuple[Member | None, int]:
-    """The file at an offset, which may have headers before its own, and where the next one begins; None at the end."""
+def _next(window: _Window, offset: int, size: int) -> tuple[TarMember | None, int]:
+    """Read the entry at an offset, with the extra headers before its own.
+
+    Returns:
+        The file, or None at the end of the archive; and the offset of the next entry. Folders and devices have no name.
+    """
     long_name: str | None = None
     long_size: int | None = None
     sparse = False
@@ -116,19 +122,19 @@ def _next(window: _Window, offset: int, size: int) -> tuple[Member | None, int]:
             continue
         length = length if long_size is None else long_size
         if kind not in _FILES:  # a folder, a device
-            return Member("", data, 0), data
+            return TarMember("", data, 0), data
         name = _name(block) if long_name is None else long_name
         stored = length if kind in _REGULAR or kind == b"S" else 0
         if data + stored > size:
             raise _Damaged
-        return Member(_relative(name), data, stored, _fault(kind, name, sparse)), data + _padded(stored)
+        return TarMember(_relative(name), data, stored, _fault(kind, name, sparse)), data + _padded(stored)
 
 
 def _header(block: bytes) -> tuple[bytes, int]:
-    """Kind and size of a header.
+    """Parse a header into its type and the size of its data.
 
     Raises:
-        _Damaged: Its checksum is not that of its bytes.
+        _Damaged: The checksum does not match.
     """
     if len(block) < BLOCK:
         raise _Damaged
@@ -163,7 +169,7 @@ def _text(name: bytes) -> str:
 
 
 def _pax(data: bytes) -> dict[str, bytes]:
-    """Records of the form `<length> <name>=<value>` and a line feed."""
+    """Parse pax records, `<length> <name>=<value>` and a line feed each."""
     fields: dict[str, bytes] = {}
     start = 0
     while start < len(data) and data[start]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskfleet.jobs.inputs import tars
+from maskfleet.jobs.inputs.containers.tar_headers import TarMember, members
 
 
 def written(members, kind=tarfile.PAX_FORMAT):
@@ -21,7 +21,7 @@ def written(members, kind=tarfile.PAX_FORMAT):
 
 
 def found(data, wanted=lambda name: True):
-    return list(tars.members(lambda start, length: data[start : start + length], len(data), wanted))
+    return list(members(lambda start, length: data[start : start + length], len(data), wanted))
 
 
 NAMES = st.text("abcé/.-", min_size=1, max_size=300).filter(
@@ -57,7 +57,7 @@ def test_large_sizes():
         def read(start, length, block=block, size=size):
             return (block[start:] + bytes(length))[: min(length, size - start)]
 
-        (member,) = tars.members(read, size, lambda name: True)
+        (member,) = members(read, size, lambda name: True)
         assert (member.name, member.offset, member.size) == ("large.npy", len(block), header.size)
 
 
@@ -68,7 +68,7 @@ def test_a_damaged_header_is_named_and_members_before_it_are_kept(number, place,
     data[offset + place] ^= flip
     index = found(bytes(data))
     assert [member.name for member in index[:number]] == [f"{index}.jpg" for index in range(number)]
-    assert index[number:] == [tars.Member("", offset, 0, "damaged_tar")]
+    assert index[number:] == [TarMember("", offset, 0, "damaged_tar")]
 
 
 @pytest.mark.parametrize("cut", [100, 600, 512 + 1024 + 512 + 300])
@@ -111,7 +111,7 @@ def test_small_members_cost_few_reads_and_large_ones_are_not_read():
     def reads(size, count):
         data = written([(f"{number:05}.jpg", bytes(size)) for number in range(count)])
         asked = []
-        list(tars.members(lambda start, n: asked.append(n) or data[start : start + n], len(data), lambda _: True))
+        list(members(lambda start, n: asked.append(n) or data[start : start + n], len(data), lambda _: True))
         return len(asked), sum(asked)
 
     assert reads(2000, 1000)[0] <= 3

@@ -1,0 +1,94 @@
+"""The table of containers, and the URLs of their members.
+
+Only the URL of a container's file has members: in any other URL `#` is a character of the name. A member that the
+listing found unusable has a `fault` in its fragment, and reading it raises that fault.
+"""
+
+import re
+from functools import lru_cache
+from typing import Any
+from urllib.parse import parse_qsl
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from maskfleet.jobs.inputs.containers.contract import Container, MemberUrl
+from maskfleet.jobs.inputs.containers.parquet_files import ParquetFiles
+from maskfleet.jobs.inputs.containers.tars import Tars
+from maskfleet.jobs.storage.contract import Fault
+
+CONTAINERS: tuple[Container[Any], ...] = (
+    Tars(),
+    ParquetFiles(),
+)
+"""All kinds of containers."""
+
+BAD_NAME = "bad_name"
+
+_FAULTS = {
+    BAD_NAME: "the file's name is not UTF-8; rename it",
+    "missing": "the file is gone; it was deleted while it was listed, or the list is out of date",
+    "changed": "the file changed while it was listed; run again to plan it as it is now",
+}
+"""Faults of any file; see `Container.faults`."""
+
+_FAULT = r"fault=[a-z_]+(?:&offset=\d+)?"
+
+
+def endings() -> tuple[str, ...]:
+    """Return the file name endings of all containers, in lower case."""
+    return tuple(ending for container in CONTAINERS for ending in container.endings)
+
+
+def container_of(name: str) -> Container[Any] | None:
+    """Return the kind of container that a file's name or URL stands for, or None."""
+    lower = name.lower()
+    return next((container for container in CONTAINERS if lower.endswith(container.endings)), None)
+
+
+def faults() -> dict[str, str]:
+    """Return all error classes of members with what is wrong and the remedy."""
+    return _FAULTS | {name: text for container in CONTAINERS for name, text in container.faults.items()}
+
+
+def final_faults() -> tuple[str, ...]:
+    """Return the error classes that the same bytes give again, so that a new run does not try them."""
+    return (*(name for container in CONTAINERS for name in container.faults), BAD_NAME)
+
+
+def is_member(url: str) -> bool:
+    """Return whether a URL is that of a member."""
+    return _form(CONTAINERS).fullmatch(url) is not None
+
+
+def member_url(url: str) -> MemberUrl | None:
+    """Parse the URL of a member. Return None if it is a file's URL.
+
+    Raises:
+        Fault: The member is known to be unusable.
+    """
+    found = _form(CONTAINERS).fullmatch(url)
+    if found is None:
+        return None
+    place = dict(parse_qsl(found["place"], keep_blank_values=True))
+    if fault := place.get("fault"):
+        where = f", byte {place['offset']}" if "offset" in place else ""
+        raise Fault(fault, f"{found['file']}{where}: {faults().get(fault, fault)}")
+    return MemberUrl(found["file"], place)
+
+
+def files_of(urls: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return the files' URLs of members. Other URLs stay as they are."""
+    places = "|".join(container.place for container in CONTAINERS)
+    return pc.replace_substring_regex(urls, f"#(?:{places})$", "")
+
+
+@lru_cache(maxsize=8)
+def _form(containers: tuple[Container[Any], ...]) -> re.Pattern[str]:
+    """Return the form of a member's URL: after each ending and `#`, the places of that container."""
+    forms = "|".join(
+        f"(?<=(?i:{re.escape(ending)})#)(?:{container.place}|{_FAULT})"
+        for container in containers
+        for ending in container.endings
+    )
+    return re.compile(f"(?P<file>.+)#(?P<place>{forms})", re.DOTALL)

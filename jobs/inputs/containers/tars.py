@@ -1,0 +1,50 @@
+"""Tar archives: a member's place is its offset and size, and its name is the one in the archive."""
+
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+
+from maskfleet.jobs.inputs.containers import spans
+from maskfleet.jobs.inputs.containers.contract import Container, Listing, Member, MemberReader, Reference
+from maskfleet.jobs.inputs.containers.tar_headers import TarMember, members
+from maskfleet.jobs.storage.files import Files
+from maskfleet.jobs.storage.ranged import RangedFile
+
+
+class Tars(Container[TarMember]):
+    """Tar archives, uncompressed."""
+
+    endings = (".tar",)
+    place = spans.PLACE
+    faults = {  # noqa: RUF012  (a constant)
+        "damaged_tar": "no valid header here, or the tar ends too early; members before it are done, write it again",
+        "unsafe_name": "the member's name leads out of its folder, as an attack would; rename it",
+        "duplicate_name": (
+            "an earlier member of the tar has this name, and which one is meant cannot be known; rename it"
+        ),
+        "link": "the member is a link to another file; write the tar with --dereference --hard-dereference",
+        "sparse": "the member is stored sparse; write the tar without --sparse",
+    }
+    index = pa.schema(
+        [
+            pa.field("name", pa.string(), nullable=False),
+            pa.field("offset", pa.int64(), nullable=False),
+            pa.field("size", pa.int64(), nullable=False),
+            pa.field("fault", pa.string()),
+        ]
+    )
+    entry = TarMember
+
+    def entries(self, file: RangedFile, listing: Listing) -> Iterator[TarMember]:
+        return members(file.at, file.size(), listing.is_image)
+
+    def member(self, entry: TarMember) -> Member:
+        if entry.fault is None:
+            return Member(entry.name, {"offset": str(entry.offset), "size": str(entry.size)}, entry.size)
+        # A damaged header has no name. A duplicate needs one of its own.
+        name = {"damaged_tar": f"damaged@{entry.offset}", "duplicate_name": f"{entry.name}@{entry.offset}"}
+        place = {"offset": str(entry.offset)}
+        return Member(name.get(entry.fault, entry.name), place, fault=entry.fault)
+
+    def reader(self, files: Files, members: Sequence[Reference]) -> MemberReader:
+        return spans.SpanReader(files, members, damaged="damaged_tar")

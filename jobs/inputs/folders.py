@@ -1,0 +1,87 @@
+"""Folders and globs as inputs.
+
+Keys are paths relative to the folder: for a glob, the last folder before the first wildcard.
+"""
+
+import heapq
+import os
+import re
+from collections.abc import Iterator
+
+import pyarrow as pa
+from fsspec.utils import glob_translate
+
+from maskfleet.jobs.errors import JobError
+from maskfleet.jobs.inputs.record import Record, records, rows_up_to
+from maskfleet.jobs.inputs.selector import Selector, containers_in
+
+
+class Folders:
+    """Folders and prefixes: every image and container below."""
+
+    def claims(self, location: str, selector: Selector) -> bool:
+        return True
+
+    def in_order(self, location: str) -> bool:
+        return True
+
+    def files(self, location: str, selector: Selector) -> Iterator[pa.Table | Record]:
+        return _below(location, None, selector)
+
+
+class Globs:
+    """Patterns with `*`, `**`, `?` or `[…]`."""
+
+    def claims(self, location: str, selector: Selector) -> bool:
+        return any(mark in location for mark in "*?[")
+
+    def in_order(self, location: str) -> bool:
+        return True
+
+    def files(self, location: str, selector: Selector) -> Iterator[pa.Table | Record]:
+        fixed = re.split(r"[*?\[]", location, maxsplit=1)[0]
+        folder, slash, _ = fixed.rpartition("/")
+        pattern = location[len(folder) + len(slash) :]
+        return _below(folder or (slash or "."), re.compile(glob_translate(pattern)), selector)
+
+
+def _below(location: str, pattern: re.Pattern[str] | None, selector: Selector) -> Iterator[pa.Table | Record]:
+    storage = selector.files.storage(location)
+    folder = storage.local_path("")
+    if folder is not None:
+        if os.path.isfile(folder):
+            raise JobError(
+                f"input {location} is a file; name its folder, a glob, a .tar or .parquet file of images, or a "
+                ".txt, .csv or .parquet list"
+            )
+        if not os.path.isdir(folder):
+            raise JobError(f"there is no input folder {location}; correct 'input'")
+    return _in_order(selector.wanted(storage, objects, pattern) for objects in storage.listed())
+
+
+def _in_order(files: Iterator[pa.Table]) -> Iterator[pa.Table | Record]:
+    """Yield files in key order of their images: `a.tar/x.png` comes after `a.tar-2.png`."""
+    held: list[tuple[str, Record]] = []
+    for table in files:
+        start = 0
+        for place in containers_in(table):
+            yield from _with_held(held, table.slice(start, place - start))
+            (record,) = records(table.slice(place, 1))
+            while held and held[0][0] <= record.key:
+                yield heapq.heappop(held)[1]
+            heapq.heappush(held, (f"{record.key}/", record))
+            start = place + 1
+        yield from _with_held(held, table.slice(start))
+    while held:
+        yield heapq.heappop(held)[1]
+
+
+def _with_held(held: list[tuple[str, Record]], images: pa.Table) -> Iterator[pa.Table | Record]:
+    """Yield images, and between them the held containers in their turn."""
+    while held and images.num_rows and held[0][0] <= images["key"][-1].as_py():
+        before = rows_up_to(images, held[0][0])
+        yield images.slice(0, before)
+        yield heapq.heappop(held)[1]
+        images = images.slice(before)
+    if images.num_rows:
+        yield images

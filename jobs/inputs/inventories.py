@@ -1,0 +1,150 @@
+"""Amazon S3 Inventory as an input: its `manifest.json` names CSV or Parquet files of all objects of a bucket.
+
+Keys are those of the objects. See "Amazon S3 Inventory" in the S3 user guide for the format.
+"""
+
+import csv
+import gzip
+import io
+import json
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from urllib.parse import unquote_plus
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as arrow_csv
+
+from maskfleet.jobs.errors import JobError, NotFound
+from maskfleet.jobs.inputs.containers import image_columns
+from maskfleet.jobs.inputs.record import Record, records
+from maskfleet.jobs.inputs.selector import Selector, containers_in
+from maskfleet.jobs.storage.contract import OBJECTS, Fault
+from maskfleet.jobs.storage.ranged import RangedFile
+
+_MANIFEST = "manifest.json"
+_BUFFER = 2**20
+_OBJECTS = pa.schema([field.with_nullable(True) for field in OBJECTS])
+
+
+class Inventories:
+    """The manifest of an S3 Inventory."""
+
+    def claims(self, location: str, selector: Selector) -> bool:
+        return location.rsplit("/", 1)[-1] == _MANIFEST
+
+    def in_order(self, location: str) -> bool:
+        return False
+
+    def files(self, location: str, selector: Selector) -> Iterator[pa.Table | Record]:
+        storage, path = selector.files.found(location)
+        try:
+            manifest = storage.read(path)
+        except NotFound as error:
+            raise JobError(f"there is no inventory {location}; correct 'input'") from error
+
+        def opened(bucket: str, key: str) -> RangedFile:
+            storage = selector.files.storage(f"s3://{bucket}")
+            entry = storage.entry(key)
+            return RangedFile(storage, key, entry.size, entry.etag)
+
+        bucket, found = listed(manifest, location, opened)
+        storage = selector.files.storage(f"s3://{bucket}")
+        for objects in found:
+            rows, start = selector.wanted(storage, objects), 0
+            for place in containers_in(rows):
+                yield rows.slice(start, place - start)
+                yield from records(rows.slice(place, 1))
+                start = place + 1
+            yield rows.slice(start)
+
+
+def listed(manifest: bytes, name: str, opened: Callable[[str, str], RangedFile]) -> tuple[str, Iterator[pa.Table]]:
+    """List the newest version of each object in an inventory.
+
+    Args:
+        manifest: Content of the `manifest.json`.
+        name: URL of the manifest, for errors.
+        opened: Opens an object, given bucket and key, to read in ranges.
+
+    Returns:
+        The bucket, and tables of `OBJECTS`. Sizes and ETags are null if the inventory has none.
+
+    Raises:
+        JobError: The manifest is not one of an S3 Inventory, or of an unsupported format.
+    """
+    try:
+        record = json.loads(manifest)
+        bucket, kind = str(record["sourceBucket"]), str(record["fileFormat"])
+        there = str(record["destinationBucket"]).rsplit(":", 1)[-1]
+        names = [column.strip() for column in str(record["fileSchema"]).split(",")] if kind == "CSV" else []
+        files = [str(item["key"]) for item in record["files"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise JobError(f"{name} is not a manifest of an S3 Inventory ({error!r}); correct 'input'") from error
+    if kind not in ("CSV", "Parquet"):
+        raise JobError(f"inventory {name} is in {kind}; configure it to be CSV or Parquet")
+
+    def objects() -> Iterator[pa.Table]:
+        for key in files:
+            try:
+                file = opened(there, key)
+                yield from _of_csv(file, names) if kind == "CSV" else _of_parquet(file)
+            except NotFound as error:
+                raise JobError(f"inventory {name} lacks its file {key}; it is incomplete, use another") from error
+            except (Fault, OSError, EOFError, csv.Error, ValueError, LookupError) as error:
+                raise JobError(f"inventory {name}: its file {key} cannot be read ({error!r}); use another") from error
+
+    return bucket, objects()
+
+
+def _of_csv(file: RangedFile, names: list[str]) -> Iterator[pa.Table]:
+    wanted = [name for name in ("Key", "Size", "ETag", "IsLatest", "IsDeleteMarker") if name in names]
+    with closing(gzip.GzipFile(fileobj=io.BufferedReader(file, _BUFFER))) as plain:
+        if not plain.peek(1):
+            return
+        reader = arrow_csv.open_csv(
+            plain,
+            arrow_csv.ReadOptions(column_names=names, use_threads=False),
+            arrow_csv.ParseOptions(newlines_in_values=True),
+            arrow_csv.ConvertOptions(
+                include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string()), null_values=[""],
+                strings_can_be_null=True,
+            ),
+        )  # fmt: skip
+        for batch in reader:
+            rows = pa.table(batch)
+            for name, dropped in (("IsLatest", "false"), ("IsDeleteMarker", "true")):
+                if name in wanted:
+                    rows = rows.filter(pc.fill_null(pc.not_equal(rows[name], dropped), True))
+            nulls = pa.nulls(rows.num_rows, pa.string())
+            size, etag = (rows[name] if name in wanted else nulls for name in ("Size", "ETag"))
+            columns = [_plain(rows["Key"]), size.cast(pa.int64()), etag, nulls.cast(pa.float64())]
+            yield _without_folders(pa.table(columns, _OBJECTS.names).cast(_OBJECTS))
+
+
+def _plain(keys: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Decode keys, which are URL-encoded in CSV inventories only."""
+    keys = pc.fill_null(keys, "").combine_chunks()
+    encoded = pc.match_substring_regex(keys, "[%+]")
+    decoded = [unquote_plus(key) for key in keys.filter(encoded).to_pylist()]
+    return pa.chunked_array([pc.replace_with_mask(keys, encoded, pa.array(decoded, pa.string()))])
+
+
+def _of_parquet(file: RangedFile) -> Iterator[pa.Table]:
+    table = image_columns.opened(file)
+    there = set(table.schema_arrow.names)
+    wanted = ["key", *({"size", "e_tag", "is_latest", "is_delete_marker"} & there)]
+    for batch in table.iter_batches(columns=wanted, use_threads=False):
+        rows = pa.table(batch)
+        if "is_latest" in there:
+            rows = rows.filter(pc.fill_null(rows["is_latest"], True))
+        if "is_delete_marker" in there:
+            rows = rows.filter(pc.invert(pc.fill_null(rows["is_delete_marker"], False)))
+        nulls = pa.nulls(rows.num_rows)
+        columns = [rows[name] if name in wanted else nulls for name in ("key", "size", "e_tag")]
+        yield _without_folders(pa.table([*columns, nulls], _OBJECTS.names).cast(_OBJECTS))
+
+
+def _without_folders(objects: pa.Table) -> pa.Table:
+    """Drop the empty objects that some tools create for folders."""
+    return objects.filter(pc.invert(pc.ends_with(objects["path"], "/")))

@@ -1,0 +1,78 @@
+"""Files at any URL. Each storage is opened once; ranges are read concurrently in threads."""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from maskfleet.jobs.storage.contract import Storage
+from maskfleet.jobs.storage.ranged import RangedFile
+from maskfleet.jobs.storage.schemes import open_storage, split_url
+
+T = TypeVar("T")
+
+_RANGES_IN_FLIGHT = 16
+_SUMMARIES = 64
+
+
+class Files:
+    """Opens files by URL. One per process; safe from several threads.
+
+    Args:
+        profile: AWS profile.
+    """
+
+    def __init__(self, *, profile: str | None = None) -> None:
+        self._profile = profile
+        self._stores: dict[str, Storage] = {}
+        self._summaries: dict[tuple[str, str | None], Any] = {}
+        self._ranges = ThreadPoolExecutor(_RANGES_IN_FLIGHT, "range")
+
+    def storage(self, root: str) -> Storage:
+        """Return the storage at a root, opened once."""
+        storage = self._stores.get(root)
+        if storage is None:  # asked for with every image
+            storage = self._stores.setdefault(root, open_storage(root, profile=self._profile))
+        return storage
+
+    def found(self, url: str) -> tuple[Storage, str]:
+        """Return a file's storage and its path there."""
+        root, path = split_url(url)
+        return self.storage(root), path
+
+    def ranged(self, url: str, etag: str | None, size: int | None = None) -> RangedFile:
+        """Return a file to read in ranges.
+
+        Args:
+            url: URL of the file.
+            etag: ETag that the file must still have, or None for any.
+            size: Size in bytes; None to ask storage.
+
+        Raises:
+            NotFound: The file does not exist, and `size` is None.
+        """
+        storage, path = self.found(url)
+        return RangedFile(storage, path, storage.entry(path).size if size is None else size, etag)
+
+    def range(self, url: str, start: int, size: int, etag: str | None) -> Future[bytes]:
+        """Start reading a range of a file; see `Storage.read_range`."""
+        storage, path = self.found(url)
+        return self._ranges.submit(storage.read_range, path, start, size, etag)
+
+    def summary(self, url: str, etag: str | None, make: Callable[[], T]) -> T:
+        """Return what `make` returned for this version of a file, such as its footer. The last ones are kept."""
+        found: T | None = self._summaries.get((url, etag))
+        if found is None:
+            found = make()
+            if len(self._summaries) >= _SUMMARIES:
+                self._summaries.clear()
+            self._summaries[url, etag] = found
+        return found
+
+    def close(self) -> None:
+        """End the threads."""
+        self._ranges.shutdown(cancel_futures=True)
+
+    @property
+    def retries(self) -> int:
+        """Number of requests repeated so far."""
+        return sum(storage.retries for storage in self._stores.values())
