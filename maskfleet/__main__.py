@@ -1,6 +1,23 @@
-"""`python -m maskfleet`: the command line."""
+"""`python -m maskfleet`: the command line.
 
-from maskfleet.cluster.cli.main import main
+`python -m` puts the working directory first on the module search path. That is a folder of the user, where a `json.py`
+or a `numpy.py` would replace the real module. It is taken off the path before anything else is imported, unless
+maskfleet itself lies there.
+"""
+
+import os
+import sys
+
+
+def _leave_working_directory() -> None:
+    home = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+    here = os.path.realpath(os.getcwd())
+    if not sys.flags.safe_path and sys.path and os.path.realpath(sys.path[0]) == here != home:
+        del sys.path[0]
+
 
 if __name__ == "__main__":
+    _leave_working_directory()
+    from maskfleet.cluster.cli.main import main
+
     main()

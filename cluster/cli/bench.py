@@ -1,123 +1,178 @@
-"""`maskfleet bench`: what this machine reaches, as ratios that were measured in one run."""
+"""Commands that measure this machine, as ratios of two speeds measured in alternation."""
 
-import json
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from maskfleet.cluster.cli import options
+from maskfleet.cluster.cli.help import Command
+from maskfleet.cluster.terminal import console
+from maskfleet.cluster.terminal.console import counted
 from maskfleet.jobs.errors import JobError
 from maskfleet.jobs.job.schema import Job
 
 if TYPE_CHECKING:
     from maskfleet.jobs.tools.bench import MakeExecutor
 
-app = typer.Typer(
-    name="bench", help="Measure what this machine reaches; every figure is a median of pairs.", no_args_is_help=True
-)
-
 _DRAWN = "drawn images"
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-WeightsOption = Annotated[list[str], typer.Option("--weights", help="As for `run`.")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="Override a key: section.key=value. May be repeated.")]
-Input = Annotated[str, typer.Option("--input", help="Images as for `run`; without it they are drawn.")]
-Images = Annotated[int, typer.Option("--images", min=1, help="Of the input, or to draw.")]
-Side = Annotated[int, typer.Option("--side", min=16, help="Of drawn images, in px.")]
-Pairs = Annotated[int, typer.Option("--pairs", min=1, help="Measurements of both; medians are shown.")]
-NoRay = Annotated[bool, typer.Option("--no-ray", help="Run in this process.")]
+Weights = Annotated[
+    list[str], typer.Option("--weights", metavar="FILE|NAME", help="Weights, as for `maskfleet run`. Repeat for more.")
+]
+Input = Annotated[
+    str, typer.Option("--input", metavar="PLACE", help="Images, as for `maskfleet run`. Default: drawn images.")
+]
+Images = Annotated[int, typer.Option("--images", min=1, metavar="N", help="Number of images to draw or read.")]
+Side = Annotated[int, typer.Option("--side", min=16, metavar="PX", help="Width and height of drawn images, in px.")]
+Pairs = Annotated[
+    int, typer.Option("--pairs", min=1, metavar="N", help="Number of pairs of measurements. Results are medians.")
+]
 
 
-@app.command()
 def forward(
-    weights: WeightsOption = ["nuclei"],  # noqa: B006  (Typer copies it)
-    shape: Annotated[list[str], typer.Option("--shape", help="WIDTHxHEIGHT in px; again for more.")] = ["256x256"],  # noqa: B006
-    precision: Annotated[list[str], typer.Option("--precision", help="fp32, bf16, fp16 or auto; again for more.")] = [  # noqa: B006
-        "auto"
-    ],
+    weights: Weights = ["nuclei"],  # noqa: B006  (Typer copies it)
+    shapes: Annotated[
+        list[str],
+        typer.Option("--shape", metavar="WIDTHxHEIGHT", help="Size of the images in px. Repeat for more."),
+    ] = ["256x256"],  # noqa: B006
+    precisions: Annotated[
+        list[str],
+        typer.Option("--precision", metavar="NAME", help="fp32, bf16, fp16 or auto. Repeat for more."),
+    ] = ["auto"],  # noqa: B006
     pairs: Pairs = 3,
-    set: Set = None,  # noqa: A002
-    json: AsJson = False,
+    sets: options.Set = None,
+    as_json: options.AsJson = False,
 ) -> None:
-    """The bare forward pass on resident input: images/s, TFLOP/s, and share of a matrix product's, measured in turn."""
+    """Measure the bare forward pass of the network.
+
+    Input stays on the device. Shows images/s, TFLOP/s, and the share of the speed of a plain matrix product, measured
+    in alternation.
+
+    Examples:
+      maskfleet bench forward --shape 256x256 --shape 1024x1024 --precision bf16
+    """
     from maskfleet.jobs.tools import bench
 
-    rows = bench.forward(_job("", weights, set), [_shape(text) for text in shape], precision, pairs=pairs)
-    _table(rows, as_json=json)
+    job = _job("", weights, sets)
+    _table(bench.forward(job, [_shape(text) for text in shapes], precisions, pairs=pairs), as_json=as_json)
 
 
-@app.command()
 def run(
-    weights: WeightsOption = ["nuclei"],  # noqa: B006
-    input: Input = "",  # noqa: A002
+    weights: Weights = ["nuclei"],  # noqa: B006
+    input_: Input = "",
     images: Images = 200,
     side: Side = 256,
     pairs: Pairs = 3,
-    no_ray: NoRay = False,
-    set: Set = None,  # noqa: A002
-    json: AsJson = False,
+    no_ray: options.NoRay = False,
+    sets: options.Set = None,
+    as_json: options.AsJson = False,
 ) -> None:
-    """End to end, masks written, as a share of the bare forward pass; and what holds it back."""
+    """Measure whole runs against the bare forward pass.
+
+    Shows the speed from reading images to writing masks, its share of the bare forward pass, and the bottleneck.
+
+    Examples:
+      maskfleet bench run --input images/ --images 500 --no-ray
+    """
     from maskfleet.jobs.tools import bench
 
-    with bench.prepared(_job(input, weights, set), images, side) as job:
+    with bench.prepared(_job(input_, weights, sets), images, side) as job:
         found = bench.end_to_end(job, _executor(no_ray), pairs=pairs)
-    _ratio(found, "end to end, steady", "bare forward pass", as_json=json)
+    _ratio(found, "end to end", "bare forward pass", as_json=as_json)
 
 
-@app.command()
 def null(
     images: Images = 12000,
     side: Side = 256,
     pairs: Pairs = 3,
-    no_ray: NoRay = False,
-    set: Set = None,  # noqa: A002
-    json: AsJson = False,
+    no_ray: options.NoRay = False,
+    sets: options.Set = None,
+    as_json: options.AsJson = False,
 ) -> None:
-    """The runner's own ceiling: a device that computes nothing, against decoding and encoding alone."""
+    """Measure the limit of the runner, without a network.
+
+    Compares runs with a network doing nothing against plain decoding and encoding.
+
+    Examples:
+      maskfleet bench null --images 2000
+    """
     from maskfleet.jobs.tools import bench
 
-    with bench.prepared(_job("", ["nuclei"], set), images, side) as job:
+    with bench.prepared(_job("", ["nuclei"], sets), images, side) as job:
         found = bench.null(job, _executor(no_ray), pairs=pairs)
-    _ratio(found, "runner with an identity", "decode and encode alone", as_json=json)
+    _ratio(found, "without a network", "decoding and encoding alone", as_json=as_json)
 
 
-@app.command()
-def codecs(
-    input: Input = "",  # noqa: A002
-    images: Images = 2000,
-    side: Side = 256,
-    json: AsJson = False,
-) -> None:
-    """What decoding images and encoding masks reach, on every core and on one."""
+def codecs(input_: Input = "", images: Images = 2000, side: Side = 256, as_json: options.AsJson = False) -> None:
+    """Measure decoding of images and encoding of masks.
+
+    Shows the speed on one core and on all cores.
+
+    Examples:
+      maskfleet bench codecs --input images/
+    """
     from maskfleet.jobs.inputs.fetch import Inputs
     from maskfleet.jobs.inputs.sources import Source
     from maskfleet.jobs.tools import bench
 
-    with bench.prepared(_job(input, ["nuclei"], None), images, side) as job:
+    with bench.prepared(_job(input_, ["nuclei"], None), images, side) as job:
         inputs = Inputs()
         found = bench.codecs([inputs.read(record) for record in Source(job.input, output=job.output)])
-    _list(found, as_json=json)
+    _list(found, as_json=as_json)
 
 
-@app.command()
 def storage(
-    url: Annotated[str, typer.Argument(help="Folder or s3:// prefix; what is written there is deleted again.")],
-    objects: Annotated[int, typer.Option("--objects", min=1, help="To write and read.")] = 1000,
-    size: Annotated[int, typer.Option("--bytes", min=1, help="Of each.")] = 16384,
-    profile: Annotated[str | None, typer.Option("--profile", help="AWS profile.")] = None,
-    json: AsJson = False,
+    url: Annotated[
+        str, typer.Argument(metavar="PLACE", help="Folder or s3:// prefix. Test objects in it are deleted at the end.")
+    ],
+    objects: Annotated[int, typer.Option("--objects", min=1, metavar="N", help="Number of objects.")] = 1000,
+    size: Annotated[int, typer.Option("--bytes", min=1, metavar="N", help="Object size in bytes.")] = 16384,
+    profile: Annotated[
+        str | None, typer.Option("--profile", metavar="NAME", help="AWS profile. Default: the environment.")
+    ] = None,
+    as_json: options.AsJson = False,
 ) -> None:
-    """What PUT and GET reach, and the CPU time that a request costs."""
+    """Measure storage: speed of PUT and GET, and CPU time per request.
+
+    Examples:
+      maskfleet bench storage s3://bucket/tmp/ --objects 200
+    """
     from maskfleet.jobs.tools import bench
 
-    _list(bench.storage(url, objects=objects, size=size, profile=profile), as_json=json)
+    _list(bench.storage(url, objects=objects, size=size, profile=profile), as_json=as_json)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "forward": forward,
+    "run": run,
+    "null": null,
+    "codecs": codecs,
+    "storage": storage,
+}
+"""Every measurement by its name."""
+
+
+def _bench() -> None:
+    """Measure the speed of this machine. Results are medians of pairs."""
+
+
+def _app() -> typer.Typer:
+    made = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+    made.callback()(_bench)
+    for name, command in COMMANDS.items():
+        made.command(name, cls=Command)(command)
+    return made
+
+
+app = _app()
 
 
 def _job(input_: str, weights: list[str], sets: list[str] | None) -> Job:
-    # Where nothing is named, `jobs.tools.bench.prepared` puts drawn images in its place.
+    # `jobs.tools.bench.prepared` replaces an empty input by drawn images.
     job = Job.of({"input": input_ or _DRAWN, "output": "bench", "weights": weights}, sets or [])
     return job if input_ else job.model_copy(update={"input": ""})
 
@@ -133,24 +188,25 @@ def _executor(no_ray: bool) -> "MakeExecutor":
 
 
 def _shape(text: str) -> tuple[int, int]:
-    """Height and width of WIDTHxHEIGHT."""
+    """Return (height, width) in px of WIDTHxHEIGHT."""
     found = re.fullmatch(r"(\d+)[x×](\d+)", text)
     if not found or min(width := int(found[1]), height := int(found[2])) < 16:
-        raise JobError(f"--shape {text!r} is no WIDTHxHEIGHT of at least 16 px, such as 256x256")
+        raise JobError(f"--shape {text!r} is not WIDTHxHEIGHT of at least 16 px each, such as 256x256")
     return height, width
 
 
 def _ratio(found: dict[str, Any], what: str, reference: str, *, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(found, indent=1))
+        console.show_json(found)
         return
     typer.echo(
         f"{found['images_per_second']:.1f} images/s {what}; {found['reference_per_second']:.1f} images/s {reference}: "
-        f"ratio {found['ratio']:.3f} ({found['ratio_least']:.3f}–{found['ratio_most']:.3f} in {found['pairs']} pairs "
-        f"of {found['images']} images)"
+        f"ratio {found['ratio']:.3f} ({found['ratio_least']:.3f}–{found['ratio_most']:.3f} in "
+        f"{counted(found['pairs'], 'pair')} of {counted(found['images'], 'image')})"
     )
     if "images_per_second_and_core" in found:
-        typer.echo(f"{found['images_per_second_and_core']:.1f} images/s and core, on {found['cores']} cores")
+        cores = counted(found["cores"], "core")
+        typer.echo(f"{found['images_per_second_and_core']:.1f} images/s per core, on {cores}")
     if found["limit"]:
         typer.echo(found["limit"])
     _table([{"stage": name, **stage} for name, stage in found["stages"].items()], as_json=False)
@@ -158,14 +214,14 @@ def _ratio(found: dict[str, Any], what: str, reference: str, *, as_json: bool) -
 
 def _list(found: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(found, indent=1))
+        console.show_json(found)
         return
     _table([{"what": name.replace("_", " "), "": value} for name, value in found.items()], as_json=False)
 
 
 def _table(rows: list[dict[str, Any]], *, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(rows, indent=1))
+        console.show_json(rows)
         return
     table = Table(box=None, pad_edge=False)
     for name in rows[0]:

@@ -1,98 +1,99 @@
-"""The command line's way to a cluster's jobs: submit, logs, stop, list; without one, an output's own records."""
+"""Commands on runs in progress and past ones, here or on a Ray cluster: submit, status, list, logs, stop.
 
-import json
+Without a cluster's address they read the records in the output, which last longer than any cluster.
+"""
+
 import sys
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from maskfleet.jobs.errors import JobError
+from maskfleet.cluster.cli import options
+from maskfleet.cluster.cli.targets import is_job_file, place_of
+from maskfleet.cluster.terminal import console
+from maskfleet.jobs.errors import JobError, MaskfleetError
 from maskfleet.jobs.job.schema import Job
 
-if TYPE_CHECKING:  # imports Ray, which `--help` must not wait for
+if TYPE_CHECKING:  # imports Ray
     from maskfleet.cluster.submit import Submissions
 
-app = typer.Typer()
 
-Address = Annotated[str, typer.Option("--address", help="The cluster's dashboard: http://HEAD:8265.")]
-MaybeAddress = Annotated[
-    str | None, typer.Option("--address", help="The cluster's dashboard; without it, the output's own records.")
-]
-Target = Annotated[str, typer.Argument(help="Job file; or a submission's id, or, without --address, an output.")]
-Profile = Annotated[str | None, typer.Option("--profile", help="AWS profile.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-
-
-@app.command()
 def submit(
-    job: Annotated[Path, typer.Argument(help="Job file (TOML).")],
-    address: Address,
-    set: Annotated[list[str] | None, typer.Option("--set", help="Override a key: section.key=value.")] = None,  # noqa: A002
-    date: Annotated[
-        datetime | None, typer.Option("--date", formats=["%Y-%m-%d"], help="The night; without it today in UTC.")
-    ] = None,
-    follow: Annotated[bool, typer.Option("--follow", help="Show its log; end with its exit code.")] = False,
-    python: Annotated[str, typer.Option("--python", help="The interpreter, as the head's PATH has it.")] = "python",
+    job: options.JobFile,
+    address: options.Dashboard,
+    sets: options.Set = None,
+    date: options.Date = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Show the log until the end, and exit with the run's exit code.")
+    ] = False,
+    python: Annotated[
+        str,
+        typer.Option("--python", metavar="PROGRAM", help="Python interpreter on the head."),
+    ] = "python",
     install: Annotated[
-        str, typer.Option("--install", help="none, pip or uv: installs there what is installed here.")
+        Literal["none", "pip", "uv"],
+        typer.Option(
+            "--install",
+            metavar="TOOL",
+            help="Install this machine's package versions there first: pip, uv, or none if the cluster has them.",
+        ),
     ] = "none",
 ) -> int:
-    """Run a job on a Ray cluster: ships this code and starts the same run on the head."""
-    if install not in ("none", "pip", "uv"):
-        raise JobError(f"--install {install!r} is none of none, pip, uv")
+    """Run a job on a Ray cluster.
+
+    Ships this version of maskfleet and the job to the head of the cluster, starts the run there, and prints its
+    submission id.
+
+    Examples:
+      maskfleet submit job.toml --address http://10.0.0.5:8265 --follow
+    """
     if install != "none" and "/" in python:
-        raise JobError(f"--install makes an environment that {python} is not of; leave out --python")
+        raise JobError(f"--install makes a new environment, which {python} does not belong to; leave out --python")
     from maskfleet.cluster.submit import Submissions
 
     night = (date or datetime.now(UTC)).date()
     submissions = Submissions(address)
-    name = submissions.submit(Job.load(job, set or (), day=night), night, python=python, install=install)  # type: ignore[arg-type]
+    name = submissions.submit(Job.load(job, sets or (), day=night), night, python=python, install=install)
     if not follow:
         typer.echo(name)
         return 0
-    typer.echo(f"submitted {name}", err=True)
+    console.say(f"submitted {name}")
     return _follow(submissions, name)
 
 
-@app.command()
-def logs(
-    target: Target,
-    address: MaybeAddress = None,
-    follow: Annotated[bool, typer.Option("--follow", help="Until it ends; then with its exit code.")] = False,
-    profile: Profile = None,
-) -> int:
-    """Show a submission's log; without a cluster, the log that the newest run left in its output."""
-    if address is None:
-        from maskfleet.jobs.outputs.runs import log
-
-        typer.echo(log(output_of(target), profile=profile), nl=False)
-        return 0
-    submissions, name = found(target, address)
-    if follow:
-        return _follow(submissions, name)
-    typer.echo(submissions.log(name), nl=False)
-    return 0
-
-
-@app.command()
-def stop(target: Target, address: Address) -> int:
-    """Stop a submission once the shards in work are done; the same job submitted again goes on."""
-    submissions, name = found(target, address)
-    state = submissions.stop(name)
-    typer.echo(f"{name} {state.lower()}")
-    return 0 if state in {"STOPPED", "SUCCEEDED", "FAILED"} else 1
-
-
-@app.command("list")
-def list_(
-    output: Annotated[str | None, typer.Argument(help="An output, for its runs.")] = None,
-    address: MaybeAddress = None,
-    profile: Profile = None,
-    as_json: AsJson = False,
+def status(
+    target: options.Target,
+    address: options.OptionalDashboard = None,
+    profile: options.Profile = None,
+    as_json: options.AsJson = False,
 ) -> None:
-    """List a cluster's submissions, or an output's runs, the newest first."""
+    """Show the state of the newest run, or of a submission.
+
+    Examples:
+      maskfleet status out/
+      maskfleet status job.toml --address http://10.0.0.5:8265
+    """
+    if address is None:
+        console.show(_run_status(target, profile=profile), as_json=as_json)
+    else:
+        console.show(_submission_status(target, address, profile=profile), as_json=as_json)
+
+
+def list_(
+    output: options.OptionalTarget = None,
+    address: options.OptionalDashboard = None,
+    profile: options.Profile = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """List the runs of an output, or the submissions of a cluster.
+
+    The newest comes first.
+
+    Examples:
+      maskfleet list out/
+      maskfleet list --address http://10.0.0.5:8265
+    """
     if address is not None:
         from maskfleet.cluster.submit import Submissions
 
@@ -100,56 +101,99 @@ def list_(
     elif output is not None:
         from maskfleet.jobs.outputs.runs import runs
 
-        rows = runs(output_of(output), profile=profile)
+        place = place_of(output, profile=profile)
+        rows = runs(place.output, profile=place.profile)
+        if not rows:
+            raise JobError(f"there is no run in {place.output}; correct the path")
     else:
-        raise JobError("give an output to list its runs, or --address to list a cluster's submissions")
+        raise JobError("give an output to list its runs, or --address to list the submissions of a cluster")
     if as_json:
-        typer.echo(json.dumps(rows, indent=1))
+        console.show_json(rows)
         return
     for row in rows:
         code = "" if row["exit_code"] is None else f"exit {row['exit_code']}"
         typer.echo(f"{row['id']}  {row['state'].lower()}  {code}  {row['name'] or ''}".rstrip())
 
 
-def submission_status(target: str, address: str, *, profile: str | None) -> dict[str, Any]:
-    """A submission as the cluster sees it, and how far its run is as the output says.
+def logs(
+    target: options.Target,
+    address: options.OptionalDashboard = None,
+    follow: Annotated[
+        bool,
+        typer.Option("--follow", help="With --address: show the log until the end, and exit with the run's exit code."),
+    ] = False,
+    profile: options.Profile = None,
+) -> int:
+    """Show the log of the newest run, or of a submission.
 
-    Where the cluster is gone and the job's file tells the output, the latter alone.
+    The log of a run has one JSON object per line.
+
+    Examples:
+      maskfleet logs out/
+      maskfleet logs job.toml --address http://10.0.0.5:8265 --follow
+    """
+    if address is None:
+        from maskfleet.jobs.outputs.runs import log
+
+        place = place_of(target, profile=profile)
+        typer.echo(log(place.output, profile=place.profile), nl=False)
+        return 0
+    submissions, name = _found(target, address)
+    if follow:
+        return _follow(submissions, name)
+    typer.echo(submissions.log(name), nl=False)
+    return 0
+
+
+def stop(target: options.Submission, address: options.Dashboard) -> int:
+    """Stop a submission, after the shards in progress.
+
+    Submit the same job again to resume it.
+
+    Examples:
+      maskfleet stop job.toml --address http://10.0.0.5:8265
+    """
+    submissions, name = _found(target, address)
+    state = submissions.stop(name)
+    typer.echo(f"{name} {state.lower()}")
+    return 0 if state in {"STOPPED", "SUCCEEDED", "FAILED"} else 1
+
+
+def _run_status(target: str, *, profile: str | None) -> dict[str, Any]:
+    from maskfleet.jobs.outputs.status import status as status_of
+
+    place = place_of(target, profile=profile)
+    return status_of(place.output, profile=place.profile)
+
+
+def _submission_status(target: str, address: str, *, profile: str | None) -> dict[str, Any]:
+    """State of a submission from its cluster, and of its run from the output.
+
+    If the cluster is gone and the target is a job file, the state of the run alone.
     """
     from maskfleet.cluster.submit import UnreachableError
-    from maskfleet.jobs.errors import MaskfleetError
-    from maskfleet.jobs.outputs.status import status
 
     try:
-        submissions, name = found(target, address)
+        submissions, name = _found(target, address)
     except UnreachableError as error:
-        if not _is_job(target):
+        if not is_job_file(target):
             raise
-        typer.echo(f"{error}; this is what the output says", err=True)
-        return status(output_of(target), profile=profile)
+        console.say(f"{error}; this is the state in the output")
+        return _run_status(target, profile=profile)
     info = submissions.info(name)
     try:
-        run = status(info["output"], profile=profile) if info["output"] else None
-    except MaskfleetError as error:  # the output may be out of this machine's reach
+        run = _run_status(info["output"], profile=profile) if info["output"] else None
+    except MaskfleetError as error:  # the output may be out of reach from this machine
         run = {"unknown": str(error)}
     return {**info, "run": run}
 
 
-def found(target: str, address: str) -> "tuple[Submissions, str]":
-    """A cluster's submissions, and which of them is meant."""
+def _found(target: str, address: str) -> "tuple[Submissions, str]":
+    """The submissions of a cluster, and the id of the one named by a target."""
     from maskfleet.cluster.submit import Submissions
 
     submissions = Submissions(address)
-    return submissions, submissions.newest(Job.load(target).name) if _is_job(target) else target
-
-
-def output_of(target: str) -> str:
-    """The output that is meant, by itself or by its job."""
-    return Job.load(target).output if _is_job(target) else target
-
-
-def _is_job(target: str) -> bool:
-    return target.endswith((".toml", ".json")) and "://" not in target
+    return submissions, submissions.newest(Job.load(target).name) if is_job_file(target) else target
 
 
 def _follow(submissions: "Submissions", name: str) -> int:
@@ -160,5 +204,5 @@ def _follow(submissions: "Submissions", name: str) -> int:
     try:
         return submissions.follow(name, write)
     except KeyboardInterrupt:
-        typer.echo(f"\n{name} goes on; stop it with: maskfleet stop {name} --address …", err=True)
+        console.say(f"\n{name} is still running; stop it with: maskfleet stop {name} --address …")
         raise

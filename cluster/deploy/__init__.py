@@ -1,1 +1,1 @@
-"""Files generated for schedulers and clusters: Kubernetes, AWS, cron, systemd, Airflow."""
+"""Files for schedulers and clusters: Kubernetes, AWS, cron, systemd, Airflow. Generated as text, applied by others."""

@@ -14,6 +14,12 @@ from maskfleet.jobs.job.crontab import Crontab
 from maskfleet.jobs.job.places import absolute
 from maskfleet.jobs.masks.formats import FORMATS
 
+Reason = Literal["new", "changed", "stale", "failed"]
+"""Why an image is pending: never seen, of another version, made with another fingerprint, or failed temporarily."""
+
+FailureKind = Literal["decode", "oom", "io", "crash"]
+"""Kind of failure of an image."""
+
 _DNS_LABEL = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 
 
@@ -143,9 +149,9 @@ class Run(Section):
 class Selection(Section):
     """Which of the pending images a run processes."""
 
-    only: tuple[Literal["new", "changed", "stale", "failed"], ...] = ()
+    only: tuple[Reason, ...] = ()
     """Process only images pending for these reasons. Empty: for any reason."""
-    classes: tuple[Literal["decode", "oom", "io", "crash"], ...] = ()
+    classes: tuple[FailureKind, ...] = ()
     """Process only images with failures of these kinds, including permanent ones, such as corrupt files."""
     since: datetime | None = None
     """Process only images modified at or after this time. A time without a zone is UTC."""

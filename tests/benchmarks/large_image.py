@@ -133,7 +133,7 @@ def main() -> None:
         command = [
             sys.executable,
             "-m",
-            "maskfleet.cluster.cli.main",
+            "maskfleet",
             "run",
             "--no-ray",
             "--json",

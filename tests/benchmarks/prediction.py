@@ -15,7 +15,7 @@ from maskfleet.jobs.storage.local import LocalStorage
 
 
 def maskfleet(*arguments: str) -> dict:
-    command = [sys.executable, "-m", "maskfleet.cluster.cli.main", *arguments, "--json"]
+    command = [sys.executable, "-m", "maskfleet", *arguments, "--json"]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 
 

@@ -25,7 +25,7 @@ def started(images: Path, output: Path, weights: str, *more: str) -> dict[str, f
     command = [
         sys.executable,
         "-m",
-        "maskfleet.cluster.cli.main",
+        "maskfleet",
         "run",
         "--input",
         str(images),

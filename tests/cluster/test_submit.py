@@ -141,7 +141,7 @@ def wait_for(condition, seconds=90):
 def maskfleet(head, *arguments, token=True, wait=True):
     variables = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
     variables |= {"PYTHONPATH": str(ROOT), "COLUMNS": "200"} | ({"RAY_AUTH_TOKEN_PATH": str(head[1])} if token else {})
-    command = [sys.executable, "-m", "maskfleet.cluster.cli.main", *map(str, arguments)]
+    command = [sys.executable, "-m", "maskfleet", *map(str, arguments)]
     if not wait:
         return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=200, check=False)
@@ -185,7 +185,7 @@ def test_nights_on_a_cluster(head, tmp_path, weights_file):
     worker.resume()
     assert (stopping.wait(60), stopping.stdout.read()) == (0, "nuclei-2026-11-24 stopped\n")
     assert following.wait(30) == 130
-    assert "run the same command to go on" in following.stderr.read()
+    assert "run the same command to resume" in following.stderr.read()
     done = set((tmp_path / "nuclei").glob("runs/*/commits/*.json"))
     assert 0 < len(done) < 30
     assert len(list((tmp_path / "nuclei").glob("runs/*/shards/*"))) == len(done), "it drained"

@@ -1,13 +1,13 @@
-"""A result as lines that a person reads: what programs get as JSON."""
+"""A result as aligned lines for people; programs get the same as JSON."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 
 def lines(result: Mapping[str, Any]) -> Iterator[str]:
-    """Names and values, aligned; what is nested goes below or beside its name.
+    """Yield names and values, aligned, with nested results beside or below their name.
 
-    Counts stand in one line, a list has a line for each entry, and tables of one kind stand below a header.
+    Counts share one line, a list has one line per entry, and a list of tables has one row per table below a header.
     """
     names = [_words(name) for name in result]
     width = max(map(len, names), default=0)

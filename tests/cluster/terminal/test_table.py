@@ -1,4 +1,4 @@
-from maskfleet.cluster.cli.table import lines
+from maskfleet.cluster.terminal.table import lines
 
 
 def test_what_is_nested_is_told_as_a_person_would():

@@ -1,0 +1,83 @@
+"""The form of `--help`: commands in groups, plain names for values, and examples as they are typed.
+
+Typer's own form shows Python types, such as <list[str]>, and wraps examples like prose.
+"""
+
+import re
+from typing import Any
+
+from typer.core import TyperCommand, TyperGroup
+
+_EXAMPLES = "\nExamples:\n"
+
+
+class Command(TyperCommand):
+    """A command. Its docstring may end with a section of examples."""
+
+    def format_help_text(self, ctx: Any, formatter: Any) -> None:
+        """Write the docstring without its examples."""
+        _write_text(formatter, (self.help or "").partition(_EXAMPLES)[0])
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write arguments and options."""
+        _write_parameters(self, ctx, formatter)
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the examples."""
+        _write_examples(formatter, (self.help or "").partition(_EXAMPLES)[2])
+
+
+class Group(TyperGroup):
+    """A command with commands. They are listed under the heading in their `rich_help_panel`."""
+
+    def format_help_text(self, ctx: Any, formatter: Any) -> None:
+        """Write the docstring without its examples."""
+        _write_text(formatter, (self.help or "").partition(_EXAMPLES)[0])
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the options, then the commands."""
+        _write_parameters(self, ctx, formatter)
+        self.format_commands(ctx, formatter)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the commands by heading, in the order of the table."""
+        width = max(map(len, self.commands))
+        rows: dict[str, list[tuple[str, str]]] = {}
+        for name, command in self.commands.items():
+            heading = getattr(command, "rich_help_panel", None)
+            line = command.get_short_help_str(limit=100)
+            rows.setdefault(heading if isinstance(heading, str) else "Commands", []).append((name.ljust(width), line))
+        for heading, lines in rows.items():
+            with formatter.section(heading):
+                formatter.write_dl(lines)
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the examples."""
+        _write_examples(formatter, (self.help or "").partition(_EXAMPLES)[2])
+
+
+def _write_text(formatter: Any, text: str) -> None:
+    if text.strip():
+        formatter.write_paragraph()
+        with formatter.indentation():
+            formatter.write_text(text)
+
+
+def _write_examples(formatter: Any, examples: str) -> None:
+    if examples:
+        formatter.write(f"\nExamples:\n{examples.rstrip()}\n")
+
+
+def _write_parameters(command: Any, ctx: Any, formatter: Any) -> None:
+    rows: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+    for parameter in command.get_params(ctx):
+        if record := parameter.get_help_record(ctx):
+            name, text = record
+            # Typer adds the Python type to an argument's name, and writes bounds as [x>=1].
+            name = re.sub(r" <.*>$", "", name)
+            text = re.sub(r"x>=([\d.]+)", r"at least \1", text)
+            rows["Arguments" if parameter.param_type_name == "argument" else "Options"].append((name, text))
+    for heading, lines in rows.items():
+        if lines:
+            with formatter.section(heading):
+                formatter.write_dl(lines)

@@ -1,0 +1,137 @@
+"""Commands on the output of a job, read from storage alone: explain, verify, export, gc."""
+
+from typing import Annotated, Literal
+
+import typer
+
+from maskfleet.cluster.cli import options
+from maskfleet.cluster.cli.targets import place_of
+from maskfleet.cluster.terminal import console
+from maskfleet.cluster.terminal.console import counted
+
+Form = Literal["png", "voc", "coco", "geotiff"]
+
+
+def explain(
+    output: options.OutputOrJob,
+    key: Annotated[
+        str, typer.Argument(metavar="KEY", help="Key of the image, or any ending of it that no other key has.")
+    ],
+    profile: options.Profile = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Show the history of one image.
+
+    Lists every run that knows the image, with its attempts and weights, and the reason for its being planned or not.
+
+    Examples:
+      maskfleet explain out/ plate-1/well-0003.png
+    """
+    from maskfleet.jobs.outputs.explain import explain as history_of
+
+    place = place_of(output, profile=profile)
+    history = history_of(place.output, key, profile=place.profile)
+    if as_json:
+        console.show_json(history)
+        return
+    typer.echo(f"{history['key']}: {history['state']}")
+    for run in history["runs"]:
+        typer.echo(f"\nrun {run.pop('run')}")
+        console.show(run, as_json=False)
+
+
+def verify(output: options.OutputOrJob, profile: options.Profile = None, as_json: options.AsJson = False) -> int:
+    """Check a whole output against its records. Exit code 1 if anything is wrong.
+
+    Reads every file again: one row per image, every mask present, undamaged and as its commit describes it.
+
+    Examples:
+      maskfleet verify s3://bucket/masks/
+    """
+    from maskfleet.jobs.outputs.verify import verify as audit_output
+
+    place = place_of(output, profile=profile)
+    audit = audit_output(place.output, profile=place.profile)
+    if as_json:
+        console.show_json({"runs": audit.runs, "images": audit.images, "problems": audit.problems})
+        return 1 if audit.problems else 0
+    for run_id, state in audit.runs.items():
+        typer.echo(f"run {run_id}: {state}")
+    for problem in audit.problems:
+        typer.echo(f"PROBLEM {problem}")
+    problems = counted(len(audit.problems), "problem") if audit.problems else "no problems"
+    typer.echo(f"{counted(audit.images, 'row')} checked, {problems}")
+    return 1 if audit.problems else 0
+
+
+def export(
+    output: options.OutputOrJob,
+    destination: Annotated[
+        str, typer.Argument(metavar="DESTINATION", help="Folder or s3:// prefix to write to, outside the output.")
+    ],
+    to: Annotated[
+        Form,
+        typer.Option(
+            "--to",
+            metavar="FORM",
+            help="png: one PNG per image. voc: palette PNGs. coco: one JSON file. geotiff: one GeoTIFF per image.",
+        ),
+    ] = "png",
+    key: Annotated[
+        str | None,
+        typer.Option("--key", metavar="KEY", help="Export one image: its key, or any ending that no other key has."),
+    ] = None,
+    names: Annotated[
+        str | None,
+        typer.Option("--names", metavar="NAME,NAME", help="Names of the classes after the first, such as cell,wall."),
+    ] = None,
+    profile: options.Profile = None,
+) -> None:
+    """Write the newest mask of every image in another form.
+
+    Examples:
+      maskfleet export out/ coco/ --to coco --names nucleus
+      maskfleet export out/ one/ --key well-0003.png
+    """
+    from maskfleet.jobs.outputs.export import export as export_masks
+
+    place = place_of(output, profile=profile)
+    classes = tuple(names.split(",")) if names else ()
+    done = export_masks(place.output, to, destination, key=key, names=classes, profile=place.profile)
+    placed = f", {done.placed} georeferenced" if to == "geotiff" else ""
+    without = f"; {counted(done.failed, 'failed image')} without a mask" if done.failed else ""
+    typer.echo(f"{counted(done.images, 'mask')} in {destination}{placed}{without}")
+
+
+def gc(
+    output: options.OutputOrJob,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete the files. Default: list them.")] = False,
+    hours: Annotated[
+        float,
+        typer.Option("--grace", min=0, metavar="HOURS", help="Leave files younger than this alone."),
+    ] = 24,
+    profile: options.Profile = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """List files that nothing refers to, or delete them.
+
+    These are uncommitted leftovers of superseded attempts, merged catalog files, and indexes of deleted tars.
+
+    Examples:
+      maskfleet gc out/
+      maskfleet gc out/ --delete --grace 48
+    """
+    from maskfleet.jobs.outputs.gc import collect
+    from maskfleet.jobs.outputs.status import newest_job
+
+    place = place_of(output, profile=profile)
+    newest_job(place.output, profile=place.profile)  # an error if this is not an output
+    found = collect(place.output, profile=place.profile, grace=hours * 3600, delete=delete)
+    if as_json:
+        console.show_json(vars(found))
+        return
+    for path in found.paths:
+        typer.echo(path)
+    files, young = counted(len(found.paths), "file"), counted(found.young, "unused file")
+    action = "deleted" if delete else "unused; delete with --delete"
+    typer.echo(f"{files} ({counted(found.size, 'byte')}) {action}; {young} younger than {hours:g} hours left alone")

@@ -1,0 +1,198 @@
+"""Commands that process images: plan, run, backfill, retry."""
+
+from datetime import datetime, timedelta
+from typing import Annotated
+
+import typer
+
+from maskfleet.cluster.cli import options
+from maskfleet.cluster.cli.targets import job_of, place_of
+from maskfleet.cluster.terminal import console, signals
+from maskfleet.cluster.terminal.progress import progress, training
+from maskfleet.cluster.terminal.summary import summary
+from maskfleet.jobs.errors import JobError, Stopped
+from maskfleet.jobs.job.schema import Job
+
+
+def plan(
+    job: options.OptionalJobFile = None,
+    input_: options.Input = None,
+    output: options.Output = None,
+    weights: options.Weights = None,
+    sets: options.Set = None,
+    date: options.Date = None,
+    only: options.Only = None,
+    since: options.Since = None,
+    limit: options.Limit = None,
+    sample: options.Sample = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Show what a run would do, take and cost. Writes nothing.
+
+    Lists the input, processes a small sample on this machine to estimate time and cost, and warns of masks likely to
+    be wrong. Costs need prices in the job's [prices] section.
+
+    Examples:
+      maskfleet plan job.toml
+      maskfleet plan --input images/ --output out/ --weights nuclei
+    """
+    from maskfleet.jobs.network.inference_config import fingerprint_of, load_weights, mask_values, threads_of
+    from maskfleet.jobs.planning.mask_checks import warnings
+    from maskfleet.jobs.run.begin import plan as make_plan
+    from maskfleet.jobs.tools.estimate import estimate
+    from maskfleet.jobs.training.finetune import apply_finished_finetuning
+
+    selection = {"select.only": only, "select.since": since, "select.limit": limit, "select.sample": sample}
+    given = {"input": input_, "output": output, "weights": weights, **selection}
+    work = apply_finished_finetuning(job_of(job, given=given, sets=sets or (), date=date))
+    loaded = load_weights(work)
+    mask_values(work, loaded)
+    fingerprint = fingerprint_of(work, loaded)
+    planned = make_plan(work, fingerprint)
+    manifest = planned.manifest
+    result = estimate(work, planned, fingerprint)
+    result["warnings"] = warnings(work, loaded, manifest, threads=threads_of(work))
+    if work.finetune.images:
+        result["warnings"].append(
+            "the new weights are not trained yet: run trains them first; this plan uses the current weights"
+        )
+    console.show(result, as_json=as_json)
+
+
+def run(
+    job: options.OptionalJobFile = None,
+    input_: options.Input = None,
+    output: options.Output = None,
+    weights: options.Weights = None,
+    sets: options.Set = None,
+    date: options.Date = None,
+    only: options.Only = None,
+    since: options.Since = None,
+    limit: options.Limit = None,
+    sample: options.Sample = None,
+    address: options.Address = None,
+    no_ray: options.NoRay = False,
+    as_json: options.AsJson = False,
+) -> int:
+    """Write masks and statistics for every image of the input.
+
+    Resumes the newest unfinished run of the same job. Otherwise processes the images that are new, changed, or made
+    with other weights or settings. Ctrl-C or SIGTERM finishes the shards in progress; run the same command to resume.
+
+    Examples:
+      maskfleet run job.toml
+      maskfleet run job.toml --set run.shard_size=64 --only new --limit 1000
+      maskfleet run --input s3://bucket/images/ --output s3://bucket/masks/ --weights nuclei
+    """
+    selection = {"select.only": only, "select.since": since, "select.limit": limit, "select.sample": sample}
+    given = {"input": input_, "output": output, "weights": weights, **selection}
+    work = job_of(job, given=given, sets=sets or (), date=date)
+    return run_job(work, address=address, no_ray=no_ray, as_json=as_json)
+
+
+def backfill(
+    job: options.JobFile,
+    first: Annotated[
+        datetime, typer.Option("--from", formats=["%Y-%m-%d"], metavar="YYYY-MM-DD", help="First day, inclusive.")
+    ],
+    last: Annotated[
+        datetime, typer.Option("--to", formats=["%Y-%m-%d"], metavar="YYYY-MM-DD", help="Last day, inclusive.")
+    ],
+    sets: options.Set = None,
+    address: options.Address = None,
+    no_ray: options.NoRay = False,
+    as_json: options.AsJson = False,
+) -> int:
+    """Run a job once for each day of a period, the earliest first.
+
+    The input of the job must contain {date}. A finished day only costs the listing of its input.
+
+    Examples:
+      maskfleet backfill job.toml --from 2026-11-01 --to 2026-11-07
+    """
+    days = [first + timedelta(days=number) for number in range((last - first).days + 1)]
+    works = [Job.load(job, sets or (), day=day.date()) for day in days]
+    if not works:
+        raise JobError("--to is before --from; swap them")
+    if len({work.input for work in works}) < len(works):
+        raise JobError("the job's input does not depend on {date}, so every day would be the same; add {date} to it")
+    code = 0
+    for day, work in zip(days, works, strict=True):
+        console.say(f"{day:%Y-%m-%d}")
+        code = max(code, run_job(work, address=address, no_ray=no_ray, as_json=as_json, last=False))
+        if code == signals.STOPPED:
+            break
+    return code
+
+
+def retry(
+    output: options.OutputOrJob,
+    classes: options.FailureKinds,
+    sets: options.Set = None,
+    address: options.Address = None,
+    no_ray: options.NoRay = False,
+    profile: options.Profile = None,
+    as_json: options.AsJson = False,
+) -> int:
+    """Process failed images again, by kind of failure.
+
+    Uses the job stored with the newest run of the output. Includes failures that runs leave alone, such as corrupt
+    files.
+
+    Examples:
+      maskfleet retry out/ --class crash --class oom
+    """
+    from maskfleet.jobs.outputs.status import newest_job
+
+    place = place_of(output, profile=profile)
+    newest = newest_job(place.output, profile=place.profile)
+    newest["select"] = {"classes": classes}
+    return run_job(Job.of(newest, sets or ()), address=address, no_ray=no_ray, as_json=as_json)
+
+
+def run_job(job: Job, *, address: str | None, no_ray: bool, as_json: bool, last: bool = True) -> int:
+    """Run a job, with progress on stderr and the outcome on stdout.
+
+    Args:
+        job: The job.
+        address: Ray cluster; None for RAY_ADDRESS, otherwise a local Ray.
+        no_ray: Whether to run in this process.
+        as_json: Whether to print the outcome as JSON.
+        last: Whether the process ends after this run. If so, a Ray still starting need not be waited for.
+
+    Returns:
+        The exit code.
+    """
+    with signals.draining() as stopped, progress() as on_progress:
+        on_training_step = training()
+        try:
+            if no_ray:
+                from maskfleet.jobs.run.execute import run as run_on
+
+                done = run_on(job, on_progress=on_progress, on_training_step=on_training_step, stopped=stopped)
+            else:
+                from maskfleet.cluster import auth
+
+                auth.settle()
+                from maskfleet.cluster.connection import Connection
+
+                connection = Connection(address)
+                if last and not job.finetune.images:  # a training may take hours before Ray is needed
+                    connection.begin()
+                from maskfleet.cluster.driver import Fleet
+                from maskfleet.jobs.run.execute import run as run_on
+
+                fleet = Fleet(connection)
+                try:
+                    done = run_on(
+                        job, fleet, on_progress=on_progress, on_training_step=on_training_step, stopped=stopped
+                    )
+                finally:
+                    connection.close(wait=not last)
+        except Stopped:
+            return signals.stopped()
+    if as_json:
+        console.show_json(done.to_json())
+    else:
+        summary(job, done)
+    return done.exit_code

@@ -1,0 +1,125 @@
+"""Commands that make weights: finetune, convert."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from maskfleet.cluster.cli import options
+from maskfleet.cluster.terminal import console, signals
+from maskfleet.cluster.terminal.progress import training
+from maskfleet.cluster.terminal.summary import scores
+from maskfleet.jobs.errors import JobError, Stopped
+from maskfleet.jobs.job.schema import Job
+
+
+def finetune(
+    job: options.JobFile,
+    sets: options.Set = None,
+    evaluate: Annotated[
+        bool, typer.Option("--evaluate", help="Only score the job's weights on the validation pairs.")
+    ] = False,
+    address: options.Address = None,
+    as_json: options.AsJson = False,
+) -> int:
+    """Fine-tune the weights of a job on corrected masks.
+
+    Needs a [finetune] section in the job file. Resumes an unfinished training. Exit code 3 if the gate refuses the new
+    weights.
+
+    Examples:
+      maskfleet finetune job.toml
+      maskfleet finetune job.toml --evaluate
+    """
+    from maskfleet.jobs.training import finetune as tuning
+
+    work = Job.load(job, sets or ())
+    if evaluate:
+        scored = tuning.evaluate(work)
+        console.show_json(scored.to_dict()) if as_json else scores("scores", scored.scores)
+        return 0
+    on_workers: dict[str, Any] = {}
+    if work.finetune.workers > 1:
+        from maskfleet.cluster import auth
+
+        auth.settle()
+        from maskfleet.cluster.train import on_ray
+
+        on_workers = {"loop": on_ray(address)}
+    with signals.draining() as stopped:
+        try:
+            made = tuning.finetune(work, on_step=training(), stopped=stopped, **on_workers)
+        except Stopped:
+            return signals.stopped()
+    if as_json:
+        console.show_json(made.record.to_dict())
+    else:
+        scores("base", made.record.base)
+        scores("new", made.record.new)
+    if not made.verdict.accepted:
+        raise made.refusal()
+    if not as_json:
+        typer.echo(f"gate     {made.verdict.reason}")
+        typer.echo(f"weights  {made.weights}")
+    return 0
+
+
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Checkpoint of Pytorch-UNet (.pth).")],
+    weights: Annotated[Path, typer.Argument(metavar="WEIGHTS", help="Safetensors file to write.")],
+    mean: Annotated[
+        str | None,
+        typer.Option(
+            "--mean",
+            metavar="NUMBERS",
+            help="Mean of each channel subtracted in training, in [0, 1]: 0.48,0.45,0.4. Default: none.",
+        ),
+    ] = None,
+    std: Annotated[
+        str | None,
+        typer.Option(
+            "--std",
+            metavar="NUMBERS",
+            help="Standard deviation of each channel divided by in training: 0.23,0.22,0.22. Default: none.",
+        ),
+    ] = None,
+    scale: Annotated[
+        float | None,
+        typer.Option(
+            "--scale", metavar="FACTOR", help="Scale of the images in training. Pytorch-UNet trains at 0.5 by default."
+        ),
+    ] = None,
+) -> None:
+    """Convert a Pytorch-UNet checkpoint to a safetensors file.
+
+    Takes checkpoints of any release. Reads tensors only and never runs code from the checkpoint.
+
+    Examples:
+      maskfleet convert checkpoint_epoch5.pth cells.safetensors --scale 0.5
+    """
+    from maskfleet.unet import weights as unet_weights
+
+    if (mean is None) != (std is None):
+        raise JobError("--mean and --std belong together; give both or neither")
+    try:
+        normalize = None if mean is None or std is None else (_numbers(mean), _numbers(std))
+        data = unet_weights.convert(checkpoint.read_bytes(), normalize=normalize, scale=scale)
+        loaded = unet_weights.load(data)
+        weights.write_bytes(data)
+    except unet_weights.WeightsError as error:
+        raise JobError(f"{checkpoint}: {error}") from error
+    except OSError as error:
+        raise JobError(f"{error.filename}: {error.strerror}; check the path") from error
+    model = loaded.model
+    typer.echo(
+        f"{weights}: {console.counted(model.n_channels, 'channel')}, "
+        f"{model.n_classes} {'class' if model.n_classes == 1 else 'classes'}, width {model.width}, "
+        f"{'bilinear' if model.bilinear else 'transposed'}, id {loaded.id[:12]}"
+    )
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise JobError(f"{text!r} is not a list of numbers such as 0.5,0.5,0.5") from error

@@ -1,0 +1,112 @@
+"""Files by scheduler and by cluster: one table of kinds each. Values are texts by file name."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from maskfleet.cluster.deploy import aws, kubernetes, timers
+from maskfleet.jobs.errors import JobError
+from maskfleet.jobs.job import loading
+from maskfleet.jobs.job.crontab import Crontab
+from maskfleet.jobs.job.schema import Job
+
+Files = dict[str, str]
+
+_RAY_CRON_JOB = """# RayCronJob is alpha in KubeRay 1.7 and off by default (feature gate RayCronJob). It has no rule
+# about overlapping runs, and after an outage of the operator it starts every missed run. The lock in the job's
+# output keeps such runs apart. `--for kubernetes` has neither limit.
+"""
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """A job to be scheduled.
+
+    Attributes:
+        job: The job.
+        table: Content of the job file, complete and checked, with `{date}` unfilled in input and output.
+        cron: The five fields of cron.
+        file: Absolute path of the job file.
+        folder: Folder in which the command is to run.
+        address: Dashboard of the cluster to submit to; None to run on the machine of the scheduler.
+    """
+
+    job: Job
+    table: Mapping[str, Any]
+    cron: str
+    file: Path
+    folder: Path
+    address: str | None
+
+    @classmethod
+    def load(cls, file: Path, *, folder: Path, address: str | None) -> "Scheduled":
+        """Read a job file.
+
+        Raises:
+            JobError: The file is missing or wrong, or has no [schedule] cron.
+        """
+        job = Job.load(file)
+        if job.schedule.cron is None:
+            raise JobError('the job has no [schedule] cron; add one such as cron = "30 2 * * *"')
+        raw = loading.read(file)
+        unfilled = {key: raw[key] for key in ("input", "output") if "{" in raw[key]}
+        table = job.model_dump(mode="json", exclude_none=True) | unfilled
+        return cls(job, table, job.schedule.cron, file.resolve(), folder, address)
+
+    @property
+    def command(self) -> list[str]:
+        """The command line of a run."""
+        return timers.command(self.file, self.address)
+
+
+def _kubernetes(this: Scheduled) -> Files:
+    objects = kubernetes.cron_job(this.job, this.table, this.cron)
+    return {"schedule.yaml": as_yaml(objects), "Dockerfile": aws.dockerfile()}
+
+
+def _kuberay_cron(this: Scheduled) -> Files:
+    objects = kubernetes.ray_cron_job(this.job, this.table, this.cron)
+    return {"schedule.yaml": _RAY_CRON_JOB + as_yaml(objects), "Dockerfile": aws.dockerfile()}
+
+
+def _systemd(this: Scheduled) -> Files:
+    return timers.systemd(this.job, Crontab.parse(this.cron), this.command, this.folder)
+
+
+def _cron(this: Scheduled) -> Files:
+    return timers.cron(this.job, this.cron, this.command, this.file, this.folder)
+
+
+def _airflow(this: Scheduled) -> Files:
+    return timers.airflow(this.job, this.cron, this.command, this.folder)
+
+
+def _kuberay(job: Job) -> Files:
+    return {"cluster.yaml": as_yaml(kubernetes.ray_cluster(job)), "Dockerfile": aws.dockerfile()}
+
+
+def _aws(job: Job) -> Files:
+    return {"cluster.yaml": as_yaml([aws.cluster_config(job)]), "Dockerfile": aws.dockerfile()}
+
+
+SCHEDULERS: dict[str, Callable[[Scheduled], Files]] = {
+    "kubernetes": _kubernetes,
+    "kuberay-cron": _kuberay_cron,
+    "systemd": _systemd,
+    "cron": _cron,
+    "airflow": _airflow,
+}
+"""Files for a scheduler, by its name in `maskfleet schedule --for`."""
+
+CLUSTERS: dict[str, Callable[[Job], Files]] = {"kuberay": _kuberay, "aws": _aws}
+"""Files for a Ray cluster, by its name in `maskfleet cluster-config --for`."""
+
+
+def as_yaml(documents: list[dict[str, Any]]) -> str:
+    """Return documents as YAML, without anchors for values used twice."""
+    plain = json.loads(json.dumps(documents))
+    return str(yaml.safe_dump_all(plain, sort_keys=False, allow_unicode=True, width=120))

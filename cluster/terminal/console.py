@@ -1,0 +1,36 @@
+"""The two streams: stdout for results, for people or as JSON; stderr for progress and messages."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import typer
+from rich.console import Console
+
+from maskfleet.cluster.terminal import table
+
+err = Console(stderr=True)
+
+
+def say(message: str) -> None:
+    """Print a message on stderr, as it is."""
+    err.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+def show(result: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print a result on stdout: aligned lines for people, or JSON for programs."""
+    if as_json:
+        show_json(result)
+        return
+    for line in table.lines(result):
+        typer.echo(line)
+
+
+def show_json(result: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:
+    """Print a result on stdout as JSON."""
+    typer.echo(json.dumps(result, indent=1))
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, such as "1 mask" or "2 masks"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,84 @@
+"""Progress on stderr: a live line in a terminal, elsewhere a plain line every ten seconds."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+from maskfleet.cluster.terminal.console import counted, err, say
+
+_SECONDS_BETWEEN_LINES = 10
+
+
+@contextmanager
+def progress() -> Iterator[Callable[..., None]]:
+    """Yield a function showing the progress of a run, given the run and its progress."""
+    if not err.is_terminal:
+        yield _plain_progress()
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:.1f} images/s"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[failed]} failed · {task.fields[busiest]}"),
+    )
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task("starting", total=None, rate=0.0, failed=0, busiest="")
+
+        def show(_: Any, run: Any) -> None:
+            bar.update(
+                task,
+                description="segmenting" if run.shards else "starting",
+                total=run.images,
+                completed=run.done,
+                rate=run.rate,
+                failed=run.failed,
+                busiest=f"busiest stage: {run.busiest}" if run.busiest else "",
+            )
+
+        yield show
+
+
+def _plain_progress() -> Callable[..., None]:
+    last = 0.0
+
+    def show(_: Any, run: Any) -> None:
+        nonlocal last
+        if time.monotonic() - last < _SECONDS_BETWEEN_LINES and run.done < run.images:
+            return
+        last = time.monotonic()
+        left = (run.images - run.done) / run.rate if run.rate else 0.0
+        busiest = f", busiest stage: {run.busiest}" if run.busiest else ""
+        say(
+            f"{run.done}/{counted(run.images, 'image')}, {run.rate:.1f} images/s, {left:.0f} s left, "
+            f"{run.failed} failed{busiest}"
+        )
+
+    return show
+
+
+def training() -> Callable[[Any], None]:
+    """Return a function showing the progress of a training: a line every ten seconds, and one for the last step."""
+    last = 0.0
+
+    def show(moment: Any) -> None:
+        nonlocal last
+        step = moment.step
+        if time.monotonic() - last < _SECONDS_BETWEEN_LINES and step.number < moment.steps:
+            return
+        last = time.monotonic()
+        saving = ", checkpointing" if step.checkpointing else ""
+        parts = f", batches in {step.parts} parts" if step.parts > 1 else ""
+        say(
+            f"step {step.number}/{moment.steps}, loss {step.loss:.4f}, "
+            f"Dice {'not yet known' if moment.dice is None else f'{moment.dice:.4f}'}, "
+            f"{moment.images_per_second:.1f} images/s, {step.memory / 2**30:.1f} GiB{saving}{parts}, "
+            f"{moment.seconds_left:.0f} s left"
+        )
+
+    return show

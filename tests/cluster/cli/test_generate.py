@@ -1,0 +1,48 @@
+"""schedule and cluster-config: files in a folder, or on stdout."""
+
+import os
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from maskfleet.cluster.cli.main import app
+from maskfleet.cluster.deploy.files import CLUSTERS, SCHEDULERS
+from maskfleet.jobs.errors import JobError
+
+
+def job_file(folder: Path, **more) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "my job 100%.toml"
+    file.write_text(
+        f'name="nuclei"\ninput="{folder}/images"\noutput="{folder}/out"\nweights="nuclei"\n'
+        '[schedule]\ncron="30 2 * * mon-fri"\ntimezone="Europe/Berlin"\n'
+    )
+    return file
+
+
+def generated(*arguments):
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+@pytest.mark.parametrize("kind", SCHEDULERS)
+def test_the_command_writes_files_or_stdout(kind, tmp_path):
+    file = job_file(tmp_path)
+    generated("schedule", file, "--for", kind, "--output", tmp_path / "made")
+    files = sorted(path.name for path in (tmp_path / "made").iterdir())
+    assert files
+    shown = generated("schedule", file, "--for", kind)
+    assert (tmp_path / "made" / files[-1]).read_text().strip() in shown
+    made = "".join((tmp_path / "made" / name).read_text() for name in files)
+    assert "RAY_USAGE_STATS_ENABLED" in made
+    assert os.environ["HOME"] not in made
+    with pytest.raises(JobError, match="'crom' is unknown; choose one of kubernetes, kuberay-cron"):
+        generated("schedule", file, "--for", "crom")
+
+
+@pytest.mark.parametrize("kind", CLUSTERS)
+def test_clusters(kind, tmp_path):
+    generated("cluster-config", job_file(tmp_path), "--for", kind, "--output", tmp_path / "made")
+    assert sorted(path.name for path in (tmp_path / "made").iterdir()) == ["Dockerfile", "cluster.yaml"]

@@ -1,0 +1,95 @@
+"""finetune and convert as a user meets them."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command_line import ROOT, environment, maskfleet
+from conftest import draw_pairs, seeded
+
+
+def test_convert(tmp_path):
+    import torch
+
+    torch.save({**seeded(bilinear=True).state_dict(), "mask_values": [0, 1]}, tmp_path / "m.pth")
+    done = maskfleet("convert", tmp_path / "m.pth", tmp_path / "m.safetensors")
+    assert "3 channels, 2 classes, width 4, bilinear" in done.stdout
+    (tmp_path / "bad.pth").write_bytes(b"hello")
+    bad = maskfleet("convert", tmp_path / "bad.pth", tmp_path / "x.safetensors")
+    assert bad.returncode == 2
+    assert len(bad.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+def training_job(folder, **settings):
+    """A job file for a tiny training, and its output."""
+    from maskfleet.unet import weights
+
+    folder.mkdir(parents=True, exist_ok=True)
+    images, masks = draw_pairs(folder, 16)
+    (folder / "base.safetensors").write_bytes(weights.save(seeded(width=2), mask_values=(0, 255)))
+    given = {"steps": 9, "crop": 32, "batch_size": 2, "validation_share": 0.5, "save_every": 2, "validate_every": 4}
+    given |= {"gate": "off"} | settings
+    path = folder / "job.toml"
+    path.write_text(
+        f'input = "{images}"\noutput = "{folder}/out"\nweights = "{folder}/base.safetensors"\n'
+        f'cluster = {{ decoders = 1, threads = 1 }}\n[finetune]\nimages = "{images}"\nmasks = "{masks}"\n'
+        + "".join(f"{name} = {json.dumps(value)}\n" for name, value in given.items())
+    )
+    return path
+
+
+def test_finetune_says_what_it_made_and_evaluate_what_it_is_worth(tmp_path):
+    job = training_job(tmp_path)
+    planned = json.loads(maskfleet("plan", job, "--json").stdout)
+    assert [warning for warning in planned["warnings"] if "the new weights are not trained yet" in warning]
+    made = maskfleet("finetune", job)
+    assert made.returncode == 0, made.stderr
+    assert re.search(r"step 9/9, loss \d\.\d{4}, Dice \d\.\d{4}, \d+\.\d images/s, \d\.\d GiB, 0 s left", made.stderr)
+    base, new, gate, weights_line = made.stdout.splitlines()
+    assert gate == "gate     not judged: finetune.gate is off"
+    assert re.match(
+        r"base +class 1 on \d+ validation images: dice \d\.\d{4} \(\d\.\d{4} … \d\.\d{4}\), iou .* recall", base
+    )
+    path = weights_line.removeprefix("weights").strip()
+    scored = maskfleet("finetune", job, "--evaluate", "--set", f"weights={json.dumps(path)}")
+    assert scored.stdout.split(":")[1].strip() == new.split(":")[1].strip()
+    refused = maskfleet("finetune", job, "--json", "--set", "finetune.gate=better")
+    assert refused.returncode == 3
+    assert "maskfleet: the gate refused the new weights, kept as" in refused.stderr
+    record = json.loads(refused.stdout)
+    assert record["classes"][0]["dice"]["low"] <= record["dice"] <= record["classes"][0]["dice"]["high"]
+
+
+def test_finetune_without_pairs_is_exit_2(images, tmp_path, weights_file):
+    job = tmp_path / "job.toml"
+    job.write_text(f'input = "{images}"\noutput = "{tmp_path}/out"\nweights = "{weights_file}"\n')
+    refused = maskfleet("finetune", job)
+    assert (refused.returncode, "set finetune.images and finetune.masks" in refused.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("command", ["finetune", "run"])
+def test_several_workers_train_on_the_cluster_that_is_named(tmp_path, command):
+    job = training_job(tmp_path)
+    refused = maskfleet(command, job, "--address", "127.0.0.1:1", "--set", "finetune.workers=2")
+    assert (refused.returncode, "no Ray at 127.0.0.1:1" in refused.stderr) == (1, True)
+
+
+def test_a_training_that_is_killed_ends_with_the_same_bytes(tmp_path):
+    from maskfleet.jobs.job.schema import Job
+    from maskfleet.jobs.training.finetune import finetune
+
+    job = training_job(tmp_path / "killed")
+    for step in ("3", "7"):
+        command = [sys.executable, str(ROOT / "tests/faults/finetuning.py"), str(job), step]
+        done = subprocess.run(command, capture_output=True, env=environment(), timeout=200, check=False)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+    seen = []
+    outcome = finetune(Job.load(job), progress=lambda moment: seen.append(moment.step.number))
+    assert seen == [7, 8, 9]  # the newest checkpoint is of step 6
+    whole = finetune(Job.load(training_job(tmp_path / "whole")))
+    assert Path(outcome.weights).read_bytes() == Path(whole.weights).read_bytes()
