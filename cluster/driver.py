@@ -29,7 +29,7 @@ from maskfleet.jobs.run.executor import Ended, FailedAttempt, OpenPipeline
 from maskfleet.jobs.run.open_pipeline import open_pipeline
 from maskfleet.jobs.run.pipeline import SHARDS_IN_FLIGHT
 from maskfleet.jobs.run.progress import Progress
-from maskfleet.jobs.stage_timers import DEVICE
+from maskfleet.jobs.timing.stage_timers import DEVICE
 from maskfleet.jobs.training.loop import TrainingLoop
 
 _WAITED_SECONDS = 60.0

@@ -35,8 +35,8 @@ from maskfleet.jobs.images.isolation import (
     limit_time,
     shared_block,
 )
-from maskfleet.jobs.stage_timers import Resource, StageTimers, Wait
 from maskfleet.jobs.storage import local_file
+from maskfleet.jobs.timing.stage_timers import Resource, StageTimers, Wait
 
 CODEC = "maskfleet.jobs.images.decode:decode"
 """Module and function that decode; see `jobs.images.decode.decode` for its contract."""

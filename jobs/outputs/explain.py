@@ -11,8 +11,8 @@ from maskfleet.jobs.errors import NotFound
 from maskfleet.jobs.ledger import catalog
 from maskfleet.jobs.ledger.commit import Commits
 from maskfleet.jobs.ledger.manifest import Manifest
+from maskfleet.jobs.ledger.shard_files import STATISTICS
 from maskfleet.jobs.planning.plan import gone_rows
-from maskfleet.jobs.run.attempt import STATS
 from maskfleet.jobs.storage.contract import Storage
 from maskfleet.jobs.storage.schemes import open_storage
 
@@ -85,7 +85,7 @@ def _outcome(storage: Storage, commits: Commits, shard: str, key: str) -> dict[s
     if commit.split:
         halves = (_outcome(storage, commits, f"{shard}.{half}", key) for half in (0, 1))
         return next((found for found in halves if found), {})
-    table = pq.read_table(io.BytesIO(storage.read(commit.objects[STATS].path)), filters=[("key", "=", key)])
+    table = pq.read_table(io.BytesIO(storage.read(commit.objects[STATISTICS].path)), filters=[("key", "=", key)])
     rows = table.select(list(_TOLD)).to_pylist()
     return {name: value for name, value in rows[0].items() if value is not None} if rows else {}
 

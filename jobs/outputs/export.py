@@ -26,10 +26,10 @@ from maskfleet.jobs.inputs.fetch import Inputs
 from maskfleet.jobs.inputs.record import Record
 from maskfleet.jobs.ledger.commit import Commits
 from maskfleet.jobs.ledger.keys import chosen
+from maskfleet.jobs.ledger.shard_files import masks_of, rows_of
 from maskfleet.jobs.masks import geotiff, run_lengths
 from maskfleet.jobs.masks.formats import MaskFormat, mask_format
 from maskfleet.jobs.masks.png import Encoder, bands, default_values, shape_of
-from maskfleet.jobs.run.attempt import masks_of, rows_of
 from maskfleet.jobs.storage.contract import Fault, Storage
 from maskfleet.jobs.storage.schemes import open_storage
 

@@ -23,9 +23,9 @@ from maskfleet.jobs.errors import JobError, NotFound, StorageError
 from maskfleet.jobs.ledger import catalog, compacted, statistics
 from maskfleet.jobs.ledger.commit import Commit, Commits, checked, leaves, pending
 from maskfleet.jobs.ledger.manifest import Manifest, Shard
+from maskfleet.jobs.ledger.shard_files import rows_of
 from maskfleet.jobs.ledger.sorted_tables import SortedCursor, merged
 from maskfleet.jobs.masks.formats import MaskFormat, mask_format
-from maskfleet.jobs.run.attempt import rows_of
 from maskfleet.jobs.run.derived import outcomes_of
 from maskfleet.jobs.storage.contract import Storage
 from maskfleet.jobs.storage.schemes import open_storage

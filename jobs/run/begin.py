@@ -24,11 +24,11 @@ from maskfleet.jobs.ledger.commit import Commits, Mode, leaves, nonce, probe
 from maskfleet.jobs.ledger.fence import Fence
 from maskfleet.jobs.ledger.lock import Lock, locked
 from maskfleet.jobs.ledger.manifest import Manifest, folder_of, freeze_so_far, part_name
+from maskfleet.jobs.ledger.run_output import RunOutput
 from maskfleet.jobs.masks.formats import mask_format
 from maskfleet.jobs.network.inference_config import fingerprint_of, load_weights, mask_values, threads_of
 from maskfleet.jobs.planning.mask_checks import refuse_other_channels
 from maskfleet.jobs.planning.plan import LivePlan, Planning, first_of, in_memory
-from maskfleet.jobs.run.attempt import RunOutput
 from maskfleet.jobs.run.derived import compact, export_rest, rebuild_catalog
 from maskfleet.jobs.storage.contract import Storage
 from maskfleet.jobs.storage.schemes import open_storage
@@ -91,7 +91,10 @@ class Run:
         fence = None if generation is None else Fence(storage, generation)
         commits = Commits(storage, run_id, record["commit_mode"], fence)
         manifest = Manifest.stored(storage, run_id)
-        output = RunOutput(storage, run_id, record["fingerprint"], manifest, commits, mask_format(job.masks.format))
+        output = RunOutput(
+            storage=storage, run_id=run_id, fingerprint=record["fingerprint"], manifest=manifest, commits=commits,
+            format=mask_format(job.masks.format),
+        )  # fmt: skip
         return cls(job, record, output, generation=generation or 0)
 
 
@@ -278,7 +281,10 @@ def _new_run(
     live = LivePlan(storage, run_id, planned.planning, planned.first, planned.parts, planned.indexes)
     manifest = Manifest(lambda part: storage.read(f"{folder_of(run_id)}/{part_name(part)}"), lambda: live.frozen)
     commits = Commits(storage, run_id, mode, lock.fence)
-    output = RunOutput(storage, run_id, fingerprint, manifest, commits, mask_format(job.masks.format))
+    output = RunOutput(
+        storage=storage, run_id=run_id, fingerprint=fingerprint, manifest=manifest, commits=commits,
+        format=mask_format(job.masks.format),
+    )  # fmt: skip
     return Run(job, record, output, generation=lock.fence.generation, live=live)
 
 

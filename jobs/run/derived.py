@@ -12,9 +12,10 @@ from maskfleet.jobs.errors import NotFound
 from maskfleet.jobs.ledger import catalog, compacted, statistics
 from maskfleet.jobs.ledger.commit import Commit
 from maskfleet.jobs.ledger.manifest import Shard
+from maskfleet.jobs.ledger.run_output import RunOutput
+from maskfleet.jobs.ledger.shard_files import rows_of
 from maskfleet.jobs.ledger.sorted_tables import even
 from maskfleet.jobs.planning.plan import gone_rows
-from maskfleet.jobs.run.attempt import RunOutput, export, rows_of
 from maskfleet.jobs.storage.contract import Storage
 
 _GROUPS_OF_A_PART = 12
@@ -27,7 +28,7 @@ def export_rest(output: RunOutput, done: Iterable[tuple[Shard, Commit]]) -> None
         exported = set(output.storage.names(f"runs/{output.run_id}/exports"))
         for shard, commit in done:
             if shard.id not in exported:
-                export(output, commit)
+                output.export(commit)
 
 
 def compact(

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from maskfleet.jobs import stage_timers
 from maskfleet.jobs.run.attempt import ShardReport
-from maskfleet.jobs.run.bottleneck import Speed, StageTime
+from maskfleet.jobs.timing import stage_timers
+from maskfleet.jobs.timing.bottleneck import Speed, StageTime
 
 
 @dataclass

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
-from maskfleet.jobs.run.bottleneck import Speed
+from maskfleet.jobs.timing.bottleneck import Speed
 
 
 @dataclass(frozen=True, kw_only=True)

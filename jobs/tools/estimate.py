@@ -19,15 +19,17 @@ from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.ledger.catalog import final_failures
 from maskfleet.jobs.ledger.commit import Commits
 from maskfleet.jobs.ledger.manifest import Manifest, Shard
+from maskfleet.jobs.ledger.run_output import RunOutput
+from maskfleet.jobs.ledger.shard_files import rows_of
 from maskfleet.jobs.masks.formats import mask_format
 from maskfleet.jobs.network.inference_config import threads_of
 from maskfleet.jobs.planning.plan import in_memory, sampled
-from maskfleet.jobs.run.attempt import RunOutput, ShardReport, rows_of, run_shard
+from maskfleet.jobs.run.attempt import ShardReport, run_shard
 from maskfleet.jobs.run.begin import Planned, Run
 from maskfleet.jobs.run.open_pipeline import open_pipeline
 from maskfleet.jobs.run.pipeline import SHARDS_IN_FLIGHT, Pipeline
-from maskfleet.jobs.stage_timers import busiest
 from maskfleet.jobs.storage.local import LocalStorage
+from maskfleet.jobs.timing.stage_timers import busiest
 
 SAMPLE = 64
 """Images that are timed."""
@@ -160,7 +162,12 @@ class _Sizes(NamedTuple):
 def _trial(job: Job, storage: LocalStorage, fingerprint: str, manifest: Manifest) -> Run:
     record = {"run_id": "warm", "threads": threads_of(job)}
     output = RunOutput(
-        storage, "warm", fingerprint, manifest, Commits(storage, "warm", "worker"), mask_format(job.masks.format)
+        storage=storage,
+        run_id="warm",
+        fingerprint=fingerprint,
+        manifest=manifest,
+        commits=Commits(storage, "warm", "worker"),
+        format=mask_format(job.masks.format),
     )
     return Run(job, record, output)
 

@@ -34,8 +34,8 @@ def committed(output: str, images: int) -> None:
     from maskfleet.jobs.ledger import statistics
     from maskfleet.jobs.ledger.commit import Commit, Commits, put
     from maskfleet.jobs.ledger.manifest import Manifest
+    from maskfleet.jobs.ledger.shard_files import STATISTICS
     from maskfleet.jobs.planning.plan import LivePlan, Planning, first_of
-    from maskfleet.jobs.run.attempt import STATS
     from maskfleet.jobs.storage.schemes import open_storage
 
     storage = open_storage(output)
@@ -76,7 +76,9 @@ def committed(output: str, images: int) -> None:
             }
             for planned, mask in Manifest.stored(storage, RUN).records(shard)
         ]  # fmt: skip
-        objects = {STATS: put(storage, f"{folder}/{STATS}", statistics.table_parquet(statistics.table_of(rows)))}
+        objects = {
+            STATISTICS: put(storage, f"{folder}/{STATISTICS}", statistics.table_parquet(statistics.table_of(rows)))
+        }
         commits.commit(Commit(shard.id, f"{shard.id:0>16}", objects, len(rows), 0))
 
 

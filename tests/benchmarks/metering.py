@@ -17,11 +17,11 @@ from unittest import mock
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from maskfleet.jobs import stage_timers
 from maskfleet.jobs.job.schema import Job
-from maskfleet.jobs.run.bottleneck import Speed
 from maskfleet.jobs.run.execute import run
 from maskfleet.jobs.run.executor import InProcess
+from maskfleet.jobs.timing import stage_timers
+from maskfleet.jobs.timing.bottleneck import Speed
 from maskfleet.jobs.tools import bench
 from maskfleet.unet import weights
 from maskfleet.unet.model import UNet

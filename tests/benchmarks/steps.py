@@ -24,7 +24,8 @@ from maskfleet.jobs.ledger.commit import put
 from maskfleet.jobs.masks import png
 from maskfleet.jobs.masks.tar import FORMAT, tar
 from maskfleet.jobs.run import attempt
-from maskfleet.jobs.run.pipeline import Outcome, _columns
+from maskfleet.jobs.run.stages.segment import _columns
+from maskfleet.jobs.run.stages.shard_pass import Outcome
 from maskfleet.jobs.storage import local_file
 from maskfleet.jobs.storage.local import LocalStorage
 from maskfleet.jobs.tools import bench
@@ -81,11 +82,12 @@ def main() -> None:
 
     def table() -> bytes:
         columns = [each for _, batch in found for each in _columns(batch)]
-        done = [
-            ((record, f"{record.key}.png"), Outcome(mask, (options.side, options.side), None, column, dict(seconds)))
-            for record, mask, column in zip(records, masks, columns, strict=True)
-        ]
-        return statistics.table_parquet(statistics.table_of(attempt._rows(output, "a", "x", done)))
+        rows = []
+        for record, mask, column in zip(records, masks, columns, strict=True):
+            outcome = Outcome(record, mask, (options.side, options.side), None, column, dict(seconds))
+            named = attempt.Named(f"{record.key}.png", outcome)
+            rows.append(attempt._row(output, named, attempt="a", worker="w", folder="x"))
+        return statistics.table_parquet(statistics.table_of(rows))
 
     least("its row, with the mask's sha256, and the table", table)
     least("of that: sha256", lambda: [hashlib.sha256(mask).hexdigest() for mask in masks])

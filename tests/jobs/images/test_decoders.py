@@ -15,8 +15,8 @@ from PIL import Image
 from maskfleet.jobs.errors import MaskfleetError
 from maskfleet.jobs.images import decoders as module
 from maskfleet.jobs.images.decoders import Decoders, Failure, Limits, LocalFile
-from maskfleet.jobs.stage_timers import StageTimers
 from maskfleet.jobs.storage import local_file
+from maskfleet.jobs.timing.stage_timers import StageTimers
 
 
 def png(pixels):

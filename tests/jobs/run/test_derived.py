@@ -6,10 +6,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from maskfleet.jobs.ledger.manifest import Shard
+from maskfleet.jobs.ledger.run_output import RunOutput
 from maskfleet.jobs.ledger.statistics import SCHEMA
 from maskfleet.jobs.masks.formats import mask_format
 from maskfleet.jobs.run import derived
-from maskfleet.jobs.run.attempt import RunOutput
 from maskfleet.jobs.run.derived import compact
 from maskfleet.jobs.storage.local import LocalStorage
 
@@ -25,7 +25,10 @@ def test_the_end_of_a_run_holds_a_few_thousand_rows_however_many_there_are(tmp_p
         return table.set_column(SCHEMA.get_field_index("error_message"), SCHEMA.field("error_message"), wide)
 
     monkeypatch.setattr(derived, "rows_of", rows_of)
-    output = RunOutput(LocalStorage(str(tmp_path)), "night", "f", None, None, mask_format("none"))
+    output = RunOutput(
+        storage=LocalStorage(str(tmp_path)), run_id="night", fingerprint="f", manifest=None, commits=None,
+        format=mask_format("none"),
+    )  # fmt: skip
     errors, held, keys = Counter(), [], []
     before = pa.total_allocated_bytes()
     for outcomes in compact(output, ((shard, shard) for shard in shards), "in", errors):

@@ -333,7 +333,7 @@ def test_a_run_that_is_taken_over_writes_nothing_more(images, tmp_path, weights_
         if tally.shards == 2:
             storage.write("lock/000009.json", b"{}")
 
-    with pytest.raises(Locked, match="wait for that one"):
+    with pytest.raises(Locked, match="wait for that run"):
         run(job_of(images, tmp_path / "out", weights_file), on_progress=taken_over)
     (run_folder,) = (tmp_path / "out/runs").iterdir()
     # Two shards are in progress at once, so a third may have been committed just before.

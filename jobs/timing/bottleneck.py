@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from maskfleet.jobs.stage_timers import DEVICE
+from maskfleet.jobs.timing.stage_timers import DEVICE
 
 _GOOD = 0.97
 """Busy share from which the device itself is the limit."""

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from maskfleet.jobs.run.bottleneck import Speed, StageTime
+from maskfleet.jobs.timing.bottleneck import Speed, StageTime
 
 
 def stage(busy=0.0, starved=0.0, blocked=0.0, lanes=1):

@@ -4,8 +4,8 @@ from time import sleep
 
 import pytest
 
-from maskfleet.jobs import stage_timers as module
-from maskfleet.jobs.stage_timers import Resource, ResourcePool, StageTimers, Wait, busiest
+from maskfleet.jobs.timing import stage_timers as module
+from maskfleet.jobs.timing.stage_timers import Resource, ResourcePool, StageTimers, Wait, busiest
 
 
 @pytest.fixture

@@ -1,0 +1,43 @@
+"""The output of a run: everything that attempts need in order to write and commit."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from maskfleet.jobs.ledger.commit import Commit, Commits
+from maskfleet.jobs.ledger.manifest import Manifest
+from maskfleet.jobs.ledger.shard_files import masks_of
+from maskfleet.jobs.masks.formats import MaskFormat
+from maskfleet.jobs.storage.contract import Storage
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOutput:
+    """The output of a run.
+
+    Attributes:
+        storage: Output storage.
+        run_id: Name of the run.
+        fingerprint: Fingerprint of the run.
+        manifest: Plan of the run.
+        commits: Commits of the run.
+        format: Mask format.
+    """
+
+    storage: Storage
+    run_id: str
+    fingerprint: str
+    manifest: Manifest
+    commits: Commits
+    format: MaskFormat
+
+    def export(self, commit: Commit, masks: Iterable[tuple[str, bytes]] | None = None) -> None:
+        """Write the masks of a committed shard as loose files, and then note that the shard is exported.
+
+        Args:
+            commit: Commit of the shard.
+            masks: Files by name; None to read them from the shard's archive.
+        """
+        if masks is None:
+            masks = masks_of(self.storage, commit, self.format)
+        self.storage.export_all((f"masks/{name}", data) for name, data in masks)
+        self.storage.write(f"runs/{self.run_id}/exports/{commit.shard}", b"")

@@ -1,0 +1,79 @@
+"""Batching: decoded images of one shape together, in the order of the shard and never by arrival."""
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskfleet.jobs.images.decode import STREAM
+from maskfleet.jobs.images.decoders import Decoded
+from maskfleet.jobs.run.stages.device import Device
+from maskfleet.jobs.run.stages.shard_pass import Movement, Outcome, ShardPass
+
+_OPEN_BYTES = 256 * 2**20
+"""Pixels of unfinished batches, at most."""
+
+
+class Batch(NamedTuple):
+    """Images of one shape.
+
+    Attributes:
+        outcomes: The images.
+        pixels: Their pixels, (B, H, W, C), uint8, at the size that the network sees.
+        size: Stored height and width in px.
+    """
+
+    outcomes: list[Outcome]
+    pixels: NDArray[np.uint8]
+    size: tuple[int, int]
+
+    @property
+    def trimmed(self) -> "Batch":
+        """The batch without the rows that no image fills."""
+        return self._replace(pixels=self.pixels[: len(self.outcomes)])
+
+
+def batches(decoded: Iterable[Decoded], shard: ShardPass, device: Device, movement: Movement) -> Iterator[Batch]:
+    """Yield each batch as soon as it is full, and the rest in the order of their first images.
+
+    Args:
+        decoded: Images of the shard, in order. Images too large to be decoded whole go to `shard.too_large`.
+        shard: The shard.
+        device: Tells batch sizes, and gives buffers.
+        movement: Notes progress.
+    """
+    unfinished: dict[tuple[int, ...], Batch] = {}
+    held = 0
+    for image in decoded:
+        movement.note()
+        outcome = shard.outcomes[image.number]
+        outcome.seconds["decode"] = image.seconds
+        if image.reading:
+            outcome.seconds["fetch"] = image.reading
+        if image.failure is not None and image.failure.error_class == STREAM:
+            shard.too_large.append(outcome)
+            continue
+        if image.pixels is None:
+            outcome.failure = image.failure
+            continue
+        outcome.size = image.size
+        height, width, _ = image.pixels.shape
+        key = (*image.pixels.shape, *image.size)
+        if key not in unfinished:
+            pixels = device.room(device.batch_size(height, width), height, width)
+            unfinished[key] = Batch([], pixels, image.size)
+            held += pixels.nbytes
+        batch = unfinished[key]
+        batch.pixels[len(batch.outcomes)] = image.pixels
+        batch.outcomes.append(outcome)
+        full = len(batch.outcomes) == len(batch.pixels)
+        # Images of many shapes would hold many unfinished batches; the oldest goes as it is. This too follows from the
+        # records alone.
+        while full or (held > _OPEN_BYTES and len(unfinished) > 1):
+            ready = unfinished.pop(key if full else next(iter(unfinished)))
+            held -= ready.pixels.nbytes
+            full = False
+            yield ready.trimmed
+    for batch in unfinished.values():
+        yield batch.trimmed

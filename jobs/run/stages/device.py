@@ -1,0 +1,35 @@
+"""The device as the pipeline sees it."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:  # `verify` and `status` import this module and must not wait for torch
+    from maskfleet.unet.inference.decision import Statistics
+    from maskfleet.unet.inference.segmenter import Fit
+
+
+class Device(Protocol):
+    """The part of `unet.inference.segmenter.Segmenter` that the pipeline uses."""
+
+    n_channels: int
+    classes: int
+    lanes: int
+    fits: dict[tuple[int, int], "list[Fit]"]
+
+    def batch_size(self, height: int, width: int) -> int: ...
+
+    def lanes_of(self, height: int, width: int) -> int: ...
+
+    def room(self, batch: int, height: int, width: int) -> NDArray[np.uint8]: ...
+
+    def segment(
+        self, images: NDArray[np.uint8], size: tuple[int, int] | None = None
+    ) -> "tuple[NDArray[np.uint8], Statistics]": ...
+
+    def segment_rows(
+        self, read: Callable[[int, int], NDArray[np.uint8]], height: int, width: int,
+        write: Callable[[NDArray[np.uint8]], None],
+    ) -> "Statistics": ...  # fmt: skip

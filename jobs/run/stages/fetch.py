@@ -1,0 +1,152 @@
+"""Fetching: the bytes of each image, many requests at once, in the order of the shard.
+
+Local files are not fetched here: the processes that decode them read them too.
+"""
+
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Literal
+
+from maskfleet.jobs.errors import Changed, Denied, NotFound
+from maskfleet.jobs.images.decode import STREAM
+from maskfleet.jobs.images.decoders import Failure, Fetched, LocalFile
+from maskfleet.jobs.images.streams import STREAM_BYTES
+from maskfleet.jobs.inputs.containers.formats import is_member
+from maskfleet.jobs.inputs.fetch import Inputs, Reader
+from maskfleet.jobs.inputs.record import Record
+from maskfleet.jobs.run.stages.shard_pass import Movement, Outcome, ShardPass
+from maskfleet.jobs.storage.contract import Fault
+from maskfleet.jobs.storage.schemes import is_local
+
+REQUESTS = 32
+"""Requests in flight."""
+
+_GROUP = 16
+"""Images fetched by one thread in a row. Members of tars and Parquet files are read in large pieces anyway, and waking
+a thread for each costs more than a small image."""
+
+_GROUP_BYTES = 2**20
+"""Size of such a group, at most."""
+
+_TOO_LARGE = Failure("decode", STREAM, "larger than what is read whole")
+
+
+class Fetch:
+    """Reads the bytes of images.
+
+    Args:
+        inputs: Reader of records.
+        movement: Notes progress.
+    """
+
+    def __init__(self, inputs: Inputs, movement: Movement) -> None:
+        self._inputs = inputs
+        self._movement = movement
+        self._threads = ThreadPoolExecutor(REQUESTS, "fetch")
+
+    def close(self) -> None:
+        """End the threads."""
+        self._threads.shutdown(cancel_futures=True)
+
+    def run(self, shard: ShardPass) -> Iterator[tuple[int, Fetched]]:
+        """Yield index and encoded bytes of each image of a shard, or a file to read, or the reason for a failure.
+
+        Raises:
+            Denied: A bucket may not be read.
+            StorageError: Storage keeps failing.
+        """
+        records = [outcome.record for outcome in shard.outcomes]
+        reader = self._inputs.reader(records)
+        groups = fetch_groups(records)
+        pending: deque[tuple[slice, Future[list[Fetched]]]] = deque()
+        while True:
+            while len(pending) < REQUESTS and (group := next(groups, None)) is not None:
+                pending.append((group, self._submit(reader, shard.outcomes[group])))
+            if not pending:
+                return
+            group, future = pending.popleft()
+            fetched = future.result()
+            ahead = bool(pending) and pending[-1][1].done()
+            seconds = sum(outcome.seconds.get("fetch", 0.0) for outcome in shard.outcomes[group])
+            shard.timers.add("fetch", busy=seconds)
+            handed_on = time.perf_counter()
+            yield from enumerate(fetched, start=group.start)
+            if ahead:  # all requests in flight are answered: decoding holds fetching up
+                shard.timers.add("fetch", blocked=time.perf_counter() - handed_on)
+
+    def _submit(self, reader: Reader, group: Sequence[Outcome]) -> Future[list[Fetched]]:
+        if _kind(group[0].record) != "file":
+            return self._threads.submit(lambda: [self._fetched(reader, outcome) for outcome in group])
+        files: Future[list[Fetched]] = Future()
+        files.set_result([self._file(reader, outcome) for outcome in group])
+        return files
+
+    def _file(self, reader: Reader, outcome: Outcome) -> LocalFile | Failure:
+        record = outcome.record
+        size = record.size or 0
+        if size > STREAM_BYTES:
+            return _TOO_LARGE
+        return LocalFile(self._inputs.local_path(record), record.etag, size, partial(self._fetched, reader, outcome))
+
+    def _fetched(self, reader: Reader, outcome: Outcome) -> bytes | Failure:
+        if (outcome.record.size or 0) > STREAM_BYTES:
+            return _TOO_LARGE
+        started = time.perf_counter()
+        try:
+            return reader.read(outcome.record)
+        except (NotFound, Changed, Denied, Fault) as error:
+            return fetch_failure(outcome.record, error)
+        finally:
+            self._movement.note()
+            outcome.seconds["fetch"] = time.perf_counter() - started
+
+
+def fetch_groups(records: Sequence[Record]) -> Iterator[slice]:
+    """Groups of small neighbours of one kind: local files, or members of files.
+
+    Objects are fetched one by one, so that as many requests as possible are in flight.
+    """
+    start = size = 0
+    before: _Kind | None = None
+    for number, record in enumerate(records):
+        kind = _kind(record)
+        more = _GROUP_BYTES + 1 if kind == "object" or record.size is None else record.size
+        if number > start and (kind != before or size + more > _GROUP_BYTES or number - start == _GROUP):
+            yield slice(start, number)
+            start, size = number, 0
+        size += more
+        before = kind
+    if records:
+        yield slice(start, len(records))
+
+
+_Kind = Literal["part", "object", "file"]
+
+
+def _kind(record: Record) -> _Kind:
+    if is_member(record.url):
+        return "part"
+    return "file" if is_local(record.url) else "object"
+
+
+def fetch_failure(record: Record, error: NotFound | Changed | Denied | Fault) -> Failure:
+    """The reason for a failure to fetch an image.
+
+    Raises:
+        Denied: The whole bucket may not be read, which is no failure of one image.
+    """
+    match error:
+        case Fault():
+            return Failure("fetch", error.error_class, str(error))
+        case NotFound():
+            return Failure("fetch", "missing", f"{error}; it was deleted after the plan, or the list is out of date")
+        case Changed():
+            return Failure("fetch", "changed", str(error))
+        case Denied():
+            # A file's permissions are a failure of that image. A bucket's are a failure of the job.
+            if not is_local(record.url):
+                raise error
+            return Failure("fetch", "denied", str(error))

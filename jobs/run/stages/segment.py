@@ -1,0 +1,148 @@
+"""Segmenting: batches on the device, and images too large for memory in rows."""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskfleet.jobs.errors import Changed, Denied, NotFound
+from maskfleet.jobs.images.decoders import Failure, Limits
+from maskfleet.jobs.images.streams import Stream, Unreadable
+from maskfleet.jobs.inputs.fetch import Inputs
+from maskfleet.jobs.masks.formats import Encoder
+from maskfleet.jobs.run.stages.batch import Batch
+from maskfleet.jobs.run.stages.device import Device
+from maskfleet.jobs.run.stages.fetch import fetch_failure
+from maskfleet.jobs.run.stages.shard_pass import Movement, Outcome, ShardPass
+from maskfleet.jobs.storage.contract import Fault
+from maskfleet.jobs.timing.stage_timers import ResourcePool
+
+if TYPE_CHECKING:  # `verify` and `status` import this module and must not wait for torch
+    from maskfleet.unet.inference.decision import Statistics
+
+_NON_FINITE = Failure(
+    "segment", "non_finite", "the network gave values that are not finite, in fp32 too; use other weights"
+)
+
+
+class Segment:
+    """Runs batches through the device.
+
+    Args:
+        device: The network on its device.
+        movement: Notes progress.
+    """
+
+    def __init__(self, device: Device, movement: Movement) -> None:
+        self.device = device
+        self.resources = ResourcePool("segment", device.lanes)
+        self._movement = movement
+
+    def run(self, batch: Batch, shard: ShardPass) -> NDArray[np.uint8]:
+        """Segment a batch, and fill the statistics of its images.
+
+        Returns:
+            Class maps at the stored size, (B, H, W), uint8; (B, 0, 0) if the batch failed.
+        """
+        alone = self.device.lanes_of(*batch.pixels.shape[1:3]) == 1
+        with self.resources.work(shard.timers, shard.wait, alone=alone):
+            started = time.perf_counter()
+            try:
+                class_maps, statistics = self.device.segment(batch.pixels, batch.size)
+            except (ValueError, MemoryError) as error:
+                for outcome in batch.outcomes:
+                    outcome.fail(_failure(error))
+                return np.empty((len(batch.outcomes), 0, 0), np.uint8)
+            self._movement.note()
+            seconds = (time.perf_counter() - started) / len(batch.outcomes)
+        for outcome in batch.outcomes:
+            outcome.seconds["segment"] = seconds
+        _fill(batch.outcomes, statistics)
+        return class_maps
+
+
+class SegmentInRows:
+    """Takes an image too large for memory through all stages at once, in rows. It has the device for itself meanwhile.
+
+    Args:
+        segment: The stage that holds the device.
+        inputs: Reader of records.
+        encoder: Encoder of masks; None if masks are not stored.
+        limits: Limits for decoding.
+        movement: Notes progress.
+    """
+
+    def __init__(
+        self, segment: Segment, *, inputs: Inputs, encoder: Encoder | None, limits: Limits, movement: Movement
+    ) -> None:
+        self._segment = segment
+        self._inputs = inputs
+        self._encoder = encoder
+        self._limits = limits
+        self._movement = movement
+
+    def run(self, outcome: Outcome, shard: ShardPass) -> None:
+        """Read, segment and encode one image."""
+        started = time.perf_counter()
+        try:
+            self._run(outcome, shard)
+        except Unreadable as error:
+            outcome.fail(error.failure)
+        except (NotFound, Changed, Denied, Fault) as error:
+            outcome.fail(fetch_failure(outcome.record, error))
+        except (ValueError, MemoryError) as error:
+            outcome.fail(_failure(error))
+        outcome.seconds["segment"] = time.perf_counter() - started
+
+    def _run(self, outcome: Outcome, shard: ShardPass) -> None:
+        def read(top: int, bottom: int) -> NDArray[np.uint8]:
+            self._movement.note()
+            return stream.read(top, bottom)
+
+        with self._inputs.opened(outcome.record) as file, Stream(file.fileno(), self._limits) as stream:
+            outcome.size = stream.height, stream.width
+            mask = self._encoder.row_encoder(*outcome.size) if self._encoder is not None else None
+            write = mask.write if mask is not None else _discard
+            with self._segment.resources.work(shard.timers, shard.wait, alone=True):
+                statistics = self._segment.device.segment_rows(read, *outcome.size, write)
+        if mask is not None:
+            outcome.mask = mask.finish()
+        _fill([outcome], statistics)
+
+
+def _fill(outcomes: Sequence[Outcome], statistics: "Statistics") -> None:
+    for outcome, finite, columns in zip(outcomes, statistics.finite, _columns(statistics), strict=True):
+        if finite:
+            outcome.columns = columns
+        else:
+            outcome.fail(_NON_FINITE)
+
+
+def _failure(error: ValueError | MemoryError) -> Failure:
+    """The failure of an image that needs tiles its network forbids, or does not fit into memory even in tiles."""
+    error_class = "out_of_memory" if isinstance(error, MemoryError) else "not_tileable"
+    return Failure("segment", error_class, str(error))
+
+
+def _discard(_: NDArray[np.uint8]) -> None:
+    """Take rows of a mask that is not stored."""
+
+
+def _columns(statistics: "Statistics") -> Iterator[dict[str, Any]]:
+    """The columns of the statistics that describe each image's mask."""
+    pixels = statistics.class_pixels
+    columns: dict[str, NDArray[Any]] = {
+        "class_pixels": pixels,
+        "class_fraction": pixels / statistics.pixels[:, None],
+        "class_bbox": statistics.class_bbox,
+        "mean_confidence": statistics.mean_confidence,
+        "mean_entropy": statistics.mean_entropy,
+        "input_mean": statistics.input_mean,
+        "input_std": statistics.input_std,
+    }
+    for values in zip(*(column.tolist() for column in columns.values()), strict=True):
+        row = dict(zip(columns, values, strict=True))
+        boxes = zip(row["class_bbox"], row["class_pixels"], strict=True)
+        yield row | {"class_bbox": [box if count else None for box, count in boxes]}
