@@ -1,18 +1,19 @@
-"""What this package raises on purpose.
+"""Errors raised on purpose.
 
-MaskfleetError            one line that states the remedy; the command line shows nothing else
-├── JobError              the job, its input, its weights or its output are wrong; exit 2, never retried
+MaskfleetError            one line with the remedy; the command line shows nothing else
+├── JobError              the job, its input, weights or output are wrong; exit 2, never retried
 ├── Refused               a gate refused new weights; exit 3
 ├── Locked                another run holds the output; exit 4
-│   └── Skipped           and the job says to leave it at that; exit 0
-├── Unfinished            the deadline came first; exit 1
-└── StorageError          storage failed, after retries; exit 1
-    ├── NotFound          no such object
-    ├── Denied            the credentials are missing, wrong or not sufficient, or there is no such bucket
-    ├── Changed           the object is not the one that the plan saw
-    └── Damaged           the object is not what a commit describes
+│   └── Skipped           the same, if the job says to skip then; exit 0
+├── Unfinished            the deadline came before the last shard; exit 1
+└── StorageError          storage failed after retries; exit 1
+    ├── NotFound          the object does not exist
+    ├── Denied            credentials are missing, wrong or insufficient, or the bucket does not exist
+    ├── Changed           the object has changed since it was planned
+    ├── Damaged           the object does not match its commit
+    └── Fault             the object, or an image inside it, can never be read (`jobs.storage.contract`)
 
-A bad image is none of these: it is a row (`jobs.ledger.statistics`).
+A bad image is not an error of a run: it becomes a row (`jobs.ledger.statistics`).
 """
 
 import re
@@ -28,12 +29,16 @@ _SECRETS = re.compile(
 
 
 def redacted(text: str) -> str:
-    """The text with credentials replaced by `***`: key ids, secrets, tokens, signed URLs, user:password@."""
+    """Return the text with credentials replaced by `***`: key ids, secrets, tokens, signed URLs, user:password@."""
     return _SECRETS.sub(lambda match: (match["name"] or match["header"] or "") + "***", text)
 
 
 class MaskfleetError(Exception):
-    """Everything raised on purpose; carries the command line's exit code."""
+    """Base of all errors raised on purpose.
+
+    Attributes:
+        exit_code: Exit code of the command line.
+    """
 
     exit_code = 1
 
@@ -42,7 +47,7 @@ class MaskfleetError(Exception):
 
 
 class JobError(MaskfleetError):
-    """The job, its input, its weights or its output are wrong."""
+    """The job, its input, weights or output are wrong."""
 
     exit_code = 2
 
@@ -60,34 +65,34 @@ class Locked(MaskfleetError):
 
 
 class Skipped(Locked):
-    """Another run holds the output, and the job says to leave it at that."""
+    """Another run holds the output, and the job says to skip then."""
 
     exit_code = 0
 
 
 class Unfinished(MaskfleetError):
-    """The deadline came before the last shard; the same command goes on."""
+    """The deadline came before the last shard. The same command continues the run."""
 
 
 class Stopped(Exception):
-    """A run was asked to stop and has kept what is done; the same command goes on. No error: exit 130."""
+    """A run stopped on request and kept what is done. The same command continues it. Not an error: exit 130."""
 
 
 class StorageError(MaskfleetError):
-    """Storage failed, after retries."""
+    """Storage failed after retries."""
 
 
 class NotFound(StorageError):
-    """No such object."""
+    """The object does not exist."""
 
 
 class Denied(StorageError):
-    """The credentials are missing, wrong or not sufficient, or there is no such bucket."""
+    """Credentials are missing, wrong or insufficient, or the bucket does not exist."""
 
 
 class Changed(StorageError):
-    """The object is not the one that the plan saw."""
+    """The object has changed since it was planned."""
 
 
 class Damaged(StorageError):
-    """The object is not what a commit describes."""
+    """The object does not match its commit."""

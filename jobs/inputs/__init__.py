@@ -1,1 +1,1 @@
-"""What an input names, and its bytes."""
+"""A job's input: its images as records, and their bytes. `kinds.KINDS` is the table of all kinds of input."""

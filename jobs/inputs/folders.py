@@ -12,6 +12,8 @@ import pyarrow as pa
 from fsspec.utils import glob_translate
 
 from maskfleet.jobs.errors import JobError
+from maskfleet.jobs.inputs.containers.formats import endings
+from maskfleet.jobs.inputs.lists import LISTS
 from maskfleet.jobs.inputs.record import Record, records, rows_up_to
 from maskfleet.jobs.inputs.selector import Selector, containers_in
 
@@ -50,13 +52,18 @@ def _below(location: str, pattern: re.Pattern[str] | None, selector: Selector) -
     folder = storage.local_path("")
     if folder is not None:
         if os.path.isfile(folder):
+            containers, lists = _either(endings()), _either(tuple(LISTS))
             raise JobError(
-                f"input {location} is a file; name its folder, a glob, a .tar or .parquet file of images, or a "
-                ".txt, .csv or .parquet list"
+                f"input {location} is a file; name its folder, a glob, a {containers} file of images, or a {lists} list"
             )
         if not os.path.isdir(folder):
             raise JobError(f"there is no input folder {location}; correct 'input'")
     return _in_order(selector.wanted(storage, objects, pattern) for objects in storage.listed())
+
+
+def _either(names: tuple[str, ...]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def _in_order(files: Iterator[pa.Table]) -> Iterator[pa.Table | Record]:

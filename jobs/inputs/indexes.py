@@ -1,4 +1,4 @@
-"""Entries of containers, kept in the output so that an unchanged file is not listed again in every run.
+"""Entries of containers, kept in the output: an unchanged file is not listed again by the next run.
 
     catalog/indexes/<digest of the file's URL>.parquet   its images; the metadata names the file and its ETag
 
@@ -71,7 +71,7 @@ class Indexes:
             self._new.append((f"{FOLDER}/{_name(url)}", sink.getvalue()))
 
     def store(self) -> None:
-        """Write what was added since the last call."""
+        """Write the entries added since the last call."""
         with self._lock:
             new, self._new = self._new, []
         if new:
@@ -80,7 +80,7 @@ class Indexes:
 
 
 def in_use(storage: Storage, *, profile: str | None = None) -> set[str]:
-    """Return the paths of the indexes with a file that exists, or that may exist. Asks storage for each file once."""
+    """Return the paths of indexes of existing files, with one request per file. A file that denies access counts."""
 
     def used(name: str) -> bool:
         try:

@@ -16,14 +16,13 @@ def records_of(
 ) -> Iterator[Record]:
     """Yield the images of a container in key order.
 
-    An image that cannot be read is a record too, and so is a container that cannot be listed. Reading it raises the
-    reason.
+    An unusable image is a record too, and so is a container that cannot be listed. Reading it raises the reason.
 
     Args:
         container: The file.
         kind: The file's kind.
         file: The same file, to read from.
-        listing: What the listing needs to know of the job.
+        listing: Settings of the job for the listing.
         indexes: Indexes of files listed before.
 
     Raises:

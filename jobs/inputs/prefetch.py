@@ -1,4 +1,4 @@
-"""Iterators that run in threads, a few items ahead of their consumer."""
+"""Iterators running in threads, a few items ahead of their consumer."""
 
 import threading
 from collections.abc import Callable, Iterator

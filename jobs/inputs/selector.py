@@ -47,7 +47,7 @@ class Selector:
         Args:
             storage: Storage of the listing.
             objects: Table of `jobs.storage.contract.OBJECTS`.
-            pattern: Pattern that whole paths must match, or None.
+            pattern: Pattern to match whole paths, or None.
 
         Returns:
             Table of `LISTED`, with paths as keys.
@@ -80,13 +80,13 @@ def record_of(storage: Storage, entry: Entry) -> Record:
 
 
 def is_image(path: str) -> bool:
-    """Return whether a path is that of an image, by its name."""
+    """Return whether a path names an image, by its ending."""
     name = path.rsplit("/", 1)[-1]
     return not name.startswith(".") and name.lower().endswith(ENDINGS)
 
 
 def is_container(path: str) -> bool:
-    """Return whether a path is that of a container, by its name."""
+    """Return whether a path names a container, by its ending."""
     name = path.rsplit("/", 1)[-1]
     return not name.startswith(".") and formats.container_of(name) is not None
 

@@ -59,7 +59,7 @@ _FOLDER = "catalog"
 
 
 def final_failures() -> tuple[str, ...]:
-    """Return the error classes that recur for the same bytes and the same job. New runs do not retry them."""
+    """Return the error classes that recur for the same bytes and job. New runs do not retry them."""
     return (*_FINAL_DECODES, *final_faults())
 
 

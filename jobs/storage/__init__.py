@@ -1,1 +1,1 @@
-"""The door to files and buckets."""
+"""Files and buckets under one contract. `schemes.SCHEMES` is the table of all kinds."""

@@ -1,12 +1,12 @@
-"""A page of a bucket's listing, from S3's XML straight into columns.
+"""Parses a page of a bucket's listing from S3's XML straight into columns.
 
-botocore makes a dictionary of every object, and a page of a thousand costs 31 ms. So its event `before-parse` gives the
-body to the parser here, and botocore an empty one. Signing, errors and all else are as for any other request: a body
-that is no such page is left to botocore.
+botocore builds a dictionary per object, which costs 31 ms for a page of a thousand. The handler here takes the body at
+botocore's event `before-parse` and leaves it an empty one. Signing, errors and everything else stay as for any other
+request, and any other body is left to botocore.
 
-Of the body the objects are cut out, and what is left is read as XML. The objects' fields are found by regular
-expressions on all at once, in half the time that a parser takes which makes elements of them. Text in XML has no `<`
-that is not markup; so a field is found whole, or the body is refused.
+The `Contents` elements are cut out of the body and the rest is read as XML. Regular expressions then find the fields of
+all objects at once, in half the time of an XML parser. Text in XML contains no `<` except markup, so a field is either
+found complete or the body is refused.
 """
 
 from collections.abc import Callable
@@ -20,20 +20,20 @@ import pyarrow.compute as pc
 from maskfleet.jobs.storage.contract import OBJECTS
 
 EVENT = "before-parse.*.ListObjectsV2"
-"""botocore's, that `take_body` is for. With an asterisk it comes before botocore's own handler, which would parse the
-body once more to look for an error in it."""
+"""botocore's event for `take_body`. The asterisk makes it run before botocore's own handler, which would parse the body
+once more to look for an error."""
 
 _ROOT = "ListBucketResult"
 _EMPTY = f"<{_ROOT}/>".encode()
 
 
 class Page(NamedTuple):
-    """A page.
+    """A page of a listing.
 
     Attributes:
-        objects: Of `OBJECTS`; their paths are whole keys.
-        folders: Prefixes up to the delimiter, if one was asked for.
-        more: What continues the listing, or None at its end.
+        objects: Table of `OBJECTS`, with full keys as paths.
+        folders: Common prefixes up to the delimiter, if the request had one.
+        more: Continuation token, or None on the last page.
     """
 
     objects: pa.Table
@@ -42,7 +42,7 @@ class Page(NamedTuple):
 
 
 def take_body(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object) -> None:
-    """Put the page beside what botocore makes of the answer, as `Page`; see `EVENT`."""
+    """Parse the body and add it to botocore's response as `Page`. A handler for `EVENT`."""
     if response_dict["status_code"] == 200:
         page = page_of(response_dict["body"])
         if page is not None:
@@ -51,7 +51,7 @@ def take_body(response_dict: dict[str, Any], customized_response_dict: dict[str,
 
 
 def page_of(body: bytes) -> Page | None:
-    """What ListObjectsV2 answered; None if that is not whole, or something else."""
+    """Parse the body of a ListObjectsV2 response. Return None if it is incomplete or something else."""
     head, *pieces = body.split(b"<Contents>")
     parts = [piece.partition(b"</Contents>") for piece in pieces]
     try:
@@ -63,7 +63,7 @@ def page_of(body: bytes) -> Page | None:
     space += brace
     truncated = root.findtext(f"{space}IsTruncated") == "true"
     more = root.findtext(f"{space}NextContinuationToken") if truncated else None
-    # Without a field of an object, or without what continues it, a page would pass for shorter than it is.
+    # A missing field or continuation token would make the listing look shorter than it is.
     if name != _ROOT or truncated is (more is None) or any(column.null_count for column in objects.columns):
         return None
     folders = pa.array([prefix.text for prefix in root.iterfind(f"{space}CommonPrefixes/{space}Prefix")], pa.string())
@@ -74,7 +74,7 @@ def page_of(body: bytes) -> Page | None:
 
 
 def _objects(pieces: list[bytes]) -> pa.Table:
-    """The insides of elements `Contents`; null for what one lacks, and keys as they stand there."""
+    """Parse the insides of `Contents` elements. Missing fields are null, and keys are still encoded."""
     inner = pa.array(pieces, pa.string())
     keys, sizes, etags, times = (_texts(inner, field) for field in ("Key", "Size", "ETag", "LastModified"))
     microseconds = times.cast(pa.timestamp("us", "UTC")).cast(pa.int64())
@@ -84,12 +84,12 @@ def _objects(pieces: list[bytes]) -> pa.Table:
 
 def _texts(inner: pa.Array, field: str) -> pa.Array:
     texts = pc.struct_field(pc.extract_regex(inner, f"<{field}>(?P<text>[^<]*)</{field}>"), 0)
-    texts = pc.replace_substring(texts, "&quot;", '"')  # every etag has two
+    texts = pc.replace_substring(texts, "&quot;", '"')  # every ETag has two
     return _each(texts, "&", lambda text: ET.fromstring(f"<x>{text}</x>").text)  # noqa: S314
 
 
 def _each(texts: pa.Array, pattern: str, changed: Callable[[str], str | None]) -> pa.Array:
-    """Texts of which those that have the pattern, which are few, are changed one by one."""
+    """Apply `changed` to the texts that match the pattern, which are few."""
     concerned = pc.fill_null(pc.match_substring_regex(texts, pattern), False)
     if not pc.any(concerned).as_py():
         return texts

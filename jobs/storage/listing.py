@@ -1,8 +1,8 @@
-"""A bucket's listing by several requests at once, in key order all the same.
+"""Lists a bucket with concurrent requests, in key order.
 
-A bucket gives a thousand keys per request, one request after the other: a million keys are a thousand times the
-latency. But a listing may begin behind any key. So the folders that one delimited request shows are the places where
-the key range is cut, and the ranges are listed side by side. Each is some pages ahead of the reader and no more.
+S3 returns a thousand keys per request, each continuing the last: a million keys cost a thousand times the latency. But
+a listing can start after any key. So one delimited request finds folders, the key range is cut at them, and the ranges
+are listed concurrently. Each range stays a bounded number of pages ahead of the reader.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,31 +17,34 @@ import pyarrow.compute as pc
 from maskfleet.jobs.storage.list_objects_xml import Page
 
 Pages = Callable[[dict[str, Any]], Iterator[Page]]
-"""Pages of a listing with these arguments of S3's ListObjectsV2; what they have in common is set already."""
+"""Yields the pages of a listing, given arguments of S3's ListObjectsV2. Bucket and client are bound already."""
 
-AT_ONCE = 8
-"""Ranges that are listed side by side."""
+CONCURRENCY = 8
+"""Ranges listed concurrently."""
 
 _RANGES = 64
-"""Ranges in all: each reads up to a page too much at its end, which must not be most of what is read."""
+"""Ranges in total. Each reads up to one page too many at its end, which must stay a small share."""
 
-_PAGES_EACH = 4
-"""Pages that are read before one more range is begun."""
+_PAGES_PER_RANGE = 4
+"""Pages read before one more range is started."""
 
 _PAGES_AHEAD = 64
-"""Of each range. What the others read while the reader is at one must find room, or they would wait, and requests would
-go one after the other again. A page is some 130 KB."""
+"""Pages buffered per range, about 130 KB each. With a full buffer a range would wait for the reader, and requests would
+become sequential again."""
 
 _DEPTH = 4
-"""Levels at which a folder that is alone is looked into for others to cut at."""
+"""Levels of single folders that are descended to find more than one folder."""
 
 
 def ranged_pages(pages: Pages, folder: str) -> Iterator[Page]:
-    """All pages of objects below a folder, in key order.
+    """Yield all pages of objects below a folder, in key order.
 
     Args:
-        pages: Lists.
-        folder: Prefix that all keys share, '' or ending in '/'.
+        pages: Lists the bucket.
+        folder: Common prefix of all keys, '' or ending in '/'.
+
+    Raises:
+        StorageError: A request failed.
     """
     cuts, first = _cuts(pages, folder)
     if first is not None:
@@ -50,18 +53,18 @@ def ranged_pages(pages: Pages, folder: str) -> Iterator[Page]:
     if len(cuts) < 2:
         yield from pages({"Prefix": folder})
         return
-    # Range i is what comes behind cut i up to cut i + 1; the first begins at the start, the last ends at the end.
+    # Range i reaches from bound i to bound i + 1. None is the start or the end of the listing.
     bounds = [None, *cuts[1 :: -(-len(cuts) // _RANGES)], None]
     stopping = Event()
-    with ThreadPoolExecutor(AT_ONCE, "list") as pool:
+    with ThreadPoolExecutor(CONCURRENCY, "list") as pool:
         try:
             ranges = list(pairwise(bounds))
             waiting: list[Queue[Page | Exception | None]] = []
             read = 0
             for number in range(len(ranges)):
                 while True:
-                    # Few at first: the first pages are waited for, and parsing the others would hold them back.
-                    while len(waiting) < min(number + min(AT_ONCE, 1 + read // _PAGES_EACH), len(ranges)):
+                    # Few ranges at first: parsing further pages would delay the first ones.
+                    while len(waiting) < min(number + min(CONCURRENCY, 1 + read // _PAGES_PER_RANGE), len(ranges)):
                         waiting.append(Queue(_PAGES_AHEAD))
                         pool.submit(_list, pages, folder, *ranges[len(waiting) - 1], waiting[-1], stopping)
                     page = waiting[number].get()
@@ -76,7 +79,7 @@ def ranged_pages(pages: Pages, folder: str) -> Iterator[Page]:
 
 
 def _cuts(pages: Pages, folder: str) -> tuple[list[str], Page | None]:
-    """Folders to cut at; and the whole listing where one page holds it."""
+    """Return folders to cut at, and the whole listing if it fits one page."""
     for _ in range(_DEPTH):
         page = next(pages({"Prefix": folder, "Delimiter": "/"}))
         if not page.folders and page.more is None:
@@ -91,10 +94,10 @@ def _list(
     pages: Pages, folder: str, start: str | None, end: str | None, out: "Queue[Page | Exception | None]",
     stopping: Event,
 ) -> None:  # fmt: skip
-    """List the keys behind `start` and before `end` into a queue.
+    """List the keys after `start` and before `end` into a queue, ended by None.
 
-    Both are folders, whose names end in '/': as keys they would be the empty objects that stand for folders in some
-    tools, which are no images.
+    Both bounds are folders, ending in '/'. An object of such a key is an empty one that a tool created for the folder,
+    never an image.
     """
 
     def put(item: Page | Exception | None) -> None:
@@ -113,6 +116,6 @@ def _list(
             put(page._replace(objects=objects))
             if stopping.is_set() or beyond:
                 break
-    except Exception as error:  # the reader's to raise
+    except Exception as error:  # raised again by the reader
         put(error)
     put(None)

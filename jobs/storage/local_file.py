@@ -1,4 +1,4 @@
-"""A local file, read whole and as it was planned. Loads nothing: decoding processes read by it too."""
+"""Reads a local file whole, in the planned version. Imports no library: decoding processes use it too."""
 
 import os
 
@@ -6,25 +6,25 @@ from maskfleet.jobs.errors import Changed
 
 
 def state(status: os.stat_result) -> str:
-    """What changes when a file does: its modification time in ns, and its size."""
+    """Return the version of a file, as an ETag: its modification time in ns, and its size."""
     return f"mtime-{status.st_mtime_ns}-{status.st_size}"
 
 
 def read(file: str, etag: str | None = None) -> bytes:
-    """A file's bytes.
+    """Return a file's bytes.
 
     Args:
-        file: Its path.
-        etag: The `state` that it must have; None for any.
+        file: Path of the file.
+        etag: `state` that the file must have, or None for any.
 
     Raises:
-        Changed: It has another, or was written to meanwhile.
-        OSError: As the operating system says.
+        Changed: The file has another state, or was written to during the read.
+        OSError: The operating system failed.
     """
-    # Without the library's file object, which asks for more than is needed and doubles a small file's cost.
+    # Without Python's file object: its extra system calls double the cost of a small file.
     descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        # The state of the open file, before and after: a writer in between would give a mixture.
+        # The state before and after the read: a write in between would give a mixture.
         before = os.fstat(descriptor)
         found = state(before)
         if etag is not None and found != etag:
@@ -40,5 +40,5 @@ def read(file: str, etag: str | None = None) -> bytes:
 
 
 def changed(file: str) -> Changed:
-    """The error that says so."""
+    """Return the error for a file in another state."""
     return Changed(f"{file} changed after the plan; run again to plan it as it is now")

@@ -1,7 +1,7 @@
-"""Objects by obstore, of the extra `fast`: a client in Rust, which moves them without Python's lock.
+"""Reads and writes objects with obstore, a client in Rust from the extra `fast`. It works without the interpreter lock.
 
-Of many small objects that lock is what s3fs takes most of, and the threads that feed the device want it too. What
-obstore does not do is asked of s3fs again, by the caller: that one alone retries, and says why there is no answer.
+With many small objects s3fs spends most of its time under that lock, which the threads feeding the device need too. If
+obstore does not succeed, the caller asks s3fs again: only s3fs retries and reports errors.
 """
 
 import threading
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _FAILURES = 3
-"""In a row, after which it is left alone for a while,"""
+"""Failures in a row before a pause."""
 
 _PAUSE_SECONDS = 60.0
-"""this long."""
+"""Length of that pause: all requests go to s3fs."""
 
 _CREDENTIALS_SECONDS = 60.0
-"""They are asked for again; who provides them knows when they really end."""
+"""Interval of asking for credentials again. The provider knows when they really expire."""
 
 
 class Access(NamedTuple):
-    """How a bucket is reached.
+    """Access to a bucket.
 
     Attributes:
-        bucket: Its name.
-        endpoint: URL of its server.
-        region: That requests are signed for.
-        credentials: Gives key, secret and token.
+        bucket: Name of the bucket.
+        endpoint: URL of the server.
+        region: Region in the signatures.
+        credentials: Returns key, secret and token.
     """
 
     bucket: str
@@ -48,15 +48,15 @@ class Access(NamedTuple):
 
 
 class ObstoreClient:
-    """Gets and puts objects of a bucket. Safe from several threads.
+    """Reads and writes objects of a bucket, without retries. Safe from several threads.
 
     Args:
-        access: How it is reached.
+        access: Access to the bucket.
     """
 
     def __init__(self, access: Access) -> None:
         host = urlsplit(access.endpoint)
-        # Amazon wants the bucket in the host's name, which a certificate covers where it has no dot.
+        # AWS wants the bucket in the host name. Its certificate covers only names without a dot.
         named = ".amazonaws.com" in host.netloc and "." not in access.bucket
         self._store = S3Store(
             access.bucket,
@@ -76,15 +76,15 @@ class ObstoreClient:
         self._failures, self._not_before = 0, 0.0
 
     def read(self, key: str, etag: str | None = None, span: tuple[int, int] | None = None) -> bytes | None:
-        """An object's bytes, or those from the first to before the second number of `span`.
+        """Return an object's bytes.
 
         Args:
-            key: Whole, with the prefix.
-            etag: What it must have; None for any.
-            span: A piece.
+            key: Full key, with the prefix.
+            etag: ETag that the object must have, or None for any.
+            span: Offset of the first byte and offset after the last; None for the whole object.
 
         Returns:
-            None where it is not there, not as wanted, or not to be had by this client.
+            The bytes, or None if the object is missing, has another ETag, or the request failed.
         """
         options: GetOptions = {}
         if etag:
@@ -94,18 +94,18 @@ class ObstoreClient:
         return self._asked(key, lambda: obstore.get(self._store, key, options=options).bytes().to_bytes())
 
     def write(self, key: str, data: bytes) -> bool:
-        """Put an object there, over what may be there; whether it is known to be there now."""
+        """Write an object, replacing an existing one. Return whether it is known to have succeeded."""
         return self._asked(key, lambda: obstore.put(self._store, key, data, use_multipart=False)) is not None
 
     def _asked(self, key: str, request: Callable[[], T]) -> T | None:
-        # It would name another object: slashes at the ends of a key are nothing to it.
+        # obstore strips slashes at the ends of a key, which would name another object.
         if key.strip("/") != key or self._not_before > time.monotonic():
             return None
         try:
             answer = request()
-        except (FileNotFoundError, PreconditionError, InvalidPathError):  # keys like a//b are none for it
+        except (FileNotFoundError, PreconditionError, InvalidPathError):  # obstore refuses keys like a//b
             return None
-        except Exception:  # no answer; whatever the reason, s3fs will name it
+        except Exception:  # s3fs will report the reason
             self._failed()
             return None
         self._failures = 0

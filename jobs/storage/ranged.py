@@ -1,4 +1,4 @@
-"""An object as a file that is read in pieces: each read is a request for a range, on condition that nothing changed."""
+"""An object as a file: each read is a request for a range of one version of the object."""
 
 import io
 from typing import Any
@@ -7,16 +7,16 @@ from maskfleet.jobs.storage.contract import Storage
 
 
 class RangedFile(io.RawIOBase):
-    """An object of known size, open for reading. Holds nothing; wrap it in `io.BufferedReader` for small reads.
+    """An object of known size, open for reading. Buffers nothing: wrap it in `io.BufferedReader` for small reads.
 
     Args:
-        storage: Where it is.
-        path: Which.
-        size: In bytes.
-        etag: What it must still have; None for any.
+        storage: Storage of the object.
+        path: Path of the object.
+        size: Size in bytes.
+        etag: ETag that the object must still have, or None for any.
 
     Raises:
-        StorageError: On reading, as `jobs.storage.Storage.read_range`.
+        StorageError: On reading, as `Storage.read_range`.
     """
 
     def __init__(self, storage: Storage, path: str, size: int, etag: str | None) -> None:
@@ -39,7 +39,7 @@ class RangedFile(io.RawIOBase):
         return self._position
 
     def size(self) -> int:
-        """In bytes."""
+        """Return the size in bytes."""
         return self._size
 
     def read(self, size: int | None = -1, /) -> bytes:
@@ -55,6 +55,6 @@ class RangedFile(io.RawIOBase):
         return len(data)
 
     def at(self, start: int, length: int) -> bytes:
-        """Bytes from a place on, fewer where the object ends before."""
+        """Return `length` bytes from `start` on, or fewer at the end of the object."""
         length = min(length, self._size - start)
         return self._storage.read_range(self._path, start, length, self._etag) if length > 0 else b""

@@ -1,1 +1,1 @@
-"""Files that hold many images. `formats.CONTAINERS` is the table of all kinds."""
+"""Files of many images. `formats.CONTAINERS` is the table of all kinds."""

@@ -15,13 +15,13 @@ from maskfleet.jobs.storage.files import Files
 from maskfleet.jobs.storage.ranged import RangedFile
 
 E = TypeVar("E")
-"""What a container lists: its own named tuple. Equal to the columns of its index, if it keeps one."""
+"""A container's own entry, a named tuple. Its fields are the columns of the index, if the container keeps one."""
 
 
 class MemberUrl(NamedTuple):
     """URL of an image inside a file: `x.tar#offset=512&size=9000`, `x.parquet#row=17&column=image.bytes`.
 
-    The fragment says where in the file the image is, so that it is read without asking the file's index again.
+    The fragment gives the place of the image, so that reading it needs no index.
 
     Attributes:
         file: URL of the file.
@@ -71,7 +71,7 @@ class Reference(NamedTuple):
 
 @dataclass(frozen=True)
 class Listing:
-    """What a listing needs to know of the job.
+    """Settings of a job for listing a container.
 
     Attributes:
         is_image: Returns whether a member's name is that of an image.

@@ -1,7 +1,7 @@
 """The table of containers, and the URLs of their members.
 
-Only the URL of a container's file has members: in any other URL `#` is a character of the name. A member that the
-listing found unusable has a `fault` in its fragment, and reading it raises that fault.
+Only the URL of a container may continue with a member's place. In any other URL, `#` is a character of the name. A
+member found unusable by the listing has a `fault` in its fragment, and reading it raises that fault.
 """
 
 import re
@@ -41,7 +41,7 @@ def endings() -> tuple[str, ...]:
 
 
 def container_of(name: str) -> Container[Any] | None:
-    """Return the kind of container that a file's name or URL stands for, or None."""
+    """Return the kind of container with the ending of a file's name or URL, or None."""
     lower = name.lower()
     return next((container for container in CONTAINERS if lower.endswith(container.endings)), None)
 
@@ -52,12 +52,12 @@ def faults() -> dict[str, str]:
 
 
 def final_faults() -> tuple[str, ...]:
-    """Return the error classes that the same bytes give again, so that a new run does not try them."""
+    """Return the error classes that the same bytes give again. New runs do not retry them."""
     return (*(name for container in CONTAINERS for name in container.faults), BAD_NAME)
 
 
 def is_member(url: str) -> bool:
-    """Return whether a URL is that of a member."""
+    """Return whether a URL names a member."""
     return _form(CONTAINERS).fullmatch(url) is not None
 
 
@@ -65,7 +65,7 @@ def member_url(url: str) -> MemberUrl | None:
     """Parse the URL of a member. Return None if it is a file's URL.
 
     Raises:
-        Fault: The member is known to be unusable.
+        Fault: The listing found the member unusable.
     """
     found = _form(CONTAINERS).fullmatch(url)
     if found is None:

@@ -1,4 +1,4 @@
-"""Reads members that are spans of bytes, neighbours together: a few large ranges instead of a request each.
+"""Reads members stored as spans of bytes, neighbours together: a few large ranges instead of a request each.
 
 Of each file at most two windows are in memory.
 """
@@ -21,7 +21,7 @@ _WINDOW = 16 * 2**20
 """Bytes of members read together."""
 
 _GAP = 2**18
-"""Bytes between two members that are read and dropped rather than split into two requests."""
+"""Largest gap in bytes between two members of one request. The bytes in the gap are dropped."""
 
 _PIECE = 64 * 2**20
 """Bytes per request of a member larger than memory."""
