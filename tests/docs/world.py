@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from conftest import jpeg, seeded
+from conftest import seeded
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -24,6 +24,13 @@ output = "out"
 weights = "nuclei"
 """
 
+NIGHTLY = """
+name = "nightly"
+input = "days/{date}"
+output = "out/{date}"
+weights = "nuclei"
+"""
+
 IN_S3 = """
 name = "nuclei"
 input = "s3://microscopy/plates/"
@@ -31,22 +38,21 @@ output = "s3://microscopy/masks/"
 weights = "nuclei"
 """
 
-MORE = """
+SCHEDULE = """
 [schedule]
 cron = "30 2 * * *"
-
-[finetune]
-images = "s3://microscopy/corrected/images/"
-masks = "s3://microscopy/corrected/masks/"
 """
+
+PAIRS = (f"s3://{BUCKET}/corrected/images/", f"s3://{BUCKET}/corrected/masks/")
+"""Folders of images and of their corrected masks."""
 
 
 def prepare(folder: Path) -> None:
     """Fill a folder with everything the pages mention, finished outputs included."""
     for number, name in enumerate(("a.jpg", "b.jpg", "c.jpg", "more/d.jpg")):
-        _write(folder / "images" / name, jpeg(number, 48))
+        _write(folder / "images" / name, _nucleus(number))
     for number, day in enumerate(DAYS):
-        _write(folder / "days" / day / f"{number}.jpg", jpeg(number, 48))
+        _write(folder / "days" / day / f"{number}.jpg", _nucleus(number))
     checkpoint = seeded().state_dict() | {"mask_values": [0, 1]}
     for name in ("checkpoint.pth", "model.pth"):
         torch.save(checkpoint, folder / name)
@@ -57,10 +63,11 @@ def prepare(folder: Path) -> None:
         assert done.exit_code == 0, done.output
 
 
-def copy(prepared: Path, folder: Path, job: str) -> None:
-    """Copy a prepared folder, with a job file of this text."""
-    shutil.copytree(prepared, folder, dirs_exist_ok=True)
-    (folder / "job.toml").write_text(job)
+def copy(prepared: Path, folder: Path, job: str, *, outputs: bool) -> None:
+    """Copy a prepared folder, with or without its outputs, and add a job file of this text and one with a date."""
+    shutil.copytree(prepared, folder, dirs_exist_ok=True, ignore=None if outputs else shutil.ignore_patterns("out*"))
+    (folder / "job.toml").write_text(job + SCHEDULE)
+    (folder / "nightly.toml").write_text(NIGHTLY)
 
 
 def fill_bucket() -> None:
@@ -72,13 +79,22 @@ def fill_bucket() -> None:
         storage.rm(BUCKET, recursive=True)
     storage.mkdir(BUCKET)
     for number, name in enumerate(("a/b.jpg", "a/c.jpg", "d.jpg", "e.jpg")):
-        storage.pipe(f"{BUCKET}/plates/{name}", jpeg(number, 48))
+        storage.pipe(f"{BUCKET}/plates/{name}", _nucleus(number))
     for number in range(16):
         random = np.random.default_rng(number)
         truth = (random.random((4, 4)) > 0.5).repeat(16, axis=0).repeat(16, axis=1)
         pixels = (truth * 150 + random.integers(20, 60, truth.shape)).astype(np.uint8)
         storage.pipe(f"{BUCKET}/corrected/images/{number:02}.png", _png(np.stack([pixels] * 3, axis=2)))
         storage.pipe(f"{BUCKET}/corrected/masks/{number:02}.png", _png((truth * 255).astype(np.uint8)))
+
+
+def _nucleus(number: int) -> bytes:
+    """Return a JPEG of a bright disk on black, found by the built-in model."""
+    y, x = np.mgrid[:64, :64]
+    pixels = np.where((y - 32) ** 2 + (x - 28 - number) ** 2 < 100, 200, 10).astype(np.uint8)
+    sink = io.BytesIO()
+    Image.fromarray(pixels).save(sink, "JPEG")
+    return sink.getvalue()
 
 
 def _png(pixels: np.ndarray) -> bytes:
