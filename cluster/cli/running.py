@@ -50,7 +50,7 @@ def plan(
     fingerprint = fingerprint_of(work, loaded)
     planned = make_plan(work, fingerprint)
     manifest = planned.manifest
-    result = estimate(work, planned, fingerprint)
+    result = estimate(work, planned, fingerprint).to_dict()
     result["warnings"] = warnings(work, loaded, manifest, threads=threads_of(work))
     if work.finetune.images:
         result["warnings"].append(

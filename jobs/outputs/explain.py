@@ -12,7 +12,7 @@ from maskfleet.jobs.ledger import catalog
 from maskfleet.jobs.ledger.commit import Commits
 from maskfleet.jobs.ledger.manifest import Manifest
 from maskfleet.jobs.ledger.shard_files import STATISTICS
-from maskfleet.jobs.planning.plan import gone_rows
+from maskfleet.jobs.planning.live_plan import gone_rows
 from maskfleet.jobs.storage.contract import Storage
 from maskfleet.jobs.storage.schemes import open_storage
 

@@ -1,1 +1,1 @@
-"""Which images a run does, how, and what it will find."""
+"""Planning: the images a run processes, and likely problems with its masks."""

@@ -1,7 +1,6 @@
-"""Why masks may come out wrong, looked for before a run: on a sample of the job's own images.
+"""Checks for likely causes of wrong masks before a run, on a sample of the job's own images.
 
-All-black masks are the most common complaint of Pytorch-UNet's users; each cause that a sample can show
-is a sentence here.
+All-black masks are the most frequent complaint of Pytorch-UNet users. Each cause visible in a sample gives a warning.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,21 +16,21 @@ from maskfleet.jobs.network.sample import IMAGES, Example, sample
 from maskfleet.unet.inference.decision import Statistics
 from maskfleet.unet.weights import CHECKPOINT, Weights
 
-_DARK = 32
-"""Values of a mask that lie within so many of each other look alike."""
+_SIMILAR = 32
+"""Largest difference between mask values that look alike."""
 
-_ALMOST = 0.999
-"""Share of a sample's pixels in one class that is no segmentation."""
+_SINGLE_CLASS = 0.999
+"""Share of one class in a sample from which on the masks are suspicious."""
 
-_COLOUR = 16
-"""Channels of a grey image lie within so many of each other, compression included."""
+_GREY = 16
+"""Largest mean difference between the channels of a grey image, allowing for compression."""
 
 
 def refuse_other_channels(job: Job, weights: Weights, manifest: Manifest) -> None:
-    """Look at a few images, where few kinds of image have the channels that the network takes.
+    """Refuse weights with an unusual number of channels if no image of a sample has as many.
 
     Raises:
-        JobError: None of them has.
+        JobError: No image of the sample has the channels of the weights.
     """
     channels = weights.model.n_channels
     if channels in (1, 3) or not manifest.images:
@@ -40,89 +39,106 @@ def refuse_other_channels(job: Job, weights: Weights, manifest: Manifest) -> Non
     unsuited = [example for example in examples if example.failure and example.failure.error_class == "unsupported"]
     if len(unsuited) == len(examples):
         raise JobError(
-            f"weights {', '.join(job.weights)} take {channels} channels and no image of a sample has them "
+            f"weights {', '.join(job.weights)} need {channels} channels, but no image of a sample has them "
             f"({unsuited[0].record.key}: {unsuited[0].failure.message if unsuited[0].failure else ''}); use other "
-            "weights, or images of as many channels"
+            f"weights, or images with {channels} channels"
         )
 
 
 def warnings(job: Job, weights: Weights, manifest: Manifest, *, threads: int) -> list[str]:
-    """What is likely to go wrong, each with its likely cause. Segments a sample on this machine.
+    """Return likely problems with the masks and their likely causes, one sentence each.
+
+    Segments a sample of the images on this machine.
+
+    Args:
+        job: The job.
+        weights: Weights of the job.
+        manifest: Planned images.
+        threads: Number of CPU threads.
 
     Raises:
-        JobError: The device is not there or cannot do what the job asks.
+        JobError: The device is missing or cannot do what the job asks.
     """
-    found = [*_of_scale(job, weights), *_of_values(mask_values(job, weights))]
+    found = [*_scale_warnings(job, weights), *_value_warnings(mask_values(job, weights))]
     if not manifest.images:
         return found
     examples = sample(job, weights.model.n_channels, manifest.sample(IMAGES))
-    found += [*_of_files(examples), *_of_colours(job, weights, manifest)]
+    found += [*_failure_warnings(examples), *_colour_warnings(job, weights, manifest)]
     segmenter = segmenter_of(job, weights, threads=threads)
-    seen = [example.pixels for example in examples if example.pixels is not None]
-    statistics = [segmenter.segment(pixels[None])[1] for pixels in seen]
-    return [*found, *_of_masks(job, weights, statistics)] if seen else found
+    images = [example.pixels for example in examples if example.pixels is not None]
+    statistics = [segmenter.segment(pixels[None])[1] for pixels in images]
+    return [*found, *_mask_warnings(job, weights, statistics)] if images else found
 
 
-def _of_scale(job: Job, weights: Weights) -> Iterator[str]:
+def _scale_warnings(job: Job, weights: Weights) -> Iterator[str]:
     trained = weights.metadata.get("scale")
     if trained is not None and float(trained) != job.inference.scale:
         yield (
-            f"the weights were trained at scale {float(trained):g} and inference.scale is {job.inference.scale:g}; "
+            f"the weights were trained at scale {float(trained):g}, but inference.scale is {job.inference.scale:g}: "
             f"objects appear {job.inference.scale / float(trained):g} times as large as in training"
         )
     elif trained is None and weights.metadata.get("origin") == CHECKPOINT:
         yield (
-            "the weights do not say at what scale they were trained, and Pytorch-UNet's default for training and "
-            f"prediction is 0.5; inference.scale is {job.inference.scale:g} (state it once: maskfleet convert --scale)"
+            "the weights do not record their training scale; Pytorch-UNet trains and predicts at 0.5 by default, but "
+            f"inference.scale is {job.inference.scale:g} (record the scale with maskfleet convert --scale)"
         )
 
 
-def _of_values(values: Sequence[Any]) -> Iterator[str]:
+def _value_warnings(values: Sequence[Any]) -> Iterator[str]:
     samples = np.asarray(values, np.int64).reshape(len(values), -1)
-    if int(np.ptp(samples, axis=0).max()) < _DARK:
+    if int(np.ptp(samples, axis=0).max()) < _SIMILAR:
         yield (
-            f"masks show their classes as {', '.join(str(value) for value in values)}, which look alike, often all "
-            "black; set masks.values, such as [0, 255], if people are to see them"
+            f"the mask values {', '.join(str(value) for value in values)} look alike, usually all black; to make masks "
+            "visible, set masks.values, such as [0, 255]"
         )
 
 
-def _of_files(examples: Sequence[Example]) -> Iterator[str]:
+def _failure_warnings(examples: Sequence[Example]) -> Iterator[str]:
     failures = [(example.record.key, example.failure) for example in examples if example.failure is not None]
     if failures:
         key, failure = failures[0]
-        yield f"{len(failures)} of {len(examples)} images of a sample would fail; the first is {key}: {failure.message}"
+        yield (
+            f"{len(failures)} of {_count(len(examples), 'sampled image')} would fail, the first being {key}: "
+            f"{failure.message}"
+        )
 
 
-def _of_colours(job: Job, weights: Weights, manifest: Manifest) -> Iterator[str]:
+def _colour_warnings(job: Job, weights: Weights, manifest: Manifest) -> Iterator[str]:
     if weights.model.n_channels != 1:
         return
     examples = sample(job, 3, manifest.sample(IMAGES))
     images = [example.pixels.astype(np.int16) for example in examples if example.pixels is not None]
-    coloured = sum(float(np.ptp(pixels, axis=2).mean()) > _COLOUR for pixels in images)
+    coloured = sum(float(np.ptp(pixels, axis=2).mean()) > _GREY for pixels in images)
     if coloured:
         yield (
-            f"the weights take one channel and {coloured} of {len(images)} images have colours, of which the network "
-            "sees the luma alone; were they trained on such?"
+            f"the weights take one channel, but {coloured} of {_count(len(images), 'sampled image')} "
+            f"{'has' if coloured == 1 else 'have'} colours; the network sees only their luminance, so check "
+            "that it was trained on such images"
         )
 
 
-def _of_masks(job: Job, weights: Weights, statistics: Sequence[Statistics]) -> Iterator[str]:
+def _mask_warnings(job: Job, weights: Weights, statistics: Sequence[Statistics]) -> Iterator[str]:
     if lost := sum(not each.finite[0] for each in statistics):
-        yield f"the network gives values that are not finite on {lost} of {len(statistics)} images; use other weights"
+        images = _count(len(statistics), "sampled image")
+        yield f"the network returns NaN or infinity for {lost} of {images}; use other weights"
     pixels = np.sum([each.class_pixels[0] for each in statistics], axis=0)
     share = pixels / pixels.sum()
-    if share.max() < _ALMOST:
+    if share.max() < _SINGLE_CLASS:
         return
     only = int(share.argmax())
-    trained = weights.normalize
     causes = [
-        "images unlike those of the training",
-        *(["a class order other than thought"] if only else []),
-        *([] if trained else ["training with mean and standard deviation (maskfleet convert --mean --std)"]),
+        "images unlike the training images",
+        *(["a different order of classes"] if only else []),
+        *([] if weights.normalize else ["training with mean and standard deviation (maskfleet convert --mean --std)"]),
         *(["inference.threshold"] if job.inference.threshold is not None or weights.model.n_classes == 1 else []),
         "inference.scale",
     ]
+    name = "background" if only == 0 else f"class {only}"
     yield (
-        f"{share[only]:.2%} of a sample's pixels are {'background' if only == 0 else f'class {only}'} (mean confidence "
+        f"{share[only]:.2%} of the sampled pixels are {name} (mean confidence "
         f"{np.mean([each.mean_confidence[0] for each in statistics]):.2f}); likely causes: {', '.join(causes)}"
     )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

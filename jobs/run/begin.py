@@ -13,8 +13,6 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-
 from maskfleet.jobs.errors import Denied, JobError, NotFound, StorageError
 from maskfleet.jobs.inputs.indexes import Indexes
 from maskfleet.jobs.inputs.sources import Source
@@ -27,8 +25,9 @@ from maskfleet.jobs.ledger.manifest import Manifest, folder_of, freeze_so_far, p
 from maskfleet.jobs.ledger.run_output import RunOutput
 from maskfleet.jobs.masks.formats import mask_format
 from maskfleet.jobs.network.inference_config import fingerprint_of, load_weights, mask_values, threads_of
+from maskfleet.jobs.planning.live_plan import LivePlan, manifest_of
 from maskfleet.jobs.planning.mask_checks import refuse_other_channels
-from maskfleet.jobs.planning.plan import LivePlan, Planning, first_of, in_memory
+from maskfleet.jobs.planning.plan import Planning, PlanPart, first_part
 from maskfleet.jobs.run.derived import compact, export_rest, rebuild_catalog
 from maskfleet.jobs.storage.contract import Storage
 from maskfleet.jobs.storage.schemes import open_storage
@@ -102,8 +101,8 @@ class Planned(NamedTuple):
     """A plan of which the first part is known, and nothing is written."""
 
     planning: Planning
-    first: tuple[pa.Table, int]
-    parts: Iterator[tuple[pa.Table, int]]
+    first: PlanPart
+    parts: Iterator[PlanPart]
     runs: list[str]
     """That the output had when it was begun."""
     seconds: float
@@ -114,7 +113,7 @@ class Planned(NamedTuple):
     @property
     def manifest(self) -> Manifest:
         """Of the first part."""
-        return in_memory(*self.first)
+        return manifest_of(self.first)
 
 
 @contextmanager
@@ -208,7 +207,7 @@ def plan(job: Job, fingerprint: str) -> Planned:
         mean_bytes=source.mean_bytes,
     )
     parts = iter(planning)
-    first = first_of(parts)
+    first = first_part(parts)
     if not planning.listed:
         others = ", ".join(f"{count} {ending}" for ending, count in source.ignored.most_common(5))
         raise JobError(f"no image in {job.input}{f' (but {others})' if others else ''}; correct 'input'")
@@ -278,7 +277,14 @@ def _new_run(
         "job": job.model_dump(mode="json", exclude_none=True),
     }
     storage.write(f"runs/{run_id}/job.json", json.dumps(record, indent=1).encode())
-    live = LivePlan(storage, run_id, planned.planning, planned.first, planned.parts, planned.indexes)
+    live = LivePlan(
+        storage,
+        run_id,
+        planning=planned.planning,
+        first=planned.first,
+        parts=planned.parts,
+        indexes=planned.indexes,
+    )
     manifest = Manifest(lambda part: storage.read(f"{folder_of(run_id)}/{part_name(part)}"), lambda: live.frozen)
     commits = Commits(storage, run_id, mode, lock.fence)
     output = RunOutput(

@@ -15,7 +15,7 @@ from maskfleet.jobs.ledger.manifest import Shard
 from maskfleet.jobs.ledger.run_output import RunOutput
 from maskfleet.jobs.ledger.shard_files import rows_of
 from maskfleet.jobs.ledger.sorted_tables import even
-from maskfleet.jobs.planning.plan import gone_rows
+from maskfleet.jobs.planning.live_plan import gone_rows
 from maskfleet.jobs.storage.contract import Storage
 
 _GROUPS_OF_A_PART = 12

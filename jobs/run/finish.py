@@ -12,7 +12,7 @@ from maskfleet.jobs.ledger.commit import Commit, leaves, pending
 from maskfleet.jobs.ledger.fence import Fence
 from maskfleet.jobs.ledger.manifest import Shard
 from maskfleet.jobs.network import tuning
-from maskfleet.jobs.planning.plan import gone_rows
+from maskfleet.jobs.planning.live_plan import gone_rows
 from maskfleet.jobs.run.begin import Run
 from maskfleet.jobs.run.derived import compact, export_rest
 from maskfleet.jobs.run.progress import Progress

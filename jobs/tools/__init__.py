@@ -1,1 +1,1 @@
-"""The demo, the benchmarks and the estimate of a run's time and cost."""
+"""Tools around a run: cost estimates, benchmarks, and the demo's images."""

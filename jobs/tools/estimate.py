@@ -1,240 +1,258 @@
-"""What a run would cost: a few of its images go the whole way on this machine, and the rest is multiplication.
+"""The estimated cost of a run: a sample is processed for real on this machine, and its time and sizes are scaled up.
 
-The sample goes in real attempts into a temporary folder, by the job's own pipeline, as many at once as a worker has:
-what it takes and what it writes are measured, not modelled. Its images come from all over the plan.
+The sample comes from all over the plan and runs through the job's own pipeline, so both are measured, not modelled.
 """
 
-import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from itertools import chain, pairwise
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import chain
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.ledger.catalog import final_failures
-from maskfleet.jobs.ledger.commit import Commits
-from maskfleet.jobs.ledger.manifest import Manifest, Shard
-from maskfleet.jobs.ledger.run_output import RunOutput
-from maskfleet.jobs.ledger.shard_files import rows_of
 from maskfleet.jobs.masks.formats import mask_format
-from maskfleet.jobs.network.inference_config import threads_of
-from maskfleet.jobs.planning.plan import in_memory, sampled
-from maskfleet.jobs.run.attempt import ShardReport, run_shard
-from maskfleet.jobs.run.begin import Planned, Run
-from maskfleet.jobs.run.open_pipeline import open_pipeline
-from maskfleet.jobs.run.pipeline import SHARDS_IN_FLIGHT, Pipeline
-from maskfleet.jobs.storage.local import LocalStorage
+from maskfleet.jobs.planning.plan import sampled
+from maskfleet.jobs.run.begin import Planned
 from maskfleet.jobs.timing.stage_timers import busiest
+from maskfleet.jobs.tools.trial import Sizes, Trial, run_trial
 
 SAMPLE = 64
-"""Images that are timed."""
+"""Number of images processed for the estimate."""
 
 WORKERS = (1, 8, 64)
-_WARM = 8
+"""Numbers of workers estimated for."""
+
 _PAGE = 1000
-"""Keys of a listing request."""
+"""Keys per listing request."""
 
 
-def estimate(job: Job, planned: Planned, fingerprint: str) -> dict[str, Any]:
-    """Count the whole plan, time a sample, and reckon.
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """The plan in numbers.
+
+    Attributes:
+        listed: Images in the input.
+        done: Images that need no work or are not selected.
+        images: Planned images.
+        why: Planned images by reason.
+        gone: Known images no longer in the input.
+        shards: Number of shards.
+        bytes: Size of the planned images in bytes.
+        listing_seconds: Time taken to list the input.
+        fingerprint: Fingerprint of the job.
+    """
+
+    listed: int
+    done: int
+    images: int
+    why: Mapping[str, int]
+    gone: int
+    shards: int
+    bytes: int
+    listing_seconds: float
+    fingerprint: str
+
+    @property
+    def shard_images(self) -> int:
+        """Images per shard, rounded up."""
+        return -(-self.images // self.shards)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkersEstimate:
+    """The estimate for a number of workers.
+
+    Attributes:
+        workers: Number of workers.
+        seconds: Duration of the run.
+        start_share: Share of the workers' start in `seconds`.
+        cost: Compute cost with its currency.
+        limit: What the run waits for most: "listing", "start" or "work".
+        hours: Worker hours, or GPU hours with one GPU per worker.
+        gpu: Whether each worker has a GPU.
+    """
+
+    workers: int
+    seconds: float
+    start_share: float
+    cost: str
+    limit: str
+    hours: float
+    gpu: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        table = asdict(self)
+        hours, gpu = table.pop("hours"), table.pop("gpu")
+        return table | {"gpu_hours" if gpu else "worker_hours": hours}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """The scaled-up part of an estimate.
+
+    Attributes:
+        device: Device of the sample.
+        sample: Number of sampled images.
+        images_per_second_of_a_worker: Throughput of one worker.
+        start_seconds: Start of a worker.
+        expected_failures: Expected number of failed images by error class.
+        workers: Estimates for `WORKERS`.
+        limit: Busiest pipeline stage.
+        requests: Number of storage requests by kind.
+        output_bytes: Size of the output in bytes.
+        requests_cost: Cost of the requests with its currency.
+        keeping_cost: Monthly storage cost with its currency.
+        next_night: What a second run would process.
+    """
+
+    device: str
+    sample: int
+    images_per_second_of_a_worker: float
+    start_seconds: float
+    expected_failures: Mapping[str, int]
+    workers: Sequence[WorkersEstimate]
+    limit: str
+    requests: Mapping[str, int]
+    output_bytes: int
+    requests_cost: str
+    keeping_cost: str
+    next_night: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return asdict(self) | {"workers": [each.to_dict() for each in self.workers]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """The result of `maskfleet plan`.
+
+    Attributes:
+        counts: The plan in numbers.
+        cost: Scaled-up measurements; None if no image is planned.
+    """
+
+    counts: Counts
+    cost: Cost | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form, as printed by `maskfleet plan --json`."""
+        return asdict(self.counts) | ({} if self.cost is None else self.cost.to_dict())
+
+
+def estimate(job: Job, planned: Planned, fingerprint: str) -> Estimate:
+    """Count the plan to its end, process a sample, and scale up.
 
     Args:
-        job: What to do.
-        planned: Its plan, of which nothing was taken yet.
-        fingerprint: Of the job.
-
-    Returns:
-        What `maskfleet plan` shows.
+        job: The job.
+        planned: Plan of the job, with only its first part taken.
+        fingerprint: Fingerprint of the job.
 
     Raises:
-        JobError: The device is not there or cannot do what the job asks.
+        JobError: The device is missing or cannot do what the job asks.
     """
     began = time.perf_counter()
     shards = 0
 
-    def parts() -> Iterator[pa.Table]:
+    def tables() -> Iterator[pa.Table]:
         nonlocal shards
-        for table, size in chain([planned.first], planned.parts):
-            shards += -(-table.num_rows // size)
-            yield table
+        for part in chain([planned.first], planned.parts):
+            shards += part.shards
+            yield part.table
 
-    (chosen,) = sampled(parts(), SAMPLE)
+    (sample,) = sampled(tables(), SAMPLE)
     planning = planned.planning
-    counted = {
-        "listed": planning.listed,
-        "done": planning.done,
-        "images": planning.images,
-        "why": dict(planning.why),
-        "gone": planning.gone,
-        "shards": shards,
-        "bytes": planning.bytes,
-        "listing_seconds": round(planned.seconds + time.perf_counter() - began, 2),
-        "fingerprint": fingerprint,
-    }
-    if not planning.images:
-        return counted
-    with tempfile.TemporaryDirectory(prefix="maskfleet-plan-") as folder:
-        storage = LocalStorage(folder)
-        run = _trial(job, storage, fingerprint, in_memory(chosen, chosen.num_rows))
-        began = time.perf_counter()
-        with open_pipeline(run, threads_of(job)) as pipeline:
-            # No larger than the run's shards, whose files are no matter of their images alone.
-            few = min(_WARM, chosen.num_rows, -(-planning.images // shards))
-            warm = run_shard(run.output, Shard("00000", 0, few), pipeline)
-            start = time.perf_counter() - began
-            # Another run id, so that what was written to get warm does not count.
-            output = replace(run.output, run_id="timed", commits=Commits(storage, "timed", "worker"))
-            timed = _timed(output, chosen.num_rows, pipeline)
-            device = str(getattr(pipeline.segmenter, "device", "cpu"))
-        sizes = _Sizes.of(run.output, [warm]), _Sizes.of(output, timed.reports)
-    return counted | _reckoned(job, counted, timed, start, sizes, device)
-
-
-class _Timed(NamedTuple):
-    """The sample, done as a run does it.
-
-    Attributes:
-        reports: Of its shards.
-        images: Of all of them.
-        seconds: From the first one's beginning to the last one's end.
-    """
-
-    reports: list[ShardReport]
-    images: int
-    seconds: float
-
-
-def _timed(output: RunOutput, images: int, pipeline: Pipeline) -> _Timed:
-    cuts = [images * number // SHARDS_IN_FLIGHT for number in range(SHARDS_IN_FLIGHT + 1)]
-    # By their names, parts of one: the whole sample is one shard of its plan.
-    shards = [Shard(f"00000.{start}", start, stop) for start, stop in pairwise(cuts) if stop > start]
-    began = time.perf_counter()
-    with ThreadPoolExecutor(SHARDS_IN_FLIGHT) as pool:
-        reports = list(pool.map(lambda shard: run_shard(output, shard, pipeline), shards))
-    return _Timed(reports, images, time.perf_counter() - began)
-
-
-class _Line(NamedTuple):
-    """Bytes of a shard's files beside its masks: so many for each image, and so many whatever they hold."""
-
-    image: float
-    shard: float
-
-    @classmethod
-    def through(cls, few: "_Sizes", many: "_Sizes", name: str) -> "_Line":
-        """Where images are few, a shard is mostly schema and footer; two sizes tell the one from the other."""
-        less, more = (getattr(sizes, name) / sizes.shards for sizes in (few, many))
-        images = many.images / many.shards - few.images / few.shards
-        image = max(0.0, (more - less) / images) if images > 0 else 0.0
-        return cls(image, less - image * few.images / few.shards)
-
-
-class _Sizes(NamedTuple):
-    """What some shards of a run wrote, in bytes.
-
-    Attributes:
-        masks: PNG files, each counted once.
-        around: What holds them beside them.
-        rows: Statistics, commits and notes.
-    """
-
-    images: int
-    shards: int
-    masks: int
-    around: int
-    rows: int
-
-    @classmethod
-    def of(cls, output: RunOutput, reports: Sequence[ShardReport]) -> "_Sizes":
-        sizes = {"masks": 0, "rows": 0}
-        for entry in output.storage.walk(f"runs/{output.run_id}"):
-            sizes["masks" if entry.path.rsplit("/", 1)[-1] == output.format.archive else "rows"] += entry.size
-        masks = sum(pc.sum(rows_of(output.storage, report.commit)["mask_bytes"]).as_py() or 0 for report in reports)
-        images = sum(report.commit.images for report in reports)
-        return cls(images, len(reports), masks, max(0, sizes["masks"] - masks), sizes["rows"])
-
-
-def _trial(job: Job, storage: LocalStorage, fingerprint: str, manifest: Manifest) -> Run:
-    record = {"run_id": "warm", "threads": threads_of(job)}
-    output = RunOutput(
-        storage=storage,
-        run_id="warm",
+    counts = Counts(
+        listed=planning.listed,
+        done=planning.done,
+        images=planning.images,
+        why=dict(planning.reasons),
+        gone=planning.gone,
+        shards=shards,
+        bytes=planning.bytes,
+        listing_seconds=round(planned.seconds + time.perf_counter() - began, 2),
         fingerprint=fingerprint,
-        manifest=manifest,
-        commits=Commits(storage, "warm", "worker"),
-        format=mask_format(job.masks.format),
     )
-    return Run(job, record, output)
+    if not counts.images:
+        return Estimate(counts=counts, cost=None)
+    trial = run_trial(job, sample, fingerprint=fingerprint, shard_images=counts.shard_images)
+    return Estimate(counts=counts, cost=_cost(job, counts, trial))
 
 
-def _reckoned(
-    job: Job, counted: dict[str, Any], timed: _Timed, start: float, sizes: tuple[_Sizes, _Sizes], device: str
-) -> dict[str, Any]:
-    images, shards = counted["images"], counted["shards"]
-    each = timed.seconds / timed.images
-    share = images / timed.images
-    errors, busy = _summed(report.errors for report in timed.reports), _summed(report.busy for report in timed.reports)
-    workers = [_with(job, count, counted, each, start, gpu=device.startswith("cuda")) for count in WORKERS]
-    # Per shard: its tar or table, its statistics, its commit, and the note that it was exported.
-    masks = mask_format(job.masks.format)
-    loose = images if masks.loose else 0
-    requests = {
-        "list": -(-counted["listed"] // _PAGE),
-        "get": images + 3 * shards,
-        "put": 4 * shards + loose,
-    }
-    rows, around = _Line.through(*sizes, "rows"), _Line.through(*sizes, "around")
-    copies = 2 if masks.loose else 1
-    # Rows are written twice: with their shard, and compacted.
-    each_image = copies * sizes[1].masks / timed.images + around.image + 2 * rows.image
-    output = round(images * each_image + shards * (rows.shard + around.shard))
+def _cost(job: Job, counts: Counts, trial: Trial) -> Cost:
     prices = job.prices
-    money = requests["get"] * prices.get_1000 / 1000 + (requests["put"] + requests["list"]) * prices.put_1000 / 1000
-    failed = {name: round(count * share) for name, count in errors.items()}
-    again = sum(count for name, count in failed.items() if name not in final_failures())
+    requests = _requests(job, counts)
+    output_bytes = _output_bytes(job, counts, trial)
+    requests_cost = (
+        requests["get"] * prices.get_1000 / 1000 + (requests["put"] + requests["list"]) * prices.put_1000 / 1000
+    )
+    failures = {name: round(count * counts.images / trial.images) for name, count in trial.errors.items()}
+    retries = sum(count for name, count in failures.items() if name not in final_failures())
+    return Cost(
+        device=trial.device,
+        sample=trial.images,
+        images_per_second_of_a_worker=round(trial.images / trial.seconds, 2),
+        start_seconds=round(trial.start_seconds, 1),
+        expected_failures=failures,
+        workers=[_with_workers(job, count, counts, trial) for count in WORKERS],
+        limit=busiest(trial.busy),
+        requests=requests,
+        output_bytes=output_bytes,
+        requests_cost=f"{requests_cost:.2f} {prices.currency}",
+        keeping_cost=f"{output_bytes / 1e9 * prices.gb_month:.2f} {prices.currency} a month",
+        next_night=f"new or changed images; {retries} {'retry' if retries == 1 else 'retries'}",
+    )
+
+
+def _requests(job: Job, counts: Counts) -> dict[str, int]:
+    # Per shard: mask archive, statistics, commit, and the mark of its export.
+    loose = counts.images if mask_format(job.masks.format).loose else 0
     return {
-        "device": device,
-        "sample": timed.images,
-        "images_per_second_of_a_worker": round(1 / each, 2),
-        "start_seconds": round(start, 1),
-        "expected_failures": failed,
-        "workers": workers,
-        "limit": busiest(busy),
-        "requests": requests,
-        "output_bytes": output,
-        "requests_cost": f"{money:.2f} {prices.currency}",
-        "keeping_cost": f"{output / 1e9 * prices.gb_month:.2f} {prices.currency} a month",
-        "next_night": f"{again} of these failures again, and what is new or changed by then",
+        "list": -(-counts.listed // _PAGE),
+        "get": counts.images + 3 * counts.shards,
+        "put": 4 * counts.shards + loose,
     }
 
 
-def _summed(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    total: dict[str, float] = {}
-    for part in parts:
-        for name, value in part.items():
-            total[name] = total.get(name, 0) + value
-    return total
+def _output_bytes(job: Job, counts: Counts, trial: Trial) -> int:
+    rows_image, rows_shard = _per_image_and_shard(trial.warm_up, trial.sample, "rows")
+    containers_image, containers_shard = _per_image_and_shard(trial.warm_up, trial.sample, "containers")
+    copies = 2 if mask_format(job.masks.format).loose else 1
+    # Rows are stored twice: with their shard, and compacted.
+    per_image = copies * trial.sample.masks / trial.images + containers_image + 2 * rows_image
+    return round(counts.images * per_image + counts.shards * (rows_shard + containers_shard))
 
 
-def _with(job: Job, workers: int, counted: dict[str, Any], each: float, start: float, *, gpu: bool) -> dict[str, Any]:
-    # Shards are whole: the last round is as long as any, however few workers it keeps busy.
-    size = -(-counted["images"] // counted["shards"])
-    rounds = counted["images"] / (workers * size)
-    rounds = rounds + 0.5 if workers > 1 else rounds
-    work = max(rounds, 1.0 if workers > 1 else 0.0) * size * each if counted["shards"] > workers else size * each
-    seconds = max(start + work, counted["listing_seconds"])
+def _per_image_and_shard(small: Sizes, large: Sizes, name: str) -> tuple[float, float]:
+    """Split a size into bytes per image and constant bytes per shard, from measurements with few and many images."""
+    less, more = (getattr(sizes, name) / sizes.shards for sizes in (small, large))
+    images = large.images / large.shards - small.images / small.shards
+    per_image = max(0.0, (more - less) / images) if images > 0 else 0.0
+    return per_image, less - per_image * small.images / small.shards
+
+
+def _with_workers(job: Job, workers: int, counts: Counts, trial: Trial) -> WorkersEstimate:
+    rounds = counts.images / (workers * counts.shard_images)
+    if counts.shards <= workers:
+        rounds = 1.0
+    elif workers > 1:
+        # Shards are not divided, so the last round lasts as long as any: half a shard per worker is lost on average.
+        rounds = max(rounds + 0.5, 1.0)
+    work = rounds * counts.shard_images * trial.seconds / trial.images
+    seconds = max(trial.start_seconds + work, counts.listing_seconds)
     hours = workers * seconds / 3600
-    price = job.prices.gpu_hour if gpu else job.prices.worker_hour
-    found: dict[str, Any] = {
-        "workers": workers,
-        "seconds": round(seconds, 1),
-        "start_share": round(start / seconds, 3),
-        "cost": f"{hours * price:.2f} {job.prices.currency}",
-        "limit": "listing" if seconds <= counted["listing_seconds"] else "start" if start > work else "work",
-    }
-    return found | ({"gpu_hours": round(hours, 3)} if gpu else {"worker_hours": round(hours, 3)})
+    gpu = trial.device.startswith("cuda")
+    limit = "start" if trial.start_seconds > work else "work"
+    return WorkersEstimate(
+        workers=workers,
+        seconds=round(seconds, 1),
+        start_share=round(trial.start_seconds / seconds, 3),
+        cost=f"{hours * (job.prices.gpu_hour if gpu else job.prices.worker_hour):.2f} {job.prices.currency}",
+        limit="listing" if seconds <= counts.listing_seconds else limit,
+        hours=round(hours, 3),
+        gpu=gpu,
+    )

@@ -35,7 +35,8 @@ def committed(output: str, images: int) -> None:
     from maskfleet.jobs.ledger.commit import Commit, Commits, put
     from maskfleet.jobs.ledger.manifest import Manifest
     from maskfleet.jobs.ledger.shard_files import STATISTICS
-    from maskfleet.jobs.planning.plan import LivePlan, Planning, first_of
+    from maskfleet.jobs.planning.live_plan import LivePlan
+    from maskfleet.jobs.planning.plan import Planning, first_part
     from maskfleet.jobs.storage.schemes import open_storage
 
     storage = open_storage(output)
@@ -58,7 +59,7 @@ def committed(output: str, images: int) -> None:
 
     planning = Planning(listing(), in_order=True, shard_size=SHARD)
     parts = iter(planning)
-    live = LivePlan(storage, RUN, planning, first_of(parts), parts)
+    live = LivePlan(storage, RUN, planning=planning, first=first_part(parts), parts=parts)
     commits = Commits(storage, RUN, "worker")
     for shard in live.shards():
         if shard is None:

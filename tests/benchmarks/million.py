@@ -66,7 +66,7 @@ def done(place: str, output: str, kill_at: float, started: float) -> None:
         if progress.done > progress.before:
             resumed.setdefault("first_shard", time.time() - started)
             resumed.setdefault("before", progress.before)
-        if this.live is None or this.live.planning.whole:
+        if this.live is None or this.live.planning.complete:
             for mark in MARKS:
                 if progress.done >= mark * this.images:
                     memory.setdefault(mark, resident())

@@ -159,14 +159,14 @@ def planning(output):
     import maskfleet.jobs.run.begin
     import maskfleet.jobs.run.execute
     from maskfleet.jobs.network.inference_config import fingerprint_of, load_weights
-    from maskfleet.jobs.planning.plan import LivePlan
+    from maskfleet.jobs.planning.live_plan import LivePlan
     from maskfleet.jobs.storage.schemes import open_storage
 
     job = job_of(output)
     fingerprint = fingerprint_of(job, load_weights(job))
     began = time.perf_counter()
     plan = maskfleet.jobs.run.begin.plan(job, fingerprint)
-    live = LivePlan(open_storage(output), f"plan-{began}", plan.planning, plan.first, plan.parts)
+    live = LivePlan(open_storage(output), f"plan-{began}", planning=plan.planning, first=plan.first, parts=plan.parts)
     for shard in live.shards():
         if shard is None:
             time.sleep(0.02)
@@ -231,7 +231,7 @@ def killed(output):
         for shard in this.live.shards():
             if shard is None:
                 time.sleep(0.02)
-        run_id, why = this.run_id, dict(this.live.planning.why)
+        run_id, why = this.run_id, dict(this.live.planning.reasons)
     commits = Commits(open_storage(output), run_id, "worker")
     shards = list(this.output.manifest.shards())
     for shard in shards[: len(shards) * 9 // 10]:

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from maskfleet.jobs.errors import Locked
 from maskfleet.jobs.inputs.record import Record, tables
 from maskfleet.jobs.ledger.manifest import PART_SHARDS, Manifest, Shard, freeze_so_far
-from maskfleet.jobs.planning.plan import LivePlan, Planning, first_of
+from maskfleet.jobs.planning.live_plan import LivePlan
+from maskfleet.jobs.planning.plan import Planning, first_part
 from maskfleet.jobs.storage.local import LocalStorage
 
 
@@ -18,7 +19,7 @@ def records(count):
 def stored(storage, listed, size):
     planning = Planning(tables(listed), in_order=True, shard_size=size)
     parts = iter(planning)
-    live = LivePlan(storage, "r", planning, first_of(parts), parts)
+    live = LivePlan(storage, "r", planning=planning, first=first_part(parts), parts=parts)
     shards = [shard for shard in live.shards() if shard]
     live.close()
     return shards
@@ -59,13 +60,13 @@ def test_a_driver_superseded_while_planning_cannot_extend_the_plan(tmp_path):
     listed = records(PART_SHARDS * 3 * 2 + 4)
     planning = Planning(tables(listed), in_order=True, shard_size=3)
     parts = iter(planning)
-    first, wakes_up = first_of(parts), threading.Event()
+    first, wakes_up = first_part(parts), threading.Event()
 
     def rest():
         wakes_up.wait(60)
         yield from parts
 
-    live = LivePlan(storage, "r", planning, first, rest())
+    live = LivePlan(storage, "r", planning=planning, first=first, parts=rest())
     freeze_so_far(storage, "r")  # as the successor does
     wakes_up.set()
     with pytest.raises(Locked, match="took over .* while this one was planning"):

@@ -1,5 +1,3 @@
-import threading
-
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -9,8 +7,7 @@ from maskfleet.jobs.errors import JobError, StorageError
 from maskfleet.jobs.inputs.record import Record, tables
 from maskfleet.jobs.job.sections import Selection
 from maskfleet.jobs.ledger import catalog
-from maskfleet.jobs.planning.plan import LivePlan, Planning, first_of
-from maskfleet.jobs.storage.local import LocalStorage
+from maskfleet.jobs.planning.plan import Planning
 
 
 def records(count):
@@ -30,24 +27,24 @@ def planned(listed, rows=(), *, in_order=True, size="auto", **selection):
         tables(listed), in_order=in_order, shard_size=size, known=rows, fingerprint="f", source="in",
         selection=Selection(**selection),
     )  # fmt: skip
-    parts = [table for table, _ in planning]
+    parts = [part.table for part in planning]
     found = pa.concat_tables(parts).to_pylist() if parts else []
     return planning, {row["key"]: row["why"] for row in found}
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 200), st.one_of(st.just("auto"), st.integers(1, 7)), st.integers(0, 200), st.randoms())
-def test_every_image_that_is_not_done_is_planned_once_in_order(count, size, finished, random):
+def test_every_unfinished_image_is_planned_once_in_order(count, size, finished, random):
     listed = records(count)
     random.shuffle(listed)
     rows = [(record.key, {"etag": record.etag}) for record in listed[:finished]]
     planning, found = planned(listed, known(*rows), in_order=False, size=size)
     assert list(found) == sorted(record.key for record in listed[finished:])
     assert (planning.listed, planning.images, planning.done) == (count, len(found), count - len(found))
-    assert planning.why == ({"new": len(found)} if found else {})
+    assert planning.reasons == ({"new": len(found)} if found else {})
 
 
-def test_more_than_memory_is_sorted_on_disk(monkeypatch):
+def test_large_listings_are_sorted_on_disk(monkeypatch):
     monkeypatch.setattr("maskfleet.jobs.planning.external_sort._RUN_ROWS", 50)
     monkeypatch.setattr("maskfleet.jobs.planning.external_sort.CHUNK", 20)
     listed = records(333)
@@ -55,7 +52,7 @@ def test_more_than_memory_is_sorted_on_disk(monkeypatch):
     assert list(planned(shuffled, in_order=False)[1]) == [record.key for record in listed]
 
 
-def test_every_reason():
+def test_known_images_are_planned_for_a_reason():
     rows = known(
         ("k00001.png", {}),
         ("k00002.png", {"etag": "other"}),
@@ -73,7 +70,7 @@ def test_every_reason():
     }  # fmt: skip
     assert found == expected
     assert planning.gone == 1
-    assert planning.vanished()["key"].to_pylist() == ["vanished.png"]
+    assert planning.take_gone()["key"].to_pylist() == ["vanished.png"]
     assert planned(records(7), rows, only=["changed", "stale"])[1] == {"k00002.png": "changed", "k00003.png": "stale"}
     assert planned(records(7), rows, classes=["decode"])[1] == {"k00004.png": "failed"}
     assert planned(records(7), rows, classes=["io", "decode"])[1].keys() == {"k00004.png", "k00005.png"}
@@ -84,7 +81,7 @@ def test_every_reason():
     }
 
 
-def test_a_limit_ends_the_listing_and_a_sample_does_not():
+def test_a_limit_ends_the_listing_but_a_sample_does_not():
     taken = []
 
     def counted():
@@ -93,75 +90,21 @@ def test_a_limit_ends_the_listing_and_a_sample_does_not():
             yield record
 
     planning, found = planned(counted(), limit=3)
-    assert (list(found), planning.whole) == (["k00000.png", "k00001.png", "k00002.png"], False)
+    assert (list(found), planning.complete) == (["k00000.png", "k00001.png", "k00002.png"], False)
     assert len(taken) < 30_000
     planning, found = planned(records(30_000), sample=10)
-    assert (len(found), planning.whole, planning.listed) == (10, True, 30_000)
+    assert (len(found), planning.complete, planning.listed) == (10, True, 30_000)
     assert found == planned(records(30_000), sample=10)[1]
     assert list(found) == sorted(found)
     assert list(found)[-1] > "k10000.png"
 
 
-def test_a_key_that_is_listed_twice_is_refused():
+def test_a_duplicate_key_is_refused():
     again = Record("k00001.png", "/elsewhere", 1, "e")
     with pytest.raises(JobError, match="two inputs have the key 'k00001.png'"):
         planned([*records(3), again], in_order=False)
 
 
-def test_storage_that_does_not_keep_the_order_is_found_out():
+def test_an_unsorted_listing_is_refused():
     with pytest.raises(StorageError, match="not listed in key order .*use that as 'input'"):
         planned(records(3)[::-1])
-
-
-def test_the_first_shards_go_out_before_the_listing_ends(tmp_path):
-    listed = []
-
-    def slow():
-        for record in records(60_000):
-            listed.append(record.key)
-            yield record
-
-    planning = Planning(tables(slow()), in_order=True, shard_size="auto")
-    parts = iter(planning)
-    first = first_of(parts)
-    assert len(listed) < 30_000
-    live = LivePlan(LocalStorage(str(tmp_path)), "r", planning, first, parts)
-    shards = live.shards()
-    assert next(shards).id == "00000"
-    assert sum(len(shard) for shard in shards if shard) + 512 == 60_000
-    assert live.frozen.whole
-    live.close()
-
-
-def test_an_error_of_the_listing_reaches_who_asks_for_shards(tmp_path):
-    def broken():
-        yield from records(60_000)
-        raise StorageError("the bucket is gone")
-
-    planning = Planning(tables(broken()), in_order=True, shard_size="auto")
-    parts = iter(planning)
-    live = LivePlan(LocalStorage(str(tmp_path)), "r", planning, first_of(parts), parts)
-    with pytest.raises(StorageError, match="bucket is gone"):
-        list(live.shards())
-    live.close()
-    assert not LocalStorage(str(tmp_path)).exists("runs/r/manifest/frozen.json")
-
-
-def test_a_plan_that_is_not_whole_says_what_there_is_so_far(tmp_path):
-    """The first worker asks for it while the listing goes on."""
-    go_on = threading.Event()
-
-    def slow():
-        yield from records(20_000)
-        go_on.wait(60)
-        yield from []
-
-    planning = Planning(tables(slow()), in_order=True, shard_size=64)
-    parts = iter(planning)
-    live = LivePlan(LocalStorage(str(tmp_path)), "r", planning, first_of(parts), parts)
-    assert not live.frozen.whole
-    assert live.frozen.images > 0
-    go_on.set()
-    assert sum(len(shard) for shard in live.shards() if shard) == 20_000
-    assert (live.frozen.whole, live.frozen.images) == (True, 20_000)
-    live.close()

@@ -142,7 +142,9 @@ def test_a_run_that_was_killed_while_it_was_planned_keeps_its_work_and_the_rest_
 ):
     monkeypatch.setattr("maskfleet.jobs.planning.plan.PART_SHARDS", 2)
     monkeypatch.setattr("maskfleet.jobs.ledger.manifest.PART_SHARDS", 2)
-    monkeypatch.setattr("maskfleet.jobs.planning.plan.LivePlan._store_rest", lambda self: None)  # the listing hangs
+    monkeypatch.setattr(
+        "maskfleet.jobs.planning.live_plan.LivePlan._store_rest", lambda self: None
+    )  # the listing hangs
     job = job_of(images, tmp_path / "out", weights_file)
     with pytest.raises(Stopped):
         run(job, stopped=once_committed(tmp_path / "out", 2))

@@ -11,7 +11,7 @@ from maskfleet.jobs.tools.estimate import estimate
 @pytest.mark.parametrize(
     ("size", "shards", "form"), [(64, 2, "png"), (8, 13, "tar"), (4, 25, "png"), (4, 25, "parquet")]
 )
-def test_the_prediction_of_counts_and_bytes_is_what_the_run_then_does(tmp_path, weights_file, size, shards, form):
+def test_estimated_counts_and_bytes_match_the_run(tmp_path, weights_file, size, shards, form):
     images = draw_images(tmp_path / "in", 96)
     (images / "broken.png").write_bytes(b"x")
     table = {"input": str(images), "output": str(tmp_path / "out"), "weights": weights_file}
@@ -19,7 +19,7 @@ def test_the_prediction_of_counts_and_bytes_is_what_the_run_then_does(tmp_path, 
         table, [f"run.shard_size={size}", "run.max_error_rate=0.5", "prices.worker_hour=3600", f"masks.format={form}"]
     )
     fingerprint = fingerprint_of(job, load_weights(job))
-    told = estimate(job, plan(job, fingerprint), fingerprint)
+    told = estimate(job, plan(job, fingerprint), fingerprint).to_dict()
     assert not (tmp_path / "out").exists()
     assert (told["images"], told["shards"], told["sample"], told["why"]) == (97, shards, 64, {"new": 97})
     assert (told["requests"]["get"], told["requests"]["list"]) == (97 + 3 * shards, 1)
@@ -39,19 +39,19 @@ def test_the_prediction_of_counts_and_bytes_is_what_the_run_then_does(tmp_path, 
 
 
 @pytest.mark.parametrize("images", [1, 2, 21])
-def test_a_few_images_are_timed_all(tmp_path, weights_file, images):
+def test_a_small_plan_is_sampled_completely(tmp_path, weights_file, images):
     draw_images(tmp_path / "in", images)
     job = Job.of({"input": str(tmp_path / "in"), "output": str(tmp_path / "out"), "weights": weights_file})
     fingerprint = fingerprint_of(job, load_weights(job))
-    told = estimate(job, plan(job, fingerprint), fingerprint)
+    told = estimate(job, plan(job, fingerprint), fingerprint).to_dict()
     assert (told["images"], told["sample"], told["expected_failures"]) == (images, images, {})
 
 
-def test_nothing_to_do_costs_nothing(tmp_path, weights_file):
+def test_an_empty_plan_costs_nothing(tmp_path, weights_file):
     draw_images(tmp_path / "in", 4)
     job = Job.of({"input": str(tmp_path / "in"), "output": str(tmp_path / "out"), "weights": weights_file})
     run(job)
     fingerprint = fingerprint_of(job, load_weights(job))
-    told = estimate(job, plan(job, fingerprint), fingerprint)
+    told = estimate(job, plan(job, fingerprint), fingerprint).to_dict()
     assert (told["images"], told["done"], told["shards"]) == (0, 4, 0)
     assert "workers" not in told
