@@ -130,7 +130,7 @@ class Workers:
         draining = set(ray._private.state.state.get_draining_nodes())
         self.drained |= draining
         staying = [resources for node, resources in nodes.items() if node not in draining]
-        threads = int(self._run.record["threads"])
+        threads = self._run.threads
         needs = sizing.needs(self._run.job, staying, threads)
         able = {node for node, resources in nodes.items() if node not in draining and needs.fit(resources)}
         avoided = self._breaker.avoided(able, now)

@@ -38,7 +38,7 @@ def plan(
     """
     from maskfleet.jobs.network.inference_config import fingerprint_of, load_weights, mask_values, threads_of
     from maskfleet.jobs.planning.mask_checks import warnings
-    from maskfleet.jobs.run.begin import plan as make_plan
+    from maskfleet.jobs.run.begin import start_plan
     from maskfleet.jobs.tools.estimate import estimate
     from maskfleet.jobs.training.finetune import apply_finished_finetuning
 
@@ -48,7 +48,7 @@ def plan(
     loaded = load_weights(work)
     mask_values(work, loaded)
     fingerprint = fingerprint_of(work, loaded)
-    planned = make_plan(work, fingerprint)
+    planned = start_plan(work, fingerprint)
     manifest = planned.manifest
     result = estimate(work, planned, fingerprint).to_dict()
     result["warnings"] = warnings(work, loaded, manifest, threads=threads_of(work))

@@ -1,4 +1,4 @@
-"""A run's beginning: check weights, list the input, lock the output, go on with an unfinished run or freeze a plan."""
+"""The beginning of a run: check the weights, list the input, lock the output, and resume a run or freeze a new plan."""
 
 import hashlib
 import json
@@ -34,6 +34,7 @@ from maskfleet.jobs.storage.schemes import open_storage
 from maskfleet.unet.weights import Weights
 
 Stop = Callable[[], bool]
+"""Returns True once no further work may start."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,12 @@ class Run:
     """A run in progress.
 
     Attributes:
-        job: What to do.
-        record: What job.json says: run id, fingerprint, commit mode, versions.
-        output: Where its attempts write.
-        resumed: Whether an earlier command began it.
-        generation: Of the lock that it is done under.
-        live: Its plan, where this process is writing it; None for one that is stored whole.
+        job: The job.
+        record: Content of `job.json`: run id, fingerprint, commit mode, threads, versions.
+        output: Output of the run.
+        resumed: Whether an earlier command began this run.
+        generation: Generation of the lock that the driver holds.
+        live: The plan while this process is still writing it; None once all of it is stored.
     """
 
     job: Job
@@ -58,28 +59,33 @@ class Run:
 
     @property
     def run_id(self) -> str:
-        """Begins with its time in UTC, so that names sort by age."""
+        """Name of the run. It begins with its start time in UTC, so names sort by age."""
         return str(self.record["run_id"])
 
     @property
+    def threads(self) -> int:
+        """CPU threads of the network, in every worker alike."""
+        return int(self.record["threads"])
+
+    @property
     def images(self) -> int:
-        """Planned so far."""
+        """Number of images planned so far."""
         return self.live.planning.images if self.live else self.output.manifest.images
 
     @property
     def shards(self) -> int:
-        """Planned so far, uncut."""
+        """Number of shards planned so far, before any of them is split."""
         return self.live.shards_stored if self.live else self.output.manifest.frozen.shards
 
     @classmethod
     def attach(cls, url: str, run_id: str, *, profile: str | None = None, generation: int | None = None) -> "Run":
-        """The run as any process may join it.
+        """Join a run from any process.
 
         Args:
             url: URL of the output.
-            run_id: Which.
+            run_id: Name of the run.
             profile: AWS profile.
-            generation: Of the lock that its driver holds; None for one that commits nothing.
+            generation: Generation of the lock that the driver holds; None for a process that commits nothing.
 
         Raises:
             NotFound: There is no such run.
@@ -98,31 +104,39 @@ class Run:
 
 
 class Planned(NamedTuple):
-    """A plan of which the first part is known, and nothing is written."""
+    """A plan whose first part is known. Nothing of it is written.
+
+    Attributes:
+        planning: The plan in progress.
+        first: First part.
+        parts: The other parts.
+        runs: Names of the runs in the output when the plan began.
+        seconds: Duration of the plan so far, in seconds.
+        indexes: Indexes of the tars read for it.
+        left_alone: Files of the input that are no images, by ending; grows while the input is listed.
+    """
 
     planning: Planning
     first: PlanPart
     parts: Iterator[PlanPart]
     runs: list[str]
-    """That the output had when it was begun."""
     seconds: float
-    """That it took so far."""
     indexes: Indexes
-    """Of the tars that were read for it."""
+    left_alone: Counter[str]
 
     @property
     def manifest(self) -> Manifest:
-        """Of the first part."""
+        """The manifest of the first part."""
         return manifest_of(self.first)
 
 
 @contextmanager
 def begin(job: Job, stop: Stop = lambda: False) -> Iterator[Run]:
-    """Hold the output and have a run to do: the newest unfinished one of this job, or a new one.
+    """Hold the lock of the output, and yield the run to do: the newest unfinished run of this job, or a new one.
 
     Args:
-        job: What to do.
-        stop: Asked while another run is waited for.
+        job: The job.
+        stop: Called while another run holds the lock. Once it returns True, the wait ends.
 
     Raises:
         JobError: Job, input, weights or output are wrong; nothing was written.
@@ -133,63 +147,77 @@ def begin(job: Job, stop: Stop = lambda: False) -> Iterator[Run]:
     fingerprint = fingerprint_of(job, weights)
     storage = open_storage(job.output, profile=job.profile)
     with _as_job_errors():
-        if not catalog.current(storage).number and storage.names(compacted.FOLDER):
-            with locked(storage, job.run.on_overlap, stop):
-                rebuild_catalog(storage)
-        if _left_behind(storage, job, fingerprint) is not None:
-            with locked(storage, job.run.on_overlap, stop) as lock:
-                if (left := _left_behind(storage, job, fingerprint)) is not None:
-                    _keep(Run.attach(job.output, left, profile=job.profile, generation=lock.fence.generation))
-        planned = None if _unfinished(storage, job, fingerprint) else plan(job, fingerprint)
+        _repair(storage, job, fingerprint, stop)
+        planned = None if _unfinished(storage, job, fingerprint) else start_plan(job, fingerprint)
         if planned is not None:
             refuse_other_channels(job, weights, planned.manifest)
-        mode = _probed(storage)
+        mode = _commit_mode(storage)
         lock = locked(storage, job.run.on_overlap, stop)
     with lock:
         compacted.migrate(storage, lock.fence)
         run_id = _unfinished(storage, job, fingerprint)
         if run_id is not None:
-            attached = partial(Run.attach, job.output, run_id, profile=job.profile, generation=lock.fence.generation)
-            this = attached()
-            if not this.output.manifest.is_frozen:
-                freeze_so_far(storage, run_id)
-                this = attached()
-            # The limits of today's command, not of the one that was cut off.
-            this = replace(this, job=job, resumed=True)
+            run = _resumed(job, run_id, lock)
         else:
-            if planned is None or planned.runs != storage.names("runs"):  # another run went by in between
-                planned = plan(job, fingerprint)
-            this = _new_run(storage, job, fingerprint, weights, planned, mode, lock)
+            if planned is None or planned.runs != storage.names("runs"):  # another run has ended since
+                planned = start_plan(job, fingerprint)
+            run = _new_run(storage, job, weights, planned, fingerprint=fingerprint, mode=mode, lock=lock)
         try:
-            yield this
+            yield run
         finally:
-            if this.live is not None:
-                this.live.close()
+            if run.live is not None:
+                run.live.close()
         if lock.lost.is_set():
             lock.fence.check()
 
 
+def _repair(storage: Storage, job: Job, fingerprint: str, stop: Stop) -> None:
+    """Rebuild a lost catalog, and keep the work of an unfinished run that no command will resume."""
+    if not catalog.current(storage).number and storage.names(compacted.FOLDER):
+        with locked(storage, job.run.on_overlap, stop):
+            rebuild_catalog(storage)
+    if _left_behind(storage, job, fingerprint) is None:
+        return
+    with locked(storage, job.run.on_overlap, stop) as lock:
+        if (left := _left_behind(storage, job, fingerprint)) is not None:
+            _keep(Run.attach(job.output, left, profile=job.profile, generation=lock.fence.generation))
+
+
+def _resumed(job: Job, run_id: str, lock: Lock) -> Run:
+    attach = partial(Run.attach, job.output, run_id, profile=job.profile, generation=lock.fence.generation)
+    run = attach()
+    if not run.output.manifest.is_frozen:
+        freeze_so_far(run.output.storage, run_id)
+        run = attach()
+    # Today's command sets the limits, not the one that was cut off.
+    return replace(run, job=job, resumed=True)
+
+
 @contextmanager
 def _as_job_errors() -> Iterator[None]:
-    """Before the first shard, missing rights and buckets are the job's fault."""
+    """Before the first shard, missing rights and buckets are errors of the job."""
     try:
         yield
     except (Denied, NotFound) as error:
         raise JobError(str(error)) from error
 
 
-def _probed(storage: Storage) -> Mode:
+def _commit_mode(storage: Storage) -> Mode:
     try:
         return probe(storage)
     except StorageError as error:
         raise JobError(f"the output cannot be written: {error}") from error
 
 
-def plan(job: Job, fingerprint: str) -> Planned:
-    """List the input, compare it with the catalog, cut into shards: up to the first part. Writes nothing.
+def start_plan(job: Job, fingerprint: str) -> Planned:
+    """List the input, compare it with the catalog, and cut it into shards, up to the first part. Writes nothing.
+
+    Args:
+        job: The job.
+        fingerprint: Fingerprint of the job with its weights.
 
     Raises:
-        JobError: There is no input, or no image in it.
+        JobError: The input does not exist, or holds no image.
     """
     storage = open_storage(job.output, profile=job.profile)
     indexes = Indexes(storage)
@@ -211,38 +239,38 @@ def plan(job: Job, fingerprint: str) -> Planned:
     if not planning.listed:
         others = ", ".join(f"{count} {ending}" for ending, count in source.ignored.most_common(5))
         raise JobError(f"no image in {job.input}{f' (but {others})' if others else ''}; correct 'input'")
-    return Planned(planning, first, parts, runs, time.perf_counter() - began, indexes)
+    return Planned(planning, first, parts, runs, time.perf_counter() - began, indexes, source.ignored)
 
 
 def _unfinished(storage: Storage, job: Job, fingerprint: str) -> str | None:
-    """The newest run of this output, if it is one of this job and has no outcome."""
-    newest = _newest_open(storage)
+    """The newest run of the output, if it is unfinished and of this job."""
+    newest = _newest_unfinished(storage)
     return newest["run_id"] if newest and newest["identity"] == _identity(job, fingerprint) else None
 
 
 def _left_behind(storage: Storage, job: Job, fingerprint: str) -> str | None:
-    """The newest run of this output, if it is one of another job, or of this one as it was, and ended in the middle."""
-    newest = _newest_open(storage)
+    """The newest run of the output, if it is unfinished, has commits, and is of another job or of older settings."""
+    newest = _newest_unfinished(storage)
     if newest is None or newest["identity"] == _identity(job, fingerprint):
         return None
     return newest["run_id"] if storage.names(f"runs/{newest['run_id']}/commits") else None
 
 
-def _newest_open(storage: Storage) -> dict[str, Any] | None:
-    """What job.json says of the newest run that has a plan, if it has no outcome."""
+def _newest_unfinished(storage: Storage) -> dict[str, Any] | None:
+    """Content of `job.json` of the newest run that has a plan, if it has no `run.json`."""
     for run_id in reversed(storage.names("runs")):
         try:
             record: dict[str, Any] = json.loads(storage.read(f"runs/{run_id}/job.json"))
         except NotFound:
             continue
         if not storage.names(folder_of(run_id)):
-            continue  # cut off before there was any of its plan
+            continue  # cut off before any part of its plan was stored
         return None if storage.exists(f"runs/{run_id}/run.json") else record
     return None
 
 
 def _keep(left: Run) -> None:
-    """What a run has done that nobody will go on with: into statistics, masks and catalog, so that it counts."""
+    """Put the commits of a run that is never resumed into statistics, loose masks and catalog, so that they count."""
     done = list(leaves(left.output.manifest.shards(), left.output.commits.all()))
     export_rest(left.output, done)
     rows = compact(left.output, done, left.job.input, Counter())
@@ -253,16 +281,16 @@ def _keep(left: Run) -> None:
 
 
 def _identity(job: Job, fingerprint: str) -> str:
-    """Of a job: what must be equal for one command to go on with another's run."""
+    """Hash of everything that must be equal for one command to resume the run of another."""
     parts = [job.name, job.input, job.masks.format, fingerprint, job.select.model_dump(mode="json")]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _new_run(
-    storage: Storage, job: Job, fingerprint: str, weights: Weights, planned: Planned, mode: Mode, lock: Lock
+    storage: Storage, job: Job, weights: Weights, planned: Planned, *, fingerprint: str, mode: Mode, lock: Lock
 ) -> Run:
     now = datetime.now(UTC)
-    # To the millisecond: names must sort by age even when one run follows another at once.
+    # Milliseconds, since names must sort by age even if one run follows another at once.
     run_id = f"{now:%Y%m%dT%H%M%S}.{now.microsecond // 1000:03}-{nonce()[:6]}"
     record = {
         "run_id": run_id,
@@ -295,6 +323,6 @@ def _new_run(
 
 
 def versions() -> dict[str, str]:
-    """What was installed."""
+    """Installed versions of Python and of the packages that masks depend on."""
     names = ("maskfleet", "torch", "pillow", "numpy", "pyarrow", "ray", "s3fs", "safetensors")
     return {"python": platform.python_version(), **{name: version(name) for name in names}}

@@ -28,7 +28,7 @@ def open_pipeline(run: Run, cpus: int) -> Pipeline:
         raise JobError(
             f"weights {', '.join(job.weights)} changed since the run began; run the command again to begin a new run"
         )
-    threads = int(run.record["threads"])
+    threads = run.threads
     tuned = tuning.read(output.storage, run.run_id)
     if tuned is None:
         mine = tuning.tune(job, weights, output.manifest, output.storage, threads=threads)

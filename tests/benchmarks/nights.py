@@ -165,7 +165,7 @@ def planning(output):
     job = job_of(output)
     fingerprint = fingerprint_of(job, load_weights(job))
     began = time.perf_counter()
-    plan = maskfleet.jobs.run.begin.plan(job, fingerprint)
+    plan = maskfleet.jobs.run.begin.start_plan(job, fingerprint)
     live = LivePlan(open_storage(output), f"plan-{began}", planning=plan.planning, first=plan.first, parts=plan.parts)
     for shard in live.shards():
         if shard is None:

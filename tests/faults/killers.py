@@ -52,8 +52,8 @@ class Unlucky(Segmenter):
 
 def _pipeline(run, kind, **more):
     model = load_weights(run.job).model
-    torch.set_num_threads(run.record["threads"])
-    segmenter = kind(model, precision="fp32", plain_threads=run.record["threads"])
+    torch.set_num_threads(run.threads)
+    segmenter = kind(model, precision="fp32", plain_threads=run.threads)
     return pipeline_around(run, segmenter, 1, encoder=Encoder(default_values(2)), **more)
 
 

@@ -13,7 +13,7 @@ from maskfleet.jobs.inputs.sources import Source
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.job.sections import Selection
 from maskfleet.jobs.outputs.verify import verify
-from maskfleet.jobs.run.begin import plan
+from maskfleet.jobs.run.begin import start_plan
 from maskfleet.jobs.run.execute import run
 from maskfleet.jobs.storage.contract import Fault
 
@@ -227,6 +227,6 @@ def test_the_plan_counts_the_bytes_of_rows_by_the_footer(tmp_path, weights_file)
     tar(tmp_path / "in/x.tar", images)
     size = sum(len(data) for _, data in images)
     job = Job.of({"input": str(tmp_path / "in"), "output": str(tmp_path / "out"), "weights": weights_file})
-    assert plan(job, "f").planning.bytes == pytest.approx(2 * size, rel=0.1)
+    assert start_plan(job, "f").planning.bytes == pytest.approx(2 * size, rel=0.1)
     limited = job.model_copy(update={"select": Selection(limit=10)})  # the first by key are rows
-    assert plan(limited, "f").planning.bytes == pytest.approx(size / 4, rel=0.1)
+    assert start_plan(limited, "f").planning.bytes == pytest.approx(size / 4, rel=0.1)

@@ -5,7 +5,7 @@ from maskfleet.jobs.inputs.containers.tar_headers import TarMember
 from maskfleet.jobs.inputs.indexes import Indexes
 from maskfleet.jobs.inputs.sources import Source
 from maskfleet.jobs.job.schema import Job
-from maskfleet.jobs.run.begin import plan
+from maskfleet.jobs.run.begin import start_plan
 from maskfleet.jobs.run.execute import run
 from maskfleet.jobs.storage.local import LocalStorage
 
@@ -58,7 +58,7 @@ def test_an_unchanged_tar_is_not_read_again(tmp_path, weights_file, monkeypatch)
     monkeypatch.setattr(LocalStorage, "read_range", counted)
     second = run(job)
     assert (second.images, second.listed, second.gone, read) == (0, 5, 0, [])
-    stale = plan(job, "another fingerprint")
+    stale = start_plan(job, "another fingerprint")
     assert stale.first[0]["url"].to_pylist() == [record.url for record in Source(str(folder), output="/nowhere")]
     read.clear()
     tar(folder / "a.tar", [("0.jpg", jpeg(0)), ("new.jpg", jpeg(7))])

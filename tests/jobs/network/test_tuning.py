@@ -13,7 +13,7 @@ from maskfleet.jobs.network import batches
 from maskfleet.jobs.network import tuning as module
 from maskfleet.jobs.network.inference_config import load_weights
 from maskfleet.jobs.network.tuning import Tuning, read, settled, tune
-from maskfleet.jobs.run.begin import plan
+from maskfleet.jobs.run.begin import start_plan
 from maskfleet.jobs.run.execute import run
 from maskfleet.jobs.storage.local import LocalStorage
 from maskfleet.unet import weights
@@ -35,7 +35,7 @@ def job_of(tmp_path):
 
 
 def tuned(job):
-    return tune(job, load_weights(job), plan(job, "f").manifest, LocalStorage(job.output), threads=1)
+    return tune(job, load_weights(job), start_plan(job, "f").manifest, LocalStorage(job.output), threads=1)
 
 
 @pytest.fixture

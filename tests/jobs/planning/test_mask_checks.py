@@ -11,7 +11,7 @@ from maskfleet.jobs.errors import JobError
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.network.inference_config import load_weights
 from maskfleet.jobs.planning.mask_checks import refuse_other_channels, warnings
-from maskfleet.jobs.run.begin import plan
+from maskfleet.jobs.run.begin import start_plan
 from maskfleet.jobs.run.execute import run
 from maskfleet.unet import weights
 
@@ -25,7 +25,7 @@ def diagnosed(tmp_path):
         path.write_bytes(weights.save(model, mask_values=mask_values, metadata=metadata, normalize=normalize))
         table = {"input": str(tmp_path / "in"), "output": str(tmp_path / "out"), "weights": str(path)}
         job = Job.of(table, ["inference.precision=fp32", *sets])
-        return warnings(job, load_weights(job), plan(job, "f").manifest, threads=1)
+        return warnings(job, load_weights(job), start_plan(job, "f").manifest, threads=1)
 
     return diagnose
 
@@ -121,7 +121,7 @@ def test_channels_missing_from_every_image_are_refused(tmp_path):
     table = {"input": str(tmp_path / "in"), "output": str(tmp_path / "out"), "weights": str(tmp_path / "w.safetensors")}
     job = Job.of(table, ["cluster.threads=1"])
     with pytest.raises(JobError, match="need 4 channels, but no image of a sample has them .*use other weights"):
-        refuse_other_channels(job, load_weights(job), plan(job, "f").manifest)
+        refuse_other_channels(job, load_weights(job), start_plan(job, "f").manifest)
     np.save(tmp_path / "in/four.npy", np.zeros((40, 40, 4), np.uint8))
     report = run(job)
     assert (report.ok, report.failed) == (1, 3)  # the other three become rows with a reason

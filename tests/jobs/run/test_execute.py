@@ -73,9 +73,9 @@ def test_bad_files_cost_themselves_and_say_why(tmp_path, weights_file, monkeypat
     bad_folder(tmp_path / "in")
     begin = begin_module._new_run
 
-    def delete_then_begin(*arguments):
+    def delete_then_begin(*arguments, **keywords):
         (tmp_path / "in/deleted.png").unlink()  # between listing and reading
-        return begin(*arguments)
+        return begin(*arguments, **keywords)
 
     monkeypatch.setattr(begin_module, "_new_run", delete_then_begin)
     report = run(job_of(tmp_path / "in", tmp_path / "out", weights_file))

@@ -3,7 +3,7 @@ from conftest import draw_images
 
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.network.inference_config import fingerprint_of, load_weights
-from maskfleet.jobs.run.begin import plan
+from maskfleet.jobs.run.begin import start_plan
 from maskfleet.jobs.run.execute import run
 from maskfleet.jobs.tools.estimate import estimate
 
@@ -19,7 +19,7 @@ def test_estimated_counts_and_bytes_match_the_run(tmp_path, weights_file, size, 
         table, [f"run.shard_size={size}", "run.max_error_rate=0.5", "prices.worker_hour=3600", f"masks.format={form}"]
     )
     fingerprint = fingerprint_of(job, load_weights(job))
-    told = estimate(job, plan(job, fingerprint), fingerprint).to_dict()
+    told = estimate(job, start_plan(job, fingerprint), fingerprint).to_dict()
     assert not (tmp_path / "out").exists()
     assert (told["images"], told["shards"], told["sample"], told["why"]) == (97, shards, 64, {"new": 97})
     assert (told["requests"]["get"], told["requests"]["list"]) == (97 + 3 * shards, 1)
@@ -43,7 +43,7 @@ def test_a_small_plan_is_sampled_completely(tmp_path, weights_file, images):
     draw_images(tmp_path / "in", images)
     job = Job.of({"input": str(tmp_path / "in"), "output": str(tmp_path / "out"), "weights": weights_file})
     fingerprint = fingerprint_of(job, load_weights(job))
-    told = estimate(job, plan(job, fingerprint), fingerprint).to_dict()
+    told = estimate(job, start_plan(job, fingerprint), fingerprint).to_dict()
     assert (told["images"], told["sample"], told["expected_failures"]) == (images, images, {})
 
 
@@ -52,6 +52,6 @@ def test_an_empty_plan_costs_nothing(tmp_path, weights_file):
     job = Job.of({"input": str(tmp_path / "in"), "output": str(tmp_path / "out"), "weights": weights_file})
     run(job)
     fingerprint = fingerprint_of(job, load_weights(job))
-    told = estimate(job, plan(job, fingerprint), fingerprint).to_dict()
+    told = estimate(job, start_plan(job, fingerprint), fingerprint).to_dict()
     assert (told["images"], told["done"], told["shards"]) == (0, 4, 0)
     assert "workers" not in told
