@@ -1,4 +1,4 @@
-"""Cores, by affinity and by the limits of containers."""
+"""Cores within the CPU affinity and the limit of a container."""
 
 import os
 
@@ -20,7 +20,7 @@ from maskfleet.jobs.cores import cores
         ({}, None),
     ],
 )
-def test_limits_of_containers(tmp_path, files, limit):
+def test_the_limit_of_a_container_is_read(tmp_path, files, limit):
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
@@ -28,7 +28,7 @@ def test_limits_of_containers(tmp_path, files, limit):
 
 
 @pytest.mark.parametrize(("limit", "found"), [(None, 6), (2.0, 2), (1.5, 1), (0.2, 1), (64.0, 6)])
-def test_cores_are_what_affinity_and_limit_leave(monkeypatch, limit, found):
+def test_cores_respect_affinity_and_limit(monkeypatch, limit, found):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)))
     monkeypatch.setattr(module, "_limit", lambda _: limit)
     assert cores() == found

@@ -12,13 +12,13 @@ from maskfleet.jobs.storage.local import LocalStorage
 MEMBERS = [TarMember("ä/x.jpg", 512, 9), TarMember("", 4096, 0, "damaged_tar")]
 
 
-def test_an_index_is_that_of_its_tar_and_etag(tmp_path):
+def test_an_index_belongs_to_one_version_of_a_tar(tmp_path):
     storage = LocalStorage(str(tmp_path))
     indexes = Indexes(storage)
     assert indexes.get("/in/a.tar", "e") is None
     indexes.add("/in/a.tar", "e", MEMBERS)
     indexes.add("/in/none.tar", "e", [])
-    assert Indexes(storage).get("/in/a.tar", "e") is None  # not stored yet: a plan alone writes nothing
+    assert Indexes(storage).get("/in/a.tar", "e") is None  # a plan alone writes nothing
     indexes.store()
     assert Indexes(storage).get("/in/a.tar", "e") == MEMBERS
     assert Indexes(storage).get("/in/none.tar", "e") == []
@@ -27,7 +27,7 @@ def test_an_index_is_that_of_its_tar_and_etag(tmp_path):
 
 
 @pytest.mark.parametrize("damage", [b"", b"PAR1 and no more"])
-def test_a_damaged_index_is_none(tmp_path, damage):
+def test_a_damaged_index_is_ignored(tmp_path, damage):
     storage = LocalStorage(str(tmp_path))
     indexes = Indexes(storage)
     indexes.add("/in/a.tar", "e", MEMBERS)
@@ -37,11 +37,11 @@ def test_a_damaged_index_is_none(tmp_path, damage):
     assert Indexes(storage).get("/in/a.tar", "e") is None
 
 
-def test_an_unchanged_tar_is_not_read_again(tmp_path, weights_file, monkeypatch):
+def test_an_unchanged_tar_is_not_listed_again(tmp_path, weights_file, monkeypatch):
     folder = tmp_path / "in"
     for name in "ab":
         tar(folder / f"{name}.tar", [(f"{number}.jpg", jpeg(number)) for number in range(3)])
-    with open(folder / "b.tar", "r+b") as file:  # the second member's header
+    with open(folder / "b.tar", "r+b") as file:  # damages the second member's header
         file.seek(-(-len(jpeg(0)) // 512) * 512 + 512)
         file.write(b"\0damage")
     job = Job.of({"input": str(folder), "output": str(tmp_path / "out"), "weights": weights_file})

@@ -26,7 +26,7 @@ from maskfleet.jobs.storage.schemes import open_storage
 
 
 def inventory(storage, bucket, kind, rows):
-    """An inventory of (key, size, etag) as S3 writes it, in two files."""
+    """Write an inventory of (key, size, ETag, is latest) in two files. Return the URL of its manifest."""
     names, files = ["bucket", "key", "is_latest", "is_delete_marker", "size", "e_tag"], []
     for number, part in enumerate((rows[::2], rows[1::2])):
         key = f"inventory/data/{number}.{'csv.gz' if kind == 'CSV' else 'parquet'}"
@@ -59,7 +59,7 @@ def inventory(storage, bucket, kind, rows):
 
 @pytest.mark.s3
 @pytest.mark.parametrize("kind", ["CSV", "Parquet"])
-def test_inventory(tmp_path, bucket, kind, weights_file, monkeypatch):
+def test_an_inventory_is_listed_without_a_request_per_object(tmp_path, bucket, kind, weights_file, monkeypatch):
     draw_images(tmp_path / "in", 3)
     storage = open_storage(bucket)
     rows = []
@@ -85,7 +85,7 @@ def test_inventory(tmp_path, bucket, kind, weights_file, monkeypatch):
     assert errors == {row[0]: None for row in rows[:3]} | {"plates/vanished.png": "missing"}
 
 
-def test_inventories_that_cannot_be_used(tmp_path):
+def test_an_unusable_inventory_is_a_job_error(tmp_path):
     path = tmp_path / "manifest.json"
     for content, message in [
         ("[]", "is not a manifest"),
@@ -107,8 +107,8 @@ _FIELDS = st.sampled_from(["", "true", "false"])
 @given(
     st.lists(st.tuples(st.text(max_size=6), _FIELDS, _FIELDS, st.integers(0, 2**50) | st.none(), _FIELDS), max_size=9)
 )
-def test_an_inventory_in_csv_is_read_as_its_rows_say(rows):
-    """Against Python's `csv` and the rule in words: newest versions, no delete markers, no folders."""
+def test_a_csv_inventory_yields_the_newest_versions(rows):
+    """Compared with Python's `csv` and the rule: newest versions, no delete markers, no folders."""
     text = io.StringIO()
     writer = csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="\n")
     for key, latest, marker, size, etag in rows:

@@ -30,7 +30,7 @@ def folder(tmp_path):
         ("\ufeffpath\n{0}\n{1}\n{2}\n{0}\n", None),
     ],
 )
-def test_csv(folder, text, column):
+def test_a_csv_list_is_read_in_order(folder, text, column):
     (folder / "list.csv").write_text(text.format(*NAMES))
     assert keys(folder / "list.csv", column) == NAMES
 
@@ -43,12 +43,12 @@ def test_csv(folder, text, column):
         ({"a": NAMES, "b": NAMES}, "b"),
     ],
 )
-def test_parquet(folder, table, column):
+def test_a_parquet_list_is_read_in_order(folder, table, column):
     pq.write_table(pa.table(table), folder / "list.parquet", row_group_size=2)
     assert keys(folder / "list.parquet", column) == NAMES
 
 
-def test_columns_that_cannot_be_told_are_asked_for(folder):
+def test_an_unusable_list_is_a_job_error(folder):
     (folder / "list.csv").write_text("a,b\n1,2\n")
     pq.write_table(pa.table({"a": ["x"], "b": ["y"]}), folder / "list.parquet")
     for name in ("list.csv", "list.parquet"):
@@ -70,7 +70,7 @@ def test_a_list_may_name_tars(tmp_path):
     assert keys(tmp_path / "list.txt") == ["x.tar/a.jpg", "x.tar/b.jpg", "missing.tar"]
 
 
-def test_a_list_names_files_not_parts(tmp_path):
+def test_a_list_may_not_name_members(tmp_path):
     (tmp_path / "list.txt").write_text("x.tar#offset=512&size=9\n")
     with pytest.raises(JobError, match="names a part of a file .x.tar#offset=512&size=9."):
         keys(tmp_path / "list.txt")

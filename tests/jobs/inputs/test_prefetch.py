@@ -11,7 +11,7 @@ def test_items_come_in_order():
     assert list(Prefetched(lambda: iter(()))) == []
 
 
-def test_an_error_comes_where_it_was_raised():
+def test_an_error_is_raised_in_its_place():
     def failing():
         yield 1
         raise ValueError("broken")
@@ -20,7 +20,7 @@ def test_an_error_comes_where_it_was_raised():
         list(Prefetched(failing))
 
 
-def test_it_waits_for_its_reader_and_ends_when_closed():
+def test_the_thread_waits_for_its_consumer_and_ends_when_closed():
     made = []
 
     def counting():

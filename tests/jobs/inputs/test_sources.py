@@ -14,7 +14,7 @@ def keys(location, output="/nowhere/out"):
     return sorted(record.key for record in Source(str(location), output=str(output)))
 
 
-def test_a_folder_gives_its_images_and_leaves_the_rest(tmp_path):
+def test_a_folder_yields_its_images_and_counts_the_rest(tmp_path):
     draw_images(tmp_path / "in", 3)
     for name in ("notes.txt", ".hidden.png", "Thumbs.db"):
         (tmp_path / "in" / name).write_bytes(b"x")
@@ -26,20 +26,20 @@ def test_a_folder_gives_its_images_and_leaves_the_rest(tmp_path):
     assert source.ignored == {".txt": 1, ".png": 1, ".db": 1}
 
 
-def test_an_output_within_the_input_is_no_input(tmp_path):
+def test_an_output_inside_the_input_is_not_listed(tmp_path):
     draw_images(tmp_path, 2)
     draw_images(tmp_path / "out" / "masks", 2)
     assert keys(tmp_path, tmp_path / "out") == ["part-0/image-000.jpg", "part-1/image-001.png"]
 
 
-def test_a_glob(tmp_path):
+def test_a_glob_matches_whole_paths(tmp_path):
     draw_images(tmp_path, 8)
     assert keys(f"{tmp_path}/part-0/*.tif") == ["image-002.tif", "image-006.tif"]
     assert keys(f"{tmp_path}/**/*-00[12].*") == ["part-0/image-002.tif", "part-1/image-001.png"]
     assert keys(f"{tmp_path}/part-?/image-000.jpg") == ["part-0/image-000.jpg"]
 
 
-def test_a_list(tmp_path):
+def test_a_list_yields_each_line_once(tmp_path):
     draw_images(tmp_path / "in", 2)
     (tmp_path / "list.txt").write_text(
         f"# tonight\nin/part-0/image-000.jpg\n\n{tmp_path}/in/part-1/image-001.png\nin/part-0/image-000.jpg\ngone.png\n"
@@ -52,7 +52,7 @@ def test_a_list(tmp_path):
         Inputs().read(found["gone.png"])
 
 
-def test_a_file_that_changed_since_the_plan_is_seen(tmp_path):
+def test_a_file_changed_since_planning_is_noticed(tmp_path):
     draw_images(tmp_path, 1)
     (record,) = Source(str(tmp_path), output="/nowhere")
     with open(record.url, "ab") as file:
@@ -61,7 +61,7 @@ def test_a_file_that_changed_since_the_plan_is_seen(tmp_path):
         Inputs().read(record)
 
 
-def test_a_name_that_is_not_utf_8_is_a_failure_of_its_own(tmp_path):
+def test_a_name_outside_utf_8_is_a_fault(tmp_path):
     draw_images(tmp_path / "in", 1)
     picture = (tmp_path / "in/part-0/image-000.jpg").read_bytes()
     folder = os.fsencode(tmp_path / "in")
@@ -83,19 +83,19 @@ def test_a_name_that_is_not_utf_8_is_a_failure_of_its_own(tmp_path):
 
 
 @pytest.mark.parametrize("location", ["none", "none.txt", "gs://x/y"])
-def test_what_is_not_there_is_a_job_error(tmp_path, location):
+def test_a_missing_input_is_a_job_error(tmp_path, location):
     with pytest.raises(JobError):
         list(Source(location if "://" in location else str(tmp_path / location), output="/nowhere"))
 
 
-def test_a_single_image_is_no_input(tmp_path):
+def test_a_single_image_is_not_an_input(tmp_path):
     draw_images(tmp_path, 1)
     with pytest.raises(JobError, match="is a file; name its folder"):
         list(Source(str(tmp_path / "part-0/image-000.jpg"), output="/nowhere"))
 
 
 @pytest.mark.s3
-def test_folder_glob_and_list_in_a_bucket(tmp_path, bucket):
+def test_a_bucket_has_folders_globs_and_lists(tmp_path, bucket):
     draw_images(tmp_path, 3)
     storage = open_storage(bucket)
     for path in tmp_path.rglob("*.*"):

@@ -13,18 +13,18 @@ def among_all(ending):
 @pytest.mark.parametrize(
     ("ending", "key"),
     [
-        ("b.png", "b.png"),  # the whole key, though another ends so
+        ("b.png", "b.png"),  # the full key wins over another's ending
         ("a/b.png", "a/b.png"),
         ("a.tar/x/1.jpg", "c/a.tar/x/1.jpg"),
         ("11.jpg", "d/11.jpg"),
-        ("1.tif", "e/01.tif"),  # no part of a key, but the letters of only one
+        ("1.tif", "e/01.tif"),  # not a path component, but characters of one key only
     ],
 )
-def test_an_ending_that_is_unique_is_enough(ending, key):
+def test_a_unique_ending_is_enough(ending, key):
     assert among_all(ending) == key
 
 
-def test_others_are_refused_with_what_they_may_be():
+def test_an_ambiguous_ending_is_refused_with_its_candidates():
     with pytest.raises(JobError, match="'1.jpg' may be c/a.tar/x/1.jpg, c/b.tar/x/1.jpg; give more"):
         among_all("1.jpg")
     with pytest.raises(JobError, match="no image's key ends with 'z'"):

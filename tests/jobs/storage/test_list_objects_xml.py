@@ -28,7 +28,7 @@ ODD = (
 def document(
     keys, *, encoded=True, truncated=False, token="", namespace=' xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
 ):
-    """S3's answer, with what else real ones have in it."""
+    """Return a ListObjectsV2 response with all the elements of real ones."""
     name = quote_plus if encoded else escape
     folder = "<CommonPrefixes><Prefix>f%2B/</Prefix></CommonPrefixes>"
     body = "".join(
@@ -48,8 +48,8 @@ def document(
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8), max_size=6))
-@example(["a b.png"])  # a plus sign, and nothing else that is encoded
-def test_every_key_comes_out_as_it_went_in(keys):
+@example(["a b.png"])  # a plus sign is the only encoded character
+def test_every_key_survives_the_xml(keys):
     page = page_of(document(keys))
     assert page.objects["path"].to_pylist() == keys
     assert page.objects["etag"].to_pylist() == [f"e{number}" for number in range(len(keys))]
@@ -58,14 +58,14 @@ def test_every_key_comes_out_as_it_went_in(keys):
     assert (page.folders, page.more) == (["f+/"] * (len(keys) > 1), None)
 
 
-def test_keys_that_are_not_url_encoded():
+def test_keys_may_come_without_url_encoding():
     keys = [key for key in ODD if key.isprintable()]
     page = page_of(document(keys, encoded=False, namespace=""))
     assert page.objects["path"].to_pylist() == keys
     assert page.folders == ["f%2B/"]
 
 
-def test_what_continues_a_listing():
+def test_the_continuation_token_is_found():
     assert page_of(document(["a"], truncated=True, token="t+")).more == "t+"
     assert page_of(document(["a"], token="t")).more is None
 
@@ -84,7 +84,7 @@ def test_what_continues_a_listing():
         (b"false", b"true"),
     ],
 )
-def test_what_is_not_whole_is_refused(old, new):
+def test_an_incomplete_page_is_refused(old, new):
     body = document(["a", "b"])
     assert page_of(body) is not None
     assert old in body
@@ -92,11 +92,11 @@ def test_what_is_not_whole_is_refused(old, new):
 
 
 @pytest.mark.s3
-def test_a_listing_is_that_of_botocore(bucket, s3_server):
+def test_a_listing_equals_that_of_botocore(bucket, s3_server):
     import boto3
 
     client, name = boto3.client("s3"), bucket.removeprefix("s3://")
-    odd = [key for key in ODD if s3_server != "moto" or "\n" not in key]  # moto has no route to such a key
+    odd = [key for key in ODD if s3_server != "moto" or "\n" not in key]  # moto cannot route such a key
     for key in odd:
         client.put_object(Bucket=name, Key=key, Body=key.encode())
     theirs = client.list_objects_v2(Bucket=name)["Contents"]

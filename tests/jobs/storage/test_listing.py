@@ -13,7 +13,7 @@ from maskfleet.jobs.storage.schemes import open_storage
 
 
 def bucket(keys, page=3, running=None):
-    """A stub of ListObjectsV2 by S3's rules."""
+    """Return a stub of ListObjectsV2."""
     keys = sorted(keys)
 
     def pages(arguments):
@@ -39,16 +39,16 @@ def bucket(keys, page=3, running=None):
 
 @settings(max_examples=300, deadline=None)
 @given(st.sets(st.text("ab/.-", min_size=1, max_size=7), max_size=40), st.sampled_from(["", "a/"]))
-def test_the_ranges_are_the_listing(keys, folder):
+def test_concurrent_ranges_give_the_same_listing(keys, folder):
     keys = {key for key in keys if not key.endswith("/")}
     found = [key for page in ranged_pages(bucket(keys), folder) for key in page.objects["path"].to_pylist()]
     assert found == sorted(key for key in keys if key.startswith(folder))
 
 
-def test_folders_are_listed_side_by_side():
+def test_folders_are_listed_concurrently():
     names = []
     keys = [f"in/{folder}/{number:03}" for folder in "abcd" for number in range(50)]
-    keys += [f"in/0/{number:03}" for number in range(300)]  # the first pages are not held back by others
+    keys += [f"in/0/{number:03}" for number in range(300)]  # the first pages are not delayed by other ranges
     found = ranged_pages(bucket(keys, 10, names), "in/")
     next(found)
     assert len({name for name in names if name.startswith("list")}) == 1
@@ -56,11 +56,11 @@ def test_folders_are_listed_side_by_side():
     assert len({name for name in names if name.startswith("list")}) > 2
 
 
-def test_ranges_are_read_to_their_end_while_the_reader_is_at_the_first():
+def test_later_ranges_finish_while_the_reader_is_at_the_first():
     names = []
     keys = [f"in/{folder}/{number:03}" for folder in "abcd" for number in range(90)]
     found = ranged_pages(bucket(keys, 3, names), "in/")
-    for _ in range(20):  # so that all have begun
+    for _ in range(20):  # until all ranges have started
         next(found)
     deadline = time.monotonic() + 60
     while len(names) < 4 * 30 and time.monotonic() < deadline:
@@ -69,7 +69,7 @@ def test_ranges_are_read_to_their_end_while_the_reader_is_at_the_first():
     assert sum(page.objects.num_rows for page in found) == len(keys) - 60
 
 
-def test_an_error_of_a_range_is_raised():
+def test_an_error_in_a_range_reaches_the_reader():
     def pages(arguments):
         if "StartAfter" in arguments:
             raise OSError("gone")
@@ -80,7 +80,7 @@ def test_an_error_of_a_range_is_raised():
 
 
 @pytest.mark.s3
-def test_a_bucket_is_walked_in_order_whatever_its_folders(bucket):
+def test_a_bucket_is_walked_in_key_order_across_folders(bucket):
     storage = open_storage(f"{bucket}/in")
     keys = [f"{folder}/{number}.png" for folder in ("a", "a-b", "a.b", "b/c") for number in range(3)] + ["a.png", "z"]
     for key in keys:

@@ -15,14 +15,14 @@ def test_a_file_is_read_whole(tmp_path, size):
     assert local_file.read(str(tmp_path / "a")) == local_file.read(str(tmp_path / "a"), etag) == data
 
 
-def test_pieces_of_a_file_are_put_together(tmp_path, monkeypatch):
+def test_short_reads_are_joined(tmp_path, monkeypatch):
     (tmp_path / "a").write_bytes(b"0123456789")
     read = os.read
     monkeypatch.setattr(os, "read", lambda descriptor, size: read(descriptor, min(size, 3)))
     assert local_file.read(str(tmp_path / "a")) == b"0123456789"
 
 
-def test_a_file_that_ends_too_early_is_refused(tmp_path, monkeypatch):
+def test_a_file_cut_short_is_refused(tmp_path, monkeypatch):
     (tmp_path / "a").write_bytes(b"0123456789")
     pieces = iter([b"012", b""])
     monkeypatch.setattr(os, "read", lambda *_: next(pieces))
@@ -30,7 +30,7 @@ def test_a_file_that_ends_too_early_is_refused(tmp_path, monkeypatch):
         local_file.read(str(tmp_path / "a"))
 
 
-def test_a_file_that_is_another_one_now_is_refused(tmp_path):
+def test_a_changed_file_is_refused(tmp_path):
     (tmp_path / "a").write_bytes(b"one")
     etag = local_file.state(os.stat(tmp_path / "a"))
     os.utime(tmp_path / "a", ns=(1, 1))
@@ -39,7 +39,7 @@ def test_a_file_that_is_another_one_now_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("then", [b"longer than it was", b"short", b"as much"])
-def test_a_file_that_is_written_to_meanwhile_is_refused(tmp_path, monkeypatch, then):
+def test_a_file_written_to_during_the_read_is_refused(tmp_path, monkeypatch, then):
     (tmp_path / "a").write_bytes(b"as long")
     read = os.read
 

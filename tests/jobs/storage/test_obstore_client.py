@@ -1,4 +1,4 @@
-"""obstore beside s3fs: the same objects under the same keys, and s3fs has the last word on what fails."""
+"""obstore beside s3fs: same objects, same keys, and s3fs reports all failures."""
 
 import sys
 import time
@@ -15,7 +15,7 @@ from maskfleet.jobs.storage.s3 import S3Storage
 
 def by_s3fs(url):
     storage = S3Storage(url)
-    storage._obstore_is_open = True  # as if there were no obstore
+    storage._obstore_is_open = True  # as if obstore were not installed
     return storage
 
 
@@ -25,7 +25,7 @@ def storage(bucket):
 
 
 @pytest.mark.s3
-def test_it_is_what_reads_and_writes(storage, monkeypatch):
+def test_objects_are_read_and_written_by_obstore(storage, monkeypatch):
     storage.write("a", b"0123456789")
     monkeypatch.setattr(storage, "_retried", None)
     storage.write("b", b"other")
@@ -43,13 +43,13 @@ def test_it_is_what_reads_and_writes(storage, monkeypatch):
     ).map("/".join),
     data=st.binary(max_size=100),
 )
-def test_keys_are_the_same_to_both(storage, key, data):
+def test_obstore_and_s3fs_agree_on_keys(storage, key, data):
     if {".", ".."} & set(key.split("/")):
         return
     storage.write(key, data)
     assert by_s3fs(storage.root).read(key) == data
     assert storage.read(key) == data
-    if not key.endswith("/"):  # which listings leave out, as what stands for a folder
+    if not key.endswith("/"):  # listings drop such keys as folder markers
         assert [entry.path for entry in storage.walk()] == [key]
     storage.delete(key)
     assert not storage.exists(key.strip("/"))
@@ -59,7 +59,7 @@ def test_keys_are_the_same_to_both(storage, key, data):
 @pytest.mark.parametrize(
     "key", ["a%20b", "a+b c", "#1", "ü/ß?.png", "a=b&c", "~x", "per%cent", "'q\"", "a*b", "[1]{2}|^`"]
 )
-def test_keys_that_look_like_something_else(storage, key):
+def test_keys_that_look_encoded_are_taken_literally(storage, key):
     storage.write(key, b"this one")
     assert by_s3fs(storage.root).read(key) == b"this one"
     assert storage.read(key) == b"this one"
@@ -67,7 +67,7 @@ def test_keys_that_look_like_something_else(storage, key):
 
 @pytest.mark.s3
 @pytest.mark.parametrize("key", ["a//b", "a/", "/a", "/", "a/b/"])
-def test_what_it_may_not_name_goes_by_s3fs(bucket, key):
+def test_keys_obstore_would_change_go_through_s3fs(bucket, key):
     storage = S3Storage(bucket)
     storage.write("a", b"another")
     storage.write(key, b"x")
@@ -75,7 +75,7 @@ def test_what_it_may_not_name_goes_by_s3fs(bucket, key):
 
 
 @pytest.mark.s3
-def test_errors_are_those_of_s3fs(storage):
+def test_errors_are_reported_by_s3fs(storage):
     storage.write("a", b"one")
     etag = storage.entry("a").etag
     storage.write("a", b"two")
@@ -85,11 +85,11 @@ def test_errors_are_those_of_s3fs(storage):
         storage.read("none")
     with pytest.raises(NotFound, match="there is no object"):
         storage.read_range("none", 0, 10)
-    assert storage._obstore._failures == 0, "these are answers"
+    assert storage._obstore._failures == 0, "a missing or changed object is an answer, not a failure"
 
 
 @pytest.mark.s3
-def test_without_it_s3fs_does_all(bucket, monkeypatch):
+def test_s3fs_does_everything_without_obstore(bucket, monkeypatch):
     monkeypatch.setitem(sys.modules, "obstore", None)
     monkeypatch.delitem(sys.modules, "maskfleet.jobs.storage.obstore_client")
     storage = S3Storage(bucket)
@@ -99,7 +99,7 @@ def test_without_it_s3fs_does_all(bucket, monkeypatch):
 
 
 @pytest.mark.s3
-def test_while_it_fails_it_is_left_alone(storage, monkeypatch):
+def test_a_failing_obstore_is_paused(storage, monkeypatch):
     storage.write("a", b"x")
     asked = []
 
@@ -117,7 +117,7 @@ def test_while_it_fails_it_is_left_alone(storage, monkeypatch):
     assert storage.read("a") == b"x"
 
 
-def test_storage_that_is_away_fails_as_without_it(monkeypatch):
+def test_unreachable_storage_fails_as_without_obstore(monkeypatch):
     for name, value in {
         "ENDPOINT_URL_S3": "http://127.0.0.1:9",
         "ACCESS_KEY_ID": "x",
@@ -132,7 +132,7 @@ def test_storage_that_is_away_fails_as_without_it(monkeypatch):
 
 
 @pytest.mark.s3
-def test_with_new_credentials_both_are_opened_anew(storage):
+def test_both_clients_are_reopened_with_new_credentials(storage):
     storage.write("a", b"x")
     before = storage._obstore
 
@@ -159,13 +159,13 @@ def test_with_new_credentials_both_are_opened_anew(storage):
         ("b", "http://127.0.0.1:9000", "http://127.0.0.1:9000", False),
     ],
 )
-def test_servers_are_addressed_as_they_want_to_be(bucket, endpoint, reached, named):
+def test_the_bucket_goes_into_the_host_name_on_aws_only(bucket, endpoint, reached, named):
     config = ObstoreClient(Access(bucket, endpoint, "eu-west-1", lambda: ("k", "s", None)))._store.config
     assert (config["endpoint"], config["region"]) == (reached, "eu-west-1")
     assert str(config["virtual_hosted_style_request"]).lower() == str(named).lower()
 
 
-def test_credentials_are_asked_for_and_kept_to_itself():
+def test_credentials_never_show_in_a_representation():
     access = Access("b", "http://127.0.0.1:9", "eu-west-1", lambda: ("key", "hunter22", "token"))
     quick = ObstoreClient(access)
     assert quick.read("a") is None

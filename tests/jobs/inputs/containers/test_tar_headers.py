@@ -1,4 +1,4 @@
-"""Against the standard library's writer, and against damage."""
+"""Archives of the standard library's writer, and damaged ones."""
 
 import io
 import tarfile
@@ -34,20 +34,20 @@ NAMES = st.text("abcé/.-", min_size=1, max_size=300).filter(
     st.lists(st.tuples(NAMES, st.binary(max_size=1500)), max_size=8, unique_by=lambda member: member[0]),
     st.sampled_from([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT]),
 )
-def test_every_member_is_found_where_it_is(members, kind):
+def test_every_member_is_found_at_its_offset(members, kind):
     data = written(members, kind)
     index = found(data)
     assert [(member.name, data[member.offset : member.offset + member.size]) for member in index] == members
     assert all(member.fault is None for member in index)
 
 
-def test_old_archives_and_prefixes():
+def test_ustar_prefixes_are_joined_and_dots_dropped():
     name = "a" * 90 + "/" + "b" * 90
     assert [member.name for member in found(written([(name, b"x")], tarfile.USTAR_FORMAT))] == [name]
     assert [member.name for member in found(written([("./x/a.jpg", b"x")]))] == ["x/a.jpg"]
 
 
-def test_large_sizes():
+def test_sizes_beyond_eight_gigabytes_are_read():
     header = tarfile.TarInfo("large.npy")
     header.size = 9 * 2**30
     for kind in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
@@ -62,7 +62,7 @@ def test_large_sizes():
 
 
 @given(st.integers(0, 3), st.integers(0, 511), st.integers(1, 255))
-def test_a_damaged_header_is_named_and_members_before_it_are_kept(number, place, flip):
+def test_members_before_a_damaged_header_are_kept(number, place, flip):
     data = bytearray(written([(f"{index}.jpg", bytes([index]) * 700) for index in range(4)], tarfile.USTAR_FORMAT))
     offset = number * (512 + 1024)
     data[offset + place] ^= flip
@@ -72,19 +72,19 @@ def test_a_damaged_header_is_named_and_members_before_it_are_kept(number, place,
 
 
 @pytest.mark.parametrize("cut", [100, 600, 512 + 1024 + 512 + 300])
-def test_an_archive_that_is_cut_off_is_damaged(cut):
+def test_a_truncated_archive_is_damaged(cut):
     index = found(written([("a.jpg", b"x" * 700), ("b.jpg", b"y" * 700)])[:cut])
     assert index[-1].fault == "damaged_tar"
     assert len(index) == 1 + (cut > 1536)
 
 
-def test_an_archive_without_its_end_mark_is_whole():
+def test_an_archive_without_an_end_mark_is_complete():
     data = written([("a.jpg", b"x" * 512)])
     assert [member.name for member in found(data[:1024])] == ["a.jpg"]
     assert found(b"") == []
 
 
-def test_names_and_kinds_that_cannot_be_used():
+def test_unusable_names_and_types_have_a_fault():
     sink = io.BytesIO()
     with tarfile.open(fileobj=sink, mode="w") as archive:
         for name in ("../../x.jpg", "/etc/y.jpg", "a/../b.jpg", "a.jpg", "a.jpg"):
@@ -107,7 +107,7 @@ def test_names_and_kinds_that_cannot_be_used():
     ]
 
 
-def test_small_members_cost_few_reads_and_large_ones_are_not_read():
+def test_small_members_share_reads_and_large_ones_are_skipped():
     def reads(size, count):
         data = written([(f"{number:05}.jpg", bytes(size)) for number in range(count)])
         asked = []

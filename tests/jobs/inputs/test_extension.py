@@ -29,7 +29,7 @@ class Piece(NamedTuple):
 
 
 class Piles(Container[Piece]):
-    """Files of images, one after the other, each behind a line with its name and size."""
+    """Files of concatenated images, each after a line with its name and size."""
 
     endings = (".pile",)
     place = spans.PLACE
@@ -55,7 +55,7 @@ class Piles(Container[Piece]):
 
 
 class MemoryStorage(Storage):
-    """Objects in this process, for `memory://`."""
+    """Objects in the memory of this process, at `memory://`."""
 
     objects: ClassVar[dict[str, bytes]] = {}
 
@@ -109,7 +109,7 @@ class MemoryStorage(Storage):
 
 
 class Drawings:
-    """`drawings:3` are three images that are in the URL themselves."""
+    """Drawn images: `drawings:3` are three."""
 
     def claims(self, location, selector):
         return "drawings:" in location
@@ -154,7 +154,7 @@ def test_a_new_container(tmp_path, weights_file, monkeypatch):
     end = (folder / "x.PILE").stat().st_size
     assert f"x.PILE, byte {end}: the pile ends too early; write it again" in rows["x.PILE/none.jpg"]["error_message"]
     assert verify(str(tmp_path / "out")).problems == []
-    # Neither is the pile listed again, nor is its fault tried again.
+    # The pile is not listed again, and its fault is final.
     monkeypatch.setattr(Piles, "entries", None)
     assert run(job).images == 0
 
@@ -164,7 +164,6 @@ def test_a_new_storage_scheme(tmp_path, weights_file, monkeypatch):
     source = schemes.open_storage("memory://plates")
     for path in draw_images(tmp_path / "in", 4).rglob("*.*"):
         source.write(f"in/{path.name}", path.read_bytes())
-    # A process of its own would have no such memory.
     assert run(job_of("memory://plates/in", "memory://plates/out", weights_file)).ok == 4
     output = schemes.open_storage("memory://plates/out")
     assert len(list(output.walk("masks"))) == 4

@@ -1,4 +1,4 @@
-"""Images within tars and Parquet files, from their listing to their rows."""
+"""Images inside tars and Parquet files, from listing to statistics."""
 
 import tarfile
 
@@ -19,7 +19,7 @@ from maskfleet.jobs.storage.contract import Fault
 
 
 def hugging_face(path, images, **more):
-    """As `datasets` writes them."""
+    """Write a Parquet file as `datasets` does."""
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     column = pa.array([None if data is None else {"bytes": data, "path": name} for name, data in images], kind)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,7 +33,7 @@ def plain(path, images, column="jpg"):
 
 
 def mixed(folder):
-    """Each kind of input in one folder, and what the keys of its images are."""
+    """Write images and each kind of container into one folder. Return the data of each image by key."""
     images = {number: jpeg(number) for number in range(12)}
     folder.mkdir(parents=True)
     (folder / "a.jpg").write_bytes(images[0])
@@ -62,7 +62,7 @@ def mixed(folder):
     }
 
 
-def test_a_folder_may_hold_every_kind(tmp_path):
+def test_a_folder_may_hold_images_and_containers(tmp_path):
     expected = mixed(tmp_path / "in")
     source = Source(str(tmp_path / "in"), output="/nowhere")
     records = list(source)
@@ -78,7 +78,7 @@ def test_a_folder_may_hold_every_kind(tmp_path):
 
 
 @pytest.mark.s3
-def test_the_same_in_a_bucket(tmp_path, bucket):
+def test_a_bucket_may_hold_images_and_containers(tmp_path, bucket):
     expected = mixed(tmp_path / "in")
     storage = uploaded(tmp_path / "in", bucket)
     records = list(Source(f"{bucket}/in", output="/nowhere"))
@@ -90,7 +90,7 @@ def test_the_same_in_a_bucket(tmp_path, bucket):
         Inputs().read(changed)
 
 
-def test_globs_and_single_files(tmp_path):
+def test_containers_may_be_named_by_globs_or_alone(tmp_path):
     expected = mixed(tmp_path / "in")
 
     def keys(location):
@@ -103,7 +103,7 @@ def test_globs_and_single_files(tmp_path):
     assert keys("u.parquet") == ["u.parquet/000000000", "u.parquet/000000001"]
 
 
-def test_members_are_read_together(tmp_path, monkeypatch):
+def test_neighbouring_members_share_requests(tmp_path, monkeypatch):
     images = [(f"{number:03}.jpg", jpeg(number)) for number in range(200)]
     tar(tmp_path / "in/x.tar", images[::-1])
     records = list(Source(str(tmp_path / "in"), output="/nowhere"))
@@ -119,7 +119,7 @@ def test_members_are_read_together(tmp_path, monkeypatch):
     assert [reader.read(record) for record in records] == [data for _, data in images]
     windows = -(-sum(len(data) for _, data in images) // (64 * 2**10))
     assert windows <= len(asked) <= windows + 2
-    # A few images out of many do not cost the whole tar.
+    # A few members out of many do not cost the whole tar.
     asked.clear()
     monkeypatch.setattr("maskfleet.jobs.inputs.containers.spans._GAP", 4096)
     few = records[::50]
@@ -128,8 +128,7 @@ def test_members_are_read_together(tmp_path, monkeypatch):
     assert sum(asked) == sum(record.size for record in few)
 
 
-def test_a_large_row_group_is_read_in_pieces(tmp_path, monkeypatch):
-    """In any order, and without holding what it has passed for too long."""
+def test_a_large_row_group_is_read_in_any_order_with_bounded_memory(tmp_path, monkeypatch):
     images = [(None, jpeg(number)) for number in range(100)]
     hugging_face(tmp_path / "in/x.parquet", images, compression="none", use_dictionary=False)
     records = list(Source(str(tmp_path / "in"), output="/nowhere"))
@@ -143,7 +142,7 @@ def test_a_large_row_group_is_read_in_pieces(tmp_path, monkeypatch):
 
 @pytest.fixture
 def hostile(tmp_path):
-    """Nine images, and what is wrong beside them."""
+    """Write eight good images among damaged ones. Return the folder and the offsets of two damaged headers."""
     folder = tmp_path / "in"
     damaged = tar(folder / "damaged.tar", [(f"{number}.jpg", jpeg(number)) for number in range(4)])
     data = bytearray(damaged.read_bytes())
@@ -162,7 +161,7 @@ def hostile(tmp_path):
     return folder, offset, second
 
 
-def test_what_is_wrong_is_a_row_and_the_rest_is_done(hostile, tmp_path, weights_file):
+def test_damage_becomes_a_row_and_the_rest_is_segmented(hostile, tmp_path, weights_file):
     folder, offset, second = hostile
     before = set(tmp_path.parent.rglob("*"))
     job = Job.of(
@@ -191,7 +190,7 @@ def test_what_is_wrong_is_a_row_and_the_rest_is_done(hostile, tmp_path, weights_
     assert (report.images, report.failed) == (15, 8)
     assert verify(str(tmp_path / "out")).problems == []
     assert set(tmp_path.parent.rglob("*")) - before == set((tmp_path / "out").rglob("*")) | {tmp_path / "out"}
-    # None of these would be another way tomorrow.
+    # All of these faults are final.
     assert run(job).images == 0
 
 
@@ -200,7 +199,7 @@ def rows_offset(path, number):
         return archive.getmembers()[number].offset_data
 
 
-def test_a_member_that_changed_since_the_plan_is_seen(tmp_path):
+def test_a_member_changed_since_planning_is_noticed(tmp_path):
     path = tar(tmp_path / "in/x.tar", [("a.jpg", jpeg(0))])
     (record,) = Source(str(tmp_path / "in"), output="/nowhere")
     tar(path, [("a.jpg", jpeg(1)), ("b.jpg", jpeg(2))])
@@ -221,7 +220,7 @@ def test_the_column_may_be_named(tmp_path):
             Inputs().read(record)
 
 
-def test_the_plan_counts_the_bytes_of_rows_by_the_footer(tmp_path, weights_file):
+def test_the_plan_estimates_row_bytes_from_the_footer(tmp_path, weights_file):
     images = [(f"{number}.jpg", jpeg(number)) for number in range(40)]
     hugging_face(tmp_path / "in/t#row=1.parquet", images)
     tar(tmp_path / "in/x.tar", images)
