@@ -219,7 +219,7 @@ def _content_id(
 
 def builtin(name: str) -> bytes:
     """The safetensors file of a built-in model (one of `BUILTIN`)."""
-    return (resources.files("unet") / "models" / f"{name}.safetensors").read_bytes()
+    return (resources.files("maskfleet.unet") / "models" / f"{name}.safetensors").read_bytes()
 
 
 def convert(checkpoint: bytes, *, normalize: Normalize | None = None, scale: float | None = None) -> bytes:
