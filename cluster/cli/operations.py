@@ -4,6 +4,7 @@ Without a cluster's address they read the records in the output, which last long
 """
 
 import sys
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -102,7 +103,7 @@ def list_(
         from maskfleet.jobs.outputs.runs import runs
 
         place = place_of(output, profile=profile)
-        rows = runs(place.output, profile=place.profile)
+        rows = [asdict(entry) for entry in runs(place.output, profile=place.profile)]
         if not rows:
             raise JobError(f"there is no run in {place.output}; correct the path")
     else:
@@ -163,7 +164,7 @@ def _run_status(target: str, *, profile: str | None) -> dict[str, Any]:
     from maskfleet.jobs.outputs.status import status as status_of
 
     place = place_of(target, profile=profile)
-    return status_of(place.output, profile=place.profile)
+    return asdict(status_of(place.output, profile=place.profile))
 
 
 def _submission_status(target: str, address: str, *, profile: str | None) -> dict[str, Any]:

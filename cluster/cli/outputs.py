@@ -1,6 +1,6 @@
 """Commands on the output of a job, read from storage alone: explain, verify, export, gc."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -8,8 +8,7 @@ from maskfleet.cluster.cli import options
 from maskfleet.cluster.cli.targets import place_of
 from maskfleet.cluster.terminal import console
 from maskfleet.cluster.terminal.console import counted
-
-Form = Literal["png", "voc", "coco", "geotiff"]
+from maskfleet.jobs.outputs.exports.forms import EXPORTS
 
 
 def explain(
@@ -30,7 +29,7 @@ def explain(
     from maskfleet.jobs.outputs.explain import explain as history_of
 
     place = place_of(output, profile=profile)
-    history = history_of(place.output, key, profile=place.profile)
+    history = history_of(place.output, key, profile=place.profile).to_json()
     if as_json:
         console.show_json(history)
         return
@@ -70,12 +69,8 @@ def export(
         str, typer.Argument(metavar="DESTINATION", help="Folder or s3:// prefix to write to, outside the output.")
     ],
     to: Annotated[
-        Form,
-        typer.Option(
-            "--to",
-            metavar="FORM",
-            help="png: one PNG per image. voc: palette PNGs. coco: one JSON file. geotiff: one GeoTIFF per image.",
-        ),
+        str,
+        typer.Option("--to", metavar="FORM", help=" ".join(f"{name}: {form.label}." for name, form in EXPORTS.items())),
     ] = "png",
     key: Annotated[
         str | None,
@@ -93,14 +88,14 @@ def export(
       maskfleet export out/ coco/ --to coco --names nucleus
       maskfleet export out/ one/ --key well-0003.png
     """
-    from maskfleet.jobs.outputs.export import export as export_masks
+    from maskfleet.jobs.outputs.exports.export import export as export_masks
 
     place = place_of(output, profile=profile)
     classes = tuple(names.split(",")) if names else ()
     done = export_masks(place.output, to, destination, key=key, names=classes, profile=place.profile)
-    placed = f", {done.placed} georeferenced" if to == "geotiff" else ""
+    remark = f", {done.remark}" if done.remark else ""
     without = f"; {counted(done.failed, 'failed image')} without a mask" if done.failed else ""
-    typer.echo(f"{counted(done.images, 'mask')} in {destination}{placed}{without}")
+    typer.echo(f"{counted(done.images, 'mask')} in {destination}{remark}{without}")
 
 
 def gc(

@@ -1,1 +1,1 @@
-"""Questions about a finished output: status, verification, export, garbage collection."""
+"""Reading an output: rows, masks, status, verification, export, garbage collection."""

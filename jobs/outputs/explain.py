@@ -1,104 +1,146 @@
-"""An image's whole story: what each run made of it, with which weights, and why it was or was not planned."""
+"""The history of one image: its outcome in each run, with which weights, and the reason for planning it or not."""
 
-import io
-import json
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from typing import Any
-
-import pyarrow.parquet as pq
 
 from maskfleet.jobs.errors import NotFound
 from maskfleet.jobs.ledger import catalog
-from maskfleet.jobs.ledger.commit import Commits
 from maskfleet.jobs.ledger.manifest import Manifest
-from maskfleet.jobs.ledger.shard_files import STATISTICS
+from maskfleet.jobs.ledger.runs import StoredRun, stored_runs
+from maskfleet.jobs.outputs.lookup import committed_row
 from maskfleet.jobs.planning.live_plan import gone_rows
 from maskfleet.jobs.storage.contract import Storage
 from maskfleet.jobs.storage.schemes import open_storage
 
-_TOLD = ("status", "stage", "error_class", "error_message", "attempt", "worker", "mask_object", "mask_member")
+_SHOWN = ("status", "stage", "error_class", "error_message", "attempt", "worker", "mask_object", "mask_member")
 
 
-def explain(output: str, name: str, *, profile: str | None = None) -> dict[str, Any]:
-    """The story of an image.
+@dataclass(frozen=True, kw_only=True)
+class RunHistory:
+    """One run in the history of an image.
+
+    Attributes:
+        run: Id of the run.
+        planned: Whether the run planned the image.
+        weights: Id of the weights.
+        fingerprint: Fingerprint of the run.
+        why: Reason for planning the image or not.
+        etag: ETag of the image in the plan; None if it was not planned.
+        shard: Shard of the image; None if it was not planned.
+        outcome: Columns of the image's row: status, failure, attempt, worker and mask. Empty if it was not planned.
+    """
+
+    run: str
+    planned: bool
+    weights: str
+    fingerprint: str
+    why: str
+    etag: str | None = None
+    shard: str | None = None
+    outcome: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all attributes known, with those of the outcome on the same level."""
+        table = {name: value for name, value in asdict(self).items() if name != "outcome"}
+        if not self.planned:
+            del table["etag"], table["shard"]
+        return table | dict(self.outcome)
+
+
+@dataclass(frozen=True, kw_only=True)
+class History:
+    """The history of an image.
+
+    Attributes:
+        key: Key of the image.
+        state: Newest outcome and its run.
+        etag: ETag of the image in the newest outcome; None if there is none.
+        runs: The runs, oldest first.
+    """
+
+    key: str
+    state: str
+    etag: str | None
+    runs: Sequence[RunHistory]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all attributes as a table."""
+        runs = [run.to_json() for run in self.runs]
+        return {"key": self.key, "state": self.state, "etag": self.etag, "runs": runs}
+
+
+def explain(output: str, name: str, *, profile: str | None = None) -> History:
+    """Return the history of an image.
 
     Args:
-        output: A job's.
-        name: The image's key, or any ending of it that no other key has.
+        output: Output of a job: path or URL.
+        name: Key of the image, or any ending of it that no other key has.
         profile: AWS profile.
 
     Raises:
-        JobError: No image that was ever listed has that name, or several have.
+        JobError: No image with this name was ever listed, or several images have this ending.
     """
     storage = open_storage(output, profile=profile)
     version = catalog.current(storage)
-    key = _unfinished(storage, name) or catalog.ending(storage, version, name)
-    runs = [_of_run(storage, run_id, key) for run_id in storage.names("runs")]
-    told: list[dict[str, Any]] = []
-    for run in filter(None, runs):
-        told.append(run if run["planned"] else run | {"why": _why_not(run, told)})
+    key = name if _is_in_newest_plan(storage, name) else catalog.ending(storage, version, name)
+    histories: list[RunHistory] = []
+    for run in stored_runs(storage):
+        with suppress(NotFound):  # interrupted before its plan was stored
+            histories.append(_history(storage, run, key, histories))
     newest = catalog.find(storage, version, key)
-    state = newest["status"] if newest else "not done yet"
-    return {
-        "key": key,
-        "state": f"{state}, by run {newest['run_id']}" if newest else state,
-        "etag": newest["etag"] if newest else None,
-        "runs": told,
-    }
+    return History(
+        key=key,
+        state=f"{newest['status']}, by run {newest['run_id']}" if newest else "not done yet",
+        etag=newest["etag"] if newest else None,
+        runs=histories,
+    )
 
 
-def _unfinished(storage: Storage, name: str) -> str | None:
-    """The key, if it is planned in the newest run, whose outcome may be in no catalog yet."""
+def _is_in_newest_plan(storage: Storage, key: str) -> bool:
+    """Tell whether the newest run planned an image. Its outcome may be missing from the catalog."""
     for run_id in storage.names("runs")[-1:]:
         with suppress(NotFound):
-            if Manifest.stored(storage, run_id).find(name):
-                return name
-    return None
+            return Manifest.stored(storage, run_id).find(key) is not None
+    return False
 
 
-def _of_run(storage: Storage, run_id: str, key: str) -> dict[str, Any] | None:
-    try:
-        record = json.loads(storage.read(f"runs/{run_id}/job.json"))
-        manifest = Manifest.stored(storage, run_id)
-        row = manifest.find(key)
-    except NotFound:
-        return None  # cut off before there was a plan
-    told: dict[str, Any] = {
-        "run": run_id,
-        "planned": row is not None,
-        "weights": record["weights"]["id"],
-        "fingerprint": record["fingerprint"],
-    }
+def _history(storage: Storage, run: StoredRun, key: str, earlier: Sequence[RunHistory]) -> RunHistory:
+    manifest = Manifest.stored(storage, run.run_id)
+    row = manifest.find(key)
     if row is None:
-        gone = any(key in table["key"].to_pylist() for table in gone_rows(storage, run_id))
-        selection = {name: value for name, value in record["job"]["select"].items() if value}
-        return told | {"gone": gone, "selection": selection, "listed_to_its_end": manifest.frozen.whole}
-    told |= {"why": row["why"], "etag": row["etag"], "shard": row["shard"]}
-    return told | _outcome(storage, Commits(storage, run_id, record["commit_mode"]), row["shard"], key)
+        return RunHistory(
+            run=run.run_id,
+            planned=False,
+            weights=run.weights,
+            fingerprint=run.fingerprint,
+            why=_reason_for_skipping(storage, run, key, earlier, listed_to_its_end=manifest.frozen.whole),
+        )
+    found = committed_row(storage, run.commits(storage), row["shard"], key)
+    outcome = {"status": "not done yet"} if found is None else {name: found[1][name] for name in _SHOWN}
+    return RunHistory(
+        run=run.run_id,
+        planned=True,
+        weights=run.weights,
+        fingerprint=run.fingerprint,
+        why=row["why"],
+        etag=row["etag"],
+        shard=row["shard"],
+        outcome={name: value for name, value in outcome.items() if value is not None},
+    )
 
 
-def _outcome(storage: Storage, commits: Commits, shard: str, key: str) -> dict[str, Any]:
-    """What the committed attempt made of it; a shard that was cut has its halves looked at."""
-    commit = commits.get(shard)
-    if commit is None:
-        return {"status": "not done yet"}
-    if commit.split:
-        halves = (_outcome(storage, commits, f"{shard}.{half}", key) for half in (0, 1))
-        return next((found for found in halves if found), {})
-    table = pq.read_table(io.BytesIO(storage.read(commit.objects[STATISTICS].path)), filters=[("key", "=", key)])
-    rows = table.select(list(_TOLD)).to_pylist()
-    return {name: value for name, value in rows[0].items() if value is not None} if rows else {}
-
-
-def _why_not(run: dict[str, Any], before: list[dict[str, Any]]) -> str:
-    earlier = next((told for told in reversed(before) if told["planned"]), None)
-    if run.pop("gone"):
-        return "the input had it no more: a tombstone"
-    selection, whole = run.pop("selection"), run.pop("listed_to_its_end")
-    if earlier is None:
-        return "the input did not have it yet" if whole else "the listing did not come so far"
-    if earlier["fingerprint"] == run["fingerprint"]:
-        return f"done already, by run {earlier['run']}, and neither it nor weights nor settings have changed"
-    if selection:
-        return f"not among what was selected ({', '.join(f'{name} = {value}' for name, value in selection.items())})"
-    return "the listing did not come so far" if not whole else "the input did not have it then"
+def _reason_for_skipping(
+    storage: Storage, run: StoredRun, key: str, earlier: Sequence[RunHistory], *, listed_to_its_end: bool
+) -> str:
+    if any(key in table["key"].to_pylist() for table in gone_rows(storage, run.run_id)):
+        return "no longer in the input, so it is marked as deleted"
+    previous = next((history for history in reversed(earlier) if history.planned), None)
+    if previous is None:
+        return "not in the input yet" if listed_to_its_end else "the listing ended before this image"
+    if previous.fingerprint == run.fingerprint:
+        return f"done by run {previous.run}; neither the image nor weights nor settings have changed since"
+    if selection := {name: value for name, value in run.job["select"].items() if value}:
+        return f"not selected ({', '.join(f'{name} = {value}' for name, value in selection.items())})"
+    return "not in the input" if listed_to_its_end else "the listing ended before this image"

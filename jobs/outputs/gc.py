@@ -1,4 +1,4 @@
-"""What nothing needs: attempts that lost or were cut off, merged catalog files, indexes of tars that are gone."""
+"""Garbage collection: leftovers of superseded attempts, merged catalog files, indexes of deleted tars."""
 
 import time
 from collections.abc import Iterator
@@ -12,18 +12,18 @@ from maskfleet.jobs.storage.contract import Entry, Storage
 from maskfleet.jobs.storage.schemes import open_storage
 
 GRACE = 24 * 3600.0
-"""Seconds that a file must be old: longer than any attempt that may still be alive somewhere and commit."""
+"""Least age of a deleted file in seconds: longer than any attempt that may still commit."""
 
 
 @dataclass
 class Garbage:
-    """What was found.
+    """The result of a collection.
 
     Attributes:
-        paths: Of files that nothing names.
-        size: Bytes of them.
-        young: Files that nothing names yet, left alone for their age.
-        deleted: Whether they are gone.
+        paths: Paths of unreferenced files.
+        size: Their total size in bytes.
+        young: Number of unreferenced files kept for their age.
+        deleted: Whether the files were deleted.
     """
 
     paths: list[str] = field(default_factory=list)
@@ -33,21 +33,20 @@ class Garbage:
 
 
 def collect(output: str, *, profile: str | None = None, grace: float = GRACE, delete: bool = False) -> Garbage:
-    """Find, and delete if told, what no commit and no version of the catalog names, and indexes without their tar.
+    """Find files that no commit and no catalog version references, and indexes of deleted tars.
 
     Args:
-        output: A job's.
+        output: Output of a job: path or URL.
         profile: AWS profile.
-        grace: Seconds that a file must be old.
-        delete: Whether to delete; else nothing is changed.
+        grace: Least age of a deleted file in seconds.
+        delete: Whether to delete the files. If not, nothing is changed.
     """
     storage = open_storage(output, profile=profile)
     found = Garbage(deleted=delete)
-    # Files first and names second: what is committed in between is then named.
-    kinds = chain(_attempts(storage), _of_catalog(storage), _of_indexes(storage, profile))
-    for entries, named in kinds:
+    # Files are listed before references are read, so a file committed in between is not taken for garbage.
+    for entries, referenced in chain(_attempts(storage), _catalog_files(storage), _indexes(storage, profile)):
         for entry in entries:
-            if entry.path in named:
+            if entry.path in referenced:
                 continue
             if entry.modified is None or time.time() - entry.modified < grace:
                 found.young += 1
@@ -66,10 +65,10 @@ def _attempts(storage: Storage) -> Iterator[tuple[list[Entry], set[str]]]:
         yield entries, {item.path for commit in commits.values() for item in commit.objects.values()}
 
 
-def _of_catalog(storage: Storage) -> Iterator[tuple[list[Entry], set[str]]]:
+def _catalog_files(storage: Storage) -> Iterator[tuple[list[Entry], set[str]]]:
     entries = list(storage.walk("catalog/rows"))
     yield entries, {file.path for version in catalog.kept(storage) for delta in version.deltas for file in delta}
 
 
-def _of_indexes(storage: Storage, profile: str | None) -> Iterator[tuple[list[Entry], set[str]]]:
+def _indexes(storage: Storage, profile: str | None) -> Iterator[tuple[list[Entry], set[str]]]:
     yield list(storage.walk(indexes.FOLDER)), indexes.in_use(storage, profile=profile)

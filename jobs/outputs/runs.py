@@ -1,43 +1,58 @@
-"""What an output itself says of its runs, when no cluster is left to ask."""
+"""The runs of an output and their logs, from storage alone: no cluster needed."""
 
-import json
+from dataclasses import dataclass
 from typing import Any
 
-from maskfleet.jobs.errors import JobError, NotFound
+from maskfleet.jobs.errors import JobError
+from maskfleet.jobs.ledger.runs import stored_runs, summary_of
 from maskfleet.jobs.storage.schemes import open_storage
 
 
-def runs(output: str, *, profile: str | None = None) -> list[dict[str, Any]]:
-    """Every run of an output, the newest first: id, job, state, exit code, counts."""
+@dataclass(frozen=True)
+class RunEntry:
+    """A run of an output.
+
+    Attributes:
+        id: Id of the run. It starts with the run's start time in UTC, so ids sort by age.
+        name: Name of the job; None if it has none.
+        state: `complete`, `incomplete` (too many images failed) or `unfinished`.
+        exit_code: Exit code of the command; None while the run is unfinished.
+        images: Number of planned images; None while the run is unfinished.
+        failed: Number of failed images; None while the run is unfinished.
+    """
+
+    id: str
+    name: str | None
+    state: str
+    exit_code: int | None
+    images: int | None
+    failed: int | None
+
+
+def runs(output: str, *, profile: str | None = None) -> list[RunEntry]:
+    """Return the runs of an output, the newest first."""
     storage = open_storage(output, profile=profile)
-    found = []
-    for run_id in reversed(storage.names("runs")):
-        try:
-            begun = json.loads(storage.read(f"runs/{run_id}/job.json"))
-        except NotFound:
-            continue
-        try:
-            ended = json.loads(storage.read(f"runs/{run_id}/run.json"))
-        except NotFound:
-            ended = {}
-        found.append(
-            {
-                "id": run_id,
-                "name": begun["job"].get("name"),
-                "state": ended.get("status", "unfinished"),
-                "exit_code": ended.get("exit_code"),
-                "images": ended.get("images", begun.get("images")),
-                "failed": ended.get("failed"),
-            }
+    entries = []
+    for run in stored_runs(storage, newest_first=True):
+        summary: dict[str, Any] = dict(summary_of(storage, run.run_id) or {})
+        entries.append(
+            RunEntry(
+                id=run.run_id,
+                name=run.job.get("name"),
+                state=summary.get("status", "unfinished"),
+                exit_code=summary.get("exit_code"),
+                images=summary.get("images"),
+                failed=summary.get("failed"),
+            )
         )
-    return found
+    return entries
 
 
 def log(output: str, *, profile: str | None = None) -> str:
-    """The log of the newest run that left one.
+    """Return the log of the newest run with a log.
 
     Raises:
-        JobError: None did.
+        JobError: No run has a log.
     """
     storage = open_storage(output, profile=profile)
     for run_id in reversed(storage.names("runs")):

@@ -1,60 +1,85 @@
-"""How far an output's newest run is, from storage alone, while it runs or after."""
+"""The progress of an output's newest run, from storage alone, during the run or after it."""
 
-import json
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from maskfleet.jobs.errors import JobError, NotFound
-from maskfleet.jobs.ledger.commit import Commits, pending
+from maskfleet.jobs.ledger.commit import pending
 from maskfleet.jobs.ledger.manifest import Manifest
+from maskfleet.jobs.ledger.runs import StoredRun, state_of, stored_runs
+from maskfleet.jobs.storage.contract import Storage
 from maskfleet.jobs.storage.schemes import open_storage
 
 
-def status(output: str, *, profile: str | None = None) -> dict[str, Any]:
-    """State and counts of the newest run with a plan.
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """The progress of a run.
+
+    Attributes:
+        run_id: Id of the run.
+        state: `planning`, `unfinished`, `complete` or `incomplete`.
+        created: Start time in UTC, ISO 8601.
+        images: Number of images planned so far.
+        done: Number of images with a committed row.
+        ok: Number of images with a mask.
+        failed: Number of failed images.
+        shards_left: Number of shards, or halves of split shards, without a commit.
+        fingerprint: Fingerprint of the run.
+        weights: Id of the weights.
+    """
+
+    run_id: str
+    state: str
+    created: str
+    images: int
+    done: int
+    ok: int
+    failed: int
+    shards_left: int
+    fingerprint: str
+    weights: str
+
+
+def status(output: str, *, profile: str | None = None) -> Status:
+    """Return the progress of the newest run with a plan.
 
     Raises:
-        JobError: There is none.
+        JobError: There is no such run.
     """
     storage = open_storage(output, profile=profile)
-    for run_id in reversed(storage.names("runs")):
-        folder = f"runs/{run_id}"
-        try:
-            record = json.loads(storage.read(f"{folder}/job.json"))
-            manifest = Manifest.stored(storage, run_id)
-        except NotFound:
-            continue
-        commits = Commits(storage, run_id, record["commit_mode"]).all()
-        done = [commit for commit in commits.values() if not commit.split]
-        images = sum(commit.images for commit in done)
-        failed = sum(commit.failed for commit in done)
-        state = "unfinished" if manifest.is_frozen else "planning"
-        if storage.exists(f"{folder}/run.json"):
-            state = json.loads(storage.read(f"{folder}/run.json"))["status"]
-        return {
-            "run_id": run_id,
-            "state": state,
-            "created": record["created"],
-            "images": manifest.images,
-            "done": images,
-            "ok": images - failed,
-            "failed": failed,
-            "shards_left": sum(1 for _ in pending(manifest.shards(), commits)),
-            "fingerprint": record["fingerprint"],
-            "weights": record["weights"]["id"],
-        }
+    for run in stored_runs(storage, newest_first=True):
+        with suppress(NotFound):  # interrupted before its plan was stored
+            return _status(storage, run, Manifest.stored(storage, run.run_id))
     raise JobError(f"there is no run in {output}; correct the path")
 
 
+def _status(storage: Storage, run: StoredRun, manifest: Manifest) -> Status:
+    commits = run.commits(storage).all()
+    done = sum(commit.images for commit in commits.values())
+    failed = sum(commit.failed for commit in commits.values())
+    state = state_of(storage, run.run_id)
+    return Status(
+        run_id=run.run_id,
+        state="planning" if state == "unfinished" and not manifest.is_frozen else state,
+        created=run.created,
+        images=manifest.images,
+        done=done,
+        ok=done - failed,
+        failed=failed,
+        shards_left=sum(1 for _ in pending(manifest.shards(), commits)),
+        fingerprint=run.fingerprint,
+        weights=run.weights,
+    )
+
+
 def newest_job(output: str, *, profile: str | None = None) -> dict[str, Any]:
-    """The job of an output's newest run, as a table such as a job file holds.
+    """Return the job of the newest run, as a table such as a job file holds.
 
     Raises:
         JobError: There is no run.
     """
-    storage = open_storage(output, profile=profile)
-    for run_id in reversed(storage.names("runs")):
-        with suppress(NotFound):
-            table: dict[str, Any] = json.loads(storage.read(f"runs/{run_id}/job.json"))["job"]
-            return table
-    raise JobError(f"there is no run in {output}; correct the path")
+    newest = next(stored_runs(open_storage(output, profile=profile), newest_first=True), None)
+    if newest is None:
+        raise JobError(f"there is no run in {output}; correct the path")
+    return dict(newest.job)

@@ -13,7 +13,7 @@ from PIL import Image
 from maskfleet.jobs.errors import JobError
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.masks.formats import FORMATS, mask_format
-from maskfleet.jobs.outputs.export import export
+from maskfleet.jobs.outputs.exports.export import export
 from maskfleet.jobs.outputs.verify import verify
 from maskfleet.jobs.run.execute import run
 from maskfleet.unet import weights

@@ -72,13 +72,13 @@ def change_catalog(output):
     ("damage", "message"),
     [
         (change_tar, "differs from what its commit describes"),
-        (drop_row, "has 23 rows and is not what the commits hold .24"),
-        (uncommit, "1 shards have no commit, the first is 00002"),
-        (repaint, "is not the committed mask"),
+        (drop_row, "has 23 rows and differs from the 24 committed rows"),
+        (uncommit, "1 shard has no commit, the first is 00002"),
+        (repaint, "differs from the committed mask"),
         (lambda output: one(output, "masks/part-1/*.png").unlink(), "is missing"),
         (lose_object, "there is no file"),
-        (count_wrong, "counts other rows"),
-        (change_catalog, "the catalog has 2 images otherwise than the finished runs, such as part-0/image-006"),
+        (count_wrong, "the counts of its commit differ from its rows"),
+        (change_catalog, "the catalog differs from the finished runs in 2 images, such as part-0/image-006"),
     ],
 )
 def test_damage_is_found(output, damage, message):
@@ -100,7 +100,7 @@ def test_the_catalog_of_several_nights_is_checked(images, tmp_path, weights_file
     assert verify(str(tmp_path / "out")).problems == []
     path = one(tmp_path / "out", "runs/*/manifest/gone-*.parquet")
     path.unlink()
-    assert "the catalog has 1 images otherwise" in verify(str(tmp_path / "out")).problems[0]
+    assert "the catalog differs from the finished runs in 1 image" in verify(str(tmp_path / "out")).problems[0]
 
 
 def test_an_output_without_runs_is_no_output(tmp_path):
@@ -125,7 +125,7 @@ def test_a_table_of_masks_beside_other_rows_is_found(images, tmp_path, weights_f
     commit.write_text(json.dumps(record))
     problems = verify(str(tmp_path / "out")).problems
     assert problems == [
-        "run " + problems[0].split()[1] + " shard 00000: the rows beside its masks are not those of its statistics"
+        "run " + problems[0].split()[1] + " shard 00000: the rows stored with its masks differ from its statistics"
     ]
 
 

@@ -1,6 +1,8 @@
-"""Every form of output, opened with the program that it is for."""
+"""Every mask format and export form, opened with the programs it is meant for."""
 
 import os
+import subprocess
+import sys
 
 import duckdb
 import numpy as np
@@ -11,12 +13,12 @@ from PIL import Image
 from maskfleet.jobs.errors import JobError
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.ledger.commit import Commits
-from maskfleet.jobs.masks.formats import mask_format
-from maskfleet.jobs.masks.png import Encoder
 from maskfleet.jobs.network.inference_config import encoder_of, load_weights
-from maskfleet.jobs.outputs.export import export
+from maskfleet.jobs.outputs.exports.export import Exported, export
+from maskfleet.jobs.outputs.exports.forms import EXPORTS, Form
 from maskfleet.jobs.outputs.verify import verify
 from maskfleet.jobs.run.execute import run
+from maskfleet.jobs.run.executor import InProcess
 from maskfleet.jobs.run.open_pipeline import pipeline_around
 from maskfleet.jobs.storage.schemes import open_storage
 from maskfleet.unet import weights
@@ -35,12 +37,12 @@ def quick(this, cpus):
 def run_as(folder, images, form, *sets):
     job = {"input": str(images), "output": str(folder / form), "weights": str(folder / "three.safetensors")}
     sets = (f"masks.format={form}", f"masks.values={VALUES}", "run.shard_size=4", "run.max_error_rate=1", *sets)
-    return run(Job.of(job, sets), open_pipeline=quick)
+    return run(Job.of(job, sets), InProcess(open_pipeline=quick))
 
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory):
-    """One job's output in each format: nine images of three classes, and one that is none."""
+    """The output of one job in each mask format: nine images of three classes, and one file without an image."""
     folder = tmp_path_factory.mktemp("formats")
     images = draw_images(folder / "in", 9)
     (images / "broken.jpg").write_bytes(b"x")
@@ -60,7 +62,7 @@ def truth(outputs):
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_every_format_is_whole(outputs, form):
+def test_every_format_verifies(outputs, form):
     audit = verify(str(outputs / form))
     assert (audit.problems, audit.images) == ([], 10)
     assert (outputs / form / "masks").exists() == (form == "png")
@@ -121,7 +123,7 @@ def test_tables_open_in(outputs, truth, library):
     assert masks == tree(outputs / "png/masks")
 
 
-def test_run_lengths_are_cocos(outputs, truth):
+def test_run_lengths_are_those_of_coco(outputs, truth):
     coco = pytest.importorskip("pycocotools.mask")
     rows = [row for row in statistics(outputs / "rle") if row["status"] == "ok"]
     assert len(rows) == 9
@@ -147,7 +149,7 @@ def test_exports_are_the_same_from_every_format(outputs, truth, tmp_path, form):
 
 
 @pytest.mark.parametrize("form", ["tar", "rle"])
-def test_coco_json(outputs, truth, tmp_path, form, capsys):
+def test_coco_json_loads_in_pycocotools(outputs, truth, tmp_path, form, capsys):
     coco = pytest.importorskip("pycocotools.coco")
     export(str(outputs / form), "coco", str(tmp_path), names=("cell",))
     found = coco.COCO(str(tmp_path / "annotations.json"))
@@ -165,7 +167,7 @@ def test_coco_json(outputs, truth, tmp_path, form, capsys):
         assert (classes == truth[names[image["file_name"]]]).all()
 
 
-def test_the_newest_outcome_of_each_image_counts(tmp_path):
+def test_the_newest_outcome_of_each_image_is_exported(tmp_path):
     images = tmp_path / "in"
     images.mkdir()
     (tmp_path / "three.safetensors").write_bytes(weights.save(seeded(3)))
@@ -192,23 +194,14 @@ def test_the_newest_outcome_of_each_image_counts(tmp_path):
         export(str(tmp_path / "in"), "png", str(tmp_path / "none"))
 
 
-def test_colours_are_classes_again():
-    from maskfleet.jobs.outputs.export import Mask
-
-    values = ((0, 0, 0), (255, 0, 0), (255, 128, 0))
-    classes = np.random.default_rng(0).integers(0, 3, (20, 30)).astype(np.uint8)
-    assert (Mask({}, values, Encoder(values).encode(classes), mask_format("tar")).classes() == classes).all()
-    assert (Mask({}, (0, 1), Encoder((0, 1)).encode(classes % 2), mask_format("tar")).classes() == classes % 2).all()
-
-
 @pytest.mark.s3
-def test_to_a_bucket(outputs, truth, bucket):
+def test_an_export_to_a_bucket(outputs, truth, bucket):
     export(str(outputs / "rle"), "png", f"{bucket}/masks")
     assert {entry.path for entry in open_storage(f"{bucket}/masks").walk()} == set(truth)
 
 
 def test_one_key_is_found_without_reading_every_row(tmp_path):
-    """By the statistics of row groups, the page index and Bloom filters, which DuckDB uses."""
+    """DuckDB skips row groups by their key range, the page index and Bloom filters."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -232,7 +225,7 @@ def test_one_key_is_found_without_reading_every_row(tmp_path):
 
 
 def geotiff_inputs(folder):
-    """Satellite images and others; of each, the size and the tie point."""
+    """Write satellite images and a plain one. Returns the tie point of each satellite image."""
     tifffile = pytest.importorskip("tifffile", reason="needs the extra 'geo'")
     folder.mkdir()
     found = {}
@@ -250,7 +243,7 @@ def geotiff_inputs(folder):
 
 @pytest.mark.parametrize("form", ["png", "rle"])
 @pytest.mark.parametrize("values", [VALUES, [[0, 0, 0], [255, 0, 0], [0, 0, 255]]])
-def test_geotiffs_lie_where_their_images_lie(form, values, tmp_path):
+def test_geotiffs_have_the_georeference_of_their_images(form, values, tmp_path):
     import io
 
     ties = geotiff_inputs(tmp_path / "in")
@@ -259,7 +252,7 @@ def test_geotiffs_lie_where_their_images_lie(form, values, tmp_path):
     with (tmp_path / "in/changed.tif").open("ab") as file:
         file.write(b"more")
     done = export(str(tmp_path / form), "geotiff", str(tmp_path / "as-tif"))
-    assert (done.images, done.placed) == (4, 2)
+    assert done == Exported(4, 0, "2 georeferenced")
     export(str(tmp_path / form), "png", str(tmp_path / "as-png"))
     found = tree(tmp_path / "as-tif")
     assert set(found) == {"a.tif", "b.tif", "changed.tif", "plain.tif"}
@@ -282,8 +275,43 @@ def test_geotiffs_from_and_to_a_bucket(tmp_path, bucket):
     storage = uploaded(tmp_path / "in", bucket)
     (tmp_path / "three.safetensors").write_bytes(weights.save(seeded(3)))
     run_as(tmp_path, f"{bucket}/in", "png")
-    assert export(str(tmp_path / "png"), "geotiff", f"{bucket}/tif").placed == 3
+    assert export(str(tmp_path / "png"), "geotiff", f"{bucket}/tif").remark == "3 georeferenced"
     import io
 
     with Image.open(io.BytesIO(storage.read("tif/a.tif"))) as mask:
         assert mask.tag_v2[33922] == ties["a.tif"]
+
+
+TOY = """
+from maskfleet.jobs.outputs.exports.contract import FileExport
+
+
+class ClassArrays(FileExport):
+    def file(self, mask):
+        return f"{mask.name}.raw", mask.classes().tobytes()
+
+    def finish(self):
+        return "raw arrays"
+
+
+EXPORT = ClassArrays
+"""
+
+
+def test_a_form_is_added_by_one_module_and_one_entry(outputs, truth, tmp_path, monkeypatch):
+    (tmp_path / "toy_export.py").write_text(TOY)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(EXPORTS, "raw", Form("toy_export", "raw arrays"))
+    assert export(str(outputs / "rle"), "raw", str(tmp_path / "raw")) == Exported(9, 1, "raw arrays")
+    assert tree(tmp_path / "raw") == {f"{name}.raw": classes.tobytes() for name, classes in truth.items()}
+
+
+def test_an_unknown_form_is_refused_by_name(outputs, tmp_path):
+    with pytest.raises(JobError, match="no export form 'gif'; choose one of png, voc, coco, geotiff"):
+        export(str(outputs / "rle"), "gif", str(tmp_path / "gif"))
+
+
+def test_the_table_of_forms_loads_neither_numpy_nor_pyarrow():
+    code = "import maskfleet.jobs.outputs.exports.forms, sys; print({'numpy', 'pyarrow'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,1 @@
+"""Export forms: one module each, listed in `forms.EXPORTS`."""
