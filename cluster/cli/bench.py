@@ -79,8 +79,9 @@ def run(
       maskfleet bench run --input images/ --images 500 --no-ray
     """
     from maskfleet.jobs.tools import bench
+    from maskfleet.jobs.tools.bench_images import bench_job
 
-    with bench.prepared(_job(input_, weights, sets), images, side) as job:
+    with bench_job(_job(input_, weights, sets), images, side) as job:
         found = bench.end_to_end(job, _executor(no_ray), pairs=pairs)
     _ratio(found, "end to end", "bare forward pass", as_json=as_json)
 
@@ -101,9 +102,10 @@ def null(
       maskfleet bench null --images 2000
     """
     from maskfleet.jobs.tools import bench
+    from maskfleet.jobs.tools.bench_images import bench_job
 
-    with bench.prepared(_job("", ["nuclei"], sets), images, side) as job:
-        found = bench.null(job, _executor(no_ray), pairs=pairs)
+    with bench_job(_job("", ["nuclei"], sets), images, side) as job:
+        found = bench.without_network(job, _executor(no_ray), pairs=pairs)
     _ratio(found, "without a network", "decoding and encoding alone", as_json=as_json)
 
 
@@ -117,11 +119,12 @@ def codecs(input_: Input = "", images: Images = 2000, side: Side = 256, as_json:
     """
     from maskfleet.jobs.inputs.fetch import Inputs
     from maskfleet.jobs.inputs.sources import Source
-    from maskfleet.jobs.tools import bench
+    from maskfleet.jobs.tools import machine_speed
+    from maskfleet.jobs.tools.bench_images import bench_job
 
-    with bench.prepared(_job(input_, ["nuclei"], None), images, side) as job:
+    with bench_job(_job(input_, ["nuclei"], None), images, side) as job:
         inputs = Inputs()
-        found = bench.codecs([inputs.read(record) for record in Source(job.input, output=job.output)])
+        found = machine_speed.codecs([inputs.read(record) for record in Source(job.input, output=job.output)])
     _list(found, as_json=as_json)
 
 
@@ -141,9 +144,9 @@ def storage(
     Examples:
       maskfleet bench storage s3://bucket/tmp/ --objects 200
     """
-    from maskfleet.jobs.tools import bench
+    from maskfleet.jobs.tools import machine_speed
 
-    _list(bench.storage(url, objects=objects, size=size, profile=profile), as_json=as_json)
+    _list(machine_speed.storage(url, objects=objects, size=size, profile=profile), as_json=as_json)
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -172,7 +175,7 @@ app = _app()
 
 
 def _job(input_: str, weights: list[str], sets: list[str] | None) -> Job:
-    # `jobs.tools.bench.prepared` replaces an empty input by drawn images.
+    # `jobs.tools.bench_images.bench_job` replaces an empty input by drawn images.
     job = Job.of({"input": input_ or _DRAWN, "output": "bench", "weights": weights}, sets or [])
     return job if input_ else job.model_copy(update={"input": ""})
 

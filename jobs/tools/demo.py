@@ -1,8 +1,9 @@
-"""Drawn microscopy with known truth, for the demo: several sizes, kinds and formats, and three broken files."""
+"""Synthetic microscopy with known ground truth for the demo: several sizes and formats, and three broken files."""
 
 import io
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,19 +12,20 @@ from PIL import Image, ImageDraw, ImageFilter
 from maskfleet.jobs.training.scores import dice
 
 SIZES = ((256, 256), (256, 320), (360, 360), (520, 696))
-"""Height and width in px."""
+"""Heights and widths of the images in px."""
 
 STAINED = 0.15
-"""Share of the images drawn as stained tissue, dark nuclei on a bright ground; the others glow on black."""
+"""Share of images drawn as stained tissue: dark nuclei on a bright ground. The others are fluorescence images."""
 
 
-class Drawn(NamedTuple):
-    """What was drawn.
+@dataclass(frozen=True)
+class Drawn:
+    """Drawn images.
 
     Attributes:
-        images: Folder of the images, with sub-folders and the broken files.
-        truth: Folder of PNG masks (0 and 255), by the same names with the ending `.png`.
-        broken: Files under `images` that are no images.
+        images: Folder of the images and broken files.
+        truth: Folder of ground-truth masks (PNG, 0 and 255) with the names of the images.
+        broken: Number of broken files in `images`.
     """
 
     images: Path
@@ -32,12 +34,12 @@ class Drawn(NamedTuple):
 
 
 def draw(folder: Path, *, images: int = 240, seed: int = 0) -> Drawn:
-    """Draw images and their truth; the same seed draws the same.
+    """Draw images with their ground truth, and three broken files.
 
     Args:
-        folder: Gets `images/` and `truth/`.
-        images: How many, beside three broken files.
-        seed: Of all randomness.
+        folder: Parent of the new folders `images/` and `truth/`.
+        images: Number of images.
+        seed: Random seed; equal seeds give equal files.
     """
     random = np.random.default_rng(seed)
     drawn = Drawn(folder / "images", folder / "truth", 3)
@@ -53,7 +55,12 @@ def draw(folder: Path, *, images: int = 240, seed: int = 0) -> Drawn:
 
 
 def mean_dice(masks: Path, truth: Path) -> float:
-    """Mean Dice of the masks against the truths of the same names; a missing mask scores 0."""
+    """Return the mean Dice of masks against the ground truth of the same name; a missing mask scores 0.
+
+    Args:
+        masks: Folder of PNG masks.
+        truth: Folder of ground-truth masks.
+    """
     scores = []
     for path in sorted(truth.rglob("*.png")):
         found = masks / path.relative_to(truth)
@@ -113,7 +120,7 @@ def _stained(glow: NDArray[Any], random: np.random.Generator) -> NDArray[np.uint
 
 
 def _cloud(height: int, width: int, grain: int, random: np.random.Generator) -> NDArray[np.float32]:
-    """Smooth noise with features of `grain` px, about -1 … 1."""
+    """Return smooth noise of about -1 to 1 with features of `grain` px, (height, width)."""
     coarse = random.normal(size=(height // grain + 2, width // grain + 2)).astype(np.float32)
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 
@@ -128,9 +135,9 @@ def _write(path: Path, pixels: NDArray[np.uint8], number: int) -> None:
 
 
 def _write_broken(folder: Path) -> None:
-    whole = io.BytesIO()
-    Image.new("RGB", (256, 256), (40, 60, 40)).save(whole, "JPEG")
+    intact = io.BytesIO()
+    Image.new("RGB", (256, 256), (40, 60, 40)).save(intact, "JPEG")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "cut-off.jpg").write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
+    (folder / "cut-off.jpg").write_bytes(intact.getvalue()[: len(intact.getvalue()) // 2])
     (folder / "empty.png").write_bytes(b"")
     (folder / "error-page.jpg").write_text("<!doctype html><title>503 Service Unavailable</title>")

@@ -25,6 +25,8 @@ from maskfleet.jobs.network.inference_config import load_weights, segmenter_of, 
 from maskfleet.jobs.run.execute import run
 from maskfleet.jobs.run.executor import InProcess
 from maskfleet.jobs.tools import bench
+from maskfleet.jobs.tools.bench_images import bench_job
+from maskfleet.jobs.tools.machine_speed import codecs
 from maskfleet.unet import weights
 from maskfleet.unet.inference import roofline
 from maskfleet.unet.model import UNet
@@ -33,7 +35,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def job_of(root: Path, name: str, width: int) -> Job:
-    """A job for a random network of this width; `bench.prepared` gives it its input."""
+    """A job for a random network of this width; `bench_job` gives it its input."""
     path = root / f"{name}.safetensors"
     path.write_bytes(weights.save(UNet(3, 2, width=width)))
     return Job.of({"input": "-", "output": "bench", "weights": str(path)}).model_copy(update={"input": ""})
@@ -60,10 +62,10 @@ def network(root: Path, name: str, width: int, images: int, options: argparse.Na
     ratios = {"bare forward": bench.Ratio()}
     ratios |= {"Ray Data": bench.Ratio(), "one-image loop, fp32": bench.Ratio()} if rivals else {}
     executor = InProcess if options.no_ray else Fleet
-    with bench.prepared(job_of(root, name, width), images, options.side) as job:
+    with bench_job(job_of(root, name, width), images, options.side) as job:
         for _ in range(options.pairs):
-            summary = run(bench._anew(job), executor())
-            ours = bench.steady(summary)
+            summary = run(bench.with_new_output(job), executor())
+            ours = bench.steady_rate(summary)
             precision = (summary.tuning or {}).get("precision", "fp32")
             ratios["bare forward"].add(ours, forward_rate(job, precision, options.seconds, options.side))
             if rivals:
@@ -83,23 +85,24 @@ def identity(root: Path, images: int, options: argparse.Namespace) -> None:
     ratios = {name: bench.Ratio() for name in names}
     executor = InProcess if options.no_ray else Fleet
     marks: list[tuple[int, float]] = []  # shards on record, and this process's CPU seconds by then
-    with bench.prepared(job_of(root, "identity", 4), images, options.side) as job:
+    with bench_job(job_of(root, "identity", 4), images, options.side) as job:
         files = [Path(record.url).read_bytes() for record in islice(Source(job.input, output=job.output), 4000)]
         for _ in range(options.pairs):
-            alone = bench.codecs(files)["both_per_second"]
+            alone = codecs(files)["both_per_second"]
             marks.clear()
             done = run(
-                bench._anew(job),
-                executor(open_pipeline=bench.with_identity),
+                bench.with_new_output(job),
+                executor(open_pipeline=bench.identity_pipeline),
                 on_progress=lambda _, progress: marks.append((progress.shards, time.process_time())),
             )
-            ours = bench.steady(done)
+            ours = bench.steady_rate(done)
             ratios["decode and encode alone"].add(ours, alone)
             masks = job.masks.model_copy(update={"format": "tar"})
             tars = run(
-                bench._anew(job.model_copy(update={"masks": masks})), executor(open_pipeline=bench.with_identity)
+                bench.with_new_output(job.model_copy(update={"masks": masks})),
+                executor(open_pipeline=bench.identity_pipeline),
             )
-            ratios["the same, ours into tars"].add(bench.steady(tars), alone)
+            ratios["the same, ours into tars"].add(bench.steady_rate(tars), alone)
             ratios["Ray Data"].add(ours, rival(job, "raydata", "--threads", "1")["steady"])
             theirs = rival(job, "raydata", "--threads", "1", "--fused")["steady"]
             ratios["Ray Data, masks by the actor"].add(ours, theirs)

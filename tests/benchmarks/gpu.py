@@ -19,6 +19,7 @@ from PIL import Image
 from maskfleet.cluster.driver import Fleet
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.tools import bench
+from maskfleet.jobs.tools.bench_images import bench_job, draw
 from maskfleet.unet import weights
 from maskfleet.unet.inference import roofline
 from maskfleet.unet.inference.precision import compared
@@ -85,12 +86,12 @@ def main() -> None:
                 found = {"lanes": lanes, "graphs": graphs, "images_per_second": rate}
                 say(f"segmenter, width {width}, {side}²", found | {"bare": bare(segmenter, side)})
         for side in (512, 256):
-            with bench.prepared(job_of(path), options.images, side) as job:
+            with bench_job(job_of(path), options.images, side) as job:
                 say(f"end to end {side}²", bench.end_to_end(job, Fleet, pairs=options.pairs))
         photos = Path(scratch, "carvana")
-        for file in bench.draw(photos, options.images // 8, 320).iterdir():
+        for file in draw(photos, options.images // 8, 320).iterdir():
             Image.open(file).resize(CARVANA, Image.Resampling.BICUBIC).save(file, quality=90)
-        with bench.prepared(job_of(path, str(photos), "inference.scale=0.5"), options.images, 0) as job:
+        with bench_job(job_of(path, str(photos), "inference.scale=0.5"), options.images, 0) as job:
             say("end to end 1918×1280 at 0.5", bench.end_to_end(job, Fleet, pairs=options.pairs))
         images = [np.asarray(Image.open(file)) for file in sorted(photos.iterdir())[:16]]
         model = weights.load(path.read_bytes()).model

@@ -23,6 +23,7 @@ from maskfleet.jobs.run.executor import InProcess
 from maskfleet.jobs.timing import stage_timers
 from maskfleet.jobs.timing.bottleneck import Speed
 from maskfleet.jobs.tools import bench
+from maskfleet.jobs.tools.bench_images import draw
 from maskfleet.unet import weights
 from maskfleet.unet.model import UNet
 
@@ -37,7 +38,7 @@ def measured(root: Path, number: int) -> tuple[float, float]:
         {"input": str(root / "in"), "output": str(root / f"out-{number}"), "weights": str(root / "w.safetensors")}
     )
     before, began = _cpu(), time.perf_counter()
-    report = run(job, InProcess(bench.with_identity))
+    report = run(job, InProcess(bench.identity_pipeline))
     seconds = time.perf_counter() - began
     return report.images / seconds, (_cpu() - before) / report.images * 1e3
 
@@ -54,7 +55,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
-        bench.draw(root / "in", given.images, 256)
+        draw(root / "in", given.images, 256)
         (root / "w.safetensors").write_bytes(weights.save(UNet(3, 2, width=2)))  # not used, but a job has some
         measured(root, 0)
         found = {"with timers": [], "without": []}

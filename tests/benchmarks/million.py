@@ -28,7 +28,7 @@ from sources import drawn, table
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.masks.tar import tar
 from maskfleet.jobs.storage.local import LocalStorage
-from maskfleet.jobs.tools.bench import steady, with_identity
+from maskfleet.jobs.tools.bench import identity_pipeline, steady_rate
 
 EACH = 1000
 DIFFERENT = 2000
@@ -77,10 +77,10 @@ def done(place: str, output: str, kill_at: float, started: float) -> None:
 
     began = time.perf_counter()
     job = Job.of({"input": place, "output": output, "weights": str(path)}, ["masks.format=tar"])
-    summary = run(job, Fleet(open_pipeline=with_identity), on_progress=on_progress)
+    summary = run(job, Fleet(open_pipeline=identity_pipeline), on_progress=on_progress)
     seconds = time.perf_counter() - began
     told = {
-        "images": summary.ok, "seconds": seconds, "steady": steady(summary),
+        "images": summary.ok, "seconds": seconds, "steady": steady_rate(summary),
         "memory": memory, "peak": status("VmHWM"), "limit": summary.speed.limit, **resumed,
     }  # fmt: skip
     print(json.dumps(told))

@@ -190,9 +190,9 @@ def first(output):
 def night(output):
     import maskfleet.jobs.run.execute
     from maskfleet.jobs.run.executor import InProcess
-    from maskfleet.jobs.tools.bench import with_identity
+    from maskfleet.jobs.tools.bench import identity_pipeline
 
-    report = maskfleet.jobs.run.execute.run(job_of(output), InProcess(with_identity))
+    report = maskfleet.jobs.run.execute.run(job_of(output), InProcess(identity_pipeline))
     found = {"planned": report.planned, "gone": report.gone}
     return {"seconds": time.time() - STARTED, "images": report.images, **found}
 

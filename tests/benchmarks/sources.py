@@ -25,7 +25,7 @@ from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.masks.tar import tar
 from maskfleet.jobs.run.execute import run
 from maskfleet.jobs.storage.schemes import open_storage
-from maskfleet.jobs.tools.bench import with_identity
+from maskfleet.jobs.tools.bench import identity_pipeline
 from maskfleet.unet import weights
 from maskfleet.unet.model import UNet
 
@@ -80,7 +80,7 @@ def measure(place: str, rounds: int) -> None:
                 plans[form].append(time.perf_counter() - started)
                 table = {"input": f"{place}/{form}", "output": f"{scratch}/{form}-{number}", "weights": str(path)}
                 started = time.perf_counter()
-                report = run(Job.of(table, ["masks.format=tar"]), open_pipeline=with_identity)
+                report = run(Job.of(table, ["masks.format=tar"]), open_pipeline=identity_pipeline)
                 assert (report.ok, report.images) == (count, count)
                 rates[form].append(count / (time.perf_counter() - started))
                 print(f"{form:8} listed in {plans[form][-1]:6.2f} s, {rates[form][-1]:7.1f} images/s", flush=True)

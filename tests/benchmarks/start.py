@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from maskfleet.jobs.tools import bench
+from maskfleet.jobs.tools.bench_images import draw
 
 _STEPS = ("plan", "ray", "worker", "shard")
 
@@ -49,7 +49,7 @@ def main() -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     more = ["--no-ray"] if options.no_ray else []
     with tempfile.TemporaryDirectory() as scratch:
-        images = bench.draw(Path(scratch, "in"), 32, 256)
+        images = draw(Path(scratch, "in"), 32, 256)
         rounds = [
             started(images, Path(scratch, f"out-{number}"), options.weights, *more)
             for number in range(options.rounds + 1)

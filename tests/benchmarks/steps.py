@@ -28,7 +28,7 @@ from maskfleet.jobs.run.stages.segment import _columns
 from maskfleet.jobs.run.stages.shard_pass import Outcome
 from maskfleet.jobs.storage import local_file
 from maskfleet.jobs.storage.local import LocalStorage
-from maskfleet.jobs.tools import bench
+from maskfleet.jobs.tools.bench_images import draw
 from maskfleet.unet.inference.identity import Identity
 
 _BATCH = 32
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     root = Path(tempfile.mkdtemp(dir=options.folder))
-    bench.draw(root / "in", options.images, options.side)
+    draw(root / "in", options.images, options.side)
     storage = LocalStorage(str(root / "out"))
     records = list(Source(str(root / "in"), output=str(root / "out")))
     round_ = iter(range(10**6))

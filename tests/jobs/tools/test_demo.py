@@ -5,7 +5,7 @@ from PIL import Image
 from maskfleet.jobs.tools.demo import SIZES, draw, mean_dice
 
 
-def test_drawings_have_a_truth_of_their_size(tmp_path):
+def test_images_have_a_ground_truth_of_their_size(tmp_path):
     drawn = draw(tmp_path, images=8)
     truths = sorted(drawn.truth.rglob("*.png"))
     assert len(truths) == 8
@@ -20,7 +20,7 @@ def test_drawings_have_a_truth_of_their_size(tmp_path):
     assert len([path for path in drawn.images.iterdir() if path.is_file()]) == drawn.broken == 3
 
 
-def test_the_same_seed_draws_the_same(tmp_path):
+def test_equal_seeds_draw_equal_files(tmp_path):
     draw(tmp_path / "a", images=3)
     draw(tmp_path / "b", images=3)
     draw(tmp_path / "c", images=3, seed=1)
