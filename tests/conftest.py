@@ -77,6 +77,13 @@ def seeded(n_classes: int = 2, *, n_channels: int = 3, bilinear: bool = False, w
     return model
 
 
+class StandIn(torch.nn.Module):
+    """Base of networks drawn by hand, with the geometry of a U-Net."""
+
+    n_channels, n_classes = 3, 2
+    grid, halo, untileable, min_side = 16, 96, None, 16
+
+
 @pytest.fixture(scope="session")
 def weights_file(tmp_path_factory) -> str:
     from maskfleet.unet import weights

@@ -13,7 +13,7 @@ from PIL import Image
 
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.run.execute import run
-from maskfleet.unet import weights
+from maskfleet.unet.pytorch_unet import convert
 
 SIZES = ((64, 64), (97, 50), (130, 203), (40, 33))
 
@@ -50,7 +50,7 @@ def drawn(tmp_path_factory):
 
 def compare(folder, out, model, scale, mask_values):
     out.mkdir(parents=True)
-    (out / "w.safetensors").write_bytes(weights.convert(checkpoint(model, mask_values)))
+    (out / "w.safetensors").write_bytes(convert(checkpoint(model, mask_values)))
     table = {"input": str(folder), "output": str(out / "out"), "weights": str(out / "w.safetensors")}
     report = run(Job.of(table, [f"inference.scale={scale}", "inference.precision=fp32"]))
     assert report.failed == 0

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maskfleet.unet.model import UNet
+from maskfleet.unet.network import Network
 
 Views = Literal["off", "flips", "d4"]
 """Test-time augmentation: none, the four flips, or the eight flips and quarter turns (the dihedral group D4)."""
@@ -18,39 +18,47 @@ _VIEWS: dict[Views, list[tuple[int, bool]]] = {
     "flips": [(0, False), (0, True), (2, False), (2, True)],
     "d4": [(turns, mirrored) for turns in range(4) for mirrored in (False, True)],
 }
-"""Quarter turns, and whether columns are then mirrored."""
+"""Number of quarter turns, and whether columns are mirrored afterwards."""
 
 
 class Ensemble(nn.Module):
-    """The mean of the probabilities of several networks over several views of the image, as logits.
+    """The mean probabilities of several networks over several views of an image, as logits.
 
     Args:
-        members: Networks of equal channels and classes.
+        members: Networks with equal channels and classes.
         views: Test-time augmentation.
 
     Raises:
-        ValueError: There is no member, or they differ in channels or classes.
+        ValueError: There are no members, or they differ in channels or classes.
     """
 
-    def __init__(self, members: Sequence[UNet], views: Views = "off") -> None:
+    def __init__(self, members: Sequence[Network], views: Views = "off") -> None:
         super().__init__()
-        kinds = {(member.n_channels, member.n_classes) for member in members}
-        if len(kinds) != 1:
+        signatures = {(member.n_channels, member.n_classes) for member in members}
+        if len(signatures) != 1:
             raise ValueError(
                 "the networks of an ensemble must take the same channels and give the same classes, "
-                f"got {sorted(kinds)} (channels, classes)"
+                f"got {sorted(signatures)} (channels, classes)"
             )
-        (self.n_channels, self.n_classes) = kinds.pop()
-        self.bilinear = any(member.bilinear for member in members)
-        self.members = nn.ModuleList(members)
+        (self.n_channels, self.n_classes) = signatures.pop()
+        self.members = nn.ModuleList(cast("Sequence[nn.Module]", members))
         self.views: Views = views
+        self.grid = math.lcm(*(member.grid for member in members))
+        # A flipped tile may end, not begin, within a cell of a member's grid, and loses that cell.
+        self.halo = max(member.halo + (member.grid if views != "off" else 0) for member in members)
+        self.untileable = next((member.untileable for member in members if member.untileable), None)
+        self.min_side = max(member.min_side for member in members)
+
+    def extra_repr(self) -> str:
+        """State the views; see `nn.Module.extra_repr`."""
+        return f"views={self.views}"
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Logits (B, n_classes, H, W), at least fp32, whose softmax or sigmoid is the mean of the members'."""
+        """Return logits (B, n_classes, H, W), at least fp32, whose softmax or sigmoid is the members' mean."""
         logits = []
         for turns, mirrored in _VIEWS[self.views]:
-            seen_BCHW = _turned(x_BCHW, turns, mirrored)
-            logits += [_turned_back(_wide(member(seen_BCHW)), turns, mirrored) for member in self.members]
+            view_BCHW = _turned(x_BCHW, turns, mirrored)
+            logits += [_turned_back(_wide(member(view_BCHW)), turns, mirrored) for member in self.members]
         if self.n_classes == 1:
             return _mean([F.logsigmoid(z) for z in logits]) - _mean([F.logsigmoid(-z) for z in logits])
         return _mean([z.log_softmax(dim=1) for z in logits])
@@ -61,7 +69,7 @@ def _wide(logits_BKHW: Tensor) -> Tensor:
 
 
 def _mean(logs: list[Tensor]) -> Tensor:
-    """Logarithm of the mean of what these are the logarithms of."""
+    """Return the logarithm of the mean of numbers given by their logarithms."""
     return torch.logsumexp(torch.stack(logs), dim=0) - math.log(len(logs))
 
 

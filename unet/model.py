@@ -1,28 +1,29 @@
-"""The U-Net, and nothing else: no device, no weights file, no image format, no training.
+"""The U-Net and its geometry. Knows no device, no file, no image format, no training.
 
-Geometry of Ronneberger, Fischer and Brox, "U-Net: Convolutional Networks for Biomedical Image
-Segmentation" (2015), in the form that Pytorch-UNet made common: padded convolutions, batch
-normalisation, four levels. Module names are chosen so that the state-dict keys are that project's,
-so its checkpoints load.
-
-Shape letters used in all of `unet`: B images, C channels, H rows, W columns, K classes.
+Architecture of Ronneberger, Fischer and Brox, "U-Net: Convolutional Networks for Biomedical Image
+Segmentation" (2015), in the form of the Pytorch-UNet project: padded convolutions, batch normalisation, four levels.
+Module names give that project's state-dict keys, so its checkpoints load.
 """
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maskfleet.unet.checkpointing import checkpointed
+from maskfleet.unet.network import WeightsError, load_tensors
 
-LEVELS = 4
-"""Down-sampling steps."""
+CONFIGURATION = ("n_channels", "n_classes", "bilinear", "width")
+"""Metadata that configure a U-Net: its constructor's arguments."""
 
-MIN_SIDE = 2**LEVELS
-"""The smallest image side, in pixels, that survives four halvings."""
+_LEVELS = 4
+_BILINEAR = "it up-samples bilinearly with aligned corners, on a grid that depends on the image's size"
 
 
 class DoubleConv(nn.Module):
-    """Twice: 3×3 convolution, batch normalisation, ReLU. Keeps H and W."""
+    """3×3 convolution, batch normalisation and ReLU, twice. Keeps H and W."""
 
     def __init__(self, in_channels: int, out_channels: int, mid_channels: int | None = None) -> None:
         super().__init__()
@@ -40,11 +41,11 @@ class DoubleConv(nn.Module):
         return self.second(self.first(x_BCHW))
 
     def first(self, x_BCHW: Tensor) -> Tensor:
-        """Up to the first ReLU."""
+        """Compute the first half, up to the first ReLU."""
         return self.double_conv[:3](x_BCHW)
 
     def second(self, x_BCHW: Tensor) -> Tensor:
-        """The rest."""
+        """Compute the second half."""
         return self.double_conv[3:](x_BCHW)
 
 
@@ -75,7 +76,7 @@ class Up(nn.Module):
         return self.conv.second(self.first(x_BCHW, skip_BCHW))
 
     def first(self, x_BCHW: Tensor, skip_BCHW: Tensor) -> Tensor:
-        """Up to the first ReLU."""
+        """Compute everything up to the first ReLU."""
         up_BCHW = self.up(x_BCHW)
         rows = skip_BCHW.shape[-2] - up_BCHW.shape[-2]
         columns = skip_BCHW.shape[-1] - up_BCHW.shape[-1]
@@ -101,15 +102,30 @@ class UNet(nn.Module):
 
     Args:
         n_channels: Channels of the input images.
-        n_classes: Logits per pixel. One means a foreground logit for a sigmoid and a threshold;
-            more mean one logit per class for an argmax.
-        bilinear: Up-sample by bilinear interpolation (`align_corners=True`) instead of transposed
-            convolutions. Fewer parameters, but the result then depends on the image's size.
+        n_classes: Logits per pixel. One is a foreground logit for a sigmoid and a threshold; several are one logit
+            per class for an argmax.
+        bilinear: Whether to up-sample by bilinear interpolation (`align_corners=True`) instead of transposed
+            convolutions. This takes fewer parameters, and the result depends on the image's size.
         width: Channels of the first level; each level below doubles them.
 
     With `width=64` the parameters are Pytorch-UNet's: 31,037,698 in 118 tensors for 3 → 2
     transposed, 17,263,042 in 110 for 3 → 2 bilinear.
     """
+
+    kind: ClassVar[str] = "unet"
+
+    grid: int = 2**_LEVELS
+    """Product of the poolings' strides, in px."""
+
+    halo: int = 96
+    """Reach of a logit in px, rounded up to the grid.
+
+    Two 3×3 convolutions a level reach 2 · (1 + 2 + 4 + 8) px going down, 2 · 16 px at the bottom and 30 px going up,
+    92 px in all.
+    """
+
+    min_side: int = 2**_LEVELS
+    """Shortest side in px that survives four halvings."""
 
     def __init__(self, n_channels: int, n_classes: int, bilinear: bool = False, width: int = 64) -> None:
         super().__init__()
@@ -117,6 +133,7 @@ class UNet(nn.Module):
         self.n_classes = n_classes
         self.bilinear = bilinear
         self.width = width
+        self.untileable = _BILINEAR if bilinear else None
         self.checkpointing = False
         factor = 2 if bilinear else 1
         self.inc = DoubleConv(n_channels, width)
@@ -130,30 +147,35 @@ class UNet(nn.Module):
         self.up4 = Up(width * 2, width, bilinear=bilinear)
         self.outc = OutConv(width, n_classes)
 
-    def use_checkpointing(self, on: bool = True) -> None:
-        """Train in less memory and more time: activations are made again in the backward pass, block by block.
+    @property
+    def configuration(self) -> Mapping[str, Any]:
+        """The constructor's arguments."""
+        return {name: getattr(self, name) for name in CONFIGURATION}
 
-        Of the state dict, the gradients and the running statistics nothing changes. What it saves and costs is in
-        tests/benchmarks/README.md, and so is why the last block alone is made again in halves.
+    def use_checkpointing(self, on: bool = True) -> None:
+        """Train in less memory and more time by recomputing activations in the backward pass, block by block.
+
+        State dict, gradients and running statistics stay the same. Savings, costs and the reason for halving only the
+        last block are in tests/benchmarks/README.md.
         """
         self.checkpointing = on
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Logits of images.
+        """Compute the logits of images.
 
         Args:
-            x_BCHW: Floating-point pixels, (B, n_channels, H, W), H and W at least 16.
+            x_BCHW: Floating-point pixels, (B, n_channels, H, W), H and W at least `min_side`.
 
         Returns:
             Logits, (B, n_classes, H, W), of the input's dtype.
 
         Raises:
-            ValueError: A side is shorter than 16 px.
+            ValueError: A side is shorter than `min_side`.
         """
-        if min(x_BCHW.shape[-2:]) < MIN_SIDE:
+        if min(x_BCHW.shape[-2:]) < self.min_side:
             height, width = x_BCHW.shape[-2:]
             raise ValueError(
-                f"the U-Net needs sides of at least {MIN_SIDE} px, got {width}×{height}; enlarge the image"
+                f"the U-Net needs sides of at least {self.min_side} px, got {width}×{height}; enlarge the image"
             )
         if self.checkpointing and torch.is_grad_enabled():
             return self._checkpointed(x_BCHW)
@@ -176,7 +198,24 @@ class UNet(nn.Module):
         x = checkpointed(self.up1, x, x4, owner=self.up1)
         x = checkpointed(self.up2, x, x3, owner=self.up2)
         x = checkpointed(self.up3, x, x2, owner=self.up3)
-        # The peak of the whole step: the widest maps at full size, made again when all the rest is still kept.
+        # The step's peak of memory: the widest maps at full size, recomputed while everything else is still kept.
         x = checkpointed(self.up4.first, x, x1, owner=self.up4)
         x = checkpointed(self.up4.conv.second, x, owner=self.up4)
         return self.outc(x)
+
+
+def build(configuration: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> UNet:
+    """Return the U-Net of a configuration with these tensors; see `unet.network.Kind`.
+
+    Raises:
+        WeightsError: The tensors do not fit the configuration.
+    """
+    try:
+        with torch.device("meta"):
+            model = UNet(**configuration)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise WeightsError(
+            f"there is no U-Net of {dict(configuration)} ({error}); convert the checkpoint again"
+        ) from error
+    load_tensors(model, tensors, described=f"a U-Net of {dict(configuration)}")
+    return model

@@ -97,20 +97,24 @@ def convert(
     Examples:
       maskfleet convert checkpoint_epoch5.pth cells.safetensors --scale 0.5
     """
+    from maskfleet.unet import pytorch_unet
     from maskfleet.unet import weights as unet_weights
+    from maskfleet.unet.model import UNet
+    from maskfleet.unet.network import WeightsError
 
     if (mean is None) != (std is None):
         raise JobError("--mean and --std belong together; give both or neither")
     try:
         normalize = None if mean is None or std is None else (_numbers(mean), _numbers(std))
-        data = unet_weights.convert(checkpoint.read_bytes(), normalize=normalize, scale=scale)
+        data = pytorch_unet.convert(checkpoint.read_bytes(), normalize=normalize, scale=scale)
         loaded = unet_weights.load(data)
         weights.write_bytes(data)
-    except unet_weights.WeightsError as error:
+    except WeightsError as error:
         raise JobError(f"{checkpoint}: {error}") from error
     except OSError as error:
         raise JobError(f"{error.filename}: {error.strerror}; check the path") from error
     model = loaded.model
+    assert isinstance(model, UNet)
     typer.echo(
         f"{weights}: {console.counted(model.n_channels, 'channel')}, "
         f"{model.n_classes} {'class' if model.n_classes == 1 else 'classes'}, width {model.width}, "

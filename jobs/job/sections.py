@@ -45,8 +45,8 @@ class Inference(Section):
     """Probability above which a pixel may belong to a class: one for all classes after the first, or one for each.
     Without it: 0.5 for a network with one class, otherwise the most likely class."""
     tile: int | Literal["auto"] = "auto"
-    """Side of the core of each tile in px, a multiple of 16; 0 never tiles. "auto" tiles images larger than 2²² px, and
-    images larger than memory."""
+    """Side of the core of each tile in px, a multiple of the network's grid (16 for a U-Net); 0 never tiles. "auto"
+    tiles images larger than 2²² px, and images larger than memory."""
     tile_mode: Literal["exact", "approximate"] = "exact"
     """"exact" tiles only if the stitched logits equal those of the whole image. "approximate" also tiles bilinear
     networks, with small differences."""
@@ -72,9 +72,9 @@ class Inference(Section):
 
     @field_validator("tile")
     @classmethod
-    def _on_the_grid(cls, value: int | str) -> int | str:
-        if isinstance(value, int) and (value < 0 or value % 16):
-            raise ValueError("must be 0 or a multiple of 16 px, so that tiles give the whole image's logits")
+    def _not_negative(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 0:
+            raise ValueError("must be 0 or a multiple of the network's grid in px")
         return value
 
 

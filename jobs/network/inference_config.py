@@ -1,4 +1,4 @@
-"""What a job makes of its weights: the network, its thresholds, what masks show, and the fingerprint of it all."""
+"""A job's network and its settings: weights, thresholds, mask values, device, and their fingerprint."""
 
 import hashlib
 import json
@@ -16,40 +16,59 @@ from maskfleet.jobs.masks.formats import Encoder, mask_format
 from maskfleet.jobs.masks.png import default_values
 from maskfleet.jobs.storage.schemes import open_storage, split_url
 from maskfleet.unet import weights as unet_weights
-from maskfleet.unet.inference.precision import DeviceError, Precision
-from maskfleet.unet.inference.segmenter import NotTileable, Segmenter
-from maskfleet.unet.weights import Weights, WeightsError
+from maskfleet.unet.inference.fitting import NotTileable
+from maskfleet.unet.inference.segmenter import Segmenter
+from maskfleet.unet.network import Network, WeightsError
+from maskfleet.unet.precision import DeviceError, Precision
+from maskfleet.unet.weights import Weights
 
 RECIPE = 2
-"""Of pixels to masks. Raised whenever a release gives other masks for the same image, weights and settings; a new
-release alone must not make a million masks stale."""
+"""Version of the way from pixels to masks. It rises when a release gives other masks for the same image, weights and
+settings; a new release alone must not make a million masks stale."""
 
 _MOST_THREADS = 8
-"""Of a worker. Threads that share a batch wait for each other: with a network of width 8 two made 117 images/s, and 139
-with a batch each. A larger machine has several workers."""
+"""Default limit of CPU threads per worker. Threads sharing a batch wait for each other: with a network of width 8, two
+threads made 117 images/s, and 139 with a batch each. A larger machine has several workers."""
 
 
 def load_weights(job: Job) -> Weights:
-    """The job's weights, several as one.
+    """Return the job's weights, several as an ensemble.
 
     Raises:
-        JobError: They are missing, are no safetensors file, do not go together, or cannot be applied as the job asks.
+        JobError: A file is missing or holds no network, the networks do not fit together, or the job's tiles or
+            thresholds do not fit the network.
     """
     try:
         weights = unet_weights.together([load_one(job, name) for name in job.weights], job.inference.tta)
     except WeightsError as error:
         raise JobError(f"weights {', '.join(job.weights)}: {error}") from error
-    if job.inference.tile not in ("auto", 0) and weights.model.bilinear and job.inference.tile_mode == "exact":
-        raise JobError(
-            f"weights {', '.join(job.weights)} are bilinear, and tiles of a bilinear network never give the whole "
-            "image's logits; set inference.tile_mode = 'approximate', or inference.tile = 'auto' or 0"
-        )
+    _check_tiles(job, weights.model)
     thresholds(job, weights)
     return weights
 
 
+def _check_tiles(job: Job, network: Network) -> None:
+    tile, names = job.inference.tile, ", ".join(job.weights)
+    if tile in ("auto", 0):
+        return
+    if tile % network.grid:
+        raise JobError(
+            f"inference.tile is {tile}; with the weights {names} it must be 0 or a multiple of {network.grid} px, so "
+            "that tiles give the whole image's logits"
+        )
+    if network.untileable is not None and job.inference.tile_mode == "exact":
+        raise JobError(
+            f"tiles never give the whole image's logits with the weights {names}: {network.untileable}; "
+            "set inference.tile_mode = 'approximate', or inference.tile = 'auto' or 0"
+        )
+
+
 def load_one(job: Job, name: str) -> Weights:
-    """Weights by themselves, as the job names them. Raises as `load_weights`."""
+    """Return the weights of one name in the job.
+
+    Raises:
+        JobError: See `load_weights`.
+    """
     try:
         if name in unet_weights.BUILTIN:
             return unet_weights.load(unet_weights.builtin(name))
@@ -63,10 +82,10 @@ def load_one(job: Job, name: str) -> Weights:
 
 
 def mask_values(job: Job, weights: Weights) -> tuple[Any, ...]:
-    """What masks show for each class: the job's values, else the weights', else the default.
+    """Return the mask value of each class: the job's, else the weights', else the default.
 
     Raises:
-        JobError: There are not as many as classes.
+        JobError: There are more or fewer values than classes.
     """
     classes = max(2, weights.model.n_classes)
     if job.masks.values is not None and len(job.masks.values) != classes:
@@ -85,10 +104,10 @@ def encoder_of(job: Job, weights: Weights) -> Encoder | None:
 
 
 def thresholds(job: Job, weights: Weights) -> tuple[float, ...] | None:
-    """The probability that each class after the first must exceed; None for the largest logit.
+    """Return the probability threshold of each class after the first; None for the largest logit.
 
     Raises:
-        JobError: There are not as many as such classes.
+        JobError: There are more or fewer thresholds than such classes.
     """
     stated = job.inference.threshold
     others = max(2, weights.model.n_classes) - 1
@@ -104,9 +123,9 @@ def thresholds(job: Job, weights: Weights) -> tuple[float, ...] | None:
 
 
 def fingerprint_of(job: Job, weights: Weights) -> str:
-    """What a mask depends on beside its image, as 64 hexadecimal digits."""
-    # Not the tiles of a network that can be tiled: they change nothing.
-    cut = [job.inference.tile, job.inference.tile_mode] if weights.model.bilinear else None
+    """Return the hash of everything but the image that a mask depends on, 64 hexadecimal digits."""
+    # Exact tiles change nothing, so they are left out.
+    cut = None if weights.model.untileable is None else [job.inference.tile, job.inference.tile_mode]
     parts = {
         "recipe": RECIPE,
         "schema": statistics.VERSION,
@@ -124,18 +143,18 @@ def fingerprint_of(job: Job, weights: Weights) -> str:
 
 
 def device_of(job: Job) -> str:
-    """What "auto" is on this machine."""
+    """Return the job's device on this machine: "cpu", "cuda", or "cuda:N"."""
     if job.inference.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return job.inference.device
 
 
 def threads_of(job: Job, *, alone: bool = False) -> int:
-    """One number for the whole fleet, however many workers share a machine: fp32 convolutions depend on it.
+    """Return the CPU threads of the network: one number for the whole fleet, since fp32 convolutions depend on it.
 
     Args:
-        job: What to do.
-        alone: One process has the machine, as a training has.
+        job: The job.
+        alone: Whether one process has the machine to itself, as in training.
     """
     if job.cluster.threads != "auto":
         return job.cluster.threads
@@ -146,19 +165,19 @@ def segmenter_of(
     job: Job, weights: Weights, *, threads: int, precision: Precision | None = None, batch_pixels: int | None = None,
     batches: Mapping[tuple[int, int], int] | None = None, fused: bool | None = None,
 ) -> Segmenter:  # fmt: skip
-    """The job's network, resident on its device.
+    """Return the job's network, resident on its device.
 
     Args:
-        job: What to do.
-        weights: Of `load_weights`.
-        threads: Of a network on a CPU.
-        precision: In place of the job's.
-        batch_pixels: Of a batch, where the job leaves its size to us.
-        batches: Images of a batch by height and width, where that was measured.
+        job: The job.
+        weights: Its weights; see `load_weights`.
+        threads: CPU threads of the network.
+        precision: Overrides the job's precision.
+        batch_pixels: Pixels per batch, if the job states no batch size.
+        batches: Measured images per batch, by height and width.
         fused: See `unet.inference.segmenter.Segmenter`.
 
     Raises:
-        JobError: The device is not there or cannot do what the job asks.
+        JobError: The device is missing or cannot compute as the job asks.
     """
     torch.set_num_threads(threads)
     try:

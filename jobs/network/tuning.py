@@ -25,19 +25,10 @@ from maskfleet.jobs.network import batches
 from maskfleet.jobs.network.inference_config import device_of, segmenter_of
 from maskfleet.jobs.network.sample import IMAGES, sample
 from maskfleet.jobs.storage.contract import Storage
-from maskfleet.unet.inference.precision import (
-    DeviceError,
-    Resolved,
-    above,
-    compared,
-    device_named,
-    fastest,
-    native,
-    resolved,
-    seconds_of,
-)
-from maskfleet.unet.inference.roofline import images_per_second
+from maskfleet.unet.inference.agreement import compared
+from maskfleet.unet.inference.roofline import best_batch, images_per_second, seconds_of
 from maskfleet.unet.inference.segmenter import Segmenter
+from maskfleet.unet.precision import DeviceError, Resolved, above, device_named, fastest, native, resolved
 from maskfleet.unet.weights import Weights
 
 _SECONDS = 0.1
@@ -199,12 +190,12 @@ def _measured(
 ) -> list[list[int]]:
     """The best batch of each shape that goes through the network, as it is known or measured now."""
     found = []
-    for shape in dict.fromkeys(segmenter.through(*shape) for shape in shapes):
-        of = batches.what(device, segmenter.precision, weights, shape)
-        batch = batches.known(storage, of)
+    for shape in dict.fromkeys(segmenter.forward_shape(*shape) for shape in shapes):
+        subject = batches.subject_of(device, segmenter.precision, weights, shape)
+        batch = batches.known(storage, subject)
         if batch is None:
-            batch = segmenter.measured_batch(*shape)
-            batches.keep(storage, of, batch)
+            batch = best_batch(segmenter, *shape)
+            batches.keep(storage, subject, batch)
         found.append([*shape, batch])
     return found
 
@@ -239,7 +230,7 @@ def forward_of(segmenter: Segmenter, shape: tuple[int, int] | None, images: int)
     """
     if shape is None or images < LEAST_IMAGES:
         return None
-    shape = segmenter.through(*shape)
+    shape = segmenter.forward_shape(*shape)
     one = 1 / images_per_second(segmenter, 1, *shape, least_seconds=0.0)
     batch = max(1, min(segmenter.batch_size(*shape), int(max(images / LEAST_IMAGES, _SECONDS / one) / 2)))
     return {

@@ -13,8 +13,9 @@ from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.ledger.manifest import Manifest
 from maskfleet.jobs.network.inference_config import mask_values, segmenter_of
 from maskfleet.jobs.network.sample import IMAGES, Example, sample
-from maskfleet.unet.inference.decision import Statistics
-from maskfleet.unet.weights import CHECKPOINT, Weights
+from maskfleet.unet.inference.statistics import Statistics
+from maskfleet.unet.pytorch_unet import ORIGIN
+from maskfleet.unet.weights import Weights
 
 _SIMILAR = 32
 """Largest difference between mask values that look alike."""
@@ -77,7 +78,7 @@ def _scale_warnings(job: Job, weights: Weights) -> Iterator[str]:
             f"the weights were trained at scale {float(trained):g}, but inference.scale is {job.inference.scale:g}: "
             f"objects appear {job.inference.scale / float(trained):g} times as large as in training"
         )
-    elif trained is None and weights.metadata.get("origin") == CHECKPOINT:
+    elif trained is None and weights.metadata.get("origin") == ORIGIN:
         yield (
             "the weights do not record their training scale; Pytorch-UNet trains and predicts at 0.5 by default, but "
             f"inference.scale is {job.inference.scale:g} (record the scale with maskfleet convert --scale)"

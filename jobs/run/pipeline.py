@@ -61,7 +61,7 @@ class Pipeline:
         self.segmenter = segmenter
         self.forward = forward
         self.concurrency = {
-            "fetch": REQUESTS, "decode": decoders, "segment": segmenter.lanes, "encode": encoders,
+            "fetch": REQUESTS, "decode": decoders, "segment": segmenter.concurrency, "encode": encoders,
             "write": SHARDS_IN_FLIGHT, DEVICE: 1,
         }  # fmt: skip
         self._inputs = inputs

@@ -24,9 +24,9 @@ from maskfleet.jobs.run.open_pipeline import pipeline_around
 from maskfleet.jobs.run.pipeline import Pipeline
 from maskfleet.jobs.run.summary import RunSummary
 from maskfleet.jobs.storage.schemes import open_storage
+from maskfleet.jobs.tools.identity import Identity
 from maskfleet.jobs.tools.machine_speed import decode_and_encode, every_core
 from maskfleet.unet.inference import roofline
-from maskfleet.unet.inference.identity import Identity
 
 MakeExecutor = Callable[..., Executor]
 """`jobs.run.executor.InProcess` or `cluster.driver.Fleet`."""

@@ -23,8 +23,8 @@ from maskfleet.jobs.training.crops import Crops
 from maskfleet.jobs.training.plan import TrainingPlan
 from maskfleet.jobs.training.scores import scores_of
 from maskfleet.unet import weights as unet_weights
-from maskfleet.unet.inference.precision import DeviceError
 from maskfleet.unet.memory import ran_out
+from maskfleet.unet.precision import DeviceError
 from maskfleet.unet.training.process_group import Peers
 from maskfleet.unet.training.trainer import NotFinite, Step, Training
 

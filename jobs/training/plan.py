@@ -16,8 +16,8 @@ from maskfleet.jobs.network.inference_config import load_one
 from maskfleet.jobs.training.gate import refuse_undecidable
 from maskfleet.jobs.training.pairs import Pairs, read_pairs
 from maskfleet.unet import weights as unet_weights
-from maskfleet.unet.inference.precision import DTYPES
 from maskfleet.unet.model import UNet
+from maskfleet.unet.precision import DTYPES
 from maskfleet.unet.training.trainer import LEARNING_RATES
 from maskfleet.unet.weights import Weights
 

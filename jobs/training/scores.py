@@ -15,8 +15,9 @@ from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.network.inference_config import segmenter_of
 from maskfleet.jobs.training.pairs import Pair
 from maskfleet.unet import weights as unet_weights
-from maskfleet.unet.model import UNet
-from maskfleet.unet.weights import Weights, WeightsError
+from maskfleet.unet.ensemble import Ensemble
+from maskfleet.unet.network import WeightsError
+from maskfleet.unet.weights import Weights
 
 RESAMPLES = 10_000
 """Bootstrap resamples."""
@@ -115,7 +116,9 @@ def scores_of(job: Job, weights: Weights, pairs: Sequence[Pair], *, threads: int
 def class_maps(job: Job, weights: Weights, pairs: Sequence[Pair], *, threads: int) -> Iterator[NDArray[np.uint8]]:
     """Return the predicted class map of each image, (H, W), uint8, in fp32 with the job's inference settings."""
     try:
-        together = unet_weights.together([weights], job.inference.tta) if isinstance(weights.model, UNet) else weights
+        together = (
+            weights if isinstance(weights.model, Ensemble) else unet_weights.together([weights], job.inference.tta)
+        )
     except WeightsError as error:
         raise JobError(str(error)) from error
     segmenter = segmenter_of(job, together, threads=threads, precision="fp32")

@@ -20,7 +20,7 @@ BATCHES = (1, 2, 4, 8, 16, 32, 64)
 def rates(segmenter: Segmenter, side: int, *, rounds: int, most_seconds: float) -> dict[int, float]:
     """Images per CPU second of each batch that takes no longer than it may."""
     images = np.random.default_rng(0).integers(0, 256, (max(BATCHES), side, side, 3), np.uint8)
-    segmenter._batch_size = 1
+    segmenter._fitting._batch_size = 1
     segmenter.segment(images[:1])
     started = time.process_time()
     segmenter.segment(images[:1])
@@ -28,7 +28,7 @@ def rates(segmenter: Segmenter, side: int, *, rounds: int, most_seconds: float) 
     seconds: dict[int, list[float]] = {batch: [] for batch in BATCHES if batch * one <= most_seconds}
     for number in range(rounds):
         for batch in list(seconds) if number % 2 else reversed(seconds):
-            segmenter._batch_size = batch
+            segmenter._fitting._batch_size = batch
             segmenter.segment(images[:batch])  # warms up: memory of this shape
             started = time.process_time()
             repeats = max(1, min(8, int(0.1 / (batch * one))))

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from maskfleet.unet.inference.folded import folded
-from maskfleet.unet.inference.precision import DTYPES
+from maskfleet.unet.folded import folded
 from maskfleet.unet.inference.streams import _cuda_graph
 from maskfleet.unet.model import UNet
+from maskfleet.unet.precision import DTYPES
 
 Step = Callable[[Tensor], Tensor]
 

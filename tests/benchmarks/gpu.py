@@ -1,6 +1,6 @@
 """Every line that needs a GPU, in one command: `python tests/benchmarks/gpu.py`. Prints JSON, a section per line.
 
-Forward at 256², 512² and half of Carvana's 1918×1280, in fp32, bf16 and fp16; the segmenter alone, in one lane and in
+Forward at 256², 512² and half of Carvana's 1918×1280, in fp32, bf16 and fp16; the segmenter alone, on one stream and on
 both, with graphs and without; end to end with JPEG input and tar output against the forward; labels against fp32 on
 drawn images. What each step of the forward gains is `forward_steps.py`'s.
 """
@@ -22,7 +22,7 @@ from maskfleet.jobs.tools import bench
 from maskfleet.jobs.tools.bench_images import bench_job, draw
 from maskfleet.unet import weights
 from maskfleet.unet.inference import roofline
-from maskfleet.unet.inference.precision import compared
+from maskfleet.unet.inference.agreement import compared
 from maskfleet.unet.inference.segmenter import Segmenter
 from maskfleet.unet.model import UNet
 
@@ -46,12 +46,12 @@ def say(name: str, found) -> None:
     print(json.dumps({name: found}), flush=True)
 
 
-def segmenting(segmenter: Segmenter, side: int, *, lanes: int, graphs: bool, seconds: float = 3.0) -> float:
+def segmenting(segmenter: Segmenter, side: int, *, streams: int, graphs: bool, seconds: float = 3.0) -> float:
     """Images per second of the segmenter alone: copies, forward, decision and statistics."""
     if not graphs:
-        segmenter._lanes.forget()
+        segmenter._streams.forget()
     batch = segmenter.batch_size(side, side)
-    images = segmenter.room(batch, side, side)
+    images = segmenter.pinned_buffer(batch, side, side)
     images[:] = np.random.default_rng(0).integers(0, 256, images.shape, np.uint8)
 
     def work(until: float) -> int:
@@ -61,9 +61,9 @@ def segmenting(segmenter: Segmenter, side: int, *, lanes: int, graphs: bool, sec
             done += batch
         return done
 
-    with ThreadPoolExecutor(lanes) as pool:
-        list(pool.map(work, [time.perf_counter() + seconds] * lanes))  # graphs are recorded
-        return sum(pool.map(work, [time.perf_counter() + seconds] * lanes)) / seconds
+    with ThreadPoolExecutor(streams) as pool:
+        list(pool.map(work, [time.perf_counter() + seconds] * streams))  # graphs are recorded
+        return sum(pool.map(work, [time.perf_counter() + seconds] * streams)) / seconds
 
 
 def main() -> None:
@@ -80,10 +80,10 @@ def main() -> None:
         for row in bench.forward(job_of(path), SHAPES, ["bf16", "fp16", "fp32"], pairs=options.pairs):
             say("forward", row)
         for width, side in ((64, 512), (64, 256), (8, 256)):
-            for graphs, lanes in ((True, 1), (True, 2), (False, 1), (False, 2)):
+            for graphs, streams in ((True, 1), (True, 2), (False, 1), (False, 2)):
                 segmenter = Segmenter(UNet(3, 2, width=width), device="cuda", precision="bf16")
-                rate = segmenting(segmenter, side, lanes=lanes, graphs=graphs)
-                found = {"lanes": lanes, "graphs": graphs, "images_per_second": rate}
+                rate = segmenting(segmenter, side, streams=streams, graphs=graphs)
+                found = {"streams": streams, "graphs": graphs, "images_per_second": rate}
                 say(f"segmenter, width {width}, {side}²", found | {"bare": bare(segmenter, side)})
         for side in (512, 256):
             with bench_job(job_of(path), options.images, side) as job:

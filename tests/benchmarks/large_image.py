@@ -20,13 +20,14 @@ import pyvips
 import torch
 
 from maskfleet.unet import weights
+from maskfleet.unet.inference.fitting import AUTO_CORE
 from maskfleet.unet.inference.near_ties import BLOCK
-from maskfleet.unet.inference.segmenter import AUTO_CORE, Segmenter
-from maskfleet.unet.inference.tiling import GRID, HALO
+from maskfleet.unet.inference.segmenter import Segmenter
 from maskfleet.unet.model import UNet
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = {"tiles.tif": {"tile": True, "compression": "deflate"}, "strips.tif": {"compression": "lzw"}, "rows.png": {}}
+GRID, HALO = UNet.grid, UNet.halo
 CROP = 36 * BLOCK
 
 

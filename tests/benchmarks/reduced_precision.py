@@ -15,8 +15,9 @@ from PIL import Image
 
 from maskfleet.jobs.images.decode import decode
 from maskfleet.unet import weights
-from maskfleet.unet.inference.precision import Agreement, native
+from maskfleet.unet.inference.agreement import Agreement
 from maskfleet.unet.inference.segmenter import Segmenter
+from maskfleet.unet.precision import native
 
 
 def dice(labels: np.ndarray, truth: np.ndarray) -> float:

@@ -31,8 +31,8 @@ from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.masks.png import Encoder, default_values
 from maskfleet.jobs.run.execute import run
 from maskfleet.jobs.run.open_pipeline import pipeline_around
+from maskfleet.jobs.tools.identity import Identity
 from maskfleet.unet import weights
-from maskfleet.unet.inference.identity import Identity
 from maskfleet.unet.model import UNet
 
 NODES = 4

@@ -15,9 +15,10 @@ from torch.nn import functional as F
 
 from maskfleet.jobs.images.decode import decode
 from maskfleet.unet import weights
-from maskfleet.unet.inference.precision import Agreement, native
+from maskfleet.unet.inference.agreement import Agreement
 from maskfleet.unet.inference.segmenter import Segmenter
 from maskfleet.unet.model import UNet
+from maskfleet.unet.precision import native
 
 CROP = 96
 LARGE = 2100

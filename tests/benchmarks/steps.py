@@ -24,12 +24,11 @@ from maskfleet.jobs.ledger.commit import put
 from maskfleet.jobs.masks import png
 from maskfleet.jobs.masks.tar import FORMAT, tar
 from maskfleet.jobs.run import attempt
-from maskfleet.jobs.run.stages.segment import _columns
 from maskfleet.jobs.run.stages.shard_pass import Outcome
 from maskfleet.jobs.storage import local_file
 from maskfleet.jobs.storage.local import LocalStorage
 from maskfleet.jobs.tools.bench_images import draw
-from maskfleet.unet.inference.identity import Identity
+from maskfleet.jobs.tools.identity import Identity
 
 _BATCH = 32
 
@@ -81,7 +80,7 @@ def main() -> None:
     seconds = dict.fromkeys(statistics.STAGES, 0.1)
 
     def table() -> bytes:
-        columns = [each for _, batch in found for each in _columns(batch)]
+        columns = [each for _, batch in found for each in batch.rows()]
         rows = []
         for record, mask, column in zip(records, masks, columns, strict=True):
             outcome = Outcome(record, mask, (options.side, options.side), None, column, dict(seconds))

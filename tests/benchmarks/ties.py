@@ -1,7 +1,7 @@
 """What deciding ties costs, and how far passes are apart: `python tests/benchmarks/ties.py FOLDER`.
 
 FOLDER holds images, such as the 342 of nuclei. Each goes through the built-in model in fp32 twice, by the fast pass and
-by the plain one. The unit of `unet.inference.segmenter.TIE` is the difference of the two on the Segmenter's own test image, as a
+by the plain one. The unit of `unet.inference.near_ties.TIE` is the difference of the two on the Segmenter's own test image, as a
 share of the largest logit; everything is told in it.
 """
 
@@ -14,7 +14,7 @@ import torch
 
 from maskfleet.jobs.images.decode import decode
 from maskfleet.unet import weights
-from maskfleet.unet.inference import segmenter
+from maskfleet.unet.inference import near_ties
 from maskfleet.unet.inference.decision import decide
 from maskfleet.unet.inference.segmenter import Segmenter
 
@@ -33,19 +33,22 @@ def main() -> None:
     paths = sorted(given.folder.iterdir())[:: given.every]
     images = [decode(path.read_bytes(), channels=model.n_channels)[0] for path in paths]
     one = Segmenter(model, precision="fp32", plain_threads=1)
-    unit = one._tie / segmenter.TIE
+    unit = one._passes.bounds.plain / near_ties.TIE
     apart, margins, near, flipped = [], [], [], 0
     seconds = {"fast": 0.0, "plain": 0.0}
     with torch.inference_mode():
         for image in images:
             pixels = torch.from_numpy(image[None].copy()).float()
             passes = {}
-            for name, forward in (("fast", one._forward), ("plain", one._plain_forward)):
+            for name, forward in (
+                ("fast", lambda x: one._resident.forward(x, 1)),
+                ("plain", one._resident.plain_forward),
+            ):
                 started = time.perf_counter()
                 passes[name] = forward(pixels.clone())
                 seconds[name] += time.perf_counter() - started
             fast, plain = passes["fast"], passes["plain"]
-            largest = float(one._largest(fast)[0])
+            largest = float(near_ties.largest_logit(fast)[0])
             # Of the two logits' difference, which is what a margin is a margin of.
             moved = ((fast[:, 1] - fast[:, 0]) - (plain[:, 1] - plain[:, 0])).abs() / largest / unit
             margin = (plain[:, 1] - plain[:, 0]).abs() / largest / unit
@@ -65,7 +68,7 @@ def main() -> None:
         print(f"| {factor} | {tied} of {len(images)} | {cost:.4f} |", flush=True)
     made = {}
     for factor in (16, 32):
-        segmenter.TIE = factor
+        near_ties.TIE = factor
         made[factor] = Segmenter(model, precision="fp32", plain_threads=1)
     ratios = []
     some = images[::3]

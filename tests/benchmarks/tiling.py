@@ -14,12 +14,16 @@ import numpy as np
 import torch
 
 from maskfleet.unet.inference.segmenter import Segmenter
-from maskfleet.unet.inference.tiling import spans
+from maskfleet.unet.inference.tiling import Tiling
 from maskfleet.unet.model import UNet
 
 
 def drawn(side: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (1, side, side, 3), np.uint8)
+
+
+def without_plain_pass(segmenter: Segmenter) -> None:
+    segmenter._passes = segmenter._passes._replace(bounds=segmenter._passes.bounds._replace(plain=0.0))
 
 
 def seconds(segmenter: Segmenter, image: np.ndarray, clock: Callable[[], float]) -> float:
@@ -43,14 +47,14 @@ def main() -> None:
     model = UNet(3, 2, width=options.width).eval()
     image = drawn(options.side)
     whole = Segmenter(model, precision="fp32", tile=0)
-    whole._tie = 0.0
+    without_plain_pass(whole)
     whole.segment(image)
     print(f"{options.side}² px, width {options.width}, fp32, {torch.get_num_threads()} threads, {options.pairs} pairs")
     print("core | tiles | by arithmetic | measured (least to most) | whole, Mpx/s | tiles, Mpx/s")
     for core in options.cores:
         cut = Segmenter(model, precision="fp32", tile=core)
-        cut._tie = 0.0
-        tiles = spans(options.side, core)
+        without_plain_pass(cut)
+        tiles = Tiling(model.grid, model.halo).spans(options.side, core)
         expected = (len(tiles) * tiles[0].stop / options.side) ** 2
         cut.segment(image)
         pairs = [(seconds(whole, image, clock), seconds(cut, image, clock)) for _ in range(options.pairs)]

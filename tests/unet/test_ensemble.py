@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import seeded
+from conftest import StandIn, seeded
 
 from maskfleet.unet.ensemble import Ensemble
 from maskfleet.unet.inference.segmenter import Segmenter
@@ -95,6 +95,16 @@ def test_one_weight_without_views_is_the_network_itself():
     assert len(ids) == 4
 
 
-def test_a_bilinear_member_makes_the_ensemble_bilinear():
-    assert Ensemble([seeded(), seeded(bilinear=True)]).bilinear
-    assert not Ensemble([seeded(), seeded(seed=1)]).bilinear
+class Other(StandIn):
+    """A network of another geometry."""
+
+    grid, halo, min_side = 24, 30, 40
+
+
+def test_an_ensemble_takes_the_geometry_of_all_its_members():
+    alike = Ensemble([seeded(), seeded(seed=1)])
+    assert (alike.grid, alike.halo, alike.min_side, alike.untileable) == (16, 96, 16, None)
+    mixed = Ensemble([seeded(), Other()])
+    assert (mixed.grid, mixed.halo, mixed.min_side) == (48, 96, 40)
+    assert [Ensemble([Other()], views).halo for views in ("off", "flips", "d4")] == [30, 54, 54]
+    assert "bilinearly" in Ensemble([seeded(), seeded(bilinear=True)]).untileable

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from maskfleet.unet.inference.precision import native
+from maskfleet.unet.precision import native
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -19,7 +19,7 @@ from maskfleet.unet.model import UNet
 from maskfleet.unet.inference.segmenter import Segmenter
 segmenter = Segmenter(UNet(3, 2, width=16), precision=sys.argv[1])
 print("BEGIN", flush=True)
-segmenter.resident(2, 64, 64)()
+segmenter.bare_pass(2, 64, 64)()
 segmenter.segment(np.zeros((2, 64, 64, 3), np.uint8))
 """
 

@@ -16,9 +16,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from maskfleet.unet.inference.precision import DTYPES, device_named, native
 from maskfleet.unet.memory import keep_freed_memory, ran_out
 from maskfleet.unet.model import UNet
+from maskfleet.unet.precision import DTYPES, device_named, native
 from maskfleet.unet.training.losses import pytorch_unet_loss, segmentation_loss
 from maskfleet.unet.training.process_group import PeerFailed, Peers
 from maskfleet.unet.training.synced_batchnorm import synchronize

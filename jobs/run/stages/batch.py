@@ -61,7 +61,7 @@ def batches(decoded: Iterable[Decoded], shard: ShardPass, device: Device, moveme
         height, width, _ = image.pixels.shape
         key = (*image.pixels.shape, *image.size)
         if key not in unfinished:
-            pixels = device.room(device.batch_size(height, width), height, width)
+            pixels = device.pinned_buffer(device.batch_size(height, width), height, width)
             unfinished[key] = Batch([], pixels, image.size)
             held += pixels.nbytes
         batch = unfinished[key]

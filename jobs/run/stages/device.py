@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:  # `verify` and `status` import this module and must not wait for torch
-    from maskfleet.unet.inference.decision import Statistics
-    from maskfleet.unet.inference.segmenter import Fit
+    from maskfleet.unet.inference.fitting import Fit
+    from maskfleet.unet.inference.statistics import Statistics
 
 
 class Device(Protocol):
@@ -16,14 +16,14 @@ class Device(Protocol):
 
     n_channels: int
     classes: int
-    lanes: int
+    concurrency: int
     fits: dict[tuple[int, int], "list[Fit]"]
 
     def batch_size(self, height: int, width: int) -> int: ...
 
-    def lanes_of(self, height: int, width: int) -> int: ...
+    def concurrency_of(self, height: int, width: int) -> int: ...
 
-    def room(self, batch: int, height: int, width: int) -> NDArray[np.uint8]: ...
+    def pinned_buffer(self, batch: int, height: int, width: int) -> NDArray[np.uint8]: ...
 
     def segment(
         self, images: NDArray[np.uint8], size: tuple[int, int] | None = None

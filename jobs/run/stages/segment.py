@@ -1,8 +1,8 @@
 """Segmenting: batches on the device, and images too large for memory in rows."""
 
 import time
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from maskfleet.jobs.storage.contract import Fault
 from maskfleet.jobs.timing.stage_timers import ResourcePool
 
 if TYPE_CHECKING:  # `verify` and `status` import this module and must not wait for torch
-    from maskfleet.unet.inference.decision import Statistics
+    from maskfleet.unet.inference.statistics import Statistics
 
 _NON_FINITE = Failure(
     "segment", "non_finite", "the network gave values that are not finite, in fp32 too; use other weights"
@@ -37,7 +37,7 @@ class Segment:
 
     def __init__(self, device: Device, movement: Movement) -> None:
         self.device = device
-        self.resources = ResourcePool("segment", device.lanes)
+        self.resources = ResourcePool("segment", device.concurrency)
         self._movement = movement
 
     def run(self, batch: Batch, shard: ShardPass) -> NDArray[np.uint8]:
@@ -46,7 +46,7 @@ class Segment:
         Returns:
             Class maps at the stored size, (B, H, W), uint8; (B, 0, 0) if the batch failed.
         """
-        alone = self.device.lanes_of(*batch.pixels.shape[1:3]) == 1
+        alone = self.device.concurrency_of(*batch.pixels.shape[1:3]) == 1
         with self.resources.work(shard.timers, shard.wait, alone=alone):
             started = time.perf_counter()
             try:
@@ -113,7 +113,7 @@ class SegmentInRows:
 
 
 def _fill(outcomes: Sequence[Outcome], statistics: "Statistics") -> None:
-    for outcome, finite, columns in zip(outcomes, statistics.finite, _columns(statistics), strict=True):
+    for outcome, finite, columns in zip(outcomes, statistics.finite, statistics.rows(), strict=True):
         if finite:
             outcome.columns = columns
         else:
@@ -128,21 +128,3 @@ def _failure(error: ValueError | MemoryError) -> Failure:
 
 def _discard(_: NDArray[np.uint8]) -> None:
     """Take rows of a mask that is not stored."""
-
-
-def _columns(statistics: "Statistics") -> Iterator[dict[str, Any]]:
-    """The columns of the statistics that describe each image's mask."""
-    pixels = statistics.class_pixels
-    columns: dict[str, NDArray[Any]] = {
-        "class_pixels": pixels,
-        "class_fraction": pixels / statistics.pixels[:, None],
-        "class_bbox": statistics.class_bbox,
-        "mean_confidence": statistics.mean_confidence,
-        "mean_entropy": statistics.mean_entropy,
-        "input_mean": statistics.input_mean,
-        "input_std": statistics.input_std,
-    }
-    for values in zip(*(column.tolist() for column in columns.values()), strict=True):
-        row = dict(zip(columns, values, strict=True))
-        boxes = zip(row["class_bbox"], row["class_pixels"], strict=True)
-        yield row | {"class_bbox": [box if count else None for box, count in boxes]}

@@ -11,6 +11,7 @@ from maskfleet.jobs.network import inference_config
 from maskfleet.jobs.network.inference_config import fingerprint_of, load_weights, mask_values, segmenter_of, thresholds
 from maskfleet.unet import weights
 from maskfleet.unet.ensemble import Ensemble
+from maskfleet.unet.model import UNet
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def test_every_choice_is_off_by_default(made):
     job, loaded = made()
     assert not isinstance(loaded.model, Ensemble)
     segmenter = segmenter_of(job, loaded, threads=1)
-    assert (segmenter.thresholds, segmenter.tile, segmenter._normalize) == (None, None, None)
+    assert (segmenter.thresholds, segmenter._fitting._tile, segmenter._resident._normalize) == (None, None, None)
 
 
 def test_what_a_mask_depends_on_is_in_the_fingerprint(made):
@@ -93,8 +94,19 @@ def test_tiles_of_a_bilinear_network_are(made):
         fingerprint_of(*made(*sets, bilinear=True)) for sets in ((), (approximate,), (approximate, "inference.tile=64"))
     ]
     assert len(set(found)) == 3
-    with pytest.raises(JobError, match="are bilinear, and tiles .* never give the whole image's logits"):
+    with pytest.raises(
+        JobError, match="tiles never give the whole image's logits with the weights .*: it up-samples bilinearly"
+    ):
         made("inference.tile=64", bilinear=True)
+
+
+def test_tiles_lie_on_the_grid_of_the_network(made, monkeypatch):
+    for tile in (8, 100):
+        with pytest.raises(JobError, match=rf"inference.tile is {tile}; .* must be 0 or a multiple of 16 px"):
+            made(f"inference.tile={tile}")
+    monkeypatch.setattr(UNet, "grid", 32)
+    with pytest.raises(JobError, match="multiple of 32 px"):
+        made("inference.tile=48")
 
 
 def test_values_are_the_jobs_else_the_weights_else_the_default(made):
@@ -123,7 +135,7 @@ def test_thresholds_are_one_for_all_or_one_each(made):
 def test_the_segmenter_is_as_the_job_says(made):
     job, loaded = made("inference.threshold=[0.2, 0.4]", "inference.batch_size=3", "inference.tile=64", n_classes=3)
     segmenter = segmenter_of(job, loaded, threads=1, precision="fp32")
-    assert (segmenter.batch_size(99, 99), segmenter.tile) == (3, 64)
+    assert (segmenter.batch_size(99, 99), segmenter._fitting._tile) == (3, 64)
     images = np.random.default_rng(0).integers(0, 256, (1, 40, 50, 3), np.uint8)
     with torch.inference_mode():
         probability = seeded(3)(torch.from_numpy(images).permute(0, 3, 1, 2) / 255).softmax(dim=1)[0].numpy()

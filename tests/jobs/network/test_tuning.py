@@ -16,9 +16,10 @@ from maskfleet.jobs.network.tuning import Tuning, read, settled, tune
 from maskfleet.jobs.run.begin import start_plan
 from maskfleet.jobs.run.execute import run
 from maskfleet.jobs.storage.local import LocalStorage
-from maskfleet.unet import weights
-from maskfleet.unet.inference import precision
-from maskfleet.unet.inference.folded import ConvReLU
+from maskfleet.unet import precision, weights
+from maskfleet.unet.ensemble import Ensemble
+from maskfleet.unet.folded import ConvReLU
+from maskfleet.unet.inference.agreement import Agreement
 from maskfleet.unet.inference.segmenter import Segmenter
 
 
@@ -120,7 +121,7 @@ def test_three_precisions_are_climbed_one_by_one(job_of, monkeypatch):
     monkeypatch.setattr(module, "seconds_of", lambda segmenter, shape: 1.0 + order.index(segmenter.precision))
     shares = {"bf16": 0.99, "fp16": 0.9999}
     monkeypatch.setattr(
-        module, "compared", lambda judged, exact, images: precision.Agreement(6, shares[judged.precision], 0, 0, 0, 0)
+        module, "compared", lambda judged, exact, images: Agreement(6, shares[judged.precision], 0, 0, 0, 0)
     )
     found = tuned(job_of())
     assert (found.precision, [each["precision"] for each in found.compared]) == ("fp16", ["bf16", "fp16"])
@@ -151,7 +152,7 @@ def fusing(monkeypatch):
 
     def compared(judged, exact, images):
         told["judged"].append((judged.precision, judged.fused))
-        return precision.Agreement(6, told["agreement"], 0, 0, 0, 0)
+        return Agreement(6, told["agreement"], 0, 0, 0, 0)
 
     monkeypatch.setattr(module, "LEAST_BYTES", 0)
     monkeypatch.setattr(module, "_fuses_by_measurement", lambda device: True)
@@ -202,7 +203,7 @@ def test_workers_do_as_it_was_settled(job_of, monkeypatch, fused):
 
     def noted(self, *args, **more):
         init(self, *args, **more)
-        made.append(any(isinstance(layer, ConvReLU) for layer in self._model.modules()))
+        made.append(any(isinstance(layer, ConvReLU) for layer in self._resident.fast.modules()))
 
     monkeypatch.setattr(Segmenter, "__init__", noted)
     assert run(job_of()).exit_code == 0
@@ -249,7 +250,7 @@ def measured(monkeypatch):
 
     monkeypatch.setattr(module, "LEAST_BYTES", 0)
     monkeypatch.setattr(module, "_measures_batches", lambda device: True)
-    monkeypatch.setattr(Segmenter, "measured_batch", best)
+    monkeypatch.setattr(module, "best_batch", best)
     monkeypatch.setattr(module, "native", lambda device: ("fp32",))
     return shapes
 
@@ -305,42 +306,30 @@ def test_a_batch_beyond_reason_is_none(tmp_path, batch):
     assert batches.known(storage, of) == 64
 
 
-def test_what_a_batch_is_of(job_of):
-    """Another device, precision, network or shape is another question; other values of the weights are not."""
+def test_a_measured_batch_belongs_to_a_device_a_precision_a_network_and_a_shape(job_of):
+    """The values of the weights do not matter."""
 
     def of(device="a", precision="fp32", model=None, shape=(32, 48)):
-        return batches.what(device, precision, weights.Weights(model or seeded(), "id"), shape)
+        return batches.subject_of(device, precision, weights.Weights(model or seeded(), "id"), shape)
 
     same = [of(), of(model=seeded(seed=1))]
     others = [of("b"), of(precision="bf16"), of(model=seeded(width=8)), of(model=seeded(3)), of(shape=(48, 32))]
+    others += [of(model=seeded(bilinear=True)), of(model=Ensemble([seeded()], "d4")), of(model=Ensemble([seeded()]))]
     assert same[0] == same[1]
-    assert len({json.dumps(each) for each in [*same, *others]}) == 6
+    assert len({json.dumps(each) for each in [*same, *others]}) == 9
 
 
-def test_the_smallest_batch_about_as_fast_as_the_best_is_taken(monkeypatch):
-    shapes = [(10, 20), (30, 40), (30, 40)]
-    images = [torch.zeros(*shape, 3).numpy() for shape in shapes]
+def test_shapes_worth_a_measurement_are_the_usual_ones():
+    images = [torch.zeros(*shape, 3).numpy() for shape in [(10, 20), (30, 40), (30, 40)]]
     assert module._usual(images) == (30, 40)
     assert module._shapes([*images, images[0]]) == [(10, 20), (30, 40)]
-    speeds = {1: 1.0, 2: 1.6, 4: 2.0, 8: 2.02, 16: 1.9}
-    segmenter = Segmenter(seeded(width=2), precision="fp32")
-    monkeypatch.setattr(segmenter, "_timed", lambda images: len(images) / speeds[len(images)])
-    assert segmenter.measured_batch(30, 40) == 4  # within 3 % of the best
-
-    def short(images):
-        if len(images) > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return len(images) / speeds[len(images)]
-
-    monkeypatch.setattr(segmenter, "_timed", short)
-    assert segmenter.measured_batch(30, 40) == 2
 
 
 def test_of_images_that_are_cut_it_is_tiles_that_are_measured():
     segmenter = Segmenter(seeded(width=2), precision="fp32", tile=256)
-    assert segmenter.through(200, 2000) == (200, 432)
+    assert segmenter.forward_shape(200, 2000) == (200, 432)
     batched = Segmenter(seeded(width=2), precision="fp32", tile=256, batches={(432, 432): 3})
-    assert batched.through(2000, 2000) == (432, 432)
+    assert batched.forward_shape(2000, 2000) == (432, 432)
     batched.segment(torch.zeros(1, 800, 800, 3, dtype=torch.uint8).numpy())
-    assert batched.fits[800, 800][0].batch == batched.batch_size(*batched.through(800, 800))
+    assert batched.fits[800, 800][0].batch == batched.batch_size(*batched.forward_shape(800, 800))
     assert batched.batch_size(432, 432) == 3

@@ -14,6 +14,7 @@ from maskfleet.jobs.planning.mask_checks import refuse_other_channels, warnings
 from maskfleet.jobs.run.begin import start_plan
 from maskfleet.jobs.run.execute import run
 from maskfleet.unet import weights
+from maskfleet.unet.pytorch_unet import ORIGIN
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def test_a_scale_other_than_in_training(diagnosed):
 
 
 def test_a_checkpoint_without_a_recorded_scale(diagnosed):
-    (warning,) = diagnosed(seeded(), metadata={"origin": weights.CHECKPOINT})
+    (warning,) = diagnosed(seeded(), metadata={"origin": ORIGIN})
     assert "Pytorch-UNet trains and predicts at 0.5 by default, but inference.scale is 1" in warning
 
 

@@ -469,7 +469,7 @@ def test_colours_thresholds_and_views_reach_the_masks(images, tmp_path, weights_
 def test_memory_that_runs_out_costs_no_mask_and_is_on_record(tmp_path, weights_file, monkeypatch):
     import torch
 
-    from maskfleet.unet.inference.segmenter import Segmenter
+    from maskfleet.unet.inference.resident import Resident
 
     draw_images(tmp_path / "in", 12)
     for number in range(2):
@@ -477,15 +477,15 @@ def test_memory_that_runs_out_costs_no_mask_and_is_on_record(tmp_path, weights_f
         Image.fromarray(pixels).save(tmp_path / f"in/large-{number}.png")
     sets = ["inference.precision=fp32", "inference.batch_size=4"]
     run(job_of(tmp_path / "in", tmp_path / "whole", weights_file, *sets))
-    forward = Segmenter._forward
+    forward = Resident.forward
 
-    def short(self, pixels_BHWC, threads=None):
+    def short(self, pixels_BHWC, threads):
         batch, height, width, _ = pixels_BHWC.shape
         if batch > 1 or height * width > 300 * 300:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(self, pixels_BHWC, threads)
 
-    monkeypatch.setattr(Segmenter, "_forward", short)
+    monkeypatch.setattr(Resident, "forward", short)
     report = run(job_of(tmp_path / "in", tmp_path / "out", weights_file, *sets))
     assert (report.ok, report.failed, report.attempts_lost) == (14, 0, 0)
     ladder = ["batches of 4", "batches of 2", "batches of 1"]
@@ -500,24 +500,24 @@ def test_memory_that_runs_out_costs_no_mask_and_is_on_record(tmp_path, weights_f
 def test_memory_may_run_out_at_every_forward_call_of_a_job(tmp_path, weights_file, monkeypatch):
     import torch
 
-    from maskfleet.unet.inference.segmenter import Segmenter
+    from maskfleet.unet.inference.resident import Resident
 
     (tmp_path / "in").mkdir()
     for number in range(7):
         side = 96 if number < 6 else 400
         pixels = np.random.default_rng(number).integers(0, 256, (side, 330, 3), np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"in/{number}.png")
-    forward = Segmenter._forward
+    forward = Resident.forward
     calls, fails = [0], set()
 
-    def counted(self, pixels_BHWC, threads=None):
+    def counted(self, pixels_BHWC, threads):
         if pixels_BHWC.shape[2] > 96:  # not what a Segmenter tries itself out with
             calls[0] += 1
             if calls[0] in fails:
                 raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(self, pixels_BHWC, threads)
 
-    monkeypatch.setattr(Segmenter, "_forward", counted)
+    monkeypatch.setattr(Resident, "forward", counted)
 
     def segmented(name, *failing):
         calls[0] = 0
@@ -544,20 +544,20 @@ def test_memory_may_run_out_at_every_forward_call_of_a_job(tmp_path, weights_fil
 def test_what_never_fits_fails_as_out_of_memory_and_is_retried_as_such(tmp_path, weights_file, monkeypatch):
     import torch
 
-    from maskfleet.unet.inference.segmenter import Segmenter
+    from maskfleet.unet.inference.resident import Resident
 
     draw_images(tmp_path / "in", 4)
     pixels = np.random.default_rng(0).integers(0, 256, (420, 405, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "in/large.png")
-    forward = Segmenter._forward
+    forward = Resident.forward
 
-    def short(self, pixels_BHWC, threads=None):
+    def short(self, pixels_BHWC, threads):
         if pixels_BHWC.shape[1:3].numel() > 100 * 100:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(self, pixels_BHWC, threads)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Segmenter, "_forward", short)
+        patched.setattr(Resident, "forward", short)
         report = run(job_of(tmp_path / "in", tmp_path / "out", weights_file))
     assert (report.ok, report.errors, report.attempts_lost) == (4, {"out_of_memory": 1}, 0)
     (row,) = (row for row in statistics(tmp_path / "out") if row["status"] == "failed")

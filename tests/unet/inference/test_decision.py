@@ -4,7 +4,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskfleet.unet.inference import decision as module
 from maskfleet.unet.inference.decision import decide, moments
 
 
@@ -30,21 +29,6 @@ def test_the_margin_of_one_logit_is_to_the_threshold(threshold):
     decision = decide(logits, [threshold])
     assert torch.equal(decision.labels, (logits[:, 0].sigmoid() > threshold).to(torch.uint8))
     np.testing.assert_allclose(decision.margin, (logits[:, 0] - at).abs().amin(dim=(1, 2)), rtol=1e-4)
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(16, 40), st.integers(16, 40), st.integers(2, 4), st.data())
-def test_extents_of_any_class_map(height, width, classes, data):
-    seed, share = data.draw(st.integers(0, 10**6)), data.draw(st.sampled_from([0.0, 0.003, 0.5]))
-    random = np.random.default_rng(seed)
-    labels = random.integers(1, classes, (1, height, width)) * (random.random((1, height, width)) < share)
-    masks = [torch.from_numpy(labels == class_) for class_ in range(1, classes)]
-    counts, boxes = module._extents(*(part.numpy() for part in module._occupied(masks)))
-    for class_ in range(classes):
-        rows, columns = np.nonzero(labels[0] == class_)
-        assert counts[0, class_] == len(rows)
-        box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] if len(rows) else [0] * 4
-        assert boxes[0, class_].tolist() == box
 
 
 @settings(max_examples=30, deadline=None)

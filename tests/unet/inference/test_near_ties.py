@@ -1,26 +1,31 @@
-"""That pixels too close to call get the same label with any tiles and without, and that nothing else would do it."""
+"""Pixels too close to call get the same label with any tiles and without, and only because ties are broken."""
 
 import numpy as np
 import pytest
 import torch
-from conftest import seeded
+from conftest import StandIn, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from maskfleet.unet.inference import fitting
 from maskfleet.unet.inference import segmenter as module
 from maskfleet.unet.inference.decision import decide, margins
-from maskfleet.unet.inference.near_ties import BLOCK, neighbours, reach
+from maskfleet.unet.inference.near_ties import BLOCK, block_side, neighbours, rows_needed
+from maskfleet.unet.inference.passes import Passes
+from maskfleet.unet.inference.pieces import Strip
 from maskfleet.unet.inference.segmenter import Segmenter
-from maskfleet.unet.inference.tiling import FLIPPED_HALO, GRID, HALO, around, spans
+from maskfleet.unet.inference.tiling import Tiling
+from maskfleet.unet.model import UNet
+
+GRID, HALO = UNet.grid, UNet.halo
+FLIPPED_HALO = HALO + GRID
 
 HEIGHT, WIDTH = 411, 370
 
 
-class Wavering(nn.Module):
-    """Rounds otherwise in every shape and layout, as floating point may; half of its pixels are ties."""
-
-    n_channels, bilinear = 3, False
+class Wavering(StandIn):
+    """Rounds differently in every shape and layout, as floating point may; half of its pixels are ties."""
 
     def __init__(self, n_classes):
         super().__init__()
@@ -36,11 +41,28 @@ class Wavering(nn.Module):
         return (clear + close + rounding * (1 + classes)).float()
 
 
+def limit_whole_images(monkeypatch):
+    for where in (fitting, module):
+        monkeypatch.setattr(where, "WHOLE_PIXELS", 300 * 300)
+
+
 @pytest.fixture
 def large(monkeypatch):
-    """One image, which counts as too large for a plain pass."""
-    monkeypatch.setattr(module, "WHOLE_PIXELS", 300 * 300)
+    """One image, too large for a plain pass."""
+    limit_whole_images(monkeypatch)
     return np.random.default_rng(5).integers(0, 256, (1, HEIGHT, WIDTH, 3), np.uint8)
+
+
+def limit_memory(segmenter, name, pixels):
+    """Have a pass run out of memory with more pixels at once."""
+    compute = getattr(segmenter._resident, name)
+
+    def limited(pixels_BHWC, *args, **more):
+        if pixels_BHWC.shape[:3].numel() > pixels:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return compute(pixels_BHWC, *args, **more)
+
+    setattr(segmenter._resident, name, limited)
 
 
 def streamed(segmenter, image):
@@ -64,7 +86,7 @@ def test_ties_of_large_images_do_not_depend_on_tiles(large, monkeypatch, n_class
     for tile in (64, 128, 208):
         assert same(segmenter(tile).segment(large), whole)
         assert same(streamed(segmenter(tile), large), whole)
-    monkeypatch.setattr(Segmenter, "_referee", lambda self, strip: None)
+    monkeypatch.setattr(Passes, "_tie_breaker", lambda self, strip: None)
     unsettled = segmenter(0).segment(large)
     assert not same(segmenter(64).segment(large), unsettled)
     assert not same(streamed(segmenter(64), large), unsettled)
@@ -78,34 +100,22 @@ def test_nor_do_those_of_resized_logits(large, monkeypatch, size):
     whole = labels(0)
     assert same(labels(64), whole)
     assert same(labels(128), whole)
-    monkeypatch.setattr(Segmenter, "_referee", lambda self, strip: None)
+    monkeypatch.setattr(Passes, "_tie_breaker", lambda self, strip: None)
     assert not same(labels(64), labels(0))
 
 
-def test_images_cut_for_want_of_memory_get_the_same_referee(monkeypatch):
-    """Where not even one whole image fits, its plain pass, which is larger, would not either."""
+def test_images_cut_for_want_of_memory_get_the_same_tie_breaker(monkeypatch):
+    """If not even one whole image fits, neither does its plain pass, which takes more memory."""
     image = np.random.default_rng(5).integers(0, 256, (1, HEIGHT, WIDTH, 3), np.uint8)
 
-    class Short(Segmenter):
-        room = 10**9
-
-        def _forward(self, pixels_BHWC, threads=None):
-            if pixels_BHWC.shape[:3].numel() > self.room:
-                raise torch.OutOfMemoryError("CUDA out of memory")
-            return super()._forward(pixels_BHWC, threads)
-
-        def _plain_forward(self, pixels_BHWC):
-            if pixels_BHWC.shape[:3].numel() > self.room:
-                raise torch.OutOfMemoryError("CUDA out of memory")
-            return super()._plain_forward(pixels_BHWC)
-
-    def short(room):
-        segmenter = Short(Wavering(2), precision="fp32")
-        segmenter.room = room
+    def short(memory):
+        segmenter = Segmenter(Wavering(2), precision="fp32")
+        for name in ("forward", "plain_forward"):
+            limit_memory(segmenter, name, memory)
         return segmenter.segment(image)
 
     assert same(short(340 * 340), short(110_000))
-    monkeypatch.setattr(module, "WHOLE_PIXELS", 300 * 300)
+    limit_whole_images(monkeypatch)
     assert same(short(340 * 340), Segmenter(Wavering(2), precision="fp32", tile=0).segment(image))
 
 
@@ -130,7 +140,7 @@ def test_a_network_of_ties_alone_costs_a_bounded_multiple(large):
             return super().forward(x) * 0
 
     segmenter = Segmenter(Counting(2), precision="fp32")
-    segmenter._tile_tie = 1e-6
+    segmenter._passes = segmenter._passes._replace(bounds=segmenter._passes.bounds._replace(tile=1e-6))
     crops.clear()
     labels, _ = segmenter.segment(large)
     assert not labels.any()
@@ -140,7 +150,8 @@ def test_a_network_of_ties_alone_costs_a_bounded_multiple(large):
 @settings(max_examples=300, deadline=None)
 @given(st.integers(16, 3000), st.sampled_from([HALO, FLIPPED_HALO]), st.integers(1, 30).map(lambda n: n * GRID))
 def test_crops_have_one_shape_and_lie_within_the_rows_that_stream(side, halo, core):
-    crops = [around(start, BLOCK, side, halo) for start in range(0, side, BLOCK)]
+    tiling = Tiling(GRID, halo)
+    crops = [tiling.around(start, BLOCK, side) for start in range(0, side, BLOCK)]
     assert len({crop.stop - crop.start for crop in crops}) == 1
     assert [crop.core_start for crop in crops] == list(range(0, side, BLOCK))
     for crop in crops:
@@ -150,8 +161,8 @@ def test_crops_have_one_shape_and_lie_within_the_rows_that_stream(side, halo, co
         assert crop.start == 0 or crop.core_start - crop.start >= halo
         assert crop.stop == side or crop.stop - side % GRID - crop.core_stop >= halo
     before = 0
-    for row in spans(side, core, halo):
-        top, bottom = reach(row, side, halo)
+    for row in tiling.spans(side, core):
+        top, bottom = rows_needed(row, side, tiling)
         assert before <= top <= row.start
         assert row.stop <= bottom
         before = top
@@ -191,9 +202,14 @@ def test_a_crop_gives_the_logits_of_the_whole_image():
 
     with torch.inference_mode():
         whole = network(image)[0]
-        referee = segmenter._referee_of(image)._replace(network=network)
+        breaker = segmenter._passes._tie_breaker(Strip(image, 0, (523, 606)))._replace(forward=network)
         rows, columns = (
             torch.randint(side, (200,), generator=torch.Generator().manual_seed(side)) for side in (523, 606)
         )
-        found = referee.logits(rows, columns)
+        found = breaker.logits(rows, columns)
     assert float((found.T - whole[:, rows, columns]).abs().max()) < 1e-12
+
+
+@pytest.mark.parametrize(("grid", "side"), [(1, 64), (16, 64), (32, 64), (24, 72), (100, 100)])
+def test_blocks_lie_on_the_grid_of_any_network(grid, side):
+    assert block_side(grid) == side

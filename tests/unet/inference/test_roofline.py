@@ -48,3 +48,33 @@ def test_passes_are_counted():
     calls = []
     assert roofline.seconds_per_pass(lambda: calls.append(None), least_seconds=0.01) < 0.01
     assert len(calls) > 1
+
+
+def test_times_are_of_whole_batches():
+    class Counting(Segmenter):
+        seen = ()
+
+        def segment(self, images, size=None):
+            self.seen = (*self.seen, images.shape)
+            return super().segment(images, size)
+
+    segmenter = Counting(seeded(), batch_size=3)
+    segmenter.seen = ()
+    assert roofline.seconds_of(segmenter, (32, 48)) > 0
+    assert set(segmenter.seen) == {(3, 32, 48, 3)}
+    assert len(segmenter.seen) == 3  # one to warm up
+
+
+def test_the_best_batch_is_the_smallest_about_as_fast_as_the_fastest(monkeypatch):
+    speeds = {1: 1.0, 2: 1.6, 4: 2.0, 8: 2.02, 16: 1.9}
+    segmenter = Segmenter(seeded(width=2), precision="fp32")
+    monkeypatch.setattr(roofline, "_seconds_of_batch", lambda _, images: len(images) / speeds[len(images)])
+    assert roofline.best_batch(segmenter, 30, 40) == 4  # within 3 % of the best
+
+    def short(_, images):
+        if len(images) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return len(images) / speeds[len(images)]
+
+    monkeypatch.setattr(roofline, "_seconds_of_batch", short)
+    assert roofline.best_batch(segmenter, 30, 40) == 2

@@ -4,15 +4,15 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from conftest import needs_bf16, seeded
+from conftest import StandIn, needs_bf16, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from maskfleet.unet.inference.folded import folded
-from maskfleet.unet.inference.precision import DeviceError
+from maskfleet.unet.folded import folded
 from maskfleet.unet.inference.segmenter import Segmenter
-from maskfleet.unet.inference.segmenter import _threads as threads_of_torch
+from maskfleet.unet.precision import DeviceError
+from maskfleet.unet.process_state import cpu_threads
 
 
 def pixels(batch, height, width, channels=3, seed=0):
@@ -40,7 +40,7 @@ def test_labels_are_those_of_the_plain_network(n_classes, bilinear):
 
 
 @pytest.mark.parametrize("tile", [None, 64])
-def test_a_network_sees_what_it_was_trained_on(tile):
+def test_input_is_normalized_as_in_training(tile):
     model = seeded(2)
     images = pixels(1, 300, 280)
     mean, std = (0.5, 0.3, 0.1), (0.2, 0.5, 2.0)
@@ -52,7 +52,7 @@ def test_a_network_sees_what_it_was_trained_on(tile):
     plain, unchanged = Segmenter(model, precision="fp32", tile=tile).segment(images)
     assert np.array_equal(labels, expected)
     assert (labels != plain).mean() > 0.01
-    assert statistics.input_sum.tolist() == unchanged.input_sum.tolist(), "the statistics are of the pixels"
+    assert statistics.input_sum.tolist() == unchanged.input_sum.tolist(), "statistics describe the pixels themselves"
 
 
 def test_folding_and_layout_move_logits_by_less_than_a_tie():
@@ -64,16 +64,17 @@ def test_folding_and_layout_move_logits_by_less_than_a_tie():
         with torch.inference_mode():
             plain = plain_logits(model, images)
             # Half of the margin that counts as a tie is the most that two logits may move apart.
-            assert 2 * (fast(x) - plain).abs().max() < Segmenter(model, precision="fp32")._tie * plain.abs().max() / 2
+            assert (
+                2 * (fast(x) - plain).abs().max()
+                < Segmenter(model, precision="fp32")._passes.bounds.plain * plain.abs().max() / 2
+            )
 
 
-class Crossing(nn.Module):
-    """Logits that differ by an unfolded hair: the plain and the fast pass disagree about every pixel."""
-
-    n_channels, n_classes, bilinear = 3, 2, False
+class Crossing(StandIn):
+    """Logits so close that the plain and the fast pass disagree about every pixel."""
 
     def forward(self, x):
-        # A contiguous input is what only the plain pass gets.
+        # Only the plain pass gets a contiguous input.
         sign = 1.0 if x.is_contiguous() else -1.0
         return torch.stack([x[:, 0] * 0 + 1, x[:, 0] * 0 + 1 + sign * 1e-7], dim=1)
 
@@ -137,9 +138,7 @@ def test_statistics_are_those_of_the_definition(n_classes):
     assert statistics.finite.all()
 
 
-class Broken(nn.Module):
-    n_channels, n_classes, bilinear = 3, 2, False
-
+class Broken(StandIn):
     def __init__(self, value):
         super().__init__()
         self.value = value
@@ -152,14 +151,14 @@ class Broken(nn.Module):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=needs_bf16)])
-def test_logits_that_are_not_finite_are_seen_in_their_image_alone(value, precision):
+def test_logits_that_are_not_finite_are_reported_for_their_image_alone(value, precision):
     images = np.zeros((2, 16, 16, 3), np.uint8)
     images[1, 0, 0] = 255
     _, statistics = Segmenter(Broken(value), precision=precision).segment(images)
     assert statistics.finite.tolist() == [True, False]
 
 
-def test_a_missing_gpu_is_an_error_never_a_fall_to_the_cpu():
+def test_a_missing_gpu_is_an_error_and_never_replaced_by_the_cpu():
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(DeviceError, match="there is no cuda"):
@@ -201,39 +200,39 @@ def test_threads_may_share_a_segmenter():
     assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-@pytest.mark.parametrize(("threads", "lanes", "each"), [(1, 1, 1), (2, 2, 1), (3, 1, 3), (4, 2, 2)])
-def test_on_a_cpu_two_batches_are_computed_beside_each_other(threads, lanes, each):
-    with threads_of_torch(threads):
+@pytest.mark.parametrize(("threads", "concurrency", "each"), [(1, 1, 1), (2, 2, 1), (3, 1, 3), (4, 2, 2)])
+def test_a_cpu_computes_two_batches_concurrently(threads, concurrency, each):
+    with cpu_threads(threads):
         segmenter = Segmenter(seeded())
         seen = []
-        segmenter._model.register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
+        segmenter._resident.fast.register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
         segmenter.segment(pixels(1, 32, 32))
-        assert (segmenter.lanes, segmenter.lanes_of(512, 512), seen) == (lanes, lanes, [each])
+        assert (segmenter.concurrency, segmenter.concurrency_of(512, 512), seen) == (concurrency, concurrency, [each])
 
 
 def test_a_large_image_has_all_threads_to_itself():
-    with threads_of_torch(2):
+    with cpu_threads(2):
         segmenter = Segmenter(seeded())
         seen = []
-        segmenter._model.register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
+        segmenter._resident.fast.register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
         segmenter.segment(pixels(1, 1024, 528))
         segmenter.segment(pixels(1, 1024, 512))
-        assert (segmenter.lanes_of(1024, 528), seen) == (1, [2, 1])
+        assert (segmenter.concurrency_of(1024, 528), seen) == (1, [2, 1])
 
 
-def test_as_many_callers_compute_at_once_as_there_are_lanes():
-    with threads_of_torch(2):
+def test_as_many_callers_compute_at_once_as_there_are_streams():
+    with cpu_threads(2):
         segmenter = Segmenter(seeded())
-    inside, together = [], threading.Barrier(segmenter.lanes)
+    inside, together = [], threading.Barrier(segmenter.concurrency)
 
     def counted(*_):
         inside.append(1)
-        together.wait(60)  # passes where both lanes are in here at once
-        assert len(inside) <= segmenter.lanes
+        together.wait(60)  # passes if two callers are in here at once
+        assert len(inside) <= segmenter.concurrency
         together.wait(60)
         inside.pop()
 
-    segmenter._model.register_forward_pre_hook(counted)
+    segmenter._resident.fast.register_forward_pre_hook(counted)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(segmenter.segment, [pixels(1, 32, 32)] * 4))
     assert not inside
@@ -262,5 +261,35 @@ def test_a_gpu_agrees_with_the_cpu(precision):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 def test_a_gpu_divides():
     values = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
-    scaled = Segmenter(seeded(), device="cuda", precision="fp32")._scaled(torch.from_numpy(values).cuda().float())
+    scaled = Segmenter(seeded(), device="cuda", precision="fp32")._resident.scaled(
+        torch.from_numpy(values).cuda().float()
+    )
     assert np.array_equal(scaled.permute(0, 2, 3, 1).cpu().numpy(), (values / 255).astype(np.float32))
+
+
+@needs_bf16
+def test_what_overflows_in_bf16_is_computed_in_fp32():
+    model = overflowing()
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 48, 3), np.uint8)
+    with torch.inference_mode():
+        x = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
+        assert not model.to(torch.bfloat16)(x.to(torch.bfloat16)).isfinite().all()
+    expected, _ = Segmenter(overflowing(), precision="fp32").segment(images)
+    labels, statistics = Segmenter(overflowing(), precision="bf16").segment(images)
+    assert statistics.finite.all()
+    assert np.array_equal(labels, expected)
+    # And of an image that comes in rows.
+    rows = []
+    segmenter = Segmenter(overflowing(), precision="bf16")
+    assert segmenter.segment_rows(lambda start, stop: images[:1, start:stop], 32, 48, rows.append).finite.all()
+    assert np.array_equal(np.concatenate(rows), expected[0])
+
+
+def overflowing():
+    """A network with a weight that fp32 holds and bf16 rounds to infinity."""
+    model = seeded()
+    model.up4.conv.double_conv[4].weight[0] = 1e-36
+    model.up4.conv.double_conv[4].bias[0] = 1e-36
+    model.outc.conv.weight[0, 0] = 3.4e38
+    assert torch.tensor(3.4e38).bfloat16().isinf()
+    return model

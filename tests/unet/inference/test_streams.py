@@ -1,4 +1,4 @@
-"""Lanes, and the recording of passes: with a stand-in that, as CUDA graphs do, gives the same tensors at each replay."""
+"""Streams, and the recording of passes by a stand-in that returns the same tensors at each replay, as CUDA graphs do."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -9,9 +9,10 @@ import torch
 from conftest import needs_bf16, seeded
 
 from maskfleet.unet.inference import segmenter as segmenter_module
-from maskfleet.unet.inference.segmenter import _IEEE_FP32, Segmenter
-from maskfleet.unet.inference.segmenter import _threads as threads_of_torch
-from maskfleet.unet.inference.streams import GRAPHS, SEEN_BEFORE, Lanes, on_host, room
+from maskfleet.unet.inference.resident import Resident
+from maskfleet.unet.inference.segmenter import Segmenter
+from maskfleet.unet.inference.streams import GRAPHS, SEEN_BEFORE, Streams, on_host, pinned_buffer
+from maskfleet.unet.process_state import IEEE_FP32, cpu_threads
 
 CPU = torch.device("cpu")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
@@ -46,31 +47,31 @@ def batch(value, size=4):
     return torch.full((size, 2, 2, 3), value, dtype=torch.uint8)
 
 
-def run(lanes, pixels, whole=halves):
-    with lanes.one() as lane:
-        return [tensor.clone() for tensor in lane.run(whole, pixels)]
+def run(streams, pixels, whole=halves):
+    with streams.one() as stream:
+        return [tensor.clone() for tensor in stream.run(whole, pixels)]
 
 
 def test_a_pass_is_recorded_when_its_shape_has_come_often_enough():
     recorder = Recorder()
-    lanes = Lanes(CPU, 1, recorder)
+    streams = Streams(CPU, 1, recorder)
     for number in range(SEEN_BEFORE + 4):
         assert not recorder.recorded or number > SEEN_BEFORE
-        values, most = run(lanes, batch(number))
+        values, most = run(streams, batch(number))
         assert (values == number / 2).all()
         assert most == number
     assert recorder.recorded == [(4, 2, 2, 3)]
     assert recorder.replayed == 1 + 3, "once to compare, then for every batch"
-    run(lanes, batch(1, size=3))
+    run(streams, batch(1, size=3))
     assert recorder.replayed == 4, "another shape is not the recorded one"
 
 
 def test_no_more_shapes_are_recorded_than_memory_is_meant_for():
     recorder = Recorder()
-    lanes = Lanes(CPU, 1, recorder)
+    streams = Streams(CPU, 1, recorder)
     for size in range(1, GRAPHS + 3):
         for _ in range(SEEN_BEFORE + 2):
-            run(lanes, batch(7, size))
+            run(streams, batch(7, size))
     assert len(recorder.recorded) == GRAPHS
 
 
@@ -84,33 +85,33 @@ def test_what_cannot_be_recorded_faithfully_goes_on_as_it_is(wrong):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return lambda pixels: tuple(tensor + 1 for tensor in whole(pixels))
 
-    lanes = Lanes(CPU, 1, capture)
+    streams = Streams(CPU, 1, capture)
     for number in range(SEEN_BEFORE + 4):
-        assert run(lanes, batch(number))[1] == number
+        assert run(streams, batch(number))[1] == number
     assert len(tries) == 1, "it is not tried again and again"
 
 
 def test_values_that_are_no_numbers_are_no_difference():
     recorder = Recorder()
-    lanes = Lanes(CPU, 1, recorder)
+    streams = Streams(CPU, 1, recorder)
     for _ in range(SEEN_BEFORE + 2):
-        run(lanes, batch(0), lambda pixels: (pixels.float() / 0,))
+        run(streams, batch(0), lambda pixels: (pixels.float() / 0,))
     assert recorder.replayed == 2
 
 
 def test_short_of_memory_graphs_are_given_up_for_good():
     recorder = Recorder()
-    lanes = Lanes(CPU, 1, recorder)
+    streams = Streams(CPU, 1, recorder)
     for _ in range(SEEN_BEFORE + 2):
-        run(lanes, batch(1))
-    lanes.forget()
+        run(streams, batch(1))
+    streams.forget()
     before = recorder.replayed
     for number in range(SEEN_BEFORE + 3):
-        assert run(lanes, batch(number))[1] == number
+        assert run(streams, batch(number))[1] == number
     assert (recorder.replayed, len(recorder.recorded)) == (before, 1)
 
 
-def test_while_a_pass_is_recorded_no_other_lane_works():
+def test_while_a_pass_is_recorded_no_other_stream_works():
     inside, disturbed = [], []
 
     def slowly(pixels):
@@ -125,11 +126,11 @@ def test_while_a_pass_is_recorded_no_other_lane_works():
             time.sleep(0.002)
         return halves
 
-    lanes = Lanes(CPU, 2, capture)
+    streams = Streams(CPU, 2, capture)
     with ThreadPoolExecutor(2) as pool:
-        for future in [pool.submit(run, lanes, batch(1), slowly) for _ in range(20)]:
+        for future in [pool.submit(run, streams, batch(1), slowly) for _ in range(20)]:
             future.result(timeout=60)
-    assert len(disturbed) == 2 * 20, "each lane recorded it once"
+    assert len(disturbed) == 2 * 20, "each stream recorded it once"
     assert not any(disturbed)
 
 
@@ -137,9 +138,9 @@ def test_while_a_pass_is_recorded_no_other_lane_works():
 def test_a_segmenter_gives_the_same_with_recorded_passes(monkeypatch, precision):
     images = np.random.default_rng(0).integers(0, 256, (24, 2, 40, 33, 3), np.uint8)
     recorder = Recorder()
-    with threads_of_torch(2):
+    with cpu_threads(2):
         plain = Segmenter(seeded(3), precision=precision, batch_size=2)
-        monkeypatch.setattr(segmenter_module, "Lanes", lambda device, count: Lanes(device, count, recorder))
+        monkeypatch.setattr(segmenter_module, "Streams", lambda device, count: Streams(device, count, recorder))
         recorded = Segmenter(seeded(3), precision=precision, batch_size=2)
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(recorded.segment, images))
@@ -148,22 +149,24 @@ def test_a_segmenter_gives_the_same_with_recorded_passes(monkeypatch, precision)
         assert np.array_equal(labels, expected_labels)
         for name, values in vars(expected).items():
             assert np.array_equal(getattr(statistics, name), values), name
-    assert recorder.recorded.count((2, 40, 33, 3)) == 2, "once in each lane"
+    assert recorder.recorded.count((2, 40, 33, 3)) == 2, "once in each stream"
     assert recorder.replayed > 10
 
 
 def test_a_segmenter_that_runs_out_of_memory_gives_its_graphs_up(monkeypatch):
-    class Short(Segmenter):
-        def _forward(self, pixels_BHWC, threads=None):
-            if pixels_BHWC.shape[:2] == (2, 48):
-                raise torch.OutOfMemoryError("CUDA out of memory")
-            return super()._forward(pixels_BHWC, threads)
+    forward = Resident.forward
 
+    def limited(self, pixels_BHWC, threads):
+        if pixels_BHWC.shape[:2] == (2, 48):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, pixels_BHWC, threads)
+
+    monkeypatch.setattr(Resident, "forward", limited)
     recorder = Recorder()
-    monkeypatch.setattr(segmenter_module, "Lanes", lambda device, count: Lanes(device, count, recorder))
-    with threads_of_torch(1):
-        segmenter = Short(seeded(), precision="fp32", batch_size=2)
-    assert segmenter.lanes == 1
+    monkeypatch.setattr(segmenter_module, "Streams", lambda device, count: Streams(device, count, recorder))
+    with cpu_threads(1):
+        segmenter = Segmenter(seeded(), precision="fp32", batch_size=2)
+    assert segmenter.concurrency == 1
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 40, 3), np.uint8)
     expected = [segmenter.segment(images)[0] for _ in range(SEEN_BEFORE + 2)]
     assert recorder.replayed == 2
@@ -175,7 +178,7 @@ def test_a_segmenter_that_runs_out_of_memory_gives_its_graphs_up(monkeypatch):
 
 def test_tf32_is_allowed_again_only_when_the_last_has_left(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    first, second = _IEEE_FP32.on(), _IEEE_FP32.on()
+    first, second = IEEE_FP32.on(), IEEE_FP32.on()
     with first:
         second.__enter__()
     assert not torch.backends.cudnn.allow_tf32
@@ -183,8 +186,8 @@ def test_tf32_is_allowed_again_only_when_the_last_has_left(monkeypatch):
     assert torch.backends.cudnn.allow_tf32
 
 
-def test_room_and_copies_are_the_hosts():
-    assert room(CPU, (2, 16, 16, 3)).shape == (2, 16, 16, 3)
+def test_buffers_and_copies_are_the_hosts():
+    assert pinned_buffer(CPU, (2, 16, 16, 3)).shape == (2, 16, 16, 3)
     tensors = torch.arange(3), torch.ones(2)
     assert all(torch.equal(a, b) for a, b in zip(on_host(*tensors), tensors, strict=True))
 
@@ -193,10 +196,12 @@ def test_room_and_copies_are_the_hosts():
 @needs_gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("n_classes", [1, 2, 4])
-def test_graphs_in_two_lanes_of_a_gpu_change_nothing(monkeypatch, n_classes, precision):
+def test_graphs_in_two_streams_of_a_gpu_change_nothing(monkeypatch, n_classes, precision):
     images = np.random.default_rng(0).integers(0, 256, (40, 4, 96, 80, 3), np.uint8)
     recorded = Segmenter(seeded(n_classes, width=16), device="cuda", precision=precision)
-    monkeypatch.setattr(segmenter_module, "Lanes", lambda device, count: Lanes(device, count, lambda whole, _: whole))
+    monkeypatch.setattr(
+        segmenter_module, "Streams", lambda device, count: Streams(device, count, lambda whole, _: whole)
+    )
     eager = Segmenter(seeded(n_classes, width=16), device="cuda", precision=precision)
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(recorded.segment, images))
@@ -205,7 +210,7 @@ def test_graphs_in_two_lanes_of_a_gpu_change_nothing(monkeypatch, n_classes, pre
         assert np.array_equal(labels, expected_labels)
         assert np.array_equal(statistics.class_pixels, expected.class_pixels)
         assert np.allclose(statistics.mean_entropy, expected.mean_entropy)
-    assert all(len(lane._graphs) == 1 for lane in (recorded._lanes._idle.get(), recorded._lanes._idle.get()))
+    assert all(len(stream._graphs) == 1 for stream in (recorded._streams._idle.get(), recorded._streams._idle.get()))
 
 
 @pytest.mark.gpu
@@ -214,10 +219,10 @@ def test_a_graph_of_a_gpu_is_one_launch():
     from maskfleet.unet.inference.streams import _cuda_graph
 
     model = Segmenter(seeded(width=16), device="cuda", precision="bf16")
-    images = torch.from_numpy(room(torch.device("cuda"), (4, 96, 80, 3))).fill_(9)
+    images = torch.from_numpy(pinned_buffer(torch.device("cuda"), (4, 96, 80, 3))).fill_(9)
     assert images.is_pinned()
     with model._computing():
-        whole = lambda pixels: model._whole(model._fast(1), pixels)  # noqa: E731
+        whole = lambda pixels: model._passes.whole(model._resident.fast_pass(1), pixels)  # noqa: E731
         expected = whole(images.cuda())
         graph = _cuda_graph(torch.cuda.graph_pool_handle(), whole, images.cuda())
         assert all(torch.equal(a, b) for a, b in zip(graph(images), expected, strict=True))

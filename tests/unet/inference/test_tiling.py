@@ -6,10 +6,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from maskfleet.unet.ensemble import Ensemble
+from maskfleet.unet.inference import fitting
 from maskfleet.unet.inference import segmenter as module
+from maskfleet.unet.inference.fitting import Fit, NotTileable
 from maskfleet.unet.inference.near_ties import BLOCK
-from maskfleet.unet.inference.segmenter import Fit, NotTileable, Segmenter
-from maskfleet.unet.inference.tiling import FLIPPED_HALO, GRID, HALO, Span, spans, within
+from maskfleet.unet.inference.segmenter import Segmenter
+from maskfleet.unet.inference.tiling import Span, Tiling
+from maskfleet.unet.model import UNet
+
+GRID, HALO = UNet.grid, UNet.halo
+FLIPPED_HALO = HALO + GRID
+TILING = Tiling(GRID, HALO)
 
 SIDES = st.integers(16, 700)
 CORES = st.integers(1, 12).map(lambda cells: cells * GRID)
@@ -18,7 +25,7 @@ CORES = st.integers(1, 12).map(lambda cells: cells * GRID)
 @settings(max_examples=300, deadline=None)
 @given(st.integers(16, 5000), CORES, st.sampled_from([HALO, FLIPPED_HALO]))
 def test_spans_cover_an_axis_once_with_their_halo(side, core, halo):
-    found = spans(side, core, halo)
+    found = Tiling(GRID, halo).spans(side, core)
     assert found[0].core_start == 0
     assert found[-1].core_stop == found[-1].stop == side
     assert len({span.stop - span.start for span in found}) == 1
@@ -33,7 +40,12 @@ def test_spans_cover_an_axis_once_with_their_halo(side, core, halo):
 
 def test_a_core_off_the_grid_is_refused():
     with pytest.raises(ValueError, match="multiple of 16"):
-        spans(500, 100)
+        TILING.spans(500, 100)
+
+
+def limit_whole_images(monkeypatch):
+    for where in (fitting, module):
+        monkeypatch.setattr(where, "WHOLE_PIXELS", 300 * 300)
 
 
 def pixels(batch, height, width, seed=0):
@@ -48,15 +60,17 @@ def stitched(segmenter, model, images, fit):
 
     result = torch.full((len(images), 2, *images.shape[1:3]), torch.nan, dtype=torch.float64)
     with torch.inference_mode():
-        for piece in segmenter._pieces(images, fit, network):
-            bottom, right = piece.top + piece.logits.shape[2], piece.left + piece.logits.shape[3]
-            result[piece.images, :, piece.top : bottom, piece.left : right] = piece.logits
+        for piece in segmenter._passes._cutter.pieces(images, fit, network):
+            images_, rows, columns = piece.place
+            result[images_, :, rows, columns] = piece.logits
     return result
 
 
-def difference(height, width, core, batch=1, images=1, model=None):
+def difference(height, width, core, batch=1, images=1, model=None, halo=HALO):
     model = model or seeded(width=2).double()
-    segmenter = Segmenter(seeded(width=2), precision="fp32")
+    stated = seeded(width=2)
+    stated.halo = halo
+    segmenter = Segmenter(stated, precision="fp32")
     drawn = pixels(images, height, width)
     whole = stitched(segmenter, model, drawn, Fit(images, 0))
     return float((stitched(segmenter, model, drawn, Fit(batch, core)) - whole).abs().max())
@@ -70,20 +84,21 @@ def test_stitched_logits_are_the_whole_images(height, width, core, batch, images
     assert difference(height, width, core, batch, images) < 1e-12
 
 
-def test_a_smaller_halo_is_not_exact(monkeypatch):
+def test_a_smaller_halo_is_not_exact():
     assert difference(500, 411, 64) < 1e-12
-    monkeypatch.setattr(module, "HALO", 80)
-    assert difference(500, 411, 64) > 1e-12
+    assert difference(500, 411, 64, halo=80) > 1e-12
 
 
 def test_a_misaligned_origin_is_not_exact(monkeypatch):
-    def shifted(side, core, halo=HALO):
+    spans = Tiling.spans
+
+    def shifted(self, side, core):
         return [
             Span(span.start and span.start - 8, span.stop, span.core_start, span.core_stop)
-            for span in spans(side, core, halo)
+            for span in spans(self, side, core)
         ]
 
-    monkeypatch.setattr(module, "spans", shifted)
+    monkeypatch.setattr(Tiling, "spans", shifted)
     assert difference(500, 411, 64) > 1e-12
 
 
@@ -148,8 +163,8 @@ def test_rows_that_stream_give_the_same_class_map():
 
 
 def test_large_images_are_cut_by_default(monkeypatch):
-    monkeypatch.setattr(module, "WHOLE_PIXELS", 300 * 300)
-    monkeypatch.setitem(module.AUTO_CORE, "cpu", 64)
+    limit_whole_images(monkeypatch)
+    monkeypatch.setitem(fitting.AUTO_CORE, "cpu", 64)
     drawn = pixels(2, 400, 370)
     model = seeded(width=2)
     segmenter = Segmenter(model, precision="fp32")
@@ -166,7 +181,7 @@ def test_a_bilinear_network_is_not_cut_unless_told_so(monkeypatch):
     model = seeded(width=2, bilinear=True)
     with pytest.raises(NotTileable, match="tile_mode = 'approximate'"):
         Segmenter(model, tile=64)
-    monkeypatch.setattr(module, "WHOLE_PIXELS", 300 * 300)
+    limit_whole_images(monkeypatch)
     with pytest.raises(NotTileable, match=r"inference\.tile = 0"):
         Segmenter(model).segment(pixels(1, 400, 370))
     drawn = pixels(1, 400, 370)
@@ -177,39 +192,33 @@ def test_a_bilinear_network_is_not_cut_unless_told_so(monkeypatch):
     assert gap > 1e-12
 
 
-class Short(Segmenter):
-    """Has memory for so many pixels at once, or none at the calls of these numbers."""
+def short(memory=10**9, fails=frozenset(), **more):
+    """A segmenter with memory for so many pixels at once, and none at the calls of these numbers; and the calls."""
+    segmenter = Segmenter(seeded(width=2), precision="fp32", batch_size=4, **more)
+    forward, calls = segmenter._resident.forward, []
 
-    room = 10**9
-    fails = frozenset()
-    calls = 0
-
-    def _forward(self, pixels_BHWC, threads=None):
-        self.calls += 1
-        if pixels_BHWC.shape[:3].numel() > self.room or self.calls in self.fails:
+    def limited(pixels_BHWC, threads):
+        calls.append(1)
+        if pixels_BHWC.shape[:3].numel() > memory or len(calls) in fails:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return super()._forward(pixels_BHWC, threads)
+        return forward(pixels_BHWC, threads)
 
-
-def short(**more):
-    segmenter = Short(seeded(width=2), precision="fp32", batch_size=4, **more)
-    segmenter.calls = 0
-    return segmenter
+    segmenter._resident.forward = limited
+    return segmenter, calls
 
 
 def test_batches_are_halved_and_then_images_cut_until_they_fit():
     drawn = pixels(5, 420, 405)
     expected, statistics = Segmenter(seeded(width=2), precision="fp32").segment(drawn)
-    segmenter = short()
-    segmenter.room = 300 * 300
+    segmenter, calls = short(300 * 300)
     labels, found = segmenter.segment(drawn)
     assert np.array_equal(labels, expected)
     assert found.class_pixels.tolist() == statistics.class_pixels.tolist()
     assert found.input_sum.tolist() == statistics.input_sum.tolist()
     assert segmenter.fits == {(420, 405): [Fit(4, 0), Fit(2, 0), Fit(1, 0), Fit(1, 208), Fit(1, 96)]}
-    calls = segmenter.calls
-    segmenter.segment(drawn)  # what fits is remembered: nothing fails again
-    assert segmenter.calls - calls == 5 * len(spans(420, 96)) * len(spans(405, 96))
+    before = len(calls)
+    segmenter.segment(drawn)  # the fit is remembered: nothing fails again
+    assert len(calls) - before == 5 * len(TILING.spans(420, 96)) * len(TILING.spans(405, 96))
 
 
 LADDER = [Fit(4, 0), Fit(2, 0), Fit(1, 0), Fit(1, 208), Fit(1, 96)]
@@ -222,31 +231,27 @@ def test_memory_may_run_out_at_every_forward_call(in_a_row):
     expected, statistics = Segmenter(seeded(width=2), precision="fp32").segment(drawn)
     at = 1
     while True:
-        segmenter = short()
-        segmenter.fails = frozenset(range(at, at + in_a_row))
+        segmenter, calls = short(fails=range(at, at + in_a_row))
         labels, found = segmenter.segment(drawn)
         assert np.array_equal(labels, expected)
         assert found.class_pixels.tolist() == statistics.class_pixels.tolist()
         assert found.input_sum.tolist() == statistics.input_sum.tolist()
-        if segmenter.calls < at:
+        if len(calls) < at:
             break
-        failed = min(in_a_row, segmenter.calls - at + 1)
+        failed = min(in_a_row, len(calls) - at + 1)
         assert segmenter.fits[420, 405] == LADDER[: 1 + failed]
         at += 1
     assert at == 3  # two batches, of four and of three
 
 
 def test_what_cannot_be_cut_further_is_an_error():
-    segmenter = short()
-    segmenter.room = 100
+    segmenter, _ = short(100)
     with pytest.raises(MemoryError, match="64×64 px does not fit into memory, and it is too small"):
         segmenter.segment(pixels(4, 64, 64))
-    segmenter = short()
-    segmenter.room = 250 * 250
+    segmenter, _ = short(250 * 250)
     with pytest.raises(MemoryError, match="not even a tile of 64 px and its halo"):
         segmenter.segment(pixels(1, 512, 512))
-    segmenter = short(tile=0)
-    segmenter.room = 300 * 300
+    segmenter, _ = short(300 * 300, tile=0)
     with pytest.raises(MemoryError, match=r"405×420 px .* inference\.tile = 0 never cuts it"):
         segmenter.segment(pixels(1, 420, 405))
     assert segmenter.fits[420, 405] == [Fit(4, 0), Fit(2, 0), Fit(1, 0)]
@@ -256,9 +261,7 @@ def test_what_cannot_be_cut_further_is_an_error():
 def test_rows_that_stream_are_cut_further_where_memory_is_short(fails):
     drawn = pixels(1, 901, 480)
     expected, statistics = Segmenter(seeded(width=2), precision="fp32").segment(drawn)
-    segmenter = short(tile=256)
-    segmenter.fails = frozenset(fails)
-    segmenter.room = 300 * 460
+    segmenter, _ = short(300 * 460, fails, tile=256)
     rows = []
     found = segmenter.segment_rows(lambda start, stop: drawn[:, start:stop], 901, 480, rows.append)
     assert np.array_equal(np.concatenate(rows), expected[0])
@@ -271,8 +274,8 @@ def test_rows_that_stream_are_cut_further_where_memory_is_short(fails):
 @settings(max_examples=200, deadline=None)
 @given(st.integers(300, 3000), CORES, CORES)
 def test_shorter_tiles_within_a_row_cover_it_once_with_their_halo(side, core, shorter):
-    for row in spans(side, core):
-        found = within(row, min(core, shorter))
+    for row in TILING.spans(side, core):
+        found = TILING.within(row, min(core, shorter))
         assert (found[0].core_start, found[-1].core_stop) == (row.core_start, row.core_stop)
         assert [part.core_start for part in found[1:]] == [part.core_stop for part in found[:-1]]
         for part in found:
@@ -285,7 +288,7 @@ def test_shorter_tiles_within_a_row_cover_it_once_with_their_halo(side, core, sh
 @settings(max_examples=300, deadline=None)
 @given(st.integers(300, 5000), CORES)
 def test_tiles_are_as_few_and_then_as_short_as_can_be(side, core):
-    found = spans(side, core)
+    found = TILING.spans(side, core)
     inner = side // GRID * GRID - 2 * HALO
     if len(found) > 1:
         assert len(found) == -(-inner // core)

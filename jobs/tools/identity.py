@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from maskfleet.unet.inference.decision import Statistics
-from maskfleet.unet.inference.segmenter import Fit
+from maskfleet.unet.inference.fitting import Fit
+from maskfleet.unet.inference.statistics import Statistics
 from maskfleet.unet.memory import keep_freed_memory
 
 _BATCH = 32
@@ -21,7 +21,7 @@ class Identity:
 
     n_channels = 3
     classes = 2
-    lanes = 1
+    concurrency = 1
 
     def __init__(self) -> None:
         self.fits: dict[tuple[int, int], list[Fit]] = {}
@@ -31,11 +31,11 @@ class Identity:
         """Images that make a batch."""
         return _BATCH
 
-    def lanes_of(self, height: int, width: int) -> int:
+    def concurrency_of(self, height: int, width: int) -> int:
         """Batches at once."""
-        return self.lanes
+        return self.concurrency
 
-    def room(self, batch: int, height: int, width: int) -> NDArray[np.uint8]:
+    def pinned_buffer(self, batch: int, height: int, width: int) -> NDArray[np.uint8]:
         """Where to put a batch together."""
         return np.empty((batch, height, width, self.n_channels), np.uint8)
 

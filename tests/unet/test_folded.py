@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from maskfleet.unet.ensemble import Ensemble
-from maskfleet.unet.inference.folded import ConvReLU, MaxPool, ceiling, folded
+from maskfleet.unet.folded import ConvReLU, MaxPool, ceiling, folded
 
 CPU = torch.device("cpu")
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from maskfleet.unet.inference.identity import Identity
+from maskfleet.jobs.tools.identity import Identity
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 40, 24, 3), np.uint8)
 
