@@ -1,1 +1,1 @@
-"""Bytes to pixels, in processes of their own."""
+"""Image files: formats, and decoding in isolated processes. `formats.FORMATS` is the table of all formats."""

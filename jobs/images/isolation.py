@@ -1,7 +1,7 @@
-"""Processes for hostile bytes: no environment but the interpreter's, no credentials, limits on memory and time.
+"""Processes that open hostile bytes: no credentials, a minimal environment, limits on memory and time.
 
-They talk over a socket in JSON, so that nothing that comes out of them is unpickled, and put pixels into
-a block of shared memory, so that pixels are never sent.
+They exchange JSON over a socket, so that nothing from them is unpickled, and write pixels into a block of shared
+memory, so that pixels are never sent.
 """
 
 import json
@@ -24,18 +24,18 @@ _ENDING_SECONDS = 2
 
 
 class Block(NamedTuple):
-    """Memory to share by its descriptor. It has no name, so nothing is left behind when all is killed."""
+    """Anonymous memory shared by its file descriptor. Nothing is left behind when all processes are killed."""
 
     descriptor: int
     map: mmap.mmap
 
     def close(self) -> None:
-        """Give it back; views of it keep the memory, not the descriptor."""
+        """Close the descriptor. Views of the memory keep the memory alive."""
         os.close(self.descriptor)
 
 
 def shared_block(size: int) -> Block:
-    """So many bytes, of which untouched pages take no memory."""
+    """Create a block of `size` bytes. Untouched pages take no memory."""
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("maskfleet-pixels")
     else:
@@ -46,10 +46,10 @@ def shared_block(size: int) -> Block:
 
 
 class DidNotStart(Exception):
-    """The process ended or hung before it was ready; the message is its last line.
+    """A process ended or hung before it was ready. The message is the last line of its stderr.
 
     Attributes:
-        by_itself: Whether it ended without a signal, and would again.
+        by_itself: Whether it ended without a signal, so that another try would end likewise.
     """
 
     def __init__(self, message: str, *, by_itself: bool) -> None:
@@ -58,15 +58,19 @@ class DidNotStart(Exception):
 
 
 class Isolated:
-    """A process that runs a module of this package, started and ready.
+    """A running process of a module, ready for messages.
 
     Args:
-        module: Its name; its `main` gets the settings and a connection, and sends b"ready" first.
-        settings: JSON.
-        descriptors: Open files that it inherits by number.
+        module: Module to run. It gets the settings as JSON in its first argument, with the number of its socket as
+            `socket`, and sends b"ready" first.
+        settings: Settings, serialisable as JSON.
+        descriptors: File descriptors that the process inherits under the same numbers.
+
+    Attributes:
+        connection: Socket to the process.
 
     Raises:
-        DidNotStart: Says why.
+        DidNotStart: The process ended or hung before it was ready.
     """
 
     def __init__(self, module: str, settings: dict[str, Any], descriptors: Sequence[int]) -> None:
@@ -79,7 +83,7 @@ class Isolated:
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
                 pass_fds=(*descriptors, theirs.fileno()),
-                start_new_session=True,  # a Ctrl-C in the terminal is for the run, which then ends this process
+                start_new_session=True,  # Ctrl-C in the terminal reaches the run alone, which then ends this process
             )
             theirs.close()
             self.connection = Connection(ours.detach())
@@ -88,7 +92,7 @@ class Isolated:
             except (EOFError, OSError):
                 ready = False
             if not ready:
-                with suppress(subprocess.TimeoutExpired):  # an end of its own says more than ours
+                with suppress(subprocess.TimeoutExpired):  # its own exit status says more than a kill
                     self._process.wait(_ENDING_SECONDS)
                 self.stop()
                 errors.seek(0)
@@ -97,41 +101,41 @@ class Isolated:
 
     @property
     def pid(self) -> int:
+        """Process id."""
         return self._process.pid
 
     def stop(self) -> None:
+        """Kill the process and wait for its end."""
         self.connection.close()
         self._process.kill()
         self._process.wait()
 
 
 def _environment() -> dict[str, str]:
-    """What an interpreter needs, and no credentials."""
+    """Environment variables that an interpreter needs; credentials are not among them."""
     keep = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ", "VIRTUAL_ENV", "PYTHONHOME")
     kept = {name: os.environ[name] for name in keep if name in os.environ}
-    # One arena: another takes 64 MiB of the address space that `limit_memory` counts, for every thread.
+    # One malloc arena: another one takes 64 MiB of the limited address space for every thread.
     alone = {"OMP_NUM_THREADS": "1", "VIPS_CONCURRENCY": "1", "MALLOC_ARENA_MAX": "1"}
     return kept | alone | {"PYTHONPATH": os.pathsep.join(_search_path())}
 
 
 def _search_path() -> list[str]:
-    """Where this process finds its modules, without the working directory.
+    """Module search path of this process without the working directory, where a user's `random.py` may lie.
 
-    That folder is the user's, and may hold a `random.py`.
-
-    The folder that this very package lies in stays, for a checkout that is not installed.
+    The folder of this package stays even if it is the working directory: it is a checkout that is not installed.
     """
-    here, ours = Path.cwd(), Path(__file__).parents[3]
+    here, package = Path.cwd(), Path(__file__).parents[3]
     folders = [folder for folder in sys.path if folder]
-    return [folder for folder in folders if Path(folder) == ours or Path(folder).absolute() != here]
+    return [folder for folder in folders if Path(folder) == package or Path(folder).absolute() != here]
 
 
-# What runs in the process ------------------------------------------------------------------------
+# Called by the process itself --------------------------------------------------------------------
 
 
 def limit_memory(allowance: int) -> None:
-    """End what needs more bytes than now and `allowance`."""
-    if sys.platform == "linux":  # elsewhere a process cannot tell its own size without more libraries
+    """Limit the address space to its present size plus `allowance` bytes; larger allocations raise MemoryError."""
+    if sys.platform == "linux":  # elsewhere a process needs further libraries to know its size
         with open("/proc/self/statm") as file:
             now = int(file.read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (now + allowance, resource.RLIM_INFINITY))
@@ -139,12 +143,12 @@ def limit_memory(allowance: int) -> None:
 
 
 def limit_time(seconds: float) -> None:
-    """The kernel ends this process if one image takes far longer, even when nobody is left to."""
+    """Limit further CPU time to about twice `seconds`. The kernel enforces it even if the parent is dead."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     limit = math.ceil(usage.ru_utime + usage.ru_stime + 2 * seconds + 1)
     resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))
 
 
 def be_quiet() -> None:
-    """Image libraries are talkative."""
+    """Discard stderr, where image libraries report every damaged file."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)

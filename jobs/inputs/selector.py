@@ -8,13 +8,11 @@ from functools import lru_cache
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from maskfleet.jobs.images.formats import ENDINGS
 from maskfleet.jobs.inputs.containers import formats
 from maskfleet.jobs.inputs.record import LISTED, Record
 from maskfleet.jobs.storage.contract import Entry, Storage
 from maskfleet.jobs.storage.files import Files
-
-ENDINGS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".npy")
-"""File name endings of images, in any case."""
 
 METADATA = "metadata.parquet"
 """Table beside the images of a Hugging Face image folder. Not an input."""

@@ -1,1 +1,1 @@
-"""Class maps to files."""
+"""Masks: encoders and the formats in which they are stored. `formats.FORMATS` is the table of all formats."""

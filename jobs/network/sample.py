@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskfleet.jobs.errors import Changed, Denied, NotFound
-from maskfleet.jobs.images.decode import STREAM
-from maskfleet.jobs.images.decoders import Decoders, Failure, Limits
+from maskfleet.jobs.images.contract import STREAM, Failure, Limits
+from maskfleet.jobs.images.decoders import Decoders
 from maskfleet.jobs.images.streams import STREAM_BYTES, Stream, Unreadable
 from maskfleet.jobs.inputs.fetch import Inputs
 from maskfleet.jobs.inputs.record import Record

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from maskfleet.jobs.errors import StorageError
-from maskfleet.jobs.images.decoders import Failure
+from maskfleet.jobs.images.contract import Failure
 from maskfleet.jobs.ledger import statistics
 from maskfleet.jobs.ledger.commit import Commit, Object, nonce, put
 from maskfleet.jobs.ledger.manifest import Shard

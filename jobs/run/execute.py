@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from maskfleet.jobs.errors import MaskfleetError, Stopped, Unfinished
-from maskfleet.jobs.images.decoders import Failure
+from maskfleet.jobs.images.contract import Failure
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.ledger.commit import pending
 from maskfleet.jobs.run import webhook

@@ -8,7 +8,8 @@ import gc
 from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
-from maskfleet.jobs.images.decoders import CODEC, Decoded, Decoders, Limits
+from maskfleet.jobs.images.contract import Decoded, Limits
+from maskfleet.jobs.images.decoders import CODEC, Decoders
 from maskfleet.jobs.inputs.fetch import Inputs
 from maskfleet.jobs.inputs.record import Record
 from maskfleet.jobs.masks.formats import Encoder

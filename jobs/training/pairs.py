@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from maskfleet.jobs.cores import cores
 from maskfleet.jobs.errors import JobError, MaskfleetError
-from maskfleet.jobs.images.decoders import CODEC, Decoders, Limits
+from maskfleet.jobs.images.contract import Limits
+from maskfleet.jobs.images.decoders import CODEC, Decoders
 from maskfleet.jobs.inputs.fetch import Inputs
 from maskfleet.jobs.inputs.record import Record
 from maskfleet.jobs.inputs.sources import Source

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
-from maskfleet.jobs.images.decode import Undecodable, opened
+from maskfleet.jobs.images.contract import Undecodable
+from maskfleet.jobs.images.decode import turned
+from maskfleet.jobs.images.formats import recognised
 
 CODEC = "maskfleet.jobs.training.truth:decode"
 """Codec name for `jobs.images.decoders.Decoders`."""
@@ -23,7 +25,7 @@ _COLOUR = 1 << 24
 
 
 def decode(
-    data: bytes, *, channels: int, scale: float, max_pixels: int, upright: bool, room: Any = None
+    data: bytes, *, channels: int, scale: float, max_pixels: int, upright: bool, min_side: int = 1, buffer: Any = None
 ) -> tuple[NDArray[np.uint8], tuple[int, int]]:
     """Decode a mask file to one code per pixel.
 
@@ -33,7 +35,8 @@ def decode(
         scale: Factor for both sides, truncated to whole pixels; nearest neighbour.
         max_pixels: Largest accepted number of pixels, checked before decoding.
         upright: Whether to apply the EXIF orientation.
-        room: Not used; see `jobs.images.decode.decode`.
+        min_side: Not used; the side of the image decides.
+        buffer: Not used; see `jobs.images.decode.decode`.
 
     Returns:
         Little-endian codes (H, W, 4), uint8, after scaling; and the stored height and width.
@@ -44,16 +47,17 @@ def decode(
     if not data:
         raise Undecodable("empty", "the file is empty; upload it again")
     try:
-        if data.startswith(b"\x93NUMPY"):
-            codes = np.load(io.BytesIO(data), allow_pickle=False)
-        else:
-            image = opened(io.BytesIO(data), max_pixels)
-            codes = _codes(ImageOps.exif_transpose(image) if upright else image)
+        file = io.BytesIO(data)
+        image = recognised(file).open(file, max_pixels=max_pixels)
+        pixels = image.pixels()
+        codes = _codes(pixels) if isinstance(pixels, Image.Image) else pixels
         if codes.ndim != 2 or codes.dtype.kind not in "bui" or codes.size > max_pixels:
             raise Undecodable(
                 "unsupported", f"mask has shape {codes.shape} and dtype {codes.dtype}; store one integer per pixel"
             )
         codes = np.ascontiguousarray(codes).astype("<u4")
+        if upright:
+            codes = np.ascontiguousarray(turned(Image.fromarray(codes.view("<i4")), image.orientation())).astype("<u4")
     except (Undecodable, MemoryError):
         raise
     except Exception as error:  # Pillow raises almost any exception on hostile bytes

@@ -111,7 +111,7 @@ def test_workers_and_decoders_that_are_killed_cost_nothing(tmp_path, weights_fil
                     children = [
                         child
                         for child in worker.children()
-                        if "maskfleet.jobs.images.decoders" in " ".join(child.cmdline())
+                        if "maskfleet.jobs.images.decoder" in " ".join(child.cmdline())
                     ]
                     victim = children[0] if children and len(killed) % 2 else worker
                     os.kill(victim.pid, signal.SIGKILL)

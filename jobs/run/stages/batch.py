@@ -6,8 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from maskfleet.jobs.images.decode import STREAM
-from maskfleet.jobs.images.decoders import Decoded
+from maskfleet.jobs.images.contract import STREAM, Decoded
 from maskfleet.jobs.run.stages.device import Device
 from maskfleet.jobs.run.stages.shard_pass import Movement, Outcome, ShardPass
 

@@ -11,8 +11,7 @@ from functools import partial
 from typing import Literal
 
 from maskfleet.jobs.errors import Changed, Denied, NotFound
-from maskfleet.jobs.images.decode import STREAM
-from maskfleet.jobs.images.decoders import Failure, Fetched, LocalFile
+from maskfleet.jobs.images.contract import STREAM, Failure, Fetched, LocalFile
 from maskfleet.jobs.images.streams import STREAM_BYTES
 from maskfleet.jobs.inputs.containers.formats import is_member
 from maskfleet.jobs.inputs.fetch import Inputs, Reader

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskfleet.jobs.errors import Changed, Denied, NotFound
-from maskfleet.jobs.images.decoders import Failure, Limits
+from maskfleet.jobs.images.contract import Failure, Limits
 from maskfleet.jobs.images.streams import Stream, Unreadable
 from maskfleet.jobs.inputs.fetch import Inputs
 from maskfleet.jobs.masks.formats import Encoder

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from maskfleet.jobs.images.decoders import Failure
+from maskfleet.jobs.images.contract import Failure
 from maskfleet.jobs.inputs.record import Record
 from maskfleet.jobs.masks.formats import EncodedMask
 from maskfleet.jobs.timing.stage_timers import StageTimers, Wait

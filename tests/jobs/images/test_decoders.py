@@ -14,7 +14,8 @@ from PIL import Image
 
 from maskfleet.jobs.errors import MaskfleetError
 from maskfleet.jobs.images import decoders as module
-from maskfleet.jobs.images.decoders import Decoders, Failure, Limits, LocalFile
+from maskfleet.jobs.images.contract import Failure, Limits, LocalFile
+from maskfleet.jobs.images.decoders import Decoders
 from maskfleet.jobs.storage import local_file
 from maskfleet.jobs.timing.stage_timers import StageTimers
 
@@ -42,7 +43,7 @@ def faulty():
         yield decoders
 
 
-def test_images_come_back_in_order_whatever_the_group():
+def test_images_come_back_in_order_across_groups():
     images = some(50)
     with Decoders(Limits(3), processes=2) as decoders:
         found = collected(decoders, ((index * 10, png(image)) for index, image in enumerate(images)))
@@ -53,7 +54,7 @@ def test_images_come_back_in_order_whatever_the_group():
         np.testing.assert_array_equal(pixels, image)
 
 
-def test_processes_start_side_by_side():
+def test_processes_start_concurrently():
     try:
         with Decoders(Limits(3), processes=3, codec="faults.together:decode") as decoders:
             assert len(set(decoders.process_ids)) == 3
@@ -61,7 +62,7 @@ def test_processes_start_side_by_side():
         shutil.rmtree(f"/tmp/together-{os.getpid()}")
 
 
-def test_failures_are_passed_on_in_their_place():
+def test_failures_are_passed_on_in_order():
     missing = Failure("fetch", "missing", "gone")
     with Decoders(Limits(3), processes=1) as decoders:
         found = collected(decoders, [(0, png(some(1)[0])), (1, missing), (2, b"")])
@@ -71,37 +72,37 @@ def test_failures_are_passed_on_in_their_place():
 
 
 def left(path, *, etag=None, size=9):
-    """A file that the decoding process reads, and that must not be read here."""
+    """A file that the decoding process reads and this process must not."""
     return LocalFile(str(path), etag, size, lambda: pytest.fail("read here"))
 
 
-def test_files_are_read_by_the_process_that_decodes_them(tmp_path):
+def test_files_are_read_by_the_decoding_process(tmp_path):
     images = some(40)
     encoded = []
     for index, image in enumerate(images):
         (tmp_path / f"{index}.png").write_bytes(png(image))
         etag = local_file.state(os.stat(tmp_path / f"{index}.png")) if index % 2 else None
         encoded.append((index, png(image) if index % 3 == 0 else left(tmp_path / f"{index}.png", etag=etag)))
-    meters = StageTimers()
+    timers = StageTimers()
     with Decoders(Limits(3), processes=2) as decoders:
-        found = [(d.number, d.pixels.copy(), d.reading) for d in decoders.decode(encoded, meters)]
+        found = [(d.number, d.pixels.copy(), d.reading) for d in decoders.decode(encoded, timers)]
     assert [number for number, *_ in found] == list(range(40))
     for number, pixels, reading in found:
         np.testing.assert_array_equal(pixels, images[number])
         assert (reading > 0) == (number % 3 != 0)
-    assert meters.busy["fetch"] == pytest.approx(sum(reading for *_, reading in found))
-    assert 0 < meters.busy["fetch"] < meters.busy["decode"]
-    assert meters.starved["decode"] >= meters.busy["fetch"]
+    assert timers.busy["fetch"] == pytest.approx(sum(reading for *_, reading in found))
+    assert 0 < timers.busy["fetch"] < timers.busy["decode"]
+    assert timers.starved["decode"] >= timers.busy["fetch"]
 
 
-def test_a_group_ends_behind_so_many_bytes_be_they_sent_or_not():
+def test_a_group_ends_once_its_images_exceed_the_limit_in_bytes():
     size = module.GROUP_BYTES // 2
     items = [(number, left("a", size=size) if number % 2 else bytes(size)) for number in range(6)]
     images = iter(items)
-    assert [[item.number for item in module._group(images)] for _ in range(3)] == [[0, 1, 2], [3, 4, 5], []]
+    assert [[item.number for item in module._next_group(images)] for _ in range(3)] == [[0, 1, 2], [3, 4, 5], []]
 
 
-def test_what_a_process_did_not_get_is_read_here(tmp_path):
+def test_files_that_a_process_cannot_read_are_read_here(tmp_path):
     images = some(6)
     for index, image in enumerate(images):
         (tmp_path / f"{index}.png").write_bytes(png(image))
@@ -119,7 +120,7 @@ def test_what_a_process_did_not_get_is_read_here(tmp_path):
         np.testing.assert_array_equal(found[number][1], images[shown])
 
 
-def test_a_file_that_ends_its_process_costs_itself_alone(faulty, tmp_path):
+def test_a_file_that_kills_its_process_fails_alone(faulty, tmp_path):
     images = some(20)
     images[7] = codecs.marked(codecs.CRASH)
     for index, image in enumerate(images):
@@ -128,8 +129,8 @@ def test_a_file_that_ends_its_process_costs_itself_alone(faulty, tmp_path):
     assert [(number, failure.error_class) for number, _, _, failure in found if failure] == [(7, "crash")]
 
 
-def test_waiting_for_storage_is_no_fault_of_an_image(tmp_path):
-    # A pipe nobody writes to keeps its reader waiting, as storage does that is away.
+def test_waiting_for_storage_is_not_blamed_on_an_image(tmp_path):
+    # A pipe without a writer keeps its reader waiting, like storage that is down.
     os.mkfifo(tmp_path / "slow")
     (tmp_path / "1.png").write_bytes(png(some(1)[0]))
     limits = Limits(3, seconds=0.2)
@@ -139,7 +140,7 @@ def test_waiting_for_storage_is_no_fault_of_an_image(tmp_path):
 
         def write():
             time.sleep(1.5)
-            while not done.wait(0.05):  # again, for a process that was wrongly put in another's place
+            while not done.wait(0.05):  # again, for a process that wrongly replaced another
                 with suppress(OSError):
                     os.close(os.open(tmp_path / "slow", os.O_WRONLY | os.O_NONBLOCK))
 
@@ -152,38 +153,6 @@ def test_waiting_for_storage_is_no_fault_of_an_image(tmp_path):
     assert [failure and failure.error_class for *_, failure in found] == ["empty", None]
 
 
-def test_files_that_are_waited_for_are_read_at_once(tmp_path, monkeypatch):
-    paths = []
-    for number in range(16):
-        (tmp_path / str(number)).write_bytes(bytes([number]))
-        paths.append([str(tmp_path / str(number)), None])
-    reader = module._Reader()
-    at_once, most = [], []
-    real = local_file.read
-
-    def slow(path, etag):
-        at_once.append(path)
-        most.append(len(at_once))
-        time.sleep(0.02)
-        at_once.remove(path)
-        return real(path, etag)
-
-    monkeypatch.setattr(local_file, "read", slow)
-    data, first = reader.read(paths)
-    assert (data, max(most)) == ([bytes([number]) for number in range(16)], 1)
-    most.clear()
-    data, second = reader.read(paths)
-    assert data == [bytes([number]) for number in range(16)]
-    assert max(most) > 1
-    assert 0 < second < first
-    monkeypatch.setattr(local_file, "read", real)
-    reader.read(paths)
-    monkeypatch.setattr(local_file, "read", slow)
-    most.clear()
-    reader.read(paths)
-    assert max(most) == 1
-
-
 @pytest.mark.parametrize(
     ("kind", "error_class"),
     [
@@ -194,7 +163,7 @@ def test_files_that_are_waited_for_are_read_at_once(tmp_path, monkeypatch):
         (codecs.RAISE, "corrupt"),
     ],
 )
-def test_an_image_that_ends_its_process_costs_itself_alone(faulty, kind, error_class):
+def test_an_image_that_kills_its_process_fails_alone(faulty, kind, error_class):
     images = some(20)
     images[7] = codecs.marked(kind)
     found = collected(faulty, enumerate(map(png, images)))
@@ -207,7 +176,7 @@ def test_an_image_that_ends_its_process_costs_itself_alone(faulty, kind, error_c
             np.testing.assert_array_equal(pixels, images[index])
 
 
-def test_several_killers_in_one_group(faulty):
+def test_several_deadly_images_in_one_group(faulty):
     images = some(16)
     images[0], images[8], images[15] = (codecs.marked(codecs.CRASH) for _ in range(3))
     failed = [index for index, _, _, failure in collected(faulty, enumerate(map(png, images))) if failure]
@@ -246,7 +215,7 @@ def test_a_stopped_process_is_replaced():
     assert [failure for *_, failure in found] == [None] * 3
 
 
-def test_what_does_not_fit_into_a_slot_takes_the_next():
+def test_images_beyond_a_slot_take_the_next_one():
     limits = Limits(3, max_pixels=64 * 64)
     images = [np.full((60, 60, 3), index, np.uint8) for index in range(40)]
     with Decoders(limits, processes=2) as decoders:
@@ -271,7 +240,7 @@ def test_two_users_share_the_processes(faulty):
     assert results == {1: True, 2: True}
 
 
-def test_a_user_that_leaves_early_gives_its_room_back(faulty):
+def test_a_user_that_stops_early_gives_its_slots_back(faulty):
     for _ in range(20):
         for decoded in faulty.decode(enumerate(map(png, some(60)))):
             if decoded.number == 3:
@@ -295,6 +264,6 @@ def test_nothing_is_left_behind():
     assert not any(psutil.pid_exists(pid) for pid in processes)
 
 
-def test_a_codec_that_is_not_there_is_named():
+def test_a_missing_codec_is_named():
     with pytest.raises(MaskfleetError, match="does not start .*no_such_module"):
         Decoders(Limits(3), processes=1, codec="no_such_module:decode")

@@ -1,4 +1,4 @@
-"""Processes for hostile bytes: what they get, what they may, and how their end is told."""
+"""Isolated processes: what they inherit, their limits, and how their end is reported."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def started():
         process.stop()
 
 
-def test_it_gets_no_credentials_and_a_session_of_its_own(started, monkeypatch):
+def test_it_has_no_credentials_and_its_own_session(started, monkeypatch):
     for name in ("AWS_SECRET_ACCESS_KEY", "RAY_AUTH_TOKEN", "HOME", "ANY_OTHER"):
         monkeypatch.setenv(name, "canary-4711")
     process = started("environment")
@@ -34,7 +34,7 @@ def test_it_gets_no_credentials_and_a_session_of_its_own(started, monkeypatch):
     assert alone  # a Ctrl-C in the terminal does not reach it
 
 
-def test_its_pixels_are_shared_not_sent(started):
+def test_pixels_are_shared_and_not_sent(started):
     block = shared_block(4096)
     process = started("writes", block=block.descriptor)
     assert process.connection.recv_bytes() == b"done"
@@ -44,21 +44,21 @@ def test_its_pixels_are_shared_not_sent(started):
         os.fstat(block.descriptor)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process its own size")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process its size")
 def test_its_memory_is_limited(started):
     process = started("eats")
     assert process.connection.recv_bytes() == str(2**26).encode()
     assert process.connection.recv_bytes() == b"refused"
 
 
-def test_the_kernel_ends_what_spins(started):
+def test_the_kernel_ends_a_process_that_spins(started):
     process = started("spins")
     assert process.connection.poll(20)  # the other end is closed
     with pytest.raises(EOFError):
         process.connection.recv_bytes()
 
 
-def test_why_it_did_not_start_is_told(started):
+def test_the_reason_for_a_failed_start_is_told(started):
     with pytest.raises(DidNotStart, match="it has no library for that") as error:
         started("raises")
     assert error.value.by_itself

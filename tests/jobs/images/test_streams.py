@@ -1,4 +1,4 @@
-"""Images read in rows: the pixels of whole decoding, in bounded memory, and a reason where not."""
+"""Images read in rows have the pixels of whole decoding, or a named refusal."""
 
 import io
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from maskfleet.jobs.images.contract import Limits
 from maskfleet.jobs.images.decode import decode
-from maskfleet.jobs.images.decoders import Limits
 from maskfleet.jobs.images.streams import Stream, Unreadable
 
 pytest.importorskip("pyvips", reason="needs the extra 'large'")
@@ -62,15 +62,17 @@ def test_rows_are_those_of_whole_decoding(name, channels, tmp_path):
     expected, size = decode(path.read_bytes(), channels=channels)
     with path.open("rb") as opened, Stream(opened.fileno(), Limits(channels)) as stream:
         assert (stream.height, stream.width) == size
-        # As tiles ask: with overlaps, and the last ones close together.
+        # Tiles ask with overlaps, and the last ones lie close together.
         for start, stop in ((0, 150), (64, 214), (128, 300), (160, 310)):
             np.testing.assert_array_equal(stream.read(start, stop)[0], expected[start:stop])
 
 
-def test_pages_bombs_and_damage_are_named(tmp_path):
+def test_pages_bombs_and_damage_are_refused_by_name(tmp_path):
     first = Image.fromarray(RGB)
     whole = io.BytesIO()
     first.save(whole, "PNG")
+    jpeg = io.BytesIO()
+    first.save(jpeg, "JPEG")
     bmp = io.BytesIO()
     first.save(bmp, "BMP")
     pages = io.BytesIO()
@@ -82,6 +84,7 @@ def test_pages_bombs_and_damage_are_named(tmp_path):
         (whole.getvalue(), Limits(3, scale=0.5), "unsupported"),
         (whole.getvalue(), Limits(4), "unsupported"),
         (whole.getvalue()[:50_000], Limits(3), "corrupt"),
+        (jpeg.getvalue()[:20_000], Limits(3), "corrupt"),
         (bmp.getvalue(), Limits(3), "unsupported"),
     ]
     for data, limits, error_class in cases:
@@ -93,7 +96,7 @@ def test_pages_bombs_and_damage_are_named(tmp_path):
         assert "\n" not in error.value.failure.message
 
 
-def test_a_reader_that_dies_costs_its_image_alone(tmp_path):
+def test_a_reader_that_dies_fails_its_image_alone(tmp_path):
     path = file(tmp_path, Image.fromarray(RGB), "PNG")
     with path.open("rb") as opened, Stream(opened.fileno(), Limits(3)) as stream:
         stream._process._process.kill()
@@ -102,7 +105,7 @@ def test_a_reader_that_dies_costs_its_image_alone(tmp_path):
     assert error.value.failure.error_class == "crash"
 
 
-def test_smaller_copies_of_a_page_are_no_pages(tmp_path):
+def test_smaller_copies_are_not_counted_as_pages(tmp_path):
     tifffile = pytest.importorskip("tifffile", reason="needs the extra 'geo'")
     with tifffile.TiffWriter(tmp_path / "image") as writer:
         writer.write(RGB, photometric="rgb", metadata=None)

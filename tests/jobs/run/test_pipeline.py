@@ -2,7 +2,7 @@ import gc
 
 import pytest
 
-from maskfleet.jobs.images.decoders import Failure
+from maskfleet.jobs.images.contract import Failure
 from maskfleet.jobs.inputs.fetch import Reader
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.run import pipeline as module

@@ -1,0 +1,126 @@
+"""What goes into decoding and comes out of it: limits, encoded images, pixels and failures.
+
+Knows nothing about processes and image formats.
+"""
+
+import math
+import mmap
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+STREAM_PIXELS = 89_478_485
+"""Pixels of the largest image that is decoded whole; larger ones are read in rows (`jobs.images.streams`). Equals
+Pillow's own warning limit."""
+
+STREAM = "stream"
+"""Error class of an image that must be read in rows."""
+
+
+class Undecodable(Exception):
+    """The bytes give no image.
+
+    Args:
+        error_class: `empty`, `unidentified`, `corrupt`, `unsupported`, `too_large`, `too_small`, `memory` or `STREAM`.
+        message: One sentence with the remedy.
+
+    Attributes:
+        error_class: As given.
+    """
+
+    def __init__(self, error_class: str, message: str) -> None:
+        super().__init__(message)
+        self.error_class = error_class
+
+
+class Failure(NamedTuple):
+    """Reason why an image has no mask.
+
+    Attributes:
+        stage: `fetch`, `decode`, `segment`, `encode` or `worker`.
+        error_class: One word for programs.
+        message: One sentence for people, with the remedy.
+    """
+
+    stage: str
+    error_class: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one image becomes, and what decoding it may cost.
+
+    Attributes:
+        channels: Channels that the network takes.
+        scale: Factor by which both sides are resized.
+        upright: Whether images are turned as their EXIF orientation says.
+        max_pixels: Pixels of the largest image that is accepted, as stored.
+        seconds: Seconds that one image may take.
+        memory: Bytes that a process may allocate beside the shared block.
+        min_side: Smallest side of an image that the network accepts, in px.
+    """
+
+    channels: int
+    scale: float = 1.0
+    upright: bool = False
+    max_pixels: int = STREAM_PIXELS
+    seconds: float = 20.0
+    memory: int = 2 * 2**30
+    min_side: int = 16
+
+    @property
+    def slot(self) -> int:
+        """Bytes that hold the pixels of any image that is decoded whole, in whole pages."""
+        pixels = math.ceil(min(self.max_pixels, STREAM_PIXELS) * max(1.0, self.scale**2))
+        page = mmap.ALLOCATIONGRANULARITY
+        return -(-pixels * self.channels // page) * page
+
+
+class LocalFile(NamedTuple):
+    """An encoded image that a decoding process reads itself, so that its bytes never cross processes.
+
+    Attributes:
+        path: Path of the file.
+        etag: Expected state of the file, see `jobs.storage.local_file.read`; None if any will do.
+        size: Expected size in bytes.
+        read: Reads the file in this process, or returns the reason why it cannot. Called if the decoding process could
+            not read it.
+    """
+
+    path: str
+    etag: str | None
+    size: int
+    read: "Callable[[], bytes | Failure]"
+
+
+Fetched = bytes | LocalFile | Failure
+"""What fetching gives: the bytes of a file, a local file, or a failure."""
+
+
+class Decoded(NamedTuple):
+    """What decoding gives.
+
+    Attributes:
+        number: Number of the image, as passed in.
+        pixels: uint8 (H, W, C) in shared memory, valid until the next image is requested; None on failure.
+        size: Height and width of the mask in px; (0, 0) on failure.
+        seconds: Seconds of decoding.
+        failure: Reason why there are no pixels; None on success.
+        reading: Seconds that the decoding process took to read the file; an equal share of its group's time.
+    """
+
+    number: int
+    pixels: NDArray[np.uint8] | None
+    size: tuple[int, int]
+    seconds: float
+    failure: Failure | None
+    reading: float = 0.0
+
+    @classmethod
+    def failed(cls, number: int, failure: Failure, *, seconds: float = 0.0, reading: float = 0.0) -> "Decoded":
+        """Return the result of an image without pixels."""
+        return cls(number, None, (0, 0), seconds, failure, reading)

@@ -1,0 +1,144 @@
+"""Image formats: how a file is recognised and what reads it. Each is one module and one line of `FORMATS`.
+
+A format's module opens a file and hands out its pixels as stored. Rules shared by all formats lie elsewhere: limits of
+size and frames here, channels and bit depths in `jobs.images.channels`, orientation and scaling in
+`jobs.images.decode`.
+
+The planner takes file endings from here, so this module loads no image library; a format's module is imported on first
+use.
+"""
+
+import importlib
+import re
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskfleet.jobs.images.contract import Undecodable
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_HEAD = 256
+"""Bytes from which a format is recognised."""
+
+
+class ImageFile(Protocol):
+    """An image whose header is read. Subclasses override the defaults they need to.
+
+    Attributes:
+        width: Stored width in px.
+        height: Stored height in px.
+    """
+
+    width: int
+    height: int
+
+    def frames(self) -> int:
+        """Return the number of independent images in the file; smaller copies and masks of another do not count."""
+        return 1
+
+    def pixels(self) -> "Image.Image | NDArray[Any]":
+        """Decode the whole image.
+
+        Returns:
+            The pixels on the stored grid, whatever the EXIF orientation: a Pillow image, or an array (H, W) or
+            (H, W, C) of any dtype. `jobs.images.channels.planes_of` interprets both.
+        """
+
+    def orientation(self) -> int:
+        """Return the EXIF orientation, 1 to 8; 1 if none is stated. Called after `pixels`, or without them."""
+        return 1
+
+    def rgb(self, data: bytes, buffer: NDArray[np.uint8] | None) -> NDArray[np.uint8] | None:
+        """Decode a colour image on a faster path that gives the same pixels.
+
+        Args:
+            data: Bytes of the file.
+            buffer: Flat memory in which the pixels may lie from its beginning, if they fit.
+
+        Returns:
+            uint8 (H, W, 3); None if this image has no faster path.
+        """
+        return None
+
+
+class Format(NamedTuple):
+    """A line of the table.
+
+    Attributes:
+        name: Name for people.
+        endings: Endings of file names, in lower case.
+        signature: Regular expression for the first bytes of a file.
+        reader: Module with a function `read_header(file: IO[bytes]) -> ImageFile`.
+        in_rows: Whether libvips reads large images of this format row by row.
+    """
+
+    name: str
+    endings: tuple[str, ...]
+    signature: bytes
+    reader: str
+    in_rows: bool = False
+
+    def open(self, file: IO[bytes], *, max_pixels: int) -> ImageFile:
+        """Read the header of an image.
+
+        Args:
+            file: Open file, seekable.
+            max_pixels: Pixels of the largest image that is accepted.
+
+        Raises:
+            Undecodable: The image is damaged or too large, or the file holds several.
+        """
+        file.seek(0)
+        image: ImageFile = importlib.import_module(self.reader).read_header(file)
+        pixels = image.width * image.height
+        if pixels > max_pixels:
+            raise Undecodable(
+                "too_large",
+                f"{pixels} pixels and run.max_image_pixels is {max_pixels}; raise it if the image is genuine",
+            )
+        if (frames := image.frames()) > 1:
+            raise Undecodable("unsupported", f"{frames} frames or pages in one file; split it into single images")
+        return image
+
+
+FORMATS: tuple[Format, ...] = (
+    Format("JPEG", (".jpg", ".jpeg"), rb"\xff\xd8\xff", "maskfleet.jobs.images.readers.jpeg", in_rows=True),
+    Format("PNG", (".png",), rb"\x89PNG\r\n\x1a\n", "maskfleet.jobs.images.readers.png", in_rows=True),
+    Format("TIFF", (".tif", ".tiff"), rb"(II|MM)([*+]\0|\0[*+])", "maskfleet.jobs.images.readers.tiff", in_rows=True),
+    Format("WebP", (".webp",), rb"RIFF....WEBP", "maskfleet.jobs.images.readers.webp", in_rows=True),
+    Format("BMP", (".bmp",), rb"BM", "maskfleet.jobs.images.readers.bmp"),
+    Format(".npy", (".npy",), rb"\x93NUMPY", "maskfleet.jobs.images.readers.npy"),
+)
+"""The only formats that are ever opened. They are recognised by content, whatever the name of the file."""
+
+ENDINGS = tuple(ending for format_ in FORMATS for ending in format_.endings)
+"""Endings, in lower case, by which image files are found in folders."""
+
+
+def recognised(file: IO[bytes]) -> Format:
+    """Return the format of a file.
+
+    Raises:
+        Undecodable: It is none of `FORMATS`.
+    """
+    file.seek(0)
+    head = file.read(_HEAD)
+    for format_ in FORMATS:
+        if re.match(format_.signature, head, re.DOTALL):
+            return format_
+    raise unidentified(head)
+
+
+def unidentified(head: bytes) -> Undecodable:
+    """Return the refusal of a file that begins with these bytes and is no image."""
+    *names, last = (format_.name for format_ in FORMATS)
+    return Undecodable("unidentified", f"not a {', '.join(names)} or {last} file but {_looks_like(head)}")
+
+
+def _looks_like(head: bytes) -> str:
+    if head.lstrip()[:1] in (b"<", b"{"):
+        return "text (an error page in place of the image?)"
+    return f"bytes that begin with {head[:8].hex(' ')}"

@@ -1,0 +1,1 @@
+"""Readers of image formats, a module each."""

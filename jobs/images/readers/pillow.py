@@ -1,0 +1,53 @@
+"""What formats that Pillow reads have in common."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO
+
+from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.ImageFile import ImageFile as Plugin
+
+from maskfleet.jobs.images.formats import ImageFile, unidentified
+
+
+class PillowFile(ImageFile):
+    """An image whose header Pillow has read.
+
+    Args:
+        file: Open file.
+        plugin: The only Pillow plugin that may read it.
+
+    Raises:
+        Undecodable: The plugin does not take it for an image.
+    """
+
+    def __init__(self, file: IO[bytes], plugin: type[Plugin]) -> None:
+        try:
+            with _without_limit(), warnings.catch_warnings(action="ignore"):
+                self.image = Image.open(file, formats=(str(plugin.format),))
+        except UnidentifiedImageError as error:
+            file.seek(0)
+            raise unidentified(file.read(256)) from error
+        self.width, self.height = self.image.size
+
+    def frames(self) -> int:
+        with warnings.catch_warnings(action="ignore"):
+            return int(getattr(self.image, "n_frames", 1))
+
+    def pixels(self) -> Image.Image:
+        self.image.load()
+        return self.image
+
+    def orientation(self) -> int:
+        return int(self.image.getexif().get(ExifTags.Base.Orientation, 1))
+
+
+@contextmanager
+def _without_limit() -> Iterator[None]:
+    """Suspend Pillow's limit of pixels; `jobs.images.formats` has its own."""
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before

@@ -1,0 +1,149 @@
+"""The program of a process that reads one large image in rows; see `jobs.images.streams`.
+
+libvips reads them (pyvips, the extra `large`): of the readers that were tried, only libvips gives rows of TIFF (strips
+or tiles, any compression), PNG and JPEG in bounded memory. Pillow decodes whole images only; tifffile reads no PNG, and
+no LZW without further packages. Rows are converted for the network as in `jobs.images.channels`.
+"""
+
+import importlib
+import io
+import json
+import mmap
+import os
+import sys
+from collections.abc import Callable
+from functools import partial
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from maskfleet.jobs.images.channels import from_unit, narrowed, planes_of
+from maskfleet.jobs.images.contract import Limits, Undecodable
+from maskfleet.jobs.images.decode import corrupt, not_in_rows, too_small
+from maskfleet.jobs.images.formats import ImageFile, recognised
+from maskfleet.jobs.images.isolation import be_quiet, limit_memory, limit_time
+
+_DTYPES = {"uchar": "u1", "ushort": "u2", "float": "f4"}
+_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+_COLOURS = ("b-w", "grey16", "srgb", "rgb", "rgb16", "multiband")
+
+
+class _Rows:
+    """Rows of an open image, as the network sees them.
+
+    Args:
+        file: Descriptor of the open file.
+        limits: Limits of the image.
+
+    Raises:
+        Undecodable: The image cannot be read in rows.
+    """
+
+    def __init__(self, file: int, limits: Limits) -> None:
+        self._channels = limits.channels
+        header = _header(file, limits)
+        try:
+            pyvips = importlib.import_module("pyvips")
+        except ImportError as error:
+            message = f"{header.width}×{header.height} px are read in rows; run: pip install 'maskfleet[large]'"
+            raise Undecodable("unsupported", message) from error
+        os.lseek(file, 0, os.SEEK_SET)
+        source = pyvips.Source.new_from_descriptor(file)
+        # By default libvips fills what a truncated file lacks.
+        self._image = pyvips.Image.new_from_source(source, "", access="sequential", fail_on="error")
+        self.height, self.width = int(self._image.height), int(self._image.width)
+        if self._image.format not in _DTYPES:
+            raise Undecodable("unsupported", f"pixels of type {self._image.format} state no range; store 8 or 16 bits")
+        if min(self.width, self.height) < limits.min_side:
+            raise too_small(self.width, self.height, min_side=limits.min_side)
+        self._region = pyvips.Region.new(self._image)
+
+    def read(self, start: int, count: int) -> NDArray[np.uint8]:
+        """Decode `count` rows (count, W, C) from row `start` on."""
+        image = self._image
+        data = self._region.fetch(0, start, image.width, count)
+        samples = np.frombuffer(data, _DTYPES[image.format]).reshape(count, image.width, image.bands)
+        planes = planes_of(_as_pillow(samples, image.interpretation), self._channels)
+        return np.dstack([np.asarray(plane) for plane in planes])
+
+
+def _header(descriptor: int, limits: Limits) -> ImageFile:
+    with io.FileIO(os.dup(descriptor)) as raw, io.BufferedReader(raw) as file:
+        format_ = recognised(file)
+        if not format_.in_rows:
+            raise not_in_rows(format_, "this size")
+        header = format_.open(file, max_pixels=limits.max_pixels)
+        if limits.scale != 1:
+            raise Undecodable("unsupported", "an image that is read in rows cannot be scaled; set inference.scale = 1")
+        if limits.upright and header.orientation() != 1:
+            raise Undecodable("unsupported", "an image that is read in rows cannot be turned; store it upright")
+        return header
+
+
+def _as_pillow(samples: NDArray[Any], interpretation: str) -> Image.Image:
+    """Return rows as the image that Pillow would have decoded."""
+    bands = samples.shape[2]
+    mode = "CMYK" if interpretation == "cmyk" and bands == 4 else _MODES.get(bands)
+    if mode is None or (interpretation not in _COLOURS and mode != "CMYK"):
+        raise Undecodable("unsupported", f"{bands} bands of {samples.dtype} ({interpretation}) cannot be read in rows")
+    if samples.dtype == np.uint16:
+        # 16-bit colour is reduced to its high byte, as Pillow does.
+        samples = narrowed(samples) if bands == 1 else (samples >> 8).astype(np.uint8)
+    elif samples.dtype == np.float32:
+        samples = from_unit(samples)
+    planes = [Image.fromarray(np.ascontiguousarray(samples[..., band])) for band in range(bands)]
+    return planes[0] if bands == 1 else Image.merge(mode, planes)
+
+
+def serve(settings: dict[str, Any], connection: Connection) -> None:
+    """Answer one request after another until the other side closes the connection."""
+    limits = Limits(**settings["limits"])
+    connection.send_bytes(b"ready")
+    be_quiet()
+    limit_memory(limits.memory)
+    block = np.frombuffer(mmap.mmap(settings["block"], settings["size"]), np.uint8)
+    limit_time(limits.seconds)
+    opened: list[_Rows] = []
+
+    def header() -> dict[str, Any]:
+        rows = _Rows(settings["file"], limits)
+        opened.append(rows)
+        return {"height": rows.height, "width": rows.width}
+
+    def read(start: int, count: int) -> dict[str, Any]:
+        pixels = opened[0].read(start, count)
+        block[: pixels.size] = pixels.reshape(-1)
+        return {}
+
+    _reply(connection, header)
+    while True:
+        try:
+            request = json.loads(connection.recv_bytes())
+        except EOFError:
+            return
+        limit_time(limits.seconds)
+        _reply(connection, partial(read, request["start"], request["count"]))
+
+
+def _reply(connection: Connection, work: Callable[[], dict[str, Any]]) -> None:
+    try:
+        answer = work()
+    except MemoryError:
+        answer = {"error_class": "memory", "message": "reading it in rows needs more than run.decode_memory"}
+    except Exception as error:  # hostile bytes make image libraries raise nearly anything
+        refusal = error if isinstance(error, Undecodable) else corrupt(error)
+        answer = {"error_class": refusal.error_class, "message": str(refusal)}
+    connection.send_bytes(json.dumps(answer).encode())
+
+
+def main() -> None:
+    """Serve the connection that the first argument names."""
+    settings = json.loads(sys.argv[1])
+    serve(settings, Connection(settings["socket"]))
+
+
+if __name__ == "__main__":
+    main()
