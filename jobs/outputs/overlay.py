@@ -5,7 +5,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from maskfleet.jobs.errors import Changed, JobError, NotFound
-from maskfleet.jobs.images.decoders import Decoders, Limits
+from maskfleet.jobs.images.contract import Limits
+from maskfleet.jobs.images.decoders import Decoders
 from maskfleet.jobs.inputs.fetch import Inputs
 from maskfleet.jobs.inputs.record import Record
 from maskfleet.jobs.outputs.palette import voc_palette
