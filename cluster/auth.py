@@ -1,18 +1,18 @@
-"""How a client says who it is to a Ray cluster. Must be settled before Ray is imported, which reads it once."""
+"""How a client authenticates to a Ray cluster. Ray reads these settings once, when it is imported."""
 
 import os
 from pathlib import Path
 
 
 def settle() -> None:
-    """Use a token where there is one.
+    """Make Ray send its token if this user has one. Call it before importing Ray.
 
-    Ray's own server finds a token file by itself and then asks every client for it, while its clients
-    send none until RAY_AUTH_MODE tells them to.
+    Ray's server finds a token file by itself and then demands the token from every client, but its clients only send
+    one if RAY_AUTH_MODE is set.
     """
     default = Path.home() / ".ray" / "auth_token"
     if default.is_file() and default.stat().st_uid == os.getuid() and default.stat().st_mode & 0o077:
-        default.chmod(0o600)  # Ray writes it for every user of the machine to read
+        default.chmod(0o600)  # Ray writes it readable by every user of the machine
     if "RAY_AUTH_MODE" in os.environ:
         return
     if any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")) or default.is_file():

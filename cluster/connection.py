@@ -45,6 +45,10 @@ class _NoFolders(list[str]):
     def extend(self, folders: Iterable[str]) -> None:
         """Take nothing."""
 
+    def __bool__(self) -> bool:
+        """Be true while empty: Ray replaces a false value by a list of its own."""
+        return True
+
 
 @contextmanager
 def connected(address: str | None, environment: Mapping[str, str]) -> Iterator[dict[str, Any] | None]:

@@ -1,4 +1,4 @@
-"""The log of a command: one JSON object a line, with run, shard and attempt; kept beside the run's other records."""
+"""The log of a run: one JSON object per line, stored with the other records of the run."""
 
 import json
 import logging
@@ -9,7 +9,8 @@ from typing import Any
 from maskfleet.jobs.errors import MaskfleetError, redacted
 from maskfleet.jobs.run.begin import Run
 
-_FLUSH = 30.0
+_FLUSH_SECONDS = 30.0
+"""Seconds between two files of events in the output."""
 
 _log = logging.getLogger("maskfleet")
 
@@ -29,23 +30,23 @@ class EventLog:
         self._part = 0
 
     def write(self, event: str, *, level: int = logging.INFO, **fields: Any) -> None:
-        """Note an event.
+        """Log an event.
 
         Args:
-            event: What, in a word or two.
-            level: Python's, for the logger.
-            fields: More of it; credentials are taken out.
+            event: Name of the event, such as "shard done".
+            level: Level for Python's logger.
+            fields: Further content of the line. Credentials are removed.
         """
         now = datetime.now(UTC)
         line = {"time": now.isoformat(timespec="milliseconds"), "event": event, "run": self._run.run_id, **fields}
         text = redacted(json.dumps(line, default=str))
         _log.log(level, "%s", text)
         self._lines.append(f"{text}\n")
-        if (now - self._flushed).total_seconds() > _FLUSH:
+        if (now - self._flushed).total_seconds() > _FLUSH_SECONDS:
             self.flush()
 
     def flush(self) -> None:
-        """Write what has come together as one more file; where storage is away it stays for the next time."""
+        """Store the events since the last flush as one more file. If storage fails, the next flush includes them."""
         if not self._lines:
             return
         self._flushed = datetime.now(UTC)

@@ -1,6 +1,6 @@
-"""What a run tells Prometheus, through Ray: every node of a cluster exports it as `ray_<name>`.
+"""Metrics of a run for Prometheus, exported by every node of a Ray cluster as `ray_maskfleet_<name>`.
 
-All of it comes from the driver, out of the reports that it gets anyway, so that no image costs a call.
+The driver updates all of them from the reports of its workers, so no image costs an extra call.
 """
 
 from collections.abc import Iterator
@@ -11,6 +11,8 @@ from ray.util.metrics import Counter, Gauge, Histogram
 from maskfleet.jobs.run.attempt import ShardReport
 
 _SECONDS = [1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800]
+"""Bounds of the histogram of seconds per shard."""
+
 _TAGS = ("job",)
 
 
@@ -18,27 +20,29 @@ class Metrics:
     """The metrics of a run.
 
     Args:
-        job: Its job's name, by which they are told apart.
+        job: Name of the job, the label of all its metrics.
     """
 
     def __init__(self, job: str) -> None:
-        def made(kind: Any, name: str, description: str, *tags: str, **more: Any) -> Any:
-            metric = kind(f"maskfleet_{name}", description, tag_keys=(*_TAGS, *tags), **more)
-            metric.set_default_tags({"job": job})
-            return metric
+        def metric(kind: Any, name: str, description: str, *tags: str, **more: Any) -> Any:
+            made = kind(f"maskfleet_{name}", description, tag_keys=(*_TAGS, *tags), **more)
+            made.set_default_tags({"job": job})
+            return made
 
-        self._images = made(Counter, "images", "Images with an outcome.", "outcome")
-        self._failures = made(Counter, "failures", "Failed images, by error class.", "error_class")
-        self._stage_seconds = made(Counter, "stage_seconds", "Seconds of work, by stage.", "stage")
-        self._shard_seconds = made(Histogram, "shard_seconds", "Seconds that a shard took.", boundaries=_SECONDS)
-        self._lost = made(Counter, "workers_lost", "Workers lost, and attempts that raised.")
-        self._workers = made(Gauge, "workers", "Workers, by state.", "state")
-        self._queue = made(Gauge, "queue_shards", "Shards, by where they are.", "queue")
-        self._queued_images = made(Gauge, "queue_images", "Images, by where they are.", "queue")
-        self._share = made(Gauge, "device_share", "Share of the ready workers' time that their devices worked.")
+        self._images = metric(Counter, "images", "Finished images, by outcome.", "outcome")
+        self._failures = metric(Counter, "failures", "Failed images, by error class.", "error_class")
+        self._stage_seconds = metric(Counter, "stage_seconds", "Busy seconds, by stage.", "stage")
+        self._shard_seconds = metric(Histogram, "shard_seconds", "Seconds per shard.", boundaries=_SECONDS)
+        self._lost = metric(Counter, "workers_lost", "Lost workers, and attempts that raised an error.")
+        self._workers = metric(Gauge, "workers", "Workers, by state.", "state")
+        self._queue = metric(Gauge, "queue_shards", "Unfinished shards, by queue.", "queue")
+        self._queued_images = metric(Gauge, "queue_images", "Unfinished images, by queue.", "queue")
+        self._share = metric(
+            Gauge, "device_share", "Share of the time of ready workers in which their devices are busy."
+        )
 
     def report(self, report: ShardReport) -> None:
-        """A shard is on record."""
+        """Count a committed shard."""
         failed = report.commit.failed
         for outcome, count in (("ok", report.commit.images - failed), ("failed", failed)):
             self._images.inc(count, {"outcome": outcome}) if count else None
@@ -50,20 +54,20 @@ class Metrics:
             self._shard_seconds.observe(report.seconds)
 
     def lost(self) -> None:
-        """A worker was lost, or raised."""
+        """Count a lost worker, or an attempt that raised an error."""
         self._lost.inc()
 
     def fleet(
         self, *, ready: int, pending: int, waiting: tuple[int, int], in_work: tuple[int, int], device_share: float
     ) -> None:
-        """How things stand.
+        """Publish the state of the fleet.
 
         Args:
-            ready: Workers that are.
-            pending: Workers that were asked for.
-            waiting: Shards that nobody has yet, and images in them.
-            in_work: Shards that workers have, and images in them.
-            device_share: Of the ready workers' time.
+            ready: Workers ready for shards.
+            pending: Workers requested and not yet ready.
+            waiting: Shards without a worker, and the images in them.
+            in_work: Shards with a worker, and the images in them.
+            device_share: Share of the ready workers' time spent on their devices, in [0, 1].
         """
         for state, count in (("ready", ready), ("pending", pending)):
             self._workers.set(count, {"state": state})
@@ -74,9 +78,8 @@ class Metrics:
 
 
 def exported() -> Iterator[str]:
-    """The names that Prometheus sees, for the dashboard's test."""
-    shown = Metrics("names")
-    for metric in vars(shown).values():
+    """Yield the names of all metrics in Prometheus."""
+    for metric in vars(Metrics("names")).values():
         name = f"ray_{metric.info['name']}"
         if isinstance(metric, Histogram):
             yield from (f"{name}_{part}" for part in ("bucket", "sum", "count"))

@@ -1,4 +1,4 @@
-"""A Ray cluster on AWS for `ray up`, as data, and the image that clusters run."""
+"""A Ray cluster on AWS for `ray up`, as data, and the Dockerfile of the image for all clusters."""
 
 from importlib.metadata import version
 from typing import Any
@@ -10,7 +10,10 @@ _START = "ulimit -n 65536; RAY_USAGE_STATS_ENABLED=0 RAY_AUTH_MODE=token ray sta
 
 
 def cluster_config(job: Job) -> dict[str, Any]:
-    """What `ray up` reads: a head that takes no work, workers on spot, everything pinned by the image."""
+    """Return the configuration for `ray up`: a head without work, and workers on spot machines if the job allows it.
+
+    All versions are those of the image.
+    """
     wanted = job.cluster
     least, most = nodes_of(job)
     machine: dict[str, Any] = {"IamInstanceProfile": {"Name": wanted.service_account}}
@@ -37,7 +40,7 @@ def cluster_config(job: Job) -> dict[str, Any]:
             },
         },
         "head_node_type": "head",
-        # Ray's default would install a nightly Ray here.
+        # Empty: Ray's default installs a nightly version of Ray.
         "setup_commands": [],
         "head_setup_commands": [],
         "worker_setup_commands": [],
@@ -50,16 +53,20 @@ def cluster_config(job: Job) -> dict[str, Any]:
 
 
 def dockerfile() -> str:
-    """The image, built at the root of the checkout. CUDA comes with torch's wheels, the driver with the node."""
+    """Return the Dockerfile of the image, for a build at the root of the checkout.
+
+    torch's wheels bring CUDA, and the node brings the driver.
+    """
     return f"""# Build at the root of the checkout: docker build -t maskfleet:{version("maskfleet")} -f Dockerfile .
 FROM nvidia/cuda:12.8.1-base-ubuntu24.04
 COPY --from=registry.k8s.io/kubectl:v1.34.1 /bin/kubectl /usr/local/bin/kubectl
-# wget is for KubeRay's probes.
+# KubeRay's probes use wget.
 RUN apt-get update && apt-get install -y --no-install-recommends python3 python3-venv wget rsync \\
     && rm -rf /var/lib/apt/lists/* \\
     && (userdel -r ubuntu || true) && useradd --create-home --uid 1000 ray
 WORKDIR /opt/maskfleet
 COPY constraints.txt pyproject.toml README.md LICENSE ./
+COPY maskfleet maskfleet
 COPY unet unet
 COPY jobs jobs
 COPY cluster cluster

@@ -1,7 +1,7 @@
-"""Kubernetes objects of a job, as data: a RayJob, and what starts it every night. Nothing is applied here.
+"""Kubernetes objects of a job, as data: a RayJob, and its nightly start. Nothing is applied here.
 
-Fields are KubeRay 1.7's. What only its operator checks is kept here by construction: a time to live
-goes with shutdownAfterJobFinishes, names are short enough for what is derived from them.
+Fields are those of KubeRay 1.7. Two rules are checked by its operator only, so the code keeps them: a time to live
+requires shutdownAfterJobFinishes, and names leave room for the suffixes added to them.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.job.sections import WorkerRange
 
 _LONGEST_NAME = 36
-"""KubeRay adds to a RayCronJob's name, and Kubernetes to a CronJob's, up to 63."""
+"""KubeRay adds suffixes to the name of a RayCronJob, and Kubernetes to that of a CronJob. The sum may have 63."""
 
 _FOLDER = "/etc/maskfleet"
 _START_AND_END = 3600
@@ -25,12 +25,12 @@ _SPOT_TAINTS = ("cloud.google.com/gke-spot", "kubernetes.azure.com/scalesetprior
 
 Object = dict[str, Any]
 
-# The CronJob's own pod waits for the RayJob to end: so "Forbid" forbids a second night, not a second creation.
+# The pod of the CronJob waits for the end of the RayJob. So "Forbid" forbids a second run, not only a second creation.
 _CREATE_AND_WAIT = """set -eu
-night=$(kubectl create -f /etc/maskfleet/rayjob.json -o name)
-echo "$night"
+run=$(kubectl create -f /etc/maskfleet/rayjob.json -o name)
+echo "$run"
 while :; do
-  case "$(kubectl get "$night" -o 'jsonpath={.status.jobDeploymentStatus}')" in
+  case "$(kubectl get "$run" -o 'jsonpath={.status.jobDeploymentStatus}')" in
     Complete) exit 0 ;;
     Failed) exit 1 ;;
   esac
@@ -40,7 +40,7 @@ done
 
 
 def name_of(job: Job) -> str:
-    """The job's name as Kubernetes allows it; one that had to be changed keeps apart from others by a hash."""
+    """Return the name of a job in the form that Kubernetes allows. A changed name gets a hash, so it stays unique."""
     plain = re.sub(r"[^a-z0-9]+", "-", job.name.lower()).strip("-")
     if plain == job.name and len(plain) <= _LONGEST_NAME and plain[:1].isalpha():
         return plain
@@ -49,7 +49,13 @@ def name_of(job: Job) -> str:
 
 
 def cron_job(job: Job, table: Mapping[str, Any], cron_fields: str) -> list[Object]:
-    """A plain CronJob that creates a RayJob every night and waits for it: no operator beyond KubeRay's."""
+    """Return a plain CronJob that creates a RayJob and waits for its end, with everything it needs.
+
+    Args:
+        job: The job.
+        table: Content of the job file, for the pods.
+        cron_fields: The five fields of cron.
+    """
     name = name_of(job)
     ray_job = _object("ray.io/v1", "RayJob", job, spec=ray_job_spec(job))
     ray_job["metadata"] = {"generateName": f"{name}-", "namespace": job.cluster.namespace, "labels": _labels(job)}
@@ -100,7 +106,13 @@ def cron_job(job: Job, table: Mapping[str, Any], cron_fields: str) -> list[Objec
 
 
 def ray_cron_job(job: Job, table: Mapping[str, Any], cron_fields: str) -> list[Object]:
-    """KubeRay's own: alpha, behind the feature gate RayCronJob, and without any rule about overlap."""
+    """Return KubeRay's own RayCronJob: alpha, behind a feature gate, without a rule about overlapping runs.
+
+    Args:
+        job: The job.
+        table: Content of the job file, for the pods.
+        cron_fields: The five fields of cron.
+    """
     spec = {"schedule": cron_fields, "timeZone": job.schedule.timezone, "jobTemplate": ray_job_spec(job)}
     return [
         service_account(job),
@@ -110,26 +122,31 @@ def ray_cron_job(job: Job, table: Mapping[str, Any], cron_fields: str) -> list[O
 
 
 def ray_cluster(job: Job) -> list[Object]:
-    """A standing cluster for `maskfleet submit`."""
+    """Return a permanent cluster for `maskfleet submit`."""
     return [service_account(job), _object("ray.io/v1", "RayCluster", job, spec=ray_cluster_spec(job, mounted=False))]
 
 
 def ray_job_spec(job: Job) -> Object:
-    """A run and the cluster that lives as long as it does."""
+    """Return the specification of a run with a cluster of its own, deleted at the end of the run."""
     return {
         "entrypoint": f"maskfleet --log run {_FOLDER}/job.json",
         "runtimeEnvYAML": json.dumps({"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_SECONDS)}}),
         "shutdownAfterJobFinishes": True,
         "ttlSecondsAfterFinished": 600,
         "activeDeadlineSeconds": _deadline(job),
-        # The head may be lost; the second cluster goes on where the first one stopped.
+        # If the head is lost, a second cluster resumes the run.
         "backoffLimit": 1,
         "rayClusterSpec": ray_cluster_spec(job, mounted=True),
     }
 
 
 def ray_cluster_spec(job: Job, *, mounted: bool) -> Object:
-    """A head that is never on spot and takes no work, and nodes that come and go with the pending workers."""
+    """Return the specification of a cluster: a head without work, never on spot, and nodes that scale with the workers.
+
+    Args:
+        job: The job.
+        mounted: Whether the pods mount the job file.
+    """
     wanted = job.cluster
     least, most = nodes_of(job)
     cpus, memory = {"cpu": str(wanted.node_cpus)}, {"memory": f"{wanted.node_memory_gib}Gi"}
@@ -166,7 +183,10 @@ def ray_cluster_spec(job: Job, *, mounted: bool) -> Object:
 
 
 def nodes_of(job: Job) -> tuple[int, int]:
-    """Fewest and most nodes for the workers that the job asks for; "auto" is one node, since it asks for none."""
+    """Return the smallest and the largest number of nodes for the workers of a job.
+
+    One node for "auto": it requests no workers, so the cluster would never grow.
+    """
     wanted = job.cluster
     if wanted.workers == "auto":
         return 1, 1
@@ -178,14 +198,14 @@ def nodes_of(job: Job) -> tuple[int, int]:
 
 
 def service_account(job: Job) -> Object:
-    """Who the pods are: bind it to a role that may read the input and write the output, in place of keys."""
+    """Return the identity of the pods. Bind it to a role with rights to read the input and write the output."""
     made = _object("v1", "ServiceAccount", job)
     made["metadata"]["name"] = job.cluster.service_account
     return made
 
 
 def config_map(job: Job, files: Mapping[str, Mapping[str, Any]]) -> Object:
-    """The files that the pods read."""
+    """Return the files for the pods, as JSON by name."""
     return _object("v1", "ConfigMap", job, data={name: json.dumps(data, indent=1) for name, data in files.items()})
 
 
@@ -207,13 +227,13 @@ def _pod(job: Job, container: str, resources: Mapping[str, str], *, mounted: boo
         "name": container,
         "image": job.cluster.image,
         "env": [{"name": "RAY_USAGE_STATS_ENABLED", "value": "0"}],
-        # Requests equal limits: Ray counts what is there, and a pod that is short of memory is not the one to be ended.
+        # Requests equal limits: Ray plans with the whole pod, and Kubernetes evicts such pods last.
         "resources": {"requests": dict(resources), "limits": dict(resources)},
         "securityContext": _CONTAINER_SECURITY,
     }
     pod: Object = {
         "serviceAccountName": job.cluster.service_account,
-        "restartPolicy": "Never",  # the autoscaler replaces pods; one that restarted in place would be a stranger to it
+        "restartPolicy": "Never",  # the autoscaler replaces pods, and does not know one restarted in place
         "securityContext": _POD_SECURITY,
         "containers": [ray],
     }

@@ -1,6 +1,6 @@
-"""Nightly runs by what one machine has: cron, systemd, Airflow. Text for others to run; nothing is applied here.
+"""Nightly runs by a scheduler of one machine: cron, systemd, Airflow. Texts only; nothing is installed here.
 
-Each begins in the folder that it was written in, to which relative paths of the job refer.
+Each run starts in the folder in which its files were generated, so relative paths in the job mean the same.
 """
 
 import shlex
@@ -14,7 +14,12 @@ _STOP_SECONDS = 600
 
 
 def command(job_file: Path, address: str | None) -> list[str]:
-    """What runs each night: here, or on a cluster and waiting for its end."""
+    """Return the command line of a nightly run.
+
+    Args:
+        job_file: Absolute path of the job file.
+        address: Dashboard of the cluster to submit to and to wait for; None to run on this machine.
+    """
     program = str(Path(sys.executable).parent / "maskfleet")
     if address is None:
         return [program, "run", str(job_file)]
@@ -22,9 +27,13 @@ def command(job_file: Path, address: str | None) -> list[str]:
 
 
 def cron(job: Job, cron_fields: str, argv: list[str], job_file: Path, folder: Path) -> dict[str, str]:
-    """A crontab. Its lock keeps nights of one machine apart at no cost; the output's own does so everywhere."""
+    """Return a crontab.
+
+    Its lock keeps two nights apart on this machine, without starting the second; the lock in the output does so
+    everywhere.
+    """
     lock, log = (shlex.quote(f"{job_file}.{ending}") for ending in ("lock", "log"))
-    skipped = f'echo "$(date -Is) skipped: the last night is still running"'  # noqa: F541
+    skipped = f'echo "$(date -Is) skipped: the previous run is still in progress"'  # noqa: F541
     line = (
         f"cd {shlex.quote(str(folder))} && RAY_USAGE_STATS_ENABLED=0 "
         f"flock --nonblock --conflict-exit-code 75 {lock} {shlex.join(argv)} >> {log} 2>&1 "
@@ -32,8 +41,8 @@ def cron(job: Job, cron_fields: str, argv: list[str], job_file: Path, folder: Pa
     )
     return {
         f"{job.name}.crontab": (
-            f"# {job.name}: install with 'crontab FILE' (which replaces your crontab) or add these lines to it.\n"
-            "# CRON_TZ is known to cronie; Debian's cron goes by the machine's zone.\n"
+            f"# {job.name}: add these lines to your crontab, or replace your crontab by them with 'crontab FILE'.\n"
+            "# cronie reads CRON_TZ. Debian's cron ignores it and uses the time zone of the machine.\n"
             f"CRON_TZ={job.schedule.timezone}\n"
             f"{cron_fields} {line.replace('%', chr(92) + '%')}\n"
         )
@@ -41,7 +50,7 @@ def cron(job: Job, cron_fields: str, argv: list[str], job_file: Path, folder: Pa
 
 
 def systemd(job: Job, when: Crontab, argv: list[str], folder: Path) -> dict[str, str]:
-    """A service and its timer, which makes up for one night that the machine was off."""
+    """Return a service and its timer. After a time switched off, the machine makes up for one missed run."""
     name = f"maskfleet-{job.name}"
     program = " ".join(_quoted(part) for part in argv)
     calendar = "\n".join(f"OnCalendar={line}" for line in when.on_calendar(job.schedule.timezone))
@@ -59,7 +68,7 @@ KillMode=mixed
 TimeoutStopSec={_STOP_SECONDS}
 """
     timer = f"""[Unit]
-Description=maskfleet {job.name}, every night
+Description=maskfleet {job.name}, nightly
 
 [Timer]
 {calendar}
@@ -73,9 +82,9 @@ WantedBy=timers.target
 
 
 def airflow(job: Job, cron_fields: str, argv: list[str], folder: Path) -> dict[str, str]:
-    """A DAG of one task. Airflow's own template language is kept away from the command."""
+    """Return a DAG of one task. The command is protected from Airflow's template language."""
     identifier = "".join(sign if sign.isalnum() or sign in "-_." else "_" for sign in job.name)
-    text = f'''"""maskfleet {identifier}: one run at a time, none made up for."""
+    text = f'''"""maskfleet {identifier}: one run at a time; missed runs are skipped."""
 
 import pendulum
 from airflow import DAG
@@ -101,6 +110,6 @@ with DAG(
 
 
 def _quoted(text: str) -> str:
-    r"""As systemd reads it: ", \, $ and % each have a meaning there."""
+    r"""Quote an argument for systemd, where ", \, $ and % have a meaning."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("$", "$$").replace("%", "%%")
     return f'"{escaped}"'

@@ -1,4 +1,4 @@
-"""The five fields of cron, understood once, so that what is generated for other schedulers means the same."""
+"""The five fields of cron, parsed once, so that every generated schedule means the same times."""
 
 import re
 from typing import NamedTuple
@@ -12,7 +12,7 @@ _DAYS = ("Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat")
 
 
 class Crontab(NamedTuple):
-    """When to run; None for every value of a field. Weekdays are 0 (Sunday) … 6."""
+    """Times to run: the allowed values of each field, None for all. Weekdays are 0 (Sunday) to 6."""
 
     minute: tuple[int, ...] | None
     hour: tuple[int, ...] | None
@@ -22,10 +22,10 @@ class Crontab(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "Crontab":
-        """Five fields of numbers, names, lists, ranges and steps.
+        """Parse five fields of numbers, names, lists, ranges and steps, such as "30 2 * * mon-fri".
 
         Raises:
-            ValueError: It is something else.
+            ValueError: The text has another form.
         """
         parts = text.split()
         if len(parts) != len(_FIELDS):
@@ -33,7 +33,10 @@ class Crontab(NamedTuple):
         return cls(*(_field(part, *field) for part, field in zip(parts, _FIELDS, strict=True)))
 
     def on_calendar(self, timezone: str) -> list[str]:
-        """The same for systemd's OnCalendar=, of which any may match: cron joins day and weekday by "or"."""
+        """Return the same times as values of systemd's OnCalendar=.
+
+        One value for each of day and weekday if both are restricted, since cron joins the two by "or".
+        """
         days, months = _listed(self.day), _listed(self.month)
         time = f"{_listed(self.hour)}:{_listed(self.minute)}:00 {timezone}"
         if self.weekday is None:
@@ -54,14 +57,14 @@ def _field(text: str, name: str, low: int, high: int) -> tuple[int, ...] | None:
     for item in text.lower().split(","):
         match = re.fullmatch(r"(?:(\*)|(\w+)(?:-(\w+))?)(?:/(\d+))?", item)
         if not match:
-            raise ValueError(f"{item!r} is no {name}")
+            raise ValueError(f"{item!r} is not a valid {name}")
         star, first, last, step = match.groups()
         start = low if star else _number(first, name, low, high)
-        # A lone value with a step goes on to the end; without one it is itself.
+        # A single value with a step is a range up to the end.
         stop = high - (name == "weekday") if star or (step and not last) else start
         stop = _number(last, name, low, high) if last else stop
         if stop < start or step == "0":
-            raise ValueError(f"{item!r} holds no {name}")
+            raise ValueError(f"{item!r} contains no {name}")
         values.update(range(start, stop + 1, int(step or 1)))
     if name == "weekday":
         values = {value % 7 for value in values}
@@ -72,5 +75,5 @@ def _number(text: str, name: str, low: int, high: int) -> int:
     names = _NAMES.get(name, [])
     value = names.index(text) + low if text in names else int(text) if text.isdecimal() else -1
     if not low <= value <= high:
-        raise ValueError(f"{text!r} is no {name}; it must lie in {low} … {high}")
+        raise ValueError(f"{text!r} is not a valid {name}; give a value from {low} to {high}")
     return value

@@ -1,4 +1,5 @@
 import os
+import sys
 import threading
 from contextlib import closing
 
@@ -27,6 +28,16 @@ def test_a_ray_of_ones_own_gives_its_workers_their_environment_and_ends():
         assert environment_of_a_worker()["MASKFLEET_TEST"] == "seen"
         assert "MASKFLEET_TEST" not in os.environ
     assert not ray.is_initialized()
+
+
+def test_workers_do_not_have_the_working_directory_on_their_path(tmp_path, monkeypatch):
+    @ray.remote(num_cpus=1)
+    def path() -> list[str]:
+        return sys.path
+
+    monkeypatch.chdir(tmp_path)
+    with connected("local", {}):
+        assert str(tmp_path) not in ray.get(path.remote())
 
 
 def test_a_connection_that_was_begun_is_there_when_it_is_entered():

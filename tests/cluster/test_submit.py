@@ -1,6 +1,5 @@
 """Submissions to a real Ray head with its Jobs API, in its own processes, which asks for a token."""
 
-import importlib.metadata
 import json
 import os
 import re
@@ -12,17 +11,16 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import pytest
+from command_line import OURS, shadowed
 from conftest import draw_images, draw_pairs, statistics
 
 from maskfleet.cluster.cli import operations
-from maskfleet.cluster.submit import environment, exit_code, pack, pinned
+from maskfleet.cluster.submit import exit_code
 from maskfleet.jobs.errors import JobError
-from maskfleet.jobs.job.schema import Job
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
@@ -41,34 +39,7 @@ def test_the_drivers_own_exit_code(state, code, expected):
     assert exit_code(state, code) == expected
 
 
-def test_what_travels(tmp_path, monkeypatch):
-    from ray.runtime_env import RuntimeEnv
-
-    file = tmp_path / "job.toml"
-    file.write_text('# AKIAIOSFODNN7EXAMPLE\nname="n"\ninput="s3://b/in put"\noutput="s3://b/out"\nweights="nuclei"\n')
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-secret")
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "canary-token")
-    (tmp_path / "packed").mkdir()
-    job = Job.load(file, ["run.shard_size=7"])
-    pack(tmp_path / "packed", job)
-    assert Job.load(tmp_path / "packed/job.json") == job
-    packed = {path.relative_to(tmp_path / "packed") for path in (tmp_path / "packed").rglob("*") if path.is_file()}
-    (metadata,) = importlib.metadata.distributions(path=[str(tmp_path / "packed")])
-    assert (metadata.name, metadata.version) == ("maskfleet", importlib.metadata.version("maskfleet"))
-    folders = {"unet", "jobs", "cluster", f"maskfleet-{metadata.version}.dist-info"}
-    assert {path.parts[0] for path in packed} == folders | {"job.json"}
-    assert not [path for path in packed if path.suffix == ".pyc"]
-    for install in ("none", "pip", "uv"):
-        made = environment(str(tmp_path / "packed"), install)
-        assert RuntimeEnv(**made)
-        assert "canary" not in json.dumps(made)
-        assert int(made["env_vars"]["RAY_JOB_STOP_WAIT_TIME_S"]) > 60
-    assert any(re.fullmatch(r"torch==[\d.]+", need) for need in pinned())
-    assert not [need for need in pinned() if need.startswith("ray=")]
-    assert b"AKIA" not in b"".join(path.read_bytes() for path in (tmp_path / "packed").glob("*.json"))
-
-
-def test_an_environment_of_its_own_has_its_own_interpreter(tmp_path):
+def test_an_installed_environment_has_its_own_interpreter(tmp_path):
     with pytest.raises(JobError, match="leave out --python"):
         operations.submit(tmp_path / "job.toml", "http://127.0.0.1:9", python="/opt/venv/bin/python", install="pip")
 
@@ -82,9 +53,22 @@ def free_port() -> int:
         return one.getsockname()[1]
 
 
+class Head(NamedTuple):
+    """A running head."""
+
+    address: str
+    token: Path
+    session: Path
+    metrics_port: int
+    client_folder: Path
+
+
 @pytest.fixture(scope="module")
 def head(tmp_path_factory):
-    """A head with a token; yields its dashboard's address, the token's file, and its folder."""
+    """A head with a token. Its own folder has modules with the names of ours, that of its client also of others'.
+
+    Ray's dashboard itself does not start in a folder with a `random.py`.
+    """
     folder = tmp_path_factory.mktemp("ray")
     token = folder / "token"
     token.touch(0o600)
@@ -94,23 +78,18 @@ def head(tmp_path_factory):
     ports = {name: free_port() for name in ("port", "dashboard-port", "ray-client-server-port", "metrics-export-port")}
     ports |= {name: free_port() for name in ("dashboard-agent-listen-port", "dashboard-agent-grpc-port")}
     session = Path("/tmp") / f"mf-{secrets.token_hex(4)}"  # sockets need a short path
-    command = [
-        sys.executable,
-        "-m",
-        "ray.scripts.scripts",
-        "start",
-        "--head",
-        "--block",
-        "--num-cpus=2",
-        "--disable-usage-stats",
-    ]
+    command = [sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--head", "--block"]
+    command += ["--num-cpus=2", "--disable-usage-stats"]
     command += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--temp-dir={session}"]
     command += ["--object-store-memory=134217728", *(f"--{name}={port}" for name, port in ports.items())]
     with (folder / "ray.log").open("w") as log:
-        process = subprocess.Popen([*map(str, command)], env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            command, cwd=shadowed(folder / "head", OURS), env=environment, stdout=log, stderr=log
+        )
     try:
         wait_for(lambda: answers(ports["dashboard-port"], process))
-        yield f"http://127.0.0.1:{ports['dashboard-port']}", token, session, ports["metrics-export-port"]
+        address = f"http://127.0.0.1:{ports['dashboard-port']}"
+        yield Head(address, token, session, ports["metrics-export-port"], shadowed(folder / "client"))
     finally:
         below = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
         process.send_signal(signal.SIGTERM)
@@ -139,12 +118,13 @@ def wait_for(condition, seconds=90):
 
 
 def maskfleet(head, *arguments, token=True, wait=True):
-    variables = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
-    variables |= {"PYTHONPATH": str(ROOT), "COLUMNS": "200"} | ({"RAY_AUTH_TOKEN_PATH": str(head[1])} if token else {})
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_AUTH", "PYTHONPATH"))}
+    variables |= {"COLUMNS": "200"} | ({"RAY_AUTH_TOKEN_PATH": str(head.token)} if token else {})
     command = [sys.executable, "-m", "maskfleet", *map(str, arguments)]
+    settings = {"env": variables, "cwd": head.client_folder, "text": True}
     if not wait:
-        return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=200, check=False)
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **settings)
+    return subprocess.run(command, capture_output=True, timeout=200, check=False, **settings)
 
 
 def job_file(folder, weights_file, name, images, *lines):
@@ -156,7 +136,7 @@ def job_file(folder, weights_file, name, images, *lines):
 
 @pytest.mark.ray
 def test_nights_on_a_cluster(head, tmp_path, weights_file):
-    address, token, session, _ = head
+    address, token, session = head.address, head.token, head.session
     images = draw_images(tmp_path / "images", 60)
     # Eight views of each image: between the first shard and the last there is time to hold the worker.
     job = job_file(tmp_path, "nuclei", "nuclei", images, "[inference]", 'tta="d4"', 'precision="fp32"')
@@ -226,7 +206,7 @@ def driver_log(session):
 
 def scraped(head):
     """What Prometheus would see of ours, without prefix."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{head[3]}/metrics", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{head.metrics_port}/metrics", timeout=5) as answer:
         return set(re.findall(r"^ray_maskfleet_(\w+)\{", answer.read().decode(), re.MULTILINE))
 
 
@@ -246,7 +226,7 @@ def test_exit_codes_come_back(head, tmp_path, weights_file):
     from maskfleet.jobs.storage.local import LocalStorage
 
     images = draw_images(tmp_path / "images", 6)
-    follow = ["--address", head[0], "--python", sys.executable, "--follow"]
+    follow = ["--address", head.address, "--python", sys.executable, "--follow"]
     wrong = maskfleet(head, "submit", job_file(tmp_path, "/none.safetensors", "wrong", images), *follow)
     assert (wrong.returncode, "none.safetensors" in wrong.stderr) == (2, True)
     with Lock(LocalStorage(str(tmp_path / "locked"))):
@@ -260,7 +240,7 @@ def test_exit_codes_come_back(head, tmp_path, weights_file):
     learning += ["steps = 1", "crop = 32", "batch_size = 1"]  # which makes nothing better
     refused = maskfleet(head, "submit", job_file(tmp_path, weights_file, "refused", images, *learning), *follow)
     assert (refused.returncode, "the gate refused the new weights" in refused.stderr) == (3, True)
-    ids = [row["id"] for row in json.loads(maskfleet(head, "list", "--address", head[0], "--json").stdout)]
+    ids = [row["id"] for row in json.loads(maskfleet(head, "list", "--address", head.address, "--json").stdout)]
     assert re.fullmatch(r"refused-\d{4}-\d\d-\d\d", ids[0])
 
 

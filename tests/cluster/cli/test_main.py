@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_line import ROOT, maskfleet, options
+from command_line import OURS, ROOT, maskfleet, options, shadowed
+from conftest import draw_images
 
 from maskfleet.cluster.cli.main import COMMANDS
 
@@ -48,36 +49,44 @@ def test_the_shell_completes_commands():
     assert done.stdout.split() == ["backfill"]
 
 
-SHADOWS = (
-    "random.py",
-    "json.py",
-    "numpy.py",
-    "typing.py",
-    "unet/__init__.py",
-    "jobs/__init__.py",
-    "cluster/__init__.py",
-)
-
-
-def shadowed(folder):
-    """A folder with modules of its own whose import fails."""
-    for name in SHADOWS:
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text("raise ImportError(f'{__file__} was imported')\n")
-    return folder
+MODULE = [sys.executable, "-m", "maskfleet"]
+SCRIPT = [str(Path(sys.executable).parent / "maskfleet")]
 
 
 @pytest.mark.parametrize(
-    "program", [[sys.executable, "-m", "maskfleet"], [str(Path(sys.executable).parent / "maskfleet")]]
+    ("program", "how"),
+    [(MODULE, "--no-ray"), (SCRIPT, "--no-ray"), pytest.param(MODULE, "--address=local", marks=pytest.mark.ray)],
 )
-def test_modules_in_the_working_directory_are_not_imported(program, images, tmp_path, weights_file):
+def test_modules_in_the_working_directory_are_not_imported(program, how, tmp_path):
     plain = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    command = [*program, "run", *map(str, options(images, tmp_path / "out", weights_file)), "--no-ray"]
+    given = options(draw_images(tmp_path / "images", 2), tmp_path / "out", "nuclei")
     done = subprocess.run(
-        command, cwd=shadowed(tmp_path), env=plain, capture_output=True, text=True, timeout=200, check=False
+        [*program, "run", *map(str, given), how],
+        cwd=shadowed(tmp_path / "folder"),
+        env=plain,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "24 ok" in done.stdout
+    assert "2 ok" in done.stdout
+
+
+@pytest.mark.parametrize("program", [MODULE, SCRIPT])
+def test_the_working_directory_may_be_on_the_path_by_its_name(program, tmp_path):
+    """With PYTHONPATH=. a folder with modules named like ours still does no harm."""
+    given = options(draw_images(tmp_path / "images", 2), tmp_path / "out", "nuclei")
+    done = subprocess.run(
+        [*program, "run", *map(str, given), "--no-ray"],
+        cwd=shadowed(tmp_path / "folder", OURS),
+        env=os.environ | {"PYTHONPATH": "."},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_checkout_stays_on_the_path(tmp_path):

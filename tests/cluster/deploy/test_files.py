@@ -163,6 +163,7 @@ def test_the_image_is_pinned_and_not_root():
         ":" in line.split("@")[0] and "latest" not in line for line in text.splitlines() if line.startswith("FROM")
     )
     assert "-c constraints.txt" in text
+    assert all(f"COPY {folder} {folder}\n" in text for folder in ("maskfleet", "unet", "jobs", "cluster"))
     assert text.rindex("USER 1000") > text.rindex("RUN")
 
 
@@ -207,7 +208,10 @@ def test_the_cron_line_runs_and_skips_a_night_that_overlaps(tmp_path):
     both = [subprocess.Popen(["/bin/sh", "-c", command]) for _ in range(2)]
     assert [process.wait(20) for process in both] == [0, 0]
     log = Path(f"{file}.log").read_text().splitlines()
-    assert sorted(line.partition(" ")[2] for line in log) == ["100% a b", "skipped: the last night is still running"]
+    assert sorted(line.partition(" ")[2] for line in log) == [
+        "100% a b",
+        "skipped: the previous run is still in progress",
+    ]
 
 
 def test_airflow_gets_one_task_whatever_the_path(tmp_path, monkeypatch):
@@ -242,7 +246,8 @@ def test_airflow_gets_one_task_whatever_the_path(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("section", "message"), [('cron="0 25 * * *"', "'25' is no hour"), ('timezone="Mars/Base"', "is not a time zone")]
+    ("section", "message"),
+    [('cron="0 25 * * *"', "'25' is not a valid hour"), ('timezone="Mars/Base"', "is not a time zone")],
 )
 def test_a_wrong_schedule_is_told(section, message, tmp_path):
     file = tmp_path / "job.toml"
