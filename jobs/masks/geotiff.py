@@ -1,10 +1,10 @@
-"""Masks as TIFF that lie where their image lies: in tiles, as rows come, with the image's georeference and resolution.
+"""Masks as tiled TIFF with the georeference and resolution of their image. Holds one band of rows at a time.
 
-By tifffile, the extra `geo`: Pillow writes whole images only, and libvips writes no tags but its own. `placement`
-reads the input's tags with a few small reads, so that a ranged file serves; `write` writes the mask.
+Written by tifffile, the extra `geo`: Pillow writes whole images only, and libvips writes no tags but its own.
+`placement` reads the tags of the image in a few small reads, so a file read by ranges is enough; `tiff` writes the
+mask.
 
-The no-data value stays behind. It is one of the image's pixel values; where it is also a mask's, programs would take
-that class for missing.
+The image's no-data value is not copied. If it equals the value of a class, programs would show that class as missing.
 """
 
 import importlib
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from maskfleet.jobs.errors import JobError
 
 TILE = 256
-"""Side of the file's tiles in px; rows come by so many."""
+"""Side of a tile in px, and number of rows per band."""
 
 _GEOREFERENCE = {
     33550: "ModelPixelScale",
@@ -35,16 +35,16 @@ _UPRIGHT = 1
 _INCH = 2
 _ASCII = 2
 _CLASSIC_BYTES = 2**31
-"""Of pixels; more go into a BigTIFF, whose offsets have 64 bits."""
+"""Bytes of pixels that fit into a classic TIFF with 32-bit offsets; larger masks become BigTIFF."""
 
 
 class Placement(NamedTuple):
-    """What of a TIFF's tags says where and how large its pixels are.
+    """Tags of a TIFF that state the position and size of its pixels.
 
     Attributes:
-        georeference: Tags as they are in the file: code, type, count and value each.
-        resolution: Pixels per unit across and down, a fraction each; None where not stated.
-        unit: 1 for none, 2 for inch, 3 for centimetre.
+        georeference: GeoTIFF tags as stored: code, type, count and value of each.
+        resolution: Pixels per unit across and down, as fractions; None if not stated.
+        unit: Unit of the resolution: 1 for none, 2 for inch, 3 for centimetre.
     """
 
     georeference: tuple[tuple[int, int, int, Any], ...] = ()
@@ -53,20 +53,21 @@ class Placement(NamedTuple):
 
 
 def placement(file: IO[bytes], height: int, width: int, *, upright: bool = False) -> Placement | None:
-    """Where an image lies.
+    """Read the placement of an image.
 
     Args:
-        file: Its file; reads the header and the tags alone.
-        height: Of its mask, in px.
-        width: Likewise.
-        upright: Whether the mask was turned as EXIF orientation says.
+        file: Open image file. Only header and tags are read.
+        height: Height of its mask in px.
+        width: Width of its mask in px.
+        upright: Whether the mask was turned as the EXIF orientation says.
 
     Returns:
-        None where it is no TIFF, states neither place nor resolution, or its grid is not the mask's.
+        The placement; None if the file is no TIFF, states neither georeference nor resolution, or has another grid than
+        the mask.
 
     Raises:
         JobError: The extra `geo` is missing.
-        StorageError: As reading.
+        StorageError: Reading failed.
     """
     if file.read(2) not in (b"II", b"MM"):
         return None
@@ -79,7 +80,7 @@ def placement(file: IO[bytes], height: int, width: int, *, upright: bool = False
             if (page.imagelength, page.imagewidth) != (height, width):
                 return None
     except (tifffile.TiffFileError, ValueError, TypeError, KeyError, IndexError, OverflowError):
-        return None  # tags that lie; the image itself may well have been read
+        return None  # damaged tags; the pixels may be intact all the same
     if upright and tags.get(_ORIENTATION, (0, 0, 0, _UPRIGHT))[3] != _UPRIGHT:
         return None
     place = tuple(_as_written(tags[code]) for code in _GEOREFERENCE if code in tags)
@@ -94,20 +95,20 @@ def _as_written(tag: tuple[int, int, int, Any]) -> tuple[int, int, int, Any]:
     return (code, kind, 0, str(value).encode()) if kind == _ASCII else (code, kind, count, value)
 
 
-def write(file: IO[bytes], bands: Iterable[NDArray[np.uint8]], shape: tuple[int, ...], place: Placement | None) -> None:
-    """Write a mask. Holds one band at a time; equal masks and places give equal bytes.
+def tiff(bands: Iterable[NDArray[np.uint8]], *, shape: tuple[int, ...], placement: Placement | None) -> bytes:
+    """Write a mask as a TIFF file. Equal masks and placements give equal bytes.
 
     Args:
-        file: Open for writing, seekable.
-        bands: `TILE` rows each but the last, from top to bottom: (rows, W), or (rows, W, 3).
-        shape: Of the whole, (H, W) or (H, W, 3).
-        place: The image's.
+        bands: Rows from top to bottom, uint8 (rows, W) or (rows, W, 3); `TILE` rows each, the last may have fewer.
+        shape: Shape of the mask, (H, W) or (H, W, 3).
+        placement: Placement of the image; None if unknown.
 
     Raises:
         JobError: The extra `geo` is missing.
     """
-    place = place or Placement()
-    with _tifffile().TiffWriter(file, bigtiff=math.prod(shape) > _CLASSIC_BYTES) as writer:
+    placement = placement or Placement()
+    sink = io.BytesIO()
+    with _tifffile().TiffWriter(sink, bigtiff=math.prod(shape) > _CLASSIC_BYTES) as writer:
         writer.write(
             _tiles(bands),
             shape=shape,
@@ -117,16 +118,10 @@ def write(file: IO[bytes], bands: Iterable[NDArray[np.uint8]], shape: tuple[int,
             photometric="minisblack" if len(shape) == 2 else "rgb",
             metadata=None,
             software=False,
-            resolution=place.resolution,
-            resolutionunit=place.unit if place.resolution else None,
-            extratags=[(*tag, True) for tag in place.georeference],
+            resolution=placement.resolution,
+            resolutionunit=placement.unit if placement.resolution else None,
+            extratags=[(*tag, True) for tag in placement.georeference],
         )
-
-
-def tiff(bands: Iterable[NDArray[np.uint8]], shape: tuple[int, ...], place: Placement | None) -> bytes:
-    """The same as a file's bytes."""
-    sink = io.BytesIO()
-    write(sink, bands, shape, place)
     return sink.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""What each input's mask is called, and where a sorted listing may be cut without changing that."""
+"""Names of masks by the keys of their images, and the points at which a sorted listing can be cut."""
 
 import re
 
@@ -7,18 +7,17 @@ import pyarrow.compute as pc
 
 
 def mask_names(keys: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The name of each input's mask.
+    """Name the mask of each image.
 
-    It is the key with its ending replaced by `.png`. Where that name would be taken twice, each of
-    the inputs concerned keeps its ending and gets `.png` behind it: `a.jpg` and `a.tif` become
-    `a.jpg.png` and `a.tif.png`. Parts that would lead out of a folder, and control characters, are
-    percent-encoded, and so is a percent sign that could be taken for such a code.
+    The name is the key with its ending replaced by `.png`. If two images would share a name, both keep their ending and
+    append `.png`: `a.jpg` and `a.tif` become `a.jpg.png` and `a.tif.png`. Path parts that would leave the folder, and
+    control characters, are percent-encoded, and so is a percent sign that could be mistaken for such a code.
 
     Args:
-        keys: Distinct keys, as text.
+        keys: Distinct keys, as strings.
 
     Returns:
-        As many distinct names.
+        Distinct names, in the order of the keys.
     """
     safe = _safe(keys)
     full = pc.binary_join_element_wise(safe, ".png", "")
@@ -28,7 +27,7 @@ def mask_names(keys: pa.ChunkedArray) -> pa.ChunkedArray:
     keep = pc.is_in(short, value_set=shared)
     while True:
         names = pc.if_else(keep, full, short)
-        # A name with its ending kept may be another input's short name; then that one keeps its ending too.
+        # A full name may equal the short name of another image, which then keeps its ending too.
         clash = pc.and_(pc.invert(keep), pc.is_in(short, value_set=names.filter(keep)))
         if not pc.any(clash).as_py():
             return names
@@ -38,22 +37,21 @@ def mask_names(keys: pa.ChunkedArray) -> pa.ChunkedArray:
 _ENDING = r"\.[^./]*$"
 
 _TRIED = 64
-"""Places near the end of a listing that are tried as a cut."""
+"""Positions near the end of a listing that are tried as a cut."""
 
 
 def settled(keys: pa.ChunkedArray) -> int:
-    """How many of the first keys of a sorted listing have names that nothing behind them can change.
+    """Count the keys at the start of a sorted listing whose names no later key can change.
 
-    Names are a matter of keys that share a *stem*, the key without its ending, and of a key that is
-    another's stem. In a sorted listing all keys between two of one stem begin with that stem and then
-    a character below '/'. So a cut is free where the key behind it begins with no stem seen so far in
-    that way.
+    A name depends on the keys that share its *stem*, the key without its ending, and on a key equal to that stem. In a
+    sorted listing, all keys between two keys of one stem begin with that stem followed by a character below '/'. So the
+    listing can be cut before a key that does not begin with any earlier stem in that way.
 
     Args:
-        keys: Distinct, sorted by code point, from a free cut on.
+        keys: Distinct keys, sorted by code point, beginning at such a cut.
 
     Returns:
-        A number of keys that ends at a free cut: the last one found near the end, or 0.
+        Number of keys before the last such cut found near the end; 0 if none was found.
     """
     first = max(1, len(keys) - _TRIED)
     tail = keys.slice(first).to_pylist()
@@ -85,7 +83,7 @@ def _safe(keys: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _encoded(key: str) -> str:
-    """Distinct keys stay distinct: what the codes stand for is found again by reading them from the left."""
+    """Encode a key. Distinct keys stay distinct, since decoding from the left restores them."""
     return "/".join(_encoded_part(part) for part in key.split("/"))
 
 

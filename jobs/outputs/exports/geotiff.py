@@ -30,7 +30,7 @@ class GeoTiffExport(FileExport):
             self._placed.add(mask.row["key"])
         data = mask.png()
         name = mask.name.removesuffix(".png") + ".tif"
-        return name, geotiff.tiff(bands(data, geotiff.TILE), shape_of(data), placement)
+        return name, geotiff.tiff(bands(data, geotiff.TILE), shape=shape_of(data), placement=placement)
 
     def finish(self) -> str:
         return f"{len(self._placed)} georeferenced"

@@ -25,7 +25,7 @@ NO_DATA = 42113
 
 
 def image_file(height=300, width=410, *, bigtiff=False, byteorder="<", resolution=((300, 1), (2999, 10)), **more):
-    """A TIFF as a satellite's: georeferenced, with a no-data value."""
+    """A georeferenced TIFF with a no-data value, like a satellite's."""
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     tags = [
         (code, kind, 0 if kind == 2 else len(value), value.encode() if kind == 2 else value, True)
@@ -59,10 +59,10 @@ def labels_of(*shape):
 
 @pytest.mark.parametrize("bigtiff", [False, True])
 @pytest.mark.parametrize("byteorder", ["<", ">"])
-def test_place_and_resolution_survive(bigtiff, byteorder):
+def test_georeference_and_resolution_are_kept(bigtiff, byteorder):
     place = placement(seek(image_file(bigtiff=bigtiff, byteorder=byteorder)), 300, 410)
     labels = labels_of(300, 410)
-    data = tiff(bands(labels), labels.shape, place)
+    data = tiff(bands(labels), shape=labels.shape, placement=place)
     with tifffile.TiffFile(io.BytesIO(data)) as read:
         page = read.pages[0]
         np.testing.assert_array_equal(page.asarray(), labels)
@@ -82,36 +82,36 @@ def test_place_and_resolution_survive(bigtiff, byteorder):
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (256, 256), (257, 511), (600, 700, 3), (1, 1)])
-def test_any_shape_and_colours(shape):
+def test_any_shape_and_colours_are_read_back(shape):
     labels = labels_of(*shape)
-    data = tiff(bands(labels), shape, None)
+    data = tiff(bands(labels), shape=shape, placement=None)
     np.testing.assert_array_equal(tifffile.imread(io.BytesIO(data)).reshape(shape), labels)
     with Image.open(io.BytesIO(data)) as image:
         np.testing.assert_array_equal(np.asarray(image), labels)
-    assert tiff(bands(labels), shape, None) == data
+    assert tiff(bands(labels), shape=shape, placement=None) == data
 
 
-def test_beyond_four_gigabytes_it_is_a_bigtiff(monkeypatch):
+def test_a_large_mask_becomes_a_bigtiff(monkeypatch):
     monkeypatch.setattr(module, "_CLASSIC_BYTES", 1000)
     labels = labels_of(300, 300)
-    data = tiff(bands(labels), labels.shape, Placement())
+    data = tiff(bands(labels), shape=labels.shape, placement=Placement())
     assert data[:4] == b"II\x2b\0"
     np.testing.assert_array_equal(tifffile.imread(io.BytesIO(data)), labels)
 
 
-def test_one_band_at_a_time_is_held():
+def test_only_one_band_is_held_at_a_time():
     def coming():
         for _ in range(100):
             yield np.zeros((TILE, 4000), np.uint8)
 
     tracemalloc.start()
-    tiff(coming(), (100 * TILE, 4000), None)
+    tiff(coming(), shape=(100 * TILE, 4000), placement=None)
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert most < 20 * TILE * 4000  # of 100 bands
 
 
-def test_another_grid_has_no_place():
+def test_an_image_on_another_grid_has_no_placement():
     assert placement(seek(image_file()), 300, 411) is None
     turned = (274, 3, 1, 6, True)
     assert placement(seek(image_file(300, 300, extratags=[turned])), 300, 300) is not None
@@ -119,7 +119,7 @@ def test_another_grid_has_no_place():
     assert placement(seek(image_file(300, 300)), 300, 300, upright=True) is not None
 
 
-def test_of_other_files_nothing_is_known():
+def test_other_files_have_no_placement():
     pixels = Image.fromarray(labels_of(40, 50))
     for form in ("PNG", "BMP"):
         sink = io.BytesIO()
@@ -136,7 +136,7 @@ def test_of_other_files_nothing_is_known():
     assert [a / b for a, b in found.resolution] == [254, 254]
 
 
-def test_pillows_transformation_survives():
+def test_a_transformation_tag_is_kept():
     matrix = tuple(float(number) for number in range(16))
     tags = TiffImagePlugin.ImageFileDirectory_v2()
     tags[34264] = matrix
@@ -144,11 +144,11 @@ def test_pillows_transformation_survives():
     sink = io.BytesIO()
     Image.fromarray(labels_of(40, 50)).save(sink, "TIFF", tiffinfo=tags)
     place = placement(seek(sink), 40, 50)
-    with Image.open(io.BytesIO(tiff(bands(labels_of(40, 50)), (40, 50), place))) as image:
+    with Image.open(io.BytesIO(tiff(bands(labels_of(40, 50)), shape=(40, 50), placement=place))) as image:
         assert image.tag_v2[34264] == matrix
 
 
-def test_damaged_tags_are_no_place():
+def test_damaged_tags_give_no_placement():
     whole = image_file().getvalue()
     random = np.random.default_rng(0)
     for _ in range(150):
@@ -159,7 +159,7 @@ def test_damaged_tags_are_no_place():
         placement(io.BytesIO(whole[: random.integers(0, len(whole))]), 300, 410)
 
 
-def test_without_the_extra_it_says_which(monkeypatch):
+def test_a_missing_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "tifffile", None)
     with pytest.raises(JobError, match=r"pip install 'maskfleet\[geo\]'"):
-        tiff([], (16, 16), None)
+        tiff([], shape=(16, 16), placement=None)
