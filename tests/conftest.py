@@ -1,4 +1,4 @@
-"""What tests share: a tiny network, drawn images, storage to write to, and a home of their own."""
+"""Shared by all tests: a tiny network, drawn images, an S3 server, and a home directory of their own."""
 
 import atexit
 import io
@@ -17,21 +17,21 @@ import pytest
 import torch
 from PIL import Image
 
-# Before anything imports Ray: no telemetry, no token in the user's home, no cluster but our own.
+# Set before Ray is imported: no telemetry, no token in the user's home, no cluster except the tests' own.
 _HOME = tempfile.mkdtemp(prefix="maskfleet-test-home-")
 os.environ.update(HOME=_HOME, RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="disabled")
-# Tiny networks on few cores: threads would only wait for each other.
+# Networks are tiny and cores are few: threads would only wait for each other.
 torch.set_num_threads(1)
 for name in ("RAY_ADDRESS", "AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
     os.environ.pop(name, None)
 
 BESIDE = Path(__file__).resolve().parents[2] / "shared"
-"""Where this machine may have real images and a real S3 server; tests that need them skip where it has not."""
+"""Folder with real images and a real S3 server, if this machine has one. Otherwise their tests are skipped."""
 
 _STATUS = pytest.StashKey[int]()
 
 needs_bf16 = pytest.mark.skipif(
-    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this processor has no bf16, and oneDNN does not stand in"
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this processor has no bf16 and oneDNN does not emulate it"
 )
 
 
@@ -42,7 +42,7 @@ def pytest_sessionfinish(session, exitstatus):
 
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config):
-    """Leaves as `cluster.cli.main.main` does, and for the same reason: C++ threads were seen to crash an interpreter that ends."""
+    """End without the interpreter's shutdown, as `cluster.cli.main.main` does: C++ threads were seen to crash it."""
     if (status := config.stash.get(_STATUS, None)) is not None:
         atexit._run_exitfuncs()
         config.get_terminal_writer().flush()
@@ -53,7 +53,7 @@ def pytest_unconfigure(config):
 
 @pytest.fixture(scope="session")
 def nuclei() -> Path:
-    """Real microscopy images and masks."""
+    """Folder of real microscopy images and masks."""
     folder = BESIDE / "data" / "nuclei"
     if not folder.is_dir():
         pytest.skip("the real nuclei images are not on this machine")
@@ -61,7 +61,7 @@ def nuclei() -> Path:
 
 
 def seeded(n_classes: int = 2, *, n_channels: int = 3, bilinear: bool = False, width: int = 4, seed: int = 0):
-    """A U-Net whose batch normalisations are not the identity, so that folding them is work."""
+    """Return a U-Net with batch normalisations that are not the identity, so that folding them has an effect."""
     from maskfleet.unet.model import UNet
 
     torch.manual_seed(seed)
@@ -72,7 +72,7 @@ def seeded(n_classes: int = 2, *, n_channels: int = 3, bilinear: bool = False, w
             layer.running_var.uniform_(0.5, 2)
             layer.weight.uniform_(0.5, 2)
             layer.bias.normal_(0, 0.2)
-    # The random network's logits sit on one side of zero; centred, both classes appear.
+    # Logits of a random network lie on one side of zero. Centred, they give both classes.
     model.outc.conv.bias -= model(torch.rand(1, n_channels, 64, 64)).mean(dim=(0, 2, 3))
     return model
 
@@ -94,7 +94,7 @@ def weights_file(tmp_path_factory) -> str:
 
 
 def draw_images(folder: Path, count: int = 24, *, seed: int = 0) -> Path:
-    """Images of three sizes and four kinds, in two sub-folders."""
+    """Draw images of three sizes and four formats, in two sub-folders. Return the folder."""
     random = np.random.default_rng(seed)
     sizes = ((48, 64), (64, 48), (33, 70))
     for number in range(count):
@@ -115,7 +115,7 @@ def draw_images(folder: Path, count: int = 24, *, seed: int = 0) -> Path:
 
 
 def draw_pairs(folder: Path, count: int = 12, *, classes: int = 2) -> tuple[Path, Path]:
-    """Images that show what their masks say, in two folders; of masks, class k shows 255 k / (classes - 1)."""
+    """Draw images and their masks, in two folders. Class k is 255 k / (classes - 1) in a mask."""
     images, masks = folder / "pairs", folder / "truth"
     for place in (images, masks):
         place.mkdir(parents=True, exist_ok=True)
@@ -131,7 +131,7 @@ def draw_pairs(folder: Path, count: int = 12, *, classes: int = 2) -> tuple[Path
 
 
 def decoded_pairs(channels: int = 3) -> list:
-    """Four pairs in memory, of two sizes, whose images are as light as their truth says."""
+    """Return four pairs of two sizes, with images as bright as their truth."""
     from maskfleet.jobs.training.pairs import Pair
 
     random = np.random.default_rng(0)
@@ -144,7 +144,7 @@ def decoded_pairs(channels: int = 3) -> list:
 
 
 def uploaded(folder: Path, bucket: str):
-    """A bucket, as storage, with a folder's files in it below `in/`."""
+    """Upload a folder's files to `in/` of a bucket. Return the bucket's storage."""
     from maskfleet.jobs.storage.schemes import open_storage
 
     storage = open_storage(bucket)
@@ -154,7 +154,7 @@ def uploaded(folder: Path, bucket: str):
 
 
 def once_committed(output: Path, shards: int) -> Callable[[], bool]:
-    """For a run's `stopped`: true as soon as so many of its shards are on record."""
+    """Return a `stopped` callback for a run: true once the run has committed `shards` shards."""
     before = {path.name for path in (output / "runs").glob("*")}
 
     def stopped() -> bool:
@@ -165,7 +165,7 @@ def once_committed(output: Path, shards: int) -> Callable[[], bool]:
 
 
 def jpeg(seed: int, side: int = 32) -> bytes:
-    """A noisy JPEG."""
+    """Return a JPEG of noise."""
     sink = io.BytesIO()
     pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)
     Image.fromarray(pixels).save(sink, "JPEG")
@@ -173,7 +173,7 @@ def jpeg(seed: int, side: int = 32) -> bytes:
 
 
 def tar(path: Path, members) -> Path:
-    """A tar file of names and bytes."""
+    """Write a tar file of (name, data) members. Return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as archive:
         for name, data in members:
@@ -190,7 +190,7 @@ def images(tmp_path) -> Path:
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory):
-    """A real S3 server where this machine has one, else moto's. Sets the environment for the session."""
+    """Start an S3 server, a real one if installed, else moto's. Sets the environment for the session."""
     tool = BESIDE / "tools" / "s3-server"
     programs = ("radosgw", "ceph-mon", "ceph-osd", "ceph", "radosgw-admin")
     environment = {"AWS_ACCESS_KEY_ID": "TESTACCESSKEY", "AWS_SECRET_ACCESS_KEY": "TESTSECRETKEY"}
@@ -220,7 +220,7 @@ def s3_server(tmp_path_factory):
 
 
 def _free_port() -> int:
-    """A port that is free, with the next one free too, which the server's monitor takes."""
+    """Return a free port. The next one is free too, for the server's monitor."""
     while True:
         with socket.socket() as one, socket.socket() as two:
             one.bind(("127.0.0.1", 0))
@@ -234,7 +234,7 @@ def _free_port() -> int:
 
 @pytest.fixture
 def bucket(s3_server) -> str:
-    """The URL of a new bucket."""
+    """URL of a new bucket."""
     import s3fs
 
     name = f"test-{os.urandom(6).hex()}"
@@ -243,7 +243,7 @@ def bucket(s3_server) -> str:
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, by relative path."""
+    """Return every file below a folder, by relative path."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
@@ -251,7 +251,7 @@ TIMES_AND_NAMES = ["run_id", "attempt", "worker", "mask_object"]
 
 
 def statistics(output) -> list[dict]:
-    """An output's rows without what differs between equal runs: times, names of runs, attempts and workers."""
+    """Return an output's rows without times and names of runs, attempts and workers, which differ between equal runs."""
     import pyarrow.dataset
 
     from maskfleet.jobs.ledger.statistics import STAGES

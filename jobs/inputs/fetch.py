@@ -13,7 +13,7 @@ from maskfleet.jobs.storage.files import Files
 
 
 class Inputs:
-    """Reads records. One per process; safe from several threads.
+    """The inputs of a process. Safe from several threads.
 
     Args:
         profile: AWS profile.
@@ -26,7 +26,7 @@ class Inputs:
         self.files = Files(profile=profile)
 
     def reader(self, records: Sequence[Record]) -> "Reader":
-        """Return a reader for records to be read about in this order."""
+        """Return a reader of the records. Reading is fastest in this order."""
         return Reader(self.files, records)
 
     def read(self, record: Record) -> bytes:
@@ -71,7 +71,7 @@ class Inputs:
 
 
 class Reader:
-    """Reads the records of a shard, each once. Safe from several threads.
+    """Reader of the records of a shard, each once. Safe from several threads.
 
     Args:
         files: Opens files by URL.

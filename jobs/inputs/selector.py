@@ -1,4 +1,4 @@
-"""Picks the inputs among listed files, by their names: images and containers. Counts the others."""
+"""Selects the inputs among listed files by their endings: images and containers. Counts the others."""
 
 import os
 import re
@@ -21,7 +21,7 @@ _VISIBLE = r"(?i)(?:^|/)[^./][^/]*(?:{})$"
 
 
 class Selector:
-    """Picks a job's inputs among listed files.
+    """Selection of a job's inputs among listed files.
 
     Args:
         files: Opens files by URL.

@@ -37,7 +37,7 @@ class Source:
 
     Attributes:
         mean_bytes: Mean size of a member in bytes, by the URL of its file. Filled during iteration, for containers
-            that do not tell the size of each member.
+            without the size of each member.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ _SUMMARIES = 64
 
 
 class Files:
-    """Opens files by URL. One per process; safe from several threads.
+    """The open storages of a process. Safe from several threads.
 
     Args:
         profile: AWS profile.
@@ -59,7 +59,7 @@ class Files:
         return self._ranges.submit(storage.read_range, path, start, size, etag)
 
     def summary(self, url: str, etag: str | None, make: Callable[[], T]) -> T:
-        """Return what `make` returned for this version of a file, such as its footer. The last ones are kept."""
+        """Return the result of `make` for this version of a file, such as its footer. Recent results are cached."""
         found: T | None = self._summaries.get((url, etag))
         if found is None:
             found = make()

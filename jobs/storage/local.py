@@ -186,7 +186,7 @@ def _linked_when_complete(file: str, data: bytes) -> bool:
     try:
         _write_all(descriptor, data)
         try:
-            # Python follows the symbolic link only if given a descriptor; an absolute path does not use it otherwise.
+            # Python lets linkat follow the symbolic link only if given a descriptor, which an absolute path ignores.
             os.link(f"/proc/self/fd/{descriptor}", file, src_dir_fd=descriptor)
         except OSError:  # the name is taken, or no /proc, or no hard links
             return False

@@ -48,7 +48,7 @@ class Access(NamedTuple):
 
 
 class ObstoreClient:
-    """Reads and writes objects of a bucket, without retries. Safe from several threads.
+    """Client of one bucket, without retries. Safe from several threads.
 
     Args:
         access: Access to the bucket.

@@ -1,4 +1,4 @@
-"""The container contract: how a file of many images is listed and how its members are read. Knows nothing of records.
+"""The container contract: listing a file of many images, and reading its members. Knows nothing of records.
 
 A new container is one module with a subclass of `Container` and one line in `formats.CONTAINERS`.
 """
@@ -74,7 +74,7 @@ class Listing:
     """Settings of a job for listing a container.
 
     Attributes:
-        is_image: Returns whether a member's name is that of an image.
+        is_image: Returns whether a name has the ending of an image.
         column: Column of the images, for tables; None to find it.
         report_mean: Receives the mean size of a member in bytes, from containers without the size of each.
     """
@@ -85,7 +85,10 @@ class Listing:
 
 
 class MemberReader(ABC):
-    """Reads members of one kind of container, each once, about in the given order. Safe from several threads."""
+    """Reader of members of one kind of container.
+
+    Each member is read once, about in the given order. Safe from several threads.
+    """
 
     @abstractmethod
     def read(self, member: Reference) -> bytes:
@@ -104,12 +107,12 @@ class MemberReader(ABC):
 
 
 class Container(ABC, Generic[E]):
-    """A kind of file that holds many images.
+    """A kind of file with many images.
 
     Attributes:
         endings: File name endings in lower case, with the dot. Names match in any case.
         place: Regular expression for the fragment of a member's URL.
-        faults: Error classes with what is wrong and the remedy. Every fault is final: the same bytes give it again.
+        faults: Error classes, each with an explanation and the remedy. All are final: the same bytes give them again.
         in_order: Whether entries come in order of member name. If not, they are sorted in memory.
         index: Schema of entries kept in the output, so that the next run need not list an unchanged file; None if
             listing is cheap.
@@ -135,7 +138,7 @@ class Container(ABC, Generic[E]):
 
     @abstractmethod
     def member(self, entry: E) -> Member:
-        """Return an entry as a member."""
+        """Convert an entry to a member."""
 
     @abstractmethod
     def reader(self, files: Files, members: Sequence[Reference]) -> MemberReader:

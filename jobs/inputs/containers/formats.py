@@ -23,10 +23,10 @@ CONTAINERS: tuple[Container[Any], ...] = (
 )
 """All kinds of containers."""
 
-BAD_NAME = "bad_name"
+_BAD_NAME = "bad_name"
 
 _FAULTS = {
-    BAD_NAME: "the file's name is not UTF-8; rename it",
+    _BAD_NAME: "the file's name is not UTF-8; rename it",
     "missing": "the file is gone; it was deleted while it was listed, or the list is out of date",
     "changed": "the file changed while it was listed; run again to plan it as it is now",
 }
@@ -47,13 +47,13 @@ def container_of(name: str) -> Container[Any] | None:
 
 
 def faults() -> dict[str, str]:
-    """Return all error classes of members with what is wrong and the remedy."""
+    """Return the error classes of members, each with an explanation and the remedy."""
     return _FAULTS | {name: text for container in CONTAINERS for name, text in container.faults.items()}
 
 
 def final_faults() -> tuple[str, ...]:
     """Return the error classes that the same bytes give again. New runs do not retry them."""
-    return (*(name for container in CONTAINERS for name in container.faults), BAD_NAME)
+    return (*(name for container in CONTAINERS for name in container.faults), _BAD_NAME)
 
 
 def is_member(url: str) -> bool:
@@ -78,7 +78,7 @@ def member_url(url: str) -> MemberUrl | None:
 
 
 def files_of(urls: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return the files' URLs of members. Other URLs stay as they are."""
+    """Return the URLs of the files of members. Other URLs stay as they are."""
     places = "|".join(container.place for container in CONTAINERS)
     return pc.replace_substring_regex(urls, f"#(?:{places})$", "")
 

@@ -1,7 +1,7 @@
 """Parquet files with a column of images: each row is a member.
 
-A member's name is its row number in nine digits, and the last part of the row's own name if it has one. So neighbours
-in a run are neighbours in the file.
+A member is named by its row number in nine digits, and by the last component of the row's own name if it has one. So
+neighbours in a run are neighbours in the file.
 """
 
 import itertools
@@ -68,7 +68,7 @@ class ParquetFiles(Container[Row]):
 
 
 class _RowReader(MemberReader):
-    """Reads rows of any number of files."""
+    """Reader of rows of any number of files."""
 
     def __init__(self, files: Files, members: Sequence[Reference]) -> None:
         self._files = files

@@ -28,7 +28,7 @@ _PIECE = 64 * 2**20
 
 
 class SpanReader(MemberReader):
-    """Reads members with an `offset` and a `size` in bytes.
+    """Reader of members with an `offset` and a `size` in bytes.
 
     Args:
         files: Opens files by URL.
