@@ -59,7 +59,7 @@ def test_an_unchanged_tar_is_not_listed_again(tmp_path, weights_file, monkeypatc
     second = run(job)
     assert (second.images, second.listed, second.gone, read) == (0, 5, 0, [])
     stale = start_plan(job, "another fingerprint")
-    assert stale.first[0]["url"].to_pylist() == [record.url for record in Source(str(folder), output="/nowhere")]
+    assert stale.first.table["url"].to_pylist() == [record.url for record in Source(str(folder), output="/nowhere")]
     read.clear()
     tar(folder / "a.tar", [("0.jpg", jpeg(0)), ("new.jpg", jpeg(7))])
     third = run(job)
