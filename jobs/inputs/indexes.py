@@ -2,7 +2,8 @@
 
     catalog/indexes/<digest of the file's URL>.parquet   its images; the metadata names the file and its ETag
 
-An index is only a copy. If it is lost, or of another ETag or form, it is made again from the file.
+An index is only a copy. If it is lost, or made for another ETag, form or set of image formats, it is made again from
+the file.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from maskfleet.jobs.errors import Denied, NotFound
+from maskfleet.jobs.images.formats import ENDINGS
 from maskfleet.jobs.inputs.containers.contract import Container
 from maskfleet.jobs.inputs.containers.formats import container_of
 from maskfleet.jobs.storage.contract import Storage
@@ -23,7 +25,7 @@ from maskfleet.jobs.storage.schemes import open_storage, split_url
 
 FOLDER = "catalog/indexes"
 _FORM = "1"
-"""Version of the entries' meaning. A change, as of the endings of images, makes all older indexes void."""
+"""Version of the entries' meaning. A change makes all older indexes void."""
 
 _IN_FLIGHT = 8
 
@@ -109,4 +111,6 @@ def _name(url: str) -> str:
 
 
 def _metadata(url: str, etag: str) -> dict[bytes, bytes]:
-    return {b"url": url.encode(), b"etag": etag.encode(), b"form": _FORM.encode()}
+    # Only images are indexed, so a new image format needs new indexes.
+    form = {"form": _FORM, "images": " ".join(ENDINGS)}
+    return {name.encode(): value.encode() for name, value in ({"url": url, "etag": etag} | form).items()}

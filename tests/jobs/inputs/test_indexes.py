@@ -1,6 +1,7 @@
 import pytest
 from conftest import jpeg, tar
 
+from maskfleet.jobs.inputs import indexes as module
 from maskfleet.jobs.inputs.containers.tar_headers import TarMember
 from maskfleet.jobs.inputs.indexes import Indexes
 from maskfleet.jobs.inputs.sources import Source
@@ -24,6 +25,15 @@ def test_an_index_belongs_to_one_version_of_a_tar(tmp_path):
     assert Indexes(storage).get("/in/none.tar", "e") == []
     assert Indexes(storage).get("/in/a.tar", "other") is None
     assert Indexes(storage).get("/in/b.tar", "e") is None
+
+
+def test_an_index_is_void_once_there_is_a_new_image_format(tmp_path, monkeypatch):
+    storage = LocalStorage(str(tmp_path))
+    indexes = Indexes(storage)
+    indexes.add("/in/a.tar", "e", MEMBERS)
+    indexes.store()
+    monkeypatch.setattr(module, "ENDINGS", (*module.ENDINGS, ".new"))
+    assert Indexes(storage).get("/in/a.tar", "e") is None
 
 
 @pytest.mark.parametrize("damage", [b"", b"PAR1 and no more"])
