@@ -35,12 +35,7 @@ class ClusterError(MaskfleetError):
 
 
 class _NoFolders(list[str]):
-    """The module search path that Ray copies from a driver to its workers; it stays empty.
-
-    `ray.init` extends it by the driver's working directory, and no option of Ray's public interface prevents that
-    without a runtime environment, which would cost the workers that Ray has ready. The working directory is the user's:
-    a `unet/` or a `numpy.py` in it must not reach a worker.
-    """
+    """A list that stays empty."""
 
     def extend(self, folders: Iterable[str]) -> None:
         """Take nothing."""
@@ -48,6 +43,17 @@ class _NoFolders(list[str]):
     def __bool__(self) -> bool:
         """Be true while empty: Ray replaces a false value by a list of its own."""
         return True
+
+
+def _no_search_path() -> JobConfig:
+    """A job configuration that keeps the driver's working directory off the workers' module search path.
+
+    That folder is the user's: a `unet/` or a `numpy.py` in it must not reach a worker. `ray.init` adds it to this list,
+    and Ray's public interface prevents that only with a `working_dir`, at the price of the workers that Ray has ready.
+    """
+    config = JobConfig()
+    config._py_driver_sys_path = _NoFolders()
+    return config
 
 
 @contextmanager
@@ -77,8 +83,7 @@ def connected(address: str | None, environment: Mapping[str, str]) -> Iterator[d
         _check_reachable(address)
         with _environment(environment if own else {}):
             ray.init(
-                address, log_to_driver=False, logging_level=logging.ERROR,
-                job_config=JobConfig(_py_driver_sys_path=_NoFolders()), **own,
+                address, log_to_driver=False, logging_level=logging.ERROR, job_config=_no_search_path(), **own
             )  # fmt: skip
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise ClusterError(
