@@ -1,4 +1,4 @@
-"""When to stop trusting a node, and when to stop trusting the job. Pure: no Ray, and the clock is given."""
+"""Circuit breakers: when to avoid a node, and when to end the run. Pure: no Ray, and the caller passes the time."""
 
 from collections import defaultdict
 
@@ -8,14 +8,13 @@ _JOB_SHARDS = 8
 
 
 class NodeBreaker:
-    """A node that costs several shards their workers is left alone for a while.
+    """Avoids a node for a while after it has failed several shards.
 
-    A shard that kills every worker it meets would condemn the node it happens to be on, so what
-    counts is different shards.
+    Only different shards count. Otherwise a shard that kills every worker would condemn the node it happens to be on.
 
     Args:
-        failures: Different shards, or starts, that a node may cost within the window.
-        window: Seconds that a failure counts for.
+        failures: Different shards, or starts of workers, that may fail on a node within the window.
+        window: Duration for which a failure counts, in seconds.
     """
 
     def __init__(self, *, failures: int = _NODE_FAILURES, window: float = _NODE_WINDOW) -> None:
@@ -23,21 +22,21 @@ class NodeBreaker:
         self._seen: dict[str, dict[str, float]] = defaultdict(dict)
 
     def failed(self, node: str, what: str, now: float) -> None:
-        """A worker on a node was lost.
+        """Count a failure.
 
         Args:
-            node: Where.
-            what: Shard that it had, or whatever tells this failure from others.
-            now: Seconds of a monotonic clock.
+            node: Id of the node.
+            what: Name of the failure, such as the shard. Equal names count once.
+            now: Monotonic time in seconds.
         """
         self._seen[node][what] = now
 
     def avoided(self, alive: set[str], now: float) -> set[str]:
-        """Nodes that get no new workers for now.
+        """Ids of the nodes that get no new workers for now.
 
         Args:
-            alive: The cluster's nodes. Where all of them fail it is not the nodes, and none is avoided.
-            now: Seconds of a monotonic clock.
+            alive: Ids of the cluster's nodes. If all of them fail, the nodes are not at fault, and none is avoided.
+            now: Monotonic time in seconds.
         """
         bad = {node for node in alive & self._seen.keys() if self._recent(node, now) >= self._failures}
         return bad if bad < alive else set()
@@ -47,10 +46,10 @@ class NodeBreaker:
 
 
 class JobBreaker:
-    """When most shards cost their workers, it is the job or the machines, not the images.
+    """Opens once most shards fail: then the job or the machines are at fault, not the images.
 
     Args:
-        shards: Different shards that must have failed before that is said.
+        shards: Number of different shards that must have failed before it opens.
     """
 
     def __init__(self, *, shards: int = _JOB_SHARDS) -> None:
@@ -59,11 +58,11 @@ class JobBreaker:
         self._done = 0
 
     def failed(self, group: int) -> None:
-        """A shard, or a part of it, cost a worker."""
+        """Count a failed attempt at a shard, or at a part of it."""
         self._failing.add(group)
 
     def done(self, group: int) -> None:
-        """A shard, or a part of it, is on record."""
+        """Count a committed shard, or a committed part of it."""
         self._failing.discard(group)
         self._done += 1
 

@@ -1,4 +1,4 @@
-"""The way to a Ray: one of our own on this machine, or a cluster's."""
+"""The connection to Ray: a cluster, or a local Ray that ends with the run."""
 
 import atexit
 import logging
@@ -23,15 +23,15 @@ from maskfleet.jobs.cores import PATIENT_THREADS
 from maskfleet.jobs.errors import MaskfleetError
 
 WORKER_ENVIRONMENT = {
-    # See `unet.memory.keep_freed_memory`: Ray's threads allocate before anything of ours runs.
+    # See `unet.memory.keep_freed_memory`: Ray's threads allocate before any code of this project runs.
     "MALLOC_ARENA_MAX": "1",
     **PATIENT_THREADS,
 }
-"""Of every process that computes."""
+"""Environment of every process that computes."""
 
 
 class ClusterError(MaskfleetError):
-    """There is no such cluster, or it cannot run the workers; the message says what to check."""
+    """The cluster cannot be reached, or cannot run the workers. The message says what to check."""
 
 
 class _NoFolders(list[str]):
@@ -58,19 +58,19 @@ def _no_search_path() -> JobConfig:
 
 @contextmanager
 def connected(address: str | None, environment: Mapping[str, str]) -> Iterator[dict[str, Any] | None]:
-    """A connection to Ray; a Ray of one's own is ended behind it.
+    """Connect to Ray. A local Ray ends with the context.
 
     Args:
-        address: Of a cluster; None for RAY_ADDRESS, else a Ray of one's own.
-        environment: That workers are to have.
+        address: Address of a cluster; None for RAY_ADDRESS, else a local Ray.
+        environment: Environment variables of the workers.
 
     Yields:
-        The runtime environment that gives it to them. None where they have it by birth: a Ray of one's own starts with
-        it, and then hands out processes that it has ready, in place of making an environment and a process for each
-        (measured: 0.3 s in place of 1.6 s until an actor's first line).
+        The runtime environment with those variables; None if inherited. A local Ray starts with them, and then reuses
+        its prestarted workers instead of creating an environment and a process per worker (measured: 0.3 s instead of
+        1.6 s until an actor's first line runs).
 
     Raises:
-        ClusterError: There is none at that address.
+        ClusterError: There is no Ray at that address.
     """
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -93,17 +93,17 @@ def connected(address: str | None, environment: Mapping[str, str]) -> Iterator[d
     try:
         if threading.current_thread() is threading.main_thread():
             for number, handler in handlers.items():
-                signal.signal(number, handler)  # Ray puts its own there, which would end the run without draining
+                signal.signal(number, handler)  # Ray installs its own, which would end the run without draining it
         yield None if own else {"env_vars": dict(environment)}
     finally:
         ray.shutdown()
 
 
 class Connection:
-    """A connection to Ray that is made when it is needed, or ahead of that. A context, which may be entered again.
+    """A connection to Ray, made on first use or ahead of it. A context that may be entered again.
 
     Args:
-        address: See `connected`.
+        address: Address of a cluster; see `connected`.
     """
 
     def __init__(self, address: str | None) -> None:
@@ -115,7 +115,7 @@ class Connection:
     def begin(self) -> None:
         """Connect in another thread.
 
-        A Ray of one's own waits for its processes for seconds: enough to load torch, check weights and list the input.
+        A local Ray takes seconds to start: enough to load torch, check the weights and list the input.
         """
         self._ahead = self._thread.submit(self._connect)
 
@@ -123,7 +123,7 @@ class Connection:
         return self._open.enter_context(connected(self.address, WORKER_ENVIRONMENT))
 
     def __enter__(self) -> dict[str, Any] | None:
-        """As `connected`."""
+        """Connect, or wait for the connection begun ahead. See `connected`."""
         return self._connect() if self._ahead is None else self._ahead.result()
 
     def __exit__(self, *_: object) -> None:
@@ -131,17 +131,17 @@ class Connection:
         self._open.close()
 
     def close(self, *, wait: bool = True) -> None:
-        """End what was begun and never needed. That it could not be had does not matter then.
+        """End a connection that was begun ahead and never used. Its errors do not matter any more.
 
         Args:
-            wait: Also for what is still being made. Else that ends with this process, which is about to.
+            wait: Whether to wait for a connection still being made. If not, it ends with this process.
         """
         if self._ahead is not None and (wait or self._ahead.done()):
             futures.wait([self._ahead])
             self.__exit__()
         if wait:
-            # Last: Ray's own processes are killed with the thread that started them (PR_SET_PDEATHSIG), and Ray then
-            # waits 15 s for them in vain.
+            # Last, since Ray's processes die with the thread that started them (PR_SET_PDEATHSIG). Ray would then
+            # wait 15 s for them in vain.
             self._thread.shutdown()
 
 
@@ -158,18 +158,18 @@ def _environment(more: Mapping[str, str]) -> Iterator[None]:
 
 
 def _check_reachable(address: str) -> None:
-    """Fail in seconds where nobody listens: Ray itself asks for minutes, and then ends the process."""
+    """Fail within seconds if nobody listens. Ray itself retries for minutes, and then ends the process."""
     host, colon, port = address.rpartition(":")
     if colon and "/" not in address and port.isdigit():
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _own_token() -> None:
-    """A token of its own for a local Ray: the one that Ray would write is readable by every user of the machine."""
+    """Give a local Ray its own token. The token file that Ray would write is readable by every user of the machine."""
     names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
     if any(name in os.environ for name in names) or (Path.home() / ".ray" / "auth_token").exists():
         return
-    folder = Path(tempfile.mkdtemp(prefix="maskfleet-"))  # open to this user alone
+    folder = Path(tempfile.mkdtemp(prefix="maskfleet-"))  # readable by this user alone
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     (folder / "token").write_text(secrets.token_hex(32))
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(folder / "token")

@@ -1,4 +1,4 @@
-"""How many workers a run asks for, and what each of them needs. Pure: the nodes are given."""
+"""The number of workers, and the resources of each. Pure: the caller passes the nodes."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,37 +8,36 @@ from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.job.sections import WorkerRange
 
 Resources = Mapping[str, float]
-"""What a node has, as Ray says it: "CPU", "GPU", "memory" in bytes, …"""
+"""Resources of a node under Ray's names: "CPU", "GPU", "memory" in bytes, …"""
 
 _WORKER_BYTES = 2 * 2**30
-"""Memory of a worker that computes on CPUs, at most."""
+"""Largest memory of a worker without a GPU, in bytes."""
 
 
 class Needs(NamedTuple):
-    """What Ray reserves for a worker.
+    """The resources that Ray reserves for a worker.
 
     Attributes:
-        cpus: Cores. For a worker with a GPU only one: the GPU is what decides where it fits, and it uses its share of
-            the cores of whichever node it comes to (`cluster.worker`), also of one that did not exist when it was asked
-            for.
-        gpus: GPUs, or the share of one.
+        cpus: CPU cores. A worker with a GPU reserves one core only, so that the GPU decides where it fits. It then uses
+            its share of the cores of its node (`cluster.worker`), even if that node joined later.
+        gpus: Number of GPUs, or the share of one.
     """
 
     cpus: float
     gpus: float
 
     def fit(self, node: Resources) -> bool:
-        """Whether a node that did nothing else would have room for one."""
+        """Whether an otherwise empty node has room for a worker."""
         return self.cpus <= node.get("CPU", 0) and self.gpus <= node.get("GPU", 0)
 
 
 def needs(job: Job, nodes: Sequence[Resources], threads: int) -> Needs:
-    """What each worker needs, on the nodes that are there.
+    """The resources of each worker.
 
     Args:
         job: The job.
-        nodes: Alive, and not about to leave.
-        threads: That a network on a CPU has in every worker.
+        nodes: Resources of the nodes that are alive and not about to leave.
+        threads: CPU threads of the network in every worker.
     """
     gpus = _gpus(job, nodes)
     if job.cluster.cpus_per_worker != "auto":
@@ -48,20 +47,20 @@ def needs(job: Job, nodes: Sequence[Resources], threads: int) -> Needs:
     able = [node for node in nodes if node.get("CPU", 0) >= 1]
     fewest = min((int(node["CPU"]) for node in able), default=1)
     if (most := _asked_for(job)) is not None:
-        # Shared out so that the fullest node still fits its workers.
+        # The cores are divided so that even the node with the most workers has room for them.
         return Needs(float(max(1, fewest // math.ceil(most / max(1, len(able))))), gpus)
-    # More threads would wait for each other, and for Python's lock: a large node has several workers.
+    # More threads would wait for each other and for the GIL, so a large node has several workers.
     return Needs(float(min(fewest, max([threads, *map(_cores_per_memory, able)]))), gpus)
 
 
 def target(job: Job, nodes: Sequence[Resources], shards_left: int, threads: int) -> int:
-    """Workers to have now. What exceeds the free machines stays pending, which is the request to an autoscaler.
+    """The number of workers to have now. Workers without a free node stay pending, which makes an autoscaler add nodes.
 
     Args:
         job: The job.
-        nodes: As in `needs`.
-        shards_left: Without an outcome; more workers than that would find nothing to do.
-        threads: As in `needs`.
+        nodes: See `needs`.
+        shards_left: Number of shards without a commit; more workers than that would have nothing to do.
+        threads: See `needs`.
     """
     least = job.cluster.workers.min if isinstance(job.cluster.workers, WorkerRange) else 1
     most = _asked_for(job) or _places(nodes, needs(job, nodes, threads))
@@ -69,7 +68,7 @@ def target(job: Job, nodes: Sequence[Resources], shards_left: int, threads: int)
 
 
 def _asked_for(job: Job) -> int | None:
-    """Workers at most, where the job says so."""
+    """Largest number of workers if the job states it, else None."""
     workers = job.cluster.workers
     if isinstance(workers, WorkerRange):
         return workers.max
@@ -77,15 +76,15 @@ def _asked_for(job: Job) -> int | None:
 
 
 def _places(nodes: Sequence[Resources], each: Needs) -> int:
-    """Workers that all nodes together have a place for, at least one."""
+    """Number of workers that fit on all nodes together, at least one."""
     if each.gpus:
-        # A share is of one GPU: what two of them have left over makes no worker.
+        # A share lies on one GPU: the remainders of two GPUs make no worker.
         return max(1, sum(int(node.get("GPU", 0)) for node in nodes) * int(1 / each.gpus + 1e-9))
     return max(1, sum(int(node.get("CPU", 0) // each.cpus) for node in nodes))
 
 
 def _cores_per_memory(node: Resources) -> int:
-    """Cores that go with a worker's memory."""
+    """Number of cores that come with the memory of one worker."""
     return math.ceil(node["CPU"] * _WORKER_BYTES / node["memory"]) if node.get("memory") else 1
 
 

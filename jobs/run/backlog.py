@@ -1,9 +1,9 @@
-"""Which shard goes out next, and what to do about one that kills its worker. Pure: no storage, no clock.
+"""The shards that are not done, and what follows from a failed attempt. Pure: no storage, no clock.
 
-A worker that dies had up to two shards, and only one of them, or neither, is to blame. So both
-become *suspects*, and a suspect goes to a worker alone: when that one dies too, the blame is exact.
-A suspect that has cost `attempts` workers alone is cut in two, and so are its guilty halves, at one
-worker each, down to a single image; that one fails after `attempts` workers.
+A worker that dies had up to two shards, and at most one of them is to blame. So both become *suspects*. A suspect
+goes to a worker that has no other shard: if that worker dies too, the suspect is to blame. After `attempts` workers, a
+guilty shard is split in two. A guilty half is split after one worker more, and so on, down to a single image. That
+image fails after `attempts` workers.
 """
 
 from collections import deque
@@ -18,12 +18,12 @@ Verdict = Literal["again", "split", "give_up"]
 
 @dataclass(frozen=True)
 class Task:
-    """A shard to be done.
+    """A shard to attempt, and its history.
 
     Attributes:
-        shard: Which.
-        alone: Whether its worker must have nothing else.
-        deaths: Workers that it has cost alone.
+        shard: The shard.
+        alone: Whether it is a suspect, so that its worker must have no other shard.
+        deaths: Number of workers that died while they had this shard alone.
     """
 
     shard: Shard
@@ -32,12 +32,12 @@ class Task:
 
 
 class Backlog:
-    """The shards of a run that are not done.
+    """The shards of a run without a commit.
 
     Args:
-        shards: In order. Taken one by one, so it may be an iterator over millions; None of it means that the next
-            shard is not known yet.
-        attempts: Workers that a shard may cost before it is cut, and an image before it fails.
+        shards: Shards in order, taken one by one, so it may be an iterator over millions. None in it means that the
+            next shard is not planned yet.
+        attempts: Number of workers that may die at a shard before it is split, and at an image before it fails.
     """
 
     def __init__(self, shards: Iterable[Shard | None], *, attempts: int) -> None:
@@ -47,7 +47,7 @@ class Backlog:
         self._next: Shard | None = None
         self._suspect_last = False
         self._more = True
-        """Whether `_fresh` may have another."""
+        """Whether `_fresh` may hold another shard."""
         self._look()
 
     def __bool__(self) -> bool:
@@ -63,17 +63,17 @@ class Backlog:
 
     @property
     def waits(self) -> bool:
-        """Whether there is nothing to take right now, and yet more may come."""
+        """Whether the next shard is not planned yet, and nothing else is left."""
         self._look()
         return not self._again and self._next is None and self._more
 
     def take(self, *, idle: bool) -> Task | None:
-        """The next task for a worker.
+        """Take the next task for a worker; None if there is none for it now.
 
         Args:
-            idle: Whether it has nothing else, and so may have a suspect.
+            idle: Whether the worker has no shard, so that it may get a suspect.
         """
-        # By turns with the others: a bad shard must not hold them back, and whether most are bad shows soon.
+        # Suspects alternate with fresh shards: they must not hold those back, and it shows early if most shards fail.
         self._look()
         held_back = self._suspect_last and self._next is not None
         if self._again and (not self._again[0].alone or (idle and not held_back)):
@@ -87,19 +87,19 @@ class Backlog:
         return task
 
     def put_back(self, task: Task) -> None:
-        """Do it again, first; nothing happened that it could be to blame for."""
+        """Put a task back as the next one. Its worker left for a reason that is no fault of the shard."""
         self._again.appendleft(task)
 
     def died(self, task: Task, *, alone: bool) -> Verdict:
-        """Its worker died, or it raised an error.
+        """Decide what follows from a failed attempt.
 
         Args:
-            task: What the worker had.
-            alone: Whether that was all.
+            task: The task.
+            alone: Whether the worker had no other shard.
 
         Returns:
-            "again": it will be taken again. "split": put its halves in with `halves`, once that is
-            on record. "give_up": its one image must fail.
+            "again": the task will be taken again. "split": the caller commits the split, then calls `halves`.
+            "give_up": the only image of the shard fails.
         """
         if not alone:
             self._again.append(replace(task, alone=True))
@@ -111,8 +111,8 @@ class Backlog:
         return "give_up" if len(task.shard) == 1 else "split"
 
     def halves(self, task: Task) -> None:
-        """Put the halves of a shard in, as suspects."""
+        """Add the halves of a shard, as suspects."""
         for half in task.shard.halves():
-            # The guilt of the whole is proven, so one more worker convicts a half; an image has all its chances.
+            # The whole shard is proven guilty, so one more worker convicts a half. An image gets all its attempts.
             deaths = 0 if len(half) == 1 else self._attempts - 1
             self._again.append(Task(half, alone=True, deaths=deaths))

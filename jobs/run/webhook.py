@@ -1,4 +1,4 @@
-"""One POST of a run's outcome, for the systems that watch. A webhook that fails is a warning, never the run's end."""
+"""One POST of a run's outcome, for monitoring systems. A failing webhook is a warning and never ends the run."""
 
 import json
 import logging
@@ -14,7 +14,11 @@ _log = logging.getLogger("maskfleet")
 
 
 def post(job: Job, outcome: dict[str, Any]) -> None:
-    """Send an outcome to the job's webhook, if it has one.
+    """Post an outcome to the job's webhook, if it has one.
+
+    Args:
+        job: The job.
+        outcome: The outcome, as JSON values. Credentials in it are redacted.
 
     Raises:
         JobError: The environment variable that should hold the URL is not set.
@@ -32,5 +36,5 @@ def post(job: Job, outcome: dict[str, Any]) -> None:
         with urllib.request.urlopen(request, timeout=_SECONDS):  # noqa: S310
             pass
     except OSError as error:
-        # The URL may be a secret in itself.
+        # The URL itself may be a secret.
         _log.warning("the webhook does not answer (%s); the run's outcome is in run.json", type(error).__name__)
