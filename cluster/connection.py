@@ -40,10 +40,6 @@ class _NoFolders(list[str]):
     def extend(self, folders: Iterable[str]) -> None:
         """Take nothing."""
 
-    def __bool__(self) -> bool:
-        """Be true while empty: Ray replaces a false value by a list of its own."""
-        return True
-
 
 def _no_search_path() -> JobConfig:
     """A job configuration that keeps the driver's working directory off the workers' module search path.

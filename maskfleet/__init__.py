@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from maskfleet.cluster.driver import Fleet
     from maskfleet.jobs.errors import MaskfleetError
     from maskfleet.jobs.job.schema import Job
+    from maskfleet.jobs.outputs.output import Output, open_output
     from maskfleet.jobs.run.execute import run
     from maskfleet.jobs.run.summary import RunSummary
     from maskfleet.jobs.tools.preview import Plan, plan
@@ -20,10 +21,12 @@ __all__ = [
     "Fleet",
     "Job",
     "MaskfleetError",
+    "Output",
     "Plan",
     "RunSummary",
     "Segmenter",
     "UNet",
+    "open_output",
     "plan",
     "run",
 ]
@@ -32,10 +35,12 @@ _MODULES = {
     "Fleet": "maskfleet.cluster.driver",
     "Job": "maskfleet.jobs.job.schema",
     "MaskfleetError": "maskfleet.jobs.errors",
+    "Output": "maskfleet.jobs.outputs.output",
     "Plan": "maskfleet.jobs.tools.preview",
     "RunSummary": "maskfleet.jobs.run.summary",
     "Segmenter": "maskfleet.unet.inference.segmenter",
     "UNet": "maskfleet.unet.model",
+    "open_output": "maskfleet.jobs.outputs.output",
     "plan": "maskfleet.jobs.tools.preview",
     "run": "maskfleet.jobs.run.execute",
 }
