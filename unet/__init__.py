@@ -1,1 +1,1 @@
-"""Arrays in, class maps out: the U-Net, its weights, the device it lives on. Knows no file format but safetensors."""
+"""Arrays in, class maps out: networks, their weights, and the device. Knows no file format but safetensors."""

@@ -1,9 +1,9 @@
-"""Activation checkpointing: less memory for more time. Activations are dropped after the forward pass and made again.
+"""Activation checkpointing: less memory for more time, by recomputing activations in the backward pass.
 
-Two things make this wrong in the usual ways. Reentrant checkpointing loses the gradients of a block whose input
-needs none, as an image does. And a block that is run twice updates the running statistics of its batch
-normalisations twice. Here recomputation works on copies of those buffers that are thrown away, so the
-statistics, the counter included, are those of one pass, bit for bit.
+The usual ways go wrong twice. Reentrant checkpointing loses the gradients of a block whose input needs none, such as
+an image. And a recomputed block updates the running statistics of its batch normalisations twice. Here recomputation
+works on temporary copies of those buffers, so the statistics, including the counter, are those of one pass, bit for
+bit.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,21 +17,21 @@ from torch.utils.checkpoint import checkpoint
 
 
 def checkpointed(function: Callable[..., Tensor], *inputs: Tensor, owner: nn.Module) -> Tensor:
-    """The function's value; its activations are made again when the backward pass needs them.
+    """Return the function's value; the backward pass recomputes its activations.
 
     Args:
-        function: Deterministic, of the inputs and of the owner's parameters.
-        *inputs: Kept until then.
-        owner: Holds every batch normalisation that the function runs.
+        function: Deterministic function of the inputs and of the owner's parameters.
+        *inputs: Kept for the backward pass.
+        owner: Module with all batch normalisations of the function.
     """
     if torch.compiler.is_compiling():
-        # The compiler sees one pass, mutations apart, and makes again what backward reads: buffers are written once.
+        # The compiler traces one pass without mutations and recomputes for the backward pass: buffers are written once.
         return checkpoint(function, *inputs, use_reentrant=False)
     return checkpoint(
         function,
         *inputs,
         use_reentrant=False,
-        preserve_rng_state=False,  # nothing in a U-Net is drawn
+        preserve_rng_state=False,  # nothing in a U-Net is random
         context_fn=partial(_contexts, owner),
     )
 
@@ -42,14 +42,14 @@ def _contexts(owner: nn.Module) -> tuple[AbstractContextManager[None], AbstractC
 
 @contextmanager
 def _on_copies(owner: nn.Module) -> Iterator[None]:
-    """Let batch normalisations update copies of their statistics, and put the true ones back."""
+    """Have batch normalisations update copies of their statistics, and restore the originals."""
     norms = [module for module in owner.modules() if isinstance(module, _NormBase)]
-    true = [dict(norm._buffers) for norm in norms]
+    originals = [dict(norm._buffers) for norm in norms]
     try:
         for norm in norms:
             for name, buffer in norm._buffers.items():
                 norm._buffers[name] = None if buffer is None else buffer.clone()
         yield
     finally:
-        for norm, buffers in zip(norms, true, strict=True):
+        for norm, buffers in zip(norms, originals, strict=True):
             norm._buffers.update(buffers)

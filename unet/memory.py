@@ -1,4 +1,4 @@
-"""Memory: keeping what is needed again, and telling that there is too little."""
+"""Memory of the process: recognising a shortage, and keeping freed blocks for reuse."""
 
 import ctypes
 import platform
@@ -7,21 +7,20 @@ import torch
 
 
 def ran_out(error: BaseException) -> bool:
-    """Whether an error says that memory does not suffice."""
+    """Whether an error is due to a lack of memory."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    # Torch's CPU allocator and oneDNN have no class of their own for it.
+    # Torch's CPU allocator and oneDNN raise plain RuntimeErrors.
     return "can't allocate memory" in str(error) or "not enough memory" in str(error)
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep large blocks when they are freed instead of giving them back to the kernel.
+    """Have glibc keep freed large blocks instead of returning them to the kernel.
 
-    Torch's CPU allocator has no cache: without this every activation is mapped, faulted in page by
-    page and unmapped again, which was seen to take 40 % of a small network's forward pass. Blocks can
-    be kept in the main arena alone, so every thread is to use that one (20 % of a large network's).
-    Threads that have allocated before keep the arena that they have; a process that starts with
-    MALLOC_ARENA_MAX=1 has none of those.
+    Torch's CPU allocator has no cache: by default every activation is mapped, faulted in page by page and unmapped
+    again. That took 40 % of a small network's forward pass in a measurement. Only the main arena can keep blocks, so
+    all threads use it (20 % of a large network's forward pass). Threads that have already allocated keep their own
+    arena; a process started with MALLOC_ARENA_MAX=1 has no such threads.
     """
     if platform.libc_ver()[0] == "glibc":
         trim_threshold, mmap_threshold, arena_max = -1, -3, -8

@@ -73,7 +73,7 @@ def training() -> Callable[[Any], None]:
             return
         last = time.monotonic()
         saving = ", checkpointing" if step.checkpointing else ""
-        parts = f", batches in {step.parts} parts" if step.parts > 1 else ""
+        parts = f", batches in {step.micro_batches} parts" if step.micro_batches > 1 else ""
         say(
             f"step {step.number}/{moment.steps}, loss {step.loss:.4f}, "
             f"Dice {'not yet known' if moment.dice is None else f'{moment.dice:.4f}'}, "

@@ -1,4 +1,4 @@
-"""A few of a job's images, decoded: what is measured before a run, and what a doctor looks at."""
+"""A few decoded images of a job, for measurements and checks before a run."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,23 +16,23 @@ from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.storage.contract import Fault
 
 IMAGES = 16
-"""Looked at, at most."""
+"""Largest number of images in a sample."""
 
 _LARGE = 1
-"""Of images that are read in rows so many are enough: out of a bucket, each comes whole."""
+"""Number of sampled images that are read in rows: from a bucket, such an image is downloaded completely."""
 
 _SIDE = 768
-"""Of larger images the upper left corner is enough, in px."""
+"""Side of the sampled upper left corner of larger images, in px."""
 
 
 class Example(NamedTuple):
     """An image of the sample.
 
     Attributes:
-        record: Which.
-        pixels: As the network sees it, (H, W, C), at most 768² px of it; None where it does not decode, or where
-            more images are too large to be decoded whole than are looked at.
-        failure: Why it does not decode.
+        record: Record of the image.
+        pixels: The network's input, (H, W, C), at most its upper left 768² px; None if the image does not decode, or
+            is read in rows and enough of those are sampled.
+        failure: Reason for not decoding, or None.
     """
 
     record: Record
@@ -41,7 +41,7 @@ class Example(NamedTuple):
 
 
 def limits_of(job: Job, channels: int) -> Limits:
-    """What one image of a job may cost, and what it becomes for a network of so many channels."""
+    """Return the decoding limits of a job, for a network of this number of channels."""
     return Limits(
         channels=channels,
         scale=job.inference.scale,
@@ -53,13 +53,13 @@ def limits_of(job: Job, channels: int) -> Limits:
 
 
 def sample(job: Job, channels: int, records: Sequence[Record]) -> list[Example]:
-    """The images of some records, in their order."""
+    """Return the images of some records, in their order."""
     inputs = Inputs(profile=job.profile)
     reader = inputs.reader(records)
 
     def fetched(record: Record) -> bytes | Failure:
         if (record.size or 0) > STREAM_BYTES:
-            return Failure("decode", STREAM, "larger than what is read whole")
+            return Failure("decode", STREAM, "larger than the limit for reading at once")
         try:
             return reader.read(record)
         except (NotFound, Changed, Denied, Fault) as error:
@@ -86,7 +86,7 @@ def sample(job: Job, channels: int, records: Sequence[Record]) -> list[Example]:
 
 
 def _corner(inputs: Inputs, record: Record, limits: Limits) -> Example:
-    """Of an image that is read in rows."""
+    """Return the corner of an image that is read in rows."""
     try:
         with inputs.opened(record) as file, Stream(file.fileno(), limits) as stream:
             return Example(record, stream.read(0, min(_SIDE, stream.height))[0, :, :_SIDE].copy())

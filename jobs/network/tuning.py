@@ -1,7 +1,7 @@
-"""What the first worker of a run finds out about device, weights and images; all workers then do the same.
+"""Precision and batches of a run, measured by its first worker and used by all.
 
-On record as `runs/<run_id>/tuning.json`, created once, so that a run's masks do not depend on which worker
-made them, nor on how busy its machine was when it started.
+They are stored as `runs/<run_id>/tuning.json`, created once, so that a run's masks depend neither on the worker nor on
+how busy its machine was at the start.
 """
 
 import json
@@ -35,33 +35,32 @@ _SECONDS = 0.1
 
 _PAIRS = 3
 _CLEARLY_FASTER = 1.02
-"""By less the choice would be noise's."""
+"""Least speed-up by fused layers; a smaller one may be noise."""
 
 _SHAPES = 4
-"""Shapes of a sample, at most, whose batch is measured; others get as many pixels as the usual one."""
+"""Largest number of shapes with a measured batch; others get batches of as many pixels as the usual shape."""
 
 LEAST_IMAGES = 100
-"""Shorter runs do not measure their bare forward pass, and,"""
+"""Runs with fewer images do not measure their bare forward pass."""
 
 LEAST_BYTES = 2**15
-"""where images are smaller than this on the average, nothing at all: they are done in fp32 before it is known what
-is faster."""
+"""Runs with fewer than `LEAST_IMAGES` images, smaller than this on average, measure nothing: fp32 is done sooner."""
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """How the network is run.
+    """Settings of the network in a run.
 
     Attributes:
-        device: What it was found out on.
-        precision: To compute in.
-        batch_pixels: Pixels per batch; None for the Segmenter's own number, or the job's.
-        batches: Images per batch of the shapes that it was measured for: height, width, number; see `batches`.
-        fused: Whether convolution and ReLU are one pass on a GPU, which was measured too; None where it was not.
-        seconds_per_image: Of each precision, where there was a choice.
-        shape: Height and width of most images of a sample; None where none was looked at.
-        compared: Of each precision below fp32 that was judged: `unet.inference.precision.Agreement` with fp32, the
-            number of images, and the key of the worst.
+        device: Name of the measuring device.
+        precision: Type of the convolutions.
+        batch_pixels: Pixels per batch; None for the job's batch size, or the Segmenter's.
+        shape: Height and width of most sampled images; None without a sample.
+        seconds_per_image: Seconds by precision, if there was a choice.
+        compared: For each tested precision below fp32, its `unet.inference.agreement.Agreement` with fp32, the number
+            of images, and the key of the worst.
+        batches: Height, width and images per batch of the measured shapes; see `jobs.network.batches`.
+        fused: Whether convolution and ReLU are one pass on a GPU; None if not measured.
     """
 
     device: str
@@ -75,23 +74,24 @@ class Tuning:
 
     @property
     def batches_by_shape(self) -> dict[tuple[int, int], int]:
-        """`batches` by height and width in px."""
+        """Images per batch, by height and width in px."""
         return {(height, width): batch for height, width, batch in self.batches}
 
     @property
     def sentence(self) -> str | None:
-        """What a person should know; None where it is plain fp32."""
+        """A sentence about the agreement with fp32; None if only fp32 was considered."""
         if not self.compared:
             return None
         sentences = [
-            f"{each['precision']} gives {each['agreement']:.4%} of fp32's pixels on {each['images']} images"
+            f"{each['precision']} agrees with fp32 in {each['agreement']:.4%} of the pixels "
+            f"of {_counted(each['images'])}"
             for each in self.compared
         ]
-        return f"{'; '.join(sentences)}: computing in {self.precision}"
+        return f"{'; '.join(sentences)}; computing in {self.precision}"
 
 
 def read(storage: Storage, run_id: str) -> Tuning | None:
-    """What is on record of a run."""
+    """Return the stored tuning of a run, or None."""
     try:
         return Tuning(**json.loads(storage.read(_path(run_id))))
     except NotFound:
@@ -99,7 +99,7 @@ def read(storage: Storage, run_id: str) -> Tuning | None:
 
 
 def settled(storage: Storage, run_id: str, mode: Mode, mine: Tuning) -> Tuning:
-    """Put this on record, unless another worker's is: the one that counts."""
+    """Store a worker's tuning unless there is one. Return the stored one."""
     data = json.dumps(asdict(mine), indent=1).encode()
     if mode == "worker" and not storage.create(_path(run_id), data):
         return read(storage, run_id) or mine
@@ -113,17 +113,17 @@ def _path(run_id: str) -> str:
 
 
 def tune(job: Job, weights: Weights, manifest: Manifest, storage: Storage, *, threads: int) -> Tuning:
-    """Choose precision and batch on this machine, by its speed and by the job's own images.
+    """Choose precision and batches by this machine's speed and the job's own images.
 
     Args:
-        job: What to do.
-        weights: The job's.
-        manifest: The run's.
-        storage: The output, where measured batches are.
-        threads: Of a network on a CPU.
+        job: The job.
+        weights: Its weights.
+        manifest: The run's manifest.
+        storage: Output storage, with measured batches.
+        threads: CPU threads of the network.
 
     Raises:
-        JobError: The device is not there or cannot do what the job asks.
+        JobError: The device is missing or cannot compute as the job asks.
     """
     try:
         device = device_named(device_of(job))
@@ -139,56 +139,106 @@ def tune(job: Job, weights: Weights, manifest: Manifest, storage: Storage, *, th
     if job.inference.precision == "auto" and manifest.images < LEAST_IMAGES and _bytes(records) < LEAST_BYTES:
         return Tuning(name, "fp32")
     examples = sample(job, weights.model.n_channels, records)
-    images = [(example.record.key, example.pixels) for example in examples if example.pixels is not None]
-    if not images:  # what cannot be judged is not trusted
+    images = {example.record.key: example.pixels for example in examples if example.pixels is not None}
+    if not images:  # an unmeasured agreement is not trusted
         return Tuning(name, "fp32")
-    shape = _usual([pixels for _, pixels in images])
+    shapes = _shapes(list(images.values()))
     if plain:
-        return Tuning(name, "fp32", shape=shape)
-    segmenters: dict[Resolved, Segmenter] = {}
-
-    def resident(precision: Resolved) -> Segmenter:
-        if precision not in segmenters:
-            segmenters[precision] = segmenter_of(job, weights, threads=threads, precision=precision)
-        return segmenters[precision]
-
-    seconds: dict[Resolved, float] = {}
-    if len(choices) > 1:
-        try:
-            seconds = {choice: seconds_of(resident(choice), shape) for choice in choices}
-        except MemoryError:  # such images will fail; the others shall not with them
-            return Tuning(name, "fp32")
-    precision = fastest(seconds) if seconds else choices[0]
-    timed, fused = precision, None
-    if _fuses_by_measurement(device):
-        trial = _faster_fused(job, weights, resident(timed), shape, threads)
-        segmenters[timed], fused = trial or resident(timed), trial is not None
-    judged = []
-    while precision != "fp32":
-        found = compared(resident(precision), resident("fp32"), [pixels for _, pixels in images])
-        judged.append({"precision": precision, **found._asdict(), "worst_image": images[found.worst_image][0]})
-        if found.agreement >= job.inference.min_agreement:
-            break
-        precision = above(precision, device)
-    rounded: dict[str, float] = {choice: round(value, 6) for choice, value in seconds.items()}
-    fused = fused and precision == timed  # a more exact one that was needed has not been tried
-    tuned = Tuning(name, precision, None, shape, rounded, judged, fused=fused)
-    if not measures:
+        return Tuning(name, "fp32", shape=shapes[0])
+    trial = _Trial(job, weights, device, threads)
+    tuned = trial.precision(name, choices, images, shapes[0])
+    if not measures or tuned.shape is None:
         return tuned
-    measured = _measured(resident(precision), weights, name, _shapes([pixels for _, pixels in images]), storage)
+    measured = _measured(trial.segmenter(tuned.precision), weights, name, shapes, storage)
     height, width, batch = measured[0]
     return replace(tuned, batch_pixels=batch * height * width, batches=measured)
 
 
+class _Trial:
+    """Segmenters of one job in several precisions, made when first used.
+
+    Args:
+        job: The job.
+        weights: Its weights.
+        device: Its device.
+        threads: CPU threads of the network.
+    """
+
+    def __init__(self, job: Job, weights: Weights, device: torch.device, threads: int) -> None:
+        self._job, self._weights, self._device, self._threads = job, weights, device, threads
+        self._segmenters: dict[Resolved, Segmenter] = {}
+
+    def segmenter(self, precision: Resolved) -> Segmenter:
+        """Return the segmenter of a precision."""
+        if precision not in self._segmenters:
+            self._segmenters[precision] = self._made(precision)
+        return self._segmenters[precision]
+
+    def precision(
+        self, device: str, choices: tuple[Resolved, ...], images: dict[str, NDArray[np.uint8]], shape: tuple[int, int]
+    ) -> Tuning:
+        """Return the fastest precision that agrees with fp32 as the job demands.
+
+        Args:
+            device: Name of the device.
+            choices: Precisions to choose from.
+            images: Sampled images by key.
+            shape: Height and width of most images.
+
+        Returns:
+            Plain fp32 without a shape if images of this shape do not fit into memory.
+        """
+        seconds: dict[Resolved, float] = {}
+        if len(choices) > 1:
+            try:
+                seconds = {choice: seconds_of(self.segmenter(choice), shape) for choice in choices}
+            except MemoryError:  # such images fail; the others must not
+                return Tuning(device, "fp32")
+        precision = timed = fastest(seconds) if seconds else choices[0]
+        fused = self._try_fused(timed, shape) if _fuses_by_measurement(self._device) else None
+        keys = list(images)
+        judged = []
+        while precision != "fp32":
+            found = compared(self.segmenter(precision), self.segmenter("fp32"), list(images.values()))
+            judged.append({"precision": precision, **found._asdict(), "worst_image": keys[found.worst_image]})
+            if found.agreement >= self._job.inference.min_agreement:
+                break
+            precision = above(precision, self._device)
+        return Tuning(
+            device,
+            precision,
+            shape=shape,
+            seconds_per_image={choice: round(value, 6) for choice, value in seconds.items()},
+            compared=judged,
+            fused=fused and precision == timed,  # fusing was not timed in a more exact precision
+        )
+
+    def _try_fused(self, precision: Resolved, shape: tuple[int, int]) -> bool:
+        """Use convolution and ReLU as one pass if this device supports it and is clearly faster."""
+        separate = self.segmenter(precision)
+        try:
+            fused = self._made(precision, fused=True)
+            pairs = [(seconds_of(separate, shape), seconds_of(fused, shape)) for _ in range(_PAIRS)]
+        except (RuntimeError, MemoryError):
+            return False
+        if median(before / after for before, after in pairs) < _CLEARLY_FASTER:
+            return False
+        self._segmenters[precision] = fused
+        return True
+
+    def _made(self, precision: Resolved, *, fused: bool | None = None) -> Segmenter:
+        return segmenter_of(self._job, self._weights, threads=self._threads, precision=precision, fused=fused)
+
+
 def _bytes(records: list[Record]) -> float:
-    """Mean size of images in storage; infinite where it is not known."""
+    """Mean stored size of images in bytes; infinite if unknown."""
     return sum(math.inf if record.size is None else record.size for record in records) / max(1, len(records))
 
 
 def _measured(
     segmenter: Segmenter, weights: Weights, device: str, shapes: list[tuple[int, int]], storage: Storage
 ) -> list[list[int]]:
-    """The best batch of each shape that goes through the network, as it is known or measured now."""
+    """Return height, width and best batch of each shape of the network's input, from storage or measured now."""
     found = []
     for shape in dict.fromkeys(segmenter.forward_shape(*shape) for shape in shapes):
         subject = batches.subject_of(device, segmenter.precision, weights, shape)
@@ -201,32 +251,25 @@ def _measured(
 
 
 def _fuses_by_measurement(device: torch.device) -> bool:
-    """On a CPU they always are one pass, which changes no bit there."""
+    """Whether fusing is a choice: a CPU always fuses, which changes no bit there."""
     return device.type == "cuda"
 
 
-def _faster_fused(
-    job: Job, weights: Weights, separate: Segmenter, shape: tuple[int, int], threads: int
-) -> Segmenter | None:
-    """The same with convolution and ReLU as one pass, if this device can do that, and does it clearly faster."""
-    try:
-        fused = segmenter_of(job, weights, threads=threads, precision=separate.precision, fused=True)
-        pairs = [(seconds_of(separate, shape), seconds_of(fused, shape)) for _ in range(_PAIRS)]
-    except (RuntimeError, MemoryError):
-        return None
-    return fused if median(before / after for before, after in pairs) >= _CLEARLY_FASTER else None
-
-
 def _measures_batches(device: torch.device) -> bool:
-    """On a CPU one number serves every shape, and what measures beside decoders measures the decoders."""
+    """Whether batches are measured: on a CPU one number suits every shape, and decoders disturb the measurement."""
     return device.type == "cuda"
 
 
 def forward_of(segmenter: Segmenter, shape: tuple[int, int] | None, images: int) -> dict[str, Any] | None:
-    """The bare forward pass on this device, for a tenth of a second or a hundredth of a run of so many images.
+    """Measure the bare forward pass on this device, for a tenth of a second or a hundredth of the run.
+
+    Args:
+        segmenter: The network on its device.
+        shape: Height and width of most images in px, or None.
+        images: Number of images in the run.
 
     Returns:
-        For run.json; None where the run is too short to pay for it, or no shape is known.
+        The entry "forward" of run.json; None if the run is too short, or no shape is known.
     """
     if shape is None or images < LEAST_IMAGES:
         return None
@@ -243,12 +286,11 @@ def forward_of(segmenter: Segmenter, shape: tuple[int, int] | None, images: int)
     }
 
 
-def _usual(images: list[NDArray[np.uint8]]) -> tuple[int, int]:
-    """The shape that most have."""
-    return _shapes(images)[0]
+def _counted(images: int) -> str:
+    return f"{images} image" if images == 1 else f"{images} images"
 
 
 def _shapes(images: list[NDArray[np.uint8]]) -> list[tuple[int, int]]:
-    """The shapes that are worth a measurement: the one that most have, then what more than one has."""
+    """Return the shapes worth a measurement: the most frequent one, then others of several images."""
     counted = Counter((pixels.shape[0], pixels.shape[1]) for pixels in images).most_common(_SHAPES)
     return [shape for index, (shape, count) in enumerate(counted) if not index or count > 1]

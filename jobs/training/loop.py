@@ -247,7 +247,7 @@ def _row(step: Step, waited: float) -> dict[str, Any]:
         "data_seconds": waited,
         "memory": step.memory,
         "checkpointing": step.checkpointing,
-        "parts": step.parts,
+        "parts": step.micro_batches,
     }
 
 

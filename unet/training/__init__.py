@@ -1,1 +1,1 @@
-"""Training of the U-Net: one optimizer step at a time."""
+"""Training of the U-Net, one optimizer step at a time."""

@@ -1,35 +1,40 @@
-"""Losses of a segmentation network: cross-entropy plus soft Dice. Knows only logits and targets."""
+"""Losses of a segmentation network: cross-entropy plus soft Dice. Knows logits and targets only."""
 
 from torch import Tensor
 from torch.nn import functional as F
 
 _EPSILON = 1e-6
-"""Of Pytorch-UNet's Dice, in numerator and denominator."""
+"""Term in numerator and denominator of Pytorch-UNet's Dice."""
 
 
 def segmentation_loss(logits_BKHW: Tensor, target_BHW: Tensor) -> Tensor:
-    """Cross-entropy plus one minus soft Dice.
+    """Return cross-entropy plus one minus soft Dice.
 
     Args:
-        logits_BKHW: Floating point; K == 1 means a foreground logit for a sigmoid.
+        logits_BKHW: Logits, floating point; K == 1 is a foreground logit for a sigmoid.
         target_BHW: Class of each pixel, integers in 0 … max(1, K - 1).
 
     Returns:
         A scalar, fp32.
     """
-    entropy, probability_BKHW, truth_BKHW = _parts(logits_BKHW, target_BHW)
+    entropy, probability_BKHW, truth_BKHW = _terms(logits_BKHW, target_BHW)
     if logits_BKHW.shape[1] > 1:
-        # Background is left out: it is what every class is not, and drowns small objects.
+        # Without the background, which follows from the other classes and drowns small objects.
         probability_BKHW, truth_BKHW = probability_BKHW[:, 1:], truth_BKHW[:, 1:]
     return entropy + 1 - soft_dice(probability_BKHW, truth_BKHW)
 
 
 def soft_dice(probability_BKHW: Tensor, truth_BKHW: Tensor, *, smooth: float = 1.0) -> Tensor:
-    """Soft Dice of each class in each image, averaged over those pairs of them whose truth is not empty.
+    """Return the mean soft Dice over all pairs of image and class present in the image's truth.
 
-    **A class that an image does not have is left out of its Dice**; cross-entropy alone speaks there. Where no image
-    has any class, this is 1. Averaged over images, as masks are judged, an image with little of a class counts as much
-    as one that is full of it.
+    A class absent from an image is left out of its Dice; only cross-entropy counts there. Without any present class
+    the result is 1. The mean over images, as in the validation score, gives an image with little of a class the same
+    weight as one full of it.
+
+    Args:
+        probability_BKHW: Probability of each class.
+        truth_BKHW: One-hot truth.
+        smooth: Term in numerator and denominator, in pixels.
     """
     over = (2, 3)
     common_BK = (probability_BKHW * truth_BKHW).sum(over)
@@ -40,18 +45,18 @@ def soft_dice(probability_BKHW: Tensor, truth_BKHW: Tensor, *, smooth: float = 1
 
 
 def pytorch_unet_loss(logits_BKHW: Tensor, target_BHW: Tensor) -> Tensor:
-    """Pytorch-UNet's: cross-entropy plus one minus a single Dice over all images and classes, background included.
+    """Return Pytorch-UNet's loss: cross-entropy plus one minus a single Dice over all images and classes.
 
-    Args and value as `segmentation_loss`.
+    The Dice includes the background. Arguments and result are those of `segmentation_loss`.
     """
-    entropy, probability_BKHW, truth_BKHW = _parts(logits_BKHW, target_BHW)
+    entropy, probability_BKHW, truth_BKHW = _terms(logits_BKHW, target_BHW)
     common = 2 * (probability_BKHW * truth_BKHW).sum()
     total = probability_BKHW.sum() + truth_BKHW.sum()
     return entropy + 1 - (common + _EPSILON) / (total + _EPSILON)
 
 
-def _parts(logits_BKHW: Tensor, target_BHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Cross-entropy, probabilities and one-hot truth, all fp32."""
+def _terms(logits_BKHW: Tensor, target_BHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return cross-entropy, probabilities and one-hot truth, all fp32."""
     logits_BKHW = logits_BKHW.float()
     if logits_BKHW.shape[1] == 1:
         truth_B1HW = target_BHW.unsqueeze(1).float()

@@ -1,7 +1,7 @@
-"""Processes that train one network together: each takes a share of every batch, and all make the same step.
+"""Processes training one network: each computes a share of every batch, and all make the same step.
 
-They are the ranks of torch's default process group, whoever made it; a process without one is alone. Every method is a
-collective: all ranks call it, in the same order, or wait for each other.
+They are the ranks of torch's default process group; a process without one is alone. Every method is a collective: all
+ranks call it in the same order, or wait for each other.
 """
 
 from collections.abc import Sequence
@@ -12,15 +12,15 @@ from torch import Tensor
 
 
 class PeerFailed(RuntimeError):
-    """Another rank could not do its share of the step, and says itself why."""
+    """Another rank failed in this step; its own message states the reason."""
 
 
 class Peers:
-    """The ranks, seen from one of them.
+    """All ranks, seen from one of them.
 
     Attributes:
-        rank: Of this process, from 0. Rank 0 alone writes.
-        count: Of them.
+        rank: Rank of this process, from 0. Only rank 0 writes.
+        count: Number of ranks.
     """
 
     def __init__(self) -> None:
@@ -32,22 +32,22 @@ class Peers:
 
     @property
     def share(self) -> slice:
-        """Which images of a batch are this rank's."""
+        """This rank's images of a batch."""
         return slice(self.rank, None, self.count)
 
     @torch.no_grad()
     def average(self, tensors: Sequence[Tensor]) -> None:
-        """Replace each tensor by its mean over the ranks, in one message; all floating point, of one device."""
+        """Replace each tensor by its mean over the ranks, in one message. All are floating point, on one device."""
         if self.count == 1:
             return
-        whole = torch.cat([tensor.reshape(-1).float() for tensor in tensors]).to(self._device)
-        dist.all_reduce(whole)
-        parts = torch.split(whole / self.count, [tensor.numel() for tensor in tensors])
+        joined = torch.cat([tensor.reshape(-1).float() for tensor in tensors]).to(self._device)
+        dist.all_reduce(joined)
+        parts = torch.split(joined / self.count, [tensor.numel() for tensor in tensors])
         for tensor, part in zip(tensors, parts, strict=True):
             tensor.copy_(part.view(tensor.shape))
 
     def any(self, flag: bool) -> bool:
-        """Whether it is so on any rank."""
+        """Whether the flag is set on any rank."""
         if self.count == 1:
             return flag
         flags = torch.tensor(float(flag), device=self._device)
@@ -55,7 +55,7 @@ class Peers:
         return bool(flags)
 
     def number_of_first(self, value: float) -> float:
-        """Rank 0's value, to the last bit."""
+        """Return rank 0's value, to the last bit."""
         if self.count == 1:
             return value
         sent = torch.tensor(value, dtype=torch.float64, device=self._device)
@@ -63,7 +63,7 @@ class Peers:
         return float(sent)
 
     def bytes_of_first(self, data: bytes) -> bytes:
-        """Rank 0's bytes."""
+        """Return rank 0's bytes."""
         if self.count == 1:
             return data
         sent = torch.empty(int(self.number_of_first(len(data))), dtype=torch.uint8, device=self._device)

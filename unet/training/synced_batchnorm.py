@@ -1,4 +1,4 @@
-"""Batch normalisation over all ranks' shares of a batch, so that it does not depend on how many share it."""
+"""Batch normalisation over all ranks' shares of a batch, for results independent of the number of ranks."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 
 def synchronize(model: nn.Module, device: torch.device) -> None:
-    """Make every batch normalisation of a network one over all ranks. State-dict keys stay; alone nothing changes.
+    """Replace every batch normalisation of a network by one over all ranks. State-dict keys stay the same.
 
-    On a GPU they are torch's own, which exist for no CPU.
+    On a GPU it is torch's `SyncBatchNorm`, which does not support CPUs.
     """
     for name, child in model.named_children():
         if not isinstance(child, nn.BatchNorm2d):
@@ -22,9 +22,9 @@ def synchronize(model: nn.Module, device: torch.device) -> None:
 
 
 class SyncedBatchNorm2d(nn.BatchNorm2d):
-    """In training: normalises by mean and variance of all ranks' pixels. Every rank's share has the same shape.
+    """Batch normalisation that uses mean and variance of all ranks' pixels in training.
 
-    In fp32, whatever the input's type, as torch's own does inside.
+    All ranks' shares have the same shape. It computes in fp32 for any input type, as torch's own does internally.
     """
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
@@ -35,7 +35,7 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         ranks = dist.get_world_size()
         mean_C = _sum_over_ranks(wide_BCHW.mean(over)) / ranks
         centred_BCHW = wide_BCHW - mean_C[:, None, None]
-        # A second message, because the mean of squares less the square of the mean loses the digits that matter.
+        # A second message, because the mean of squares less the square of the mean loses significant digits.
         variance_C = _sum_over_ranks(centred_BCHW.square().mean(over)) / ranks
         self._follow(mean_C.detach(), variance_C.detach(), ranks * x_BCHW.numel() // x_BCHW.shape[1])
         scale_C = self.weight * (variance_C + self.eps).rsqrt()
@@ -54,16 +54,16 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
 class _SumOverRanks(torch.autograd.Function):
     @staticmethod
     def forward(_: Any, value: Tensor) -> Tensor:
-        whole = value.clone()
-        dist.all_reduce(whole)
-        return whole
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
 
     @staticmethod
     def backward(_: Any, gradient: Tensor) -> Tensor:
         # Every rank's loss depends on every rank's value.
-        whole = gradient.contiguous().clone()
-        dist.all_reduce(whole)
-        return whole
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return total
 
 
 def _sum_over_ranks(value: Tensor) -> Tensor:

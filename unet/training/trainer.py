@@ -1,7 +1,7 @@
-"""Training: an object that holds all of its state and makes one optimizer step at a time. Knows no file, no logging.
+"""Training: an object with all training state, advanced one optimizer step at a time. Knows no file and no logging.
 
-A step follows from the state and its batch alone: nothing in a U-Net is drawn, and the caller draws batches by their
-number. So a state that is restored goes on exactly, bit for bit on one machine's CPU.
+A step depends on the state and its batch alone: nothing in a U-Net is random, and the caller draws batches by their
+number. So a restored state continues exactly, bit for bit on one machine's CPU.
 """
 
 import copy
@@ -27,20 +27,20 @@ Recipe = Literal["default", "pytorch-unet"]
 Checkpointing = Literal["off", "on", "auto"]
 
 AVERAGE = 0.995
-"""Of the recipe "default": the share that the running mean of the weights keeps at a step; that is the result."""
+"""Decay of the running mean of the weights per step, in the recipe "default". That mean is the result."""
 
 WARMUP = 0.05
-"""Share of the steps that the rate of "default" rises over."""
+"""Share of the steps with a rising learning rate, in the recipe "default"."""
 
 LEARNING_RATES: dict[Recipe, float] = {"default": 3e-4, "pytorch-unet": 1e-5}
-"""At their peak, for a network that knows something already."""
+"""Peak learning rates of the recipes, for a pretrained network."""
 
 _CLIP = 1.0
 _NOT_TENSORS = "state"
 
 
 class NotFinite(ArithmeticError):
-    """The loss or its gradient is not a number or infinite; the step was not made."""
+    """The loss or its gradient is not finite; the step was not made."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,13 @@ class Step:
     """One optimizer step.
 
     Attributes:
-        number: From 1.
-        loss: Of its batch.
-        learning_rate: That it was made with.
-        seconds: That it took.
-        memory: Bytes at its peak so far: of the GPU's tensors, or of this process on a CPU.
-        checkpointing: Whether activations were made again.
-        parts: That the batch went through in.
+        number: Number of the step, from 1.
+        loss: Loss of the batch.
+        learning_rate: Learning rate of the step.
+        seconds: Duration of the step.
+        memory: Peak memory so far in bytes: of the GPU's tensors, or of this process on a CPU.
+        checkpointing: Whether activations were recomputed.
+        micro_batches: Number of parts of the batch, computed one after the other.
     """
 
     number: int
@@ -63,7 +63,7 @@ class Step:
     seconds: float
     memory: int
     checkpointing: bool
-    parts: int
+    micro_batches: int
 
 
 class Training:
@@ -71,24 +71,24 @@ class Training:
 
     Args:
         model: Trained in place; moved to the device.
-        recipe: "default" is AdamW, warm-up and cosine, bf16 where the device has instructions for it, and a running
-            mean of the weights. "pytorch-unet" is that project's: RMSprop with momentum 0.999 and weight decay 1e-8,
-            fp32, a tenth of the rate when the validation score has not risen for six rounds. Both clip to norm 1.
-        steps: The length of the schedule.
-        learning_rate: At its peak; None for the recipe's.
-        checkpointing: "auto" turns it on when memory runs out, then cuts batches into parts, and goes on at the same
-            step. A batch in parts is normalised part by part.
-        device: Where.
-        normalize: Mean and standard deviation of each channel, in [0, 1], that pixels are brought to 0 and 1 by; None
-            where the network takes [0, 1].
-        peers: Who trains it too, from the same start; None for nobody. Each is given its own share of every batch, all
-            of one size, and they make one step together. Running statistics are the mean of theirs.
-        sync_batchnorm: Whether batches are normalised over all peers' shares, not each share by itself. "auto" then
-            saves no memory: a rank that tries its share again would be alone in it.
+        recipe: "default" is AdamW, warm-up and cosine, bf16 if the device has instructions for it, and a running mean
+            of the weights. "pytorch-unet" is that project's: RMSprop with momentum 0.999 and weight decay 1e-8, fp32, a
+            tenth of the rate after six rounds without a better validation score. Both clip gradients to norm 1.
+        steps: Length of the schedule.
+        learning_rate: Peak learning rate; None for the recipe's.
+        checkpointing: Activation checkpointing. "auto" turns it on once memory runs out, then splits batches into
+            micro-batches, and repeats the step. Each micro-batch is normalised by itself.
+        device: "cpu", "cuda", or "cuda:N".
+        normalize: Mean and standard deviation of each channel in [0, 1], to normalise pixels with; None for pixels in
+            [0, 1].
+        peers: All ranks of this training, with equal initial weights; None for this process alone. Each rank gets its
+            own share of every batch, of equal sizes, and all make one step together. Running statistics are averaged.
+        sync_batchnorm: Whether batches are normalised over all ranks' shares, not each share by itself. "auto" then
+            saves no memory: a rank cannot repeat its share alone.
 
     Attributes:
-        number: Steps made.
-        best: The highest validation score so far, or None.
+        number: Number of steps made.
+        best: Highest validation score so far, or None.
         synced: Whether batches are normalised over several ranks.
     """
 
@@ -118,7 +118,7 @@ class Training:
         self.best: float | None = None
         self._steps, self._recipe = steps, recipe
         self._automatic = checkpointing == "auto" and not self.synced
-        self._parts = 1
+        self._micro_batches = 1
         self._peak = learning_rate or LEARNING_RATES[recipe]
         self._average: UNet | None = None
         self._plateau: torch.optim.lr_scheduler.ReduceLROnPlateau | None = None
@@ -140,7 +140,7 @@ class Training:
 
     @property
     def result(self) -> UNet:
-        """A copy of the network as it would be used now, on the CPU."""
+        """A copy of the current result, on the CPU: the mean of the weights, or the weights themselves."""
         network = copy.deepcopy(self._average or self.model).cpu().requires_grad_(False).eval()
         network.use_checkpointing(False)
         return network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
@@ -149,13 +149,13 @@ class Training:
         """Make the next step.
 
         Args:
-            pixels_BCHW: uint8; divided by 255 here. This rank's share of the batch.
+            pixels_BCHW: Pixels of this rank's share of the batch, uint8, divided by 255 here.
             target_BHW: Class of each pixel, uint8.
 
         Raises:
-            NotFinite: The loss is no number.
-            PeerFailed: A peer could not do its share; the step was not made.
-            torch.OutOfMemoryError: Even with checkpointing and an image at a time, or where neither is allowed.
+            NotFinite: The loss or its gradient is not finite.
+            PeerFailed: Another rank failed; the step was not made.
+            torch.OutOfMemoryError: Memory runs out with all allowed savings.
         """
         started = time.perf_counter()
         if self._plateau is None:
@@ -174,11 +174,11 @@ class Training:
             seconds=time.perf_counter() - started,
             memory=_memory(self.device),
             checkpointing=self.model.checkpointing,
-            parts=self._parts,
+            micro_batches=self._micro_batches,
         )
 
     def validated(self, score: float) -> bool:
-        """Take note of a validation score. Returns whether it is the best so far."""
+        """Record a validation score. Return whether it is the best so far."""
         if self._plateau is not None:
             self._plateau.step(score)
         better = self.best is None or score > self.best
@@ -187,20 +187,23 @@ class Training:
         return better
 
     def _gradients(self, pixels_BCHW: Tensor, target_BHW: Tensor) -> float:
-        """Clipped gradients of a batch, in less memory where there is too little; the batch's loss."""
-        # A pass that fails has updated some running statistics already.
+        """Compute the clipped gradients of a batch, saving memory if necessary. Return the batch's loss."""
+        # A failed pass has already updated some running statistics.
         before = [buffer.clone() for buffer in self.model.buffers()]
         loss = self._averaged(self._own_gradients(pixels_BCHW, target_BHW, before))
         self._scaler.unscale_(self._optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), _CLIP)
-        # A scaler skips steps whose gradients overflowed, and scales less from then on.
+        # A scaler skips steps with overflowed gradients, and scales less afterwards.
         if not math.isfinite(loss) or not (self._scaler.is_enabled() or math.isfinite(norm.item())):
             self._undo(before)
-            raise NotFinite(f"the loss of step {self.number + 1} is {loss} and its gradient's norm {norm.item()}")
+            raise NotFinite(
+                f"the loss of step {self.number + 1} is {loss}, the norm of its gradient {norm.item()}; "
+                "lower the learning rate or check the pairs"
+            )
         return loss
 
     def _own_gradients(self, pixels_BCHW: Tensor, target_BHW: Tensor, before: list[Tensor]) -> float:
-        """Of this rank's share; its loss."""
+        """Compute the gradients of this rank's share. Return its loss."""
         while True:
             self._optimizer.zero_grad(set_to_none=True)
             try:
@@ -210,16 +213,16 @@ class Training:
                 self._undo(before)
                 if ran_out(error) and self._saves_memory(len(pixels_BCHW)):
                     continue
-                if not self.synced:  # else the others are in mid-pass, and no word reaches them
+                if not self.synced:  # else the others are inside a pass and cannot be told
                     self._peers.any(True)
                 raise
             if self._peers.any(False):
                 self._undo(before)
-                raise PeerFailed(f"a peer could not do its share of step {self.number + 1}")
+                raise PeerFailed(f"another rank failed in step {self.number + 1}; see its message")
             return loss
 
     def _averaged(self, loss: float) -> float:
-        """Make the gradients and running statistics the mean of all ranks'; their mean loss."""
+        """Average gradients and running statistics over all ranks. Return the mean loss."""
         mean = torch.tensor(loss, device=self.device)
         gradients = [value.grad for value in self.model.parameters() if value.grad is not None]
         statistics = [buffer for buffer in self.model.buffers() if buffer.is_floating_point()]
@@ -228,7 +231,7 @@ class Training:
 
     @torch.no_grad()
     def _allocate(self) -> None:
-        """Take the optimizer's memory before the first pass, which can do with less, not after it."""
+        """Allocate the optimizer's state before the first pass, which can save memory; the optimizer cannot."""
         if self._recipe != "default":
             return
         for parameter in self.model.parameters():
@@ -248,7 +251,8 @@ class Training:
     def _passes(self, pixels_BCHW: Tensor, target_BHW: Tensor) -> float:
         criterion = segmentation_loss if self._recipe == "default" else pytorch_unet_loss
         total = 0.0
-        for pixels, target in zip(pixels_BCHW.chunk(self._parts), target_BHW.chunk(self._parts), strict=True):
+        parts = self._micro_batches
+        for pixels, target in zip(pixels_BCHW.chunk(parts), target_BHW.chunk(parts), strict=True):
             x_BCHW = pixels.to(self.device, torch.float32, memory_format=torch.channels_last) / 255
             if self._mean_std is not None:
                 x_BCHW = (x_BCHW - self._mean_std[0]) / self._mean_std[1]
@@ -260,20 +264,20 @@ class Training:
         return total
 
     def _saves_memory(self, batch: int) -> bool:
-        """Turn the next thing on that needs less memory, if there is one and it is ours to choose."""
+        """Turn on the next saving of memory. Return whether there is one."""
         if not self._automatic:
             return False
         if not self.model.checkpointing:
             self.model.use_checkpointing()
             return True
-        if self._parts >= batch:
+        if self._micro_batches >= batch:
             return False
-        self._parts = min(batch, 2 * self._parts)
+        self._micro_batches = min(batch, 2 * self._micro_batches)
         return True
 
     @torch.no_grad()
     def _follow(self, average: UNet) -> None:
-        # Young, it forgets quickly, so that a random start does not linger.
+        # The mean forgets quickly at first, so that a random start does not linger.
         keep = min(AVERAGE, self.number / (self.number + 9))
         for mean, value in zip(average.state_dict().values(), self.model.state_dict().values(), strict=True):
             if mean.is_floating_point():
@@ -282,7 +286,7 @@ class Training:
                 mean.copy_(value)
 
     def state(self) -> bytes:
-        """All that the next step depends on, as a safetensors file with JSON in its header; no pickle."""
+        """Return everything that the next step depends on, as a safetensors file with JSON in its header."""
         packed = self._optimizer.state_dict()
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         if self._average is not None:
@@ -292,20 +296,20 @@ class Training:
         header = {
             "number": self.number,
             "best": self.best,
-            "parts": self._parts,
+            "parts": self._micro_batches,
             "checkpointing": self.model.checkpointing,
             "groups": packed["param_groups"],
             "plateau": None if self._plateau is None else _plain(self._plateau.state_dict()),
             "scaler": self._scaler.state_dict(),
         }
-        # Clones: two names must not share a storage. How a tensor lies in memory is not in the file.
+        # Cloned, since two names must not share a storage. The file does not keep memory layouts.
         stored = {
             name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()
         }
         return safetensors.torch.save(stored, {_NOT_TENSORS: json.dumps(header)})
 
     def restore(self, state: bytes) -> None:
-        """Go on from a state of the same network, recipe and schedule."""
+        """Continue from a `state` of the same network, recipe and schedule."""
         tensors = safetensors.torch.load(state)
         length = int.from_bytes(state[:8], "little")
         header: dict[str, Any] = json.loads(json.loads(state[8 : 8 + length])["__metadata__"][_NOT_TENSORS])
@@ -319,9 +323,9 @@ class Training:
         self._optimizer.load_state_dict({"state": packed, "param_groups": header["groups"]})
         for parameter, values in self._optimizer.state.items():
             for key, value in values.items():
-                if value.shape == parameter.shape:  # laid out in memory as it was
+                if value.shape == parameter.shape:  # restores the memory layout
                     values[key] = torch.empty_like(parameter, requires_grad=False).copy_(value)
-        self.number, self.best, self._parts = header["number"], header["best"], header["parts"]
+        self.number, self.best, self._micro_batches = header["number"], header["best"], header["parts"]
         self.model.use_checkpointing(header["checkpointing"])
         if self._plateau is not None:
             self._plateau.load_state_dict(header["plateau"])
@@ -329,7 +333,7 @@ class Training:
 
 
 def rate(progress: float) -> float:
-    """Share of the peak learning rate, by the share of the steps that are done: linear rise, then cosine to zero."""
+    """Return the share of the peak learning rate after a share of the steps: a linear rise, then a cosine to 0."""
     if progress < WARMUP:
         return max(progress / WARMUP, 1e-3)
     return 0.5 * (1 + math.cos(math.pi * (progress - WARMUP) / (1 - WARMUP)))

@@ -76,8 +76,8 @@ def test_the_fastest_that_agrees_is_taken(job_of, fast_bf16):
     assert judged["images"] == 6
     assert 0.9 < judged["worst_agreement"] <= judged["agreement"] < 1
     assert judged["worst_image"].startswith("part-")
-    assert "bf16 gives 99." in found.sentence
-    assert found.sentence.endswith("% of fp32's pixels on 6 images: computing in bf16")
+    assert "bf16 agrees with fp32 in 99." in found.sentence
+    assert found.sentence.endswith("% of the pixels of 6 images; computing in bf16")
 
 
 def test_below_min_agreement_it_goes_one_up_and_says_so(job_of, fast_bf16):
@@ -85,7 +85,7 @@ def test_below_min_agreement_it_goes_one_up_and_says_so(job_of, fast_bf16):
     record = report.tuning
     assert record["precision"] == "fp32"
     assert record["compared"][0]["agreement"] < 1
-    assert Tuning(**record).sentence.endswith(": computing in fp32")
+    assert Tuning(**record).sentence.endswith("; computing in fp32")
     stored = json.loads((LocalStorage(job_of().output)).read(f"runs/{report.run_id}/run.json"))
     assert stored["tuning"] == record
 
@@ -126,7 +126,8 @@ def test_three_precisions_are_climbed_one_by_one(job_of, monkeypatch):
     found = tuned(job_of())
     assert (found.precision, [each["precision"] for each in found.compared]) == ("fp16", ["bf16", "fp16"])
     assert found.sentence == (
-        "bf16 gives 99.0000% of fp32's pixels on 6 images; fp16 gives 99.9900% of fp32's pixels on 6 images: "
+        "bf16 agrees with fp32 in 99.0000% of the pixels of 6 images; "
+        "fp16 agrees with fp32 in 99.9900% of the pixels of 6 images; "
         "computing in fp16"
     )
     shares["fp16"] = 0.9
@@ -321,7 +322,7 @@ def test_a_measured_batch_belongs_to_a_device_a_precision_a_network_and_a_shape(
 
 def test_shapes_worth_a_measurement_are_the_usual_ones():
     images = [torch.zeros(*shape, 3).numpy() for shape in [(10, 20), (30, 40), (30, 40)]]
-    assert module._usual(images) == (30, 40)
+    assert module._shapes(images) == [(30, 40)]
     assert module._shapes([*images, images[0]]) == [(10, 20), (30, 40)]
 
 

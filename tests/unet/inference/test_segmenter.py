@@ -9,10 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from maskfleet.unet.ensemble import Ensemble
 from maskfleet.unet.folded import folded
 from maskfleet.unet.inference.segmenter import Segmenter
+from maskfleet.unet.network import WeightsError
 from maskfleet.unet.precision import DeviceError
 from maskfleet.unet.process_state import cpu_threads
+from maskfleet.unet.weights import save
 
 
 def pixels(batch, height, width, channels=3, seed=0):
@@ -293,3 +296,51 @@ def overflowing():
     model.outc.conv.weight[0, 0] = 3.4e38
     assert torch.tensor(3.4e38).bfloat16().isinf()
     return model
+
+
+def test_loaded_by_name_or_path_it_takes_images_of_any_sizes(tmp_path):
+    (tmp_path / "w.safetensors").write_bytes(save(seeded(3), normalize=((0.5,) * 3, (0.2,) * 3)))
+    segmenter = Segmenter.load(tmp_path / "w.safetensors", device="cpu", batch_size=2)
+    images = [pixels(1, height, 40, seed=height)[0] for height in (32, 48, 32, 32)]
+    found = segmenter(images)
+    for image, (classes, numbers) in zip(images, found, strict=True):
+        labels, statistics = segmenter.segment(image[None])
+        assert np.array_equal(classes, labels[0])
+        assert numbers == next(statistics.rows())
+    together = segmenter(np.stack([images[0], images[2]]))
+    assert [np.array_equal(a.classes, found[number].classes) for a, number in zip(together, (0, 2), strict=True)]
+    assert segmenter([]) == []
+    assert Segmenter.load("nuclei").n_classes == 2
+
+
+def test_loaded_weights_may_be_several_with_several_views(tmp_path):
+    paths = [tmp_path / f"{seed}.safetensors" for seed in range(2)]
+    for seed, path in enumerate(paths):
+        path.write_bytes(save(seeded(seed=seed)))
+    image = pixels(1, 40, 40)
+    expected = Segmenter(Ensemble([seeded(), seeded(seed=1)], "flips"), precision="fp32").segment(image)[0]
+    assert np.array_equal(Segmenter.load(paths, tta="flips", device="cpu")(image)[0].classes, expected[0])
+
+
+def test_a_network_of_one_channel_takes_images_without_a_channel_axis(tmp_path):
+    (tmp_path / "w.safetensors").write_bytes(save(seeded(n_channels=1)))
+    segmenter = Segmenter.load(str(tmp_path / "w.safetensors"), device="cpu")
+    image = pixels(1, 30, 40, channels=1)[0]
+    assert np.array_equal(segmenter([image[..., 0]])[0].classes, segmenter([image])[0].classes)
+
+
+def test_wrong_weights_and_images_are_refused_with_a_remedy(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no weights .*gone; name a safetensors file or a built-in .*nuclei"):
+        Segmenter.load(tmp_path / "gone")
+    (tmp_path / "w").write_bytes(b"junk")
+    with pytest.raises(WeightsError, match="w: not a safetensors file"):
+        Segmenter.load(tmp_path / "w")
+    segmenter = Segmenter.load("nuclei", device="cpu")
+    with pytest.raises(TypeError, match="image 1 must be uint8, got float32"):
+        segmenter([pixels(1, 20, 20)[0], np.zeros((20, 20, 3), np.float32)])
+    with pytest.raises(ValueError, match=r"image 0 must have the shape \(H, W, 3\), got \(20, 20\)"):
+        segmenter([np.zeros((20, 20), np.uint8)])
+    with pytest.raises(ValueError, match="at least 16 px"):
+        segmenter([np.zeros((20, 9, 3), np.uint8)])
+    with pytest.raises(FloatingPointError, match="logits of image 0 are not finite"):
+        Segmenter(Broken(float("nan")))(np.full((1, 20, 20, 3), 255, np.uint8))

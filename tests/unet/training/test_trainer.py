@@ -147,7 +147,7 @@ def test_out_of_memory_turns_checkpointing_on_and_nothing_else_changes(monkeypat
     this = trained(training(), 0, 5)
     short_of_memory(this, monkeypatch, fits=lambda checkpointing, _: checkpointing)
     step = this.step(*batch(5))
-    assert (step.number, step.checkpointing, step.parts) == (6, True, 1)
+    assert (step.number, step.checkpointing, step.micro_batches) == (6, True, 1)
     this.validated(1 / 6)
     assert same(plain, trained(this, 6, 8)) == []
 
@@ -157,13 +157,13 @@ def test_still_out_of_memory_cuts_the_batch_at_the_same_step(monkeypatch):
     seen = this.model.inc.double_conv[1].num_batches_tracked.clone()
     short_of_memory(this, monkeypatch, fits=lambda checkpointing, images: checkpointing and images <= 1)
     step = this.step(*batch(2))
-    assert (step.number, step.checkpointing, step.parts) == (3, True, 4)
+    assert (step.number, step.checkpointing, step.micro_batches) == (3, True, 4)
     # Tries that failed left nothing behind: four parts have been normalised, once each.
     assert this.model.inc.double_conv[1].num_batches_tracked == seen + 4
-    assert this.step(*batch(3)).parts == 4
+    assert this.step(*batch(3)).micro_batches == 4
     after = training()
     after.restore(this.state())
-    assert after.step(*batch(4)).parts == 4
+    assert after.step(*batch(4)).micro_batches == 4
 
 
 def test_the_optimizers_own_memory_counts_before_the_first_pass(monkeypatch):
