@@ -70,7 +70,7 @@ class Limits:
     max_pixels: int = STREAM_PIXELS
     seconds: float = 20.0
     memory: int = 2 * 2**30
-    min_side: int = 16
+    min_side: int = 1
 
     @property
     def slot(self) -> int:

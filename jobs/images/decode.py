@@ -33,7 +33,7 @@ def decode(
     scale: float = 1.0,
     max_pixels: int = STREAM_PIXELS,
     upright: bool = False,
-    min_side: int = 16,
+    min_side: int = 1,
     buffer: NDArray[np.uint8] | None = None,
 ) -> tuple[NDArray[np.uint8], tuple[int, int]]:
     """Decode an image.

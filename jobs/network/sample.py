@@ -40,10 +40,17 @@ class Example(NamedTuple):
     failure: Failure | None = None
 
 
-def limits_of(job: Job, channels: int) -> Limits:
-    """Return the decoding limits of a job, for a network of this number of channels."""
+def limits_of(job: Job, *, channels: int, min_side: int) -> Limits:
+    """Return what one image of a job becomes and may cost.
+
+    Args:
+        job: The job.
+        channels: Number of channels that the network takes.
+        min_side: Smallest side of an image that the network takes, in px.
+    """
     return Limits(
         channels=channels,
+        min_side=min_side,
         scale=job.inference.scale,
         upright=job.inference.orientation == "upright",
         max_pixels=job.run.max_image_pixels,
@@ -52,8 +59,8 @@ def limits_of(job: Job, channels: int) -> Limits:
     )
 
 
-def sample(job: Job, channels: int, records: Sequence[Record]) -> list[Example]:
-    """Return the images of some records, in their order."""
+def sample(job: Job, records: Sequence[Record], *, channels: int, min_side: int) -> list[Example]:
+    """Read and decode the images of some records, in their order. See `limits_of`."""
     inputs = Inputs(profile=job.profile)
     reader = inputs.reader(records)
 
@@ -65,7 +72,7 @@ def sample(job: Job, channels: int, records: Sequence[Record]) -> list[Example]:
         except (NotFound, Changed, Denied, Fault) as error:
             return Failure("fetch", "missing", str(error))
 
-    limits = limits_of(job, channels)
+    limits = limits_of(job, channels=channels, min_side=min_side)
     with Decoders(limits, processes=1) as decoders:
         decoded = decoders.decode((number, fetched(record)) for number, record in enumerate(records))
         examples = [

@@ -138,7 +138,7 @@ def tune(job: Job, weights: Weights, manifest: Manifest, storage: Storage, *, th
     records = manifest.sample(1 if plain else IMAGES)
     if job.inference.precision == "auto" and manifest.images < LEAST_IMAGES and _bytes(records) < LEAST_BYTES:
         return Tuning(name, "fp32")
-    examples = sample(job, weights.model.n_channels, records)
+    examples = sample(job, records, channels=weights.model.n_channels, min_side=weights.model.min_side)
     images = {example.record.key: example.pixels for example in examples if example.pixels is not None}
     if not images:  # an unmeasured agreement is not trusted
         return Tuning(name, "fp32")

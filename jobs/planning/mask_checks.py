@@ -36,7 +36,7 @@ def refuse_other_channels(job: Job, weights: Weights, manifest: Manifest) -> Non
     channels = weights.model.n_channels
     if channels in (1, 3) or not manifest.images:
         return
-    examples = sample(job, channels, manifest.sample(IMAGES))
+    examples = _sampled(job, weights, manifest, channels=channels)
     unsuited = [example for example in examples if example.failure and example.failure.error_class == "unsupported"]
     if len(unsuited) == len(examples):
         raise JobError(
@@ -63,12 +63,16 @@ def warnings(job: Job, weights: Weights, manifest: Manifest, *, threads: int) ->
     found = [*_scale_warnings(job, weights), *_value_warnings(mask_values(job, weights))]
     if not manifest.images:
         return found
-    examples = sample(job, weights.model.n_channels, manifest.sample(IMAGES))
+    examples = _sampled(job, weights, manifest, channels=weights.model.n_channels)
     found += [*_failure_warnings(examples), *_colour_warnings(job, weights, manifest)]
     segmenter = segmenter_of(job, weights, threads=threads)
     images = [example.pixels for example in examples if example.pixels is not None]
     statistics = [segmenter.segment(pixels[None])[1] for pixels in images]
     return [*found, *_mask_warnings(job, weights, statistics)] if images else found
+
+
+def _sampled(job: Job, weights: Weights, manifest: Manifest, *, channels: int) -> list[Example]:
+    return sample(job, manifest.sample(IMAGES), channels=channels, min_side=weights.model.min_side)
 
 
 def _scale_warnings(job: Job, weights: Weights) -> Iterator[str]:
@@ -107,7 +111,7 @@ def _failure_warnings(examples: Sequence[Example]) -> Iterator[str]:
 def _colour_warnings(job: Job, weights: Weights, manifest: Manifest) -> Iterator[str]:
     if weights.model.n_channels != 1:
         return
-    examples = sample(job, 3, manifest.sample(IMAGES))
+    examples = _sampled(job, weights, manifest, channels=3)
     images = [example.pixels.astype(np.int16) for example in examples if example.pixels is not None]
     coloured = sum(float(np.ptp(pixels, axis=2).mean()) > _GREY for pixels in images)
     if coloured:

@@ -54,5 +54,5 @@ def pipeline_around(run: Run, segmenter: Any, cpus: int, *, encoder: Encoder | N
     job = run.job
     decoders = job.cluster.decoders if job.cluster.decoders != "auto" else max(1, cpus - 1)
     settings: dict[str, Any] = {"decoders": decoders, "encoders": max(1, cpus // 2)} | more
-    limits = limits_of(job, segmenter.n_channels)
+    limits = limits_of(job, channels=segmenter.n_channels, min_side=segmenter.min_side)
     return Pipeline(segmenter, encoder=encoder, limits=limits, inputs=Inputs(profile=job.profile), **settings)

@@ -20,6 +20,7 @@ class Identity:
     """
 
     n_channels = 3
+    min_side = 1
     classes = 2
     concurrency = 1
 

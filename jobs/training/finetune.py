@@ -65,7 +65,9 @@ def evaluate(job: Job) -> WeightsEvaluation:
     """
     weights = load_weights(job)
     values = mask_values_of(weights)
-    pairs = read_pairs(job, channels=weights.model.n_channels, classes=len(values), base_values=values)
+    pairs = read_pairs(
+        job, channels=weights.model.n_channels, min_side=weights.model.min_side, classes=len(values), base_values=values
+    )
     scores = scores_of(job, weights, pairs.validation, threads=threads_of(job, alone=True))
     return WeightsEvaluation(weights=weights.id, data=pairs.digest, scores=Evaluation.of(scores, pairs))
 

@@ -91,12 +91,15 @@ def is_validation(content: bytes, share: float) -> bool:
     return int.from_bytes(hashlib.sha256(content).digest()[:4], "big") < share * 2**32
 
 
-def read_pairs(job: Job, *, channels: int, classes: int | None, base_values: Sequence[Any] | None) -> Pairs:
+def read_pairs(
+    job: Job, *, channels: int, min_side: int, classes: int | None, base_values: Sequence[Any] | None
+) -> Pairs:
     """Read every pair of a job.
 
     Args:
         job: Job with a `finetune` section.
         channels: Number of input channels of the network.
+        min_side: Smallest side of an image that the network takes, in px.
         classes: Number of classes of the network; None to infer it from the masks.
         base_values: Mask value of each class in the base weights; None if unknown.
 
@@ -109,8 +112,10 @@ def read_pairs(job: Job, *, channels: int, classes: int | None, base_values: Seq
     matched = list(_matched(job))
     inputs = Inputs(profile=job.profile)
     try:
-        images = _decoded(job, inputs, [image for image, _ in matched], limits_of(job, channels), codec=CODEC)
-        masks = _decoded(job, inputs, [mask for _, mask in matched], limits_of(job, truth.CHANNELS), codec=truth.CODEC)
+        limits = limits_of(job, channels=channels, min_side=min_side)
+        images = _decoded(job, inputs, [image for image, _ in matched], limits, codec=CODEC)
+        limits = limits_of(job, channels=truth.CHANNELS, min_side=1)
+        masks = _decoded(job, inputs, [mask for _, mask in matched], limits, codec=truth.CODEC)
     finally:
         inputs.close()
     codes = [pixels.view("<u4")[..., 0] for pixels in masks.pixels]

@@ -139,7 +139,11 @@ def plan_training(job: Job) -> TrainingPlan:
     base = load_one(job, job.weights[0])
     values = None if job.finetune.start == "random" else mask_values_of(base)
     pairs = read_pairs(
-        job, channels=base.model.n_channels, classes=None if values is None else len(values), base_values=values
+        job,
+        channels=base.model.n_channels,
+        min_side=base.model.min_side,
+        classes=None if values is None else len(values),
+        base_values=values,
     )
     plan = TrainingPlan(job, base, pairs)
     refuse_undecidable(job.finetune.gate, images=len(pairs.validation), comparable=plan.comparable)

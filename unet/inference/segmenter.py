@@ -112,7 +112,7 @@ class Segmenter:
         self.precision = resolved(precision, self.device)
         self.n_channels, self.n_classes = model.n_channels, model.n_classes
         self.classes = max(2, self.n_classes)
-        self._min_side = model.min_side
+        self.min_side = model.min_side
         self._fitting = Fitting(
             model,
             self.device,
@@ -151,7 +151,7 @@ class Segmenter:
             exact_tiles=model.untileable is None,
             threads=self._threads,
         )
-        self.segment(np.zeros((1, self._min_side, self._min_side, self.n_channels), np.uint8))
+        self.segment(np.zeros((1, self.min_side, self.min_side, self.n_channels), np.uint8))
         self.fits.clear()
 
     @classmethod
@@ -396,5 +396,5 @@ class Segmenter:
     def _check(self, shape: tuple[int, ...]) -> None:
         if len(shape) != 4 or shape[3] != self.n_channels:
             raise ValueError(f"the network takes (B, H, W, {self.n_channels}) batches, got {shape}")
-        if min(shape[1:3]) < self._min_side:
-            raise ValueError(f"the network needs sides of at least {self._min_side} px, got {shape[2]}×{shape[1]}")
+        if min(shape[1:3]) < self.min_side:
+            raise ValueError(f"the network needs sides of at least {self.min_side} px, got {shape[2]}×{shape[1]}")

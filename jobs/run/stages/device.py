@@ -15,6 +15,7 @@ class Device(Protocol):
     """The part of `unet.inference.segmenter.Segmenter` that the pipeline uses."""
 
     n_channels: int
+    min_side: int
     classes: int
     concurrency: int
     fits: dict[tuple[int, int], "list[Fit]"]

@@ -82,13 +82,13 @@ def bomb():
 )
 def test_each_refusal_has_a_name_and_a_remedy(data, error_class, message):
     with pytest.raises(Undecodable, match=message) as error:
-        decode(data, channels=3)
+        decode(data, channels=3, min_side=16)
     assert error.value.error_class == error_class
 
 
 def test_an_image_too_small_after_scaling_is_refused():
     with pytest.raises(Undecodable, match="30×20 px scaled by 0.5; the network needs 16") as error:
-        decode(file(Image.fromarray(RGB)), channels=3, scale=0.5)
+        decode(file(Image.fromarray(RGB)), channels=3, scale=0.5, min_side=16)
     assert error.value.error_class == "too_small"
 
 
@@ -111,7 +111,7 @@ def test_damaged_files_give_pixels_or_a_refusal(whole, data):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            pixels, (height, width) = decode(bytes(damaged[:cut]), channels=3, max_pixels=100_000)
+            pixels, (height, width) = decode(bytes(damaged[:cut]), channels=3, max_pixels=100_000, min_side=16)
         except Undecodable as error:
             assert error.error_class in {"empty", "unidentified", "corrupt", "unsupported", "too_large", "too_small"}
             assert str(error)

@@ -26,7 +26,7 @@ def test_images_come_as_the_network_sees_them(tmp_path):
     job = job_of(draw_images(tmp_path / "in", 8), "inference.scale=0.5")
     records = records_of(job)
     for channels in (1, 3):
-        found = sample(job, channels, records)
+        found = sample(job, records, channels=channels, min_side=16)
         assert [example.record for example in found] == records
         for example in found:
             with open(example.record.url, "rb") as file:
@@ -40,7 +40,7 @@ def test_of_a_larger_image_its_corner(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (900, 800, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "in/a.png")
     job = job_of(tmp_path / "in")
-    (example,) = sample(job, 3, records_of(job))
+    (example,) = sample(job, records_of(job), channels=3, min_side=16)
     np.testing.assert_array_equal(example.pixels, pixels[:768, :768])
 
 
@@ -51,7 +51,7 @@ def test_what_fails_says_why_in_its_place(tmp_path):
     job = job_of(folder)
     records = records_of(job)
     os.unlink(folder / "c.png")
-    found = {example.record.key: example for example in sample(job, 3, records)}
+    found = {example.record.key: example for example in sample(job, records, channels=3, min_side=16)}
     assert {key: example.failure.error_class for key, example in found.items() if example.failure} == {
         "b.png": "empty",
         "c.png": "missing",
@@ -67,11 +67,11 @@ def test_of_images_that_are_read_in_rows_one_is_looked_into(tmp_path, monkeypatc
         Image.fromarray(each).save(tmp_path / f"in/{name}.tif")
     monkeypatch.setattr(module, "STREAM_BYTES", 100)
     job = job_of(tmp_path / "in")
-    first, second = sample(job, 3, records_of(job))
+    first, second = sample(job, records_of(job), channels=3, min_side=16)
     np.testing.assert_array_equal(first.pixels, pixels[0])
     assert second[1:] == (None, None)  # too large, and no fault
     Image.fromarray(pixels[0]).save(tmp_path / "in/a.tif", save_all=True, append_images=[Image.fromarray(pixels[1])])
-    first, _ = sample(job, 3, records_of(job))
+    first, _ = sample(job, records_of(job), channels=3, min_side=16)
     assert (first.pixels, first.failure.error_class) == (None, "unsupported")
 
 
@@ -80,6 +80,7 @@ def test_limits_are_the_jobs():
         {"input": "a", "output": "b", "weights": "nuclei"},
         ["inference.scale=0.5", "inference.orientation=upright", "run.max_image_pixels=77", "run.decode_seconds=3"],
     )
-    limits = limits_of(job, 5)
+    limits = limits_of(job, channels=5, min_side=16)
     assert (limits.channels, limits.scale, limits.upright, limits.max_pixels, limits.seconds) == (5, 0.5, True, 77, 3)
+    assert limits.min_side == 16
     assert limits.memory == job.run.decode_memory

@@ -75,7 +75,9 @@ def test_scores_equal_those_of_the_masks_written_by_a_run(tmp_path):
     run(again.model_copy(update={"finetune": Finetune()}))
     from maskfleet.jobs.training.pairs import read_pairs
 
-    validation = [pair.key for pair in read_pairs(work, channels=3, classes=2, base_values=(0, 255)).validation]
+    validation = [
+        pair.key for pair in read_pairs(work, channels=3, min_side=16, classes=2, base_values=(0, 255)).validation
+    ]
     scores = [
         dice(*(np.asarray(Image.open(place / key)) for place in (tmp_path / "output/masks", tmp_path / "truth")))
         for key in validation
