@@ -26,7 +26,7 @@ def options(images, output, weights_file):
 
 
 OURS = ("unet/__init__.py", "jobs/__init__.py", "cluster/__init__.py")
-SHADOWS = (*OURS, "random.py", "json.py", "numpy.py", "typing.py")
+SHADOWS = (*OURS, "random.py", "json.py", "numpy.py", "logging.py")
 
 
 def shadowed(folder, names=SHADOWS):

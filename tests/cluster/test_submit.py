@@ -161,7 +161,7 @@ def test_nights_on_a_cluster(head, tmp_path, weights_file):
         maskfleet(head, "logs", job, *there).stdout[-3000:]
     )
     stopping = maskfleet(head, "stop", job, *there, wait=False)
-    wait_for(lambda: "stopping after the shards in work" in driver_log(session))
+    wait_for(lambda: "stopping after the shards in progress" in driver_log(session))
     worker.resume()
     assert (stopping.wait(60), stopping.stdout.read()) == (0, "nuclei-2026-11-24 stopped\n")
     assert following.wait(30) == 130
