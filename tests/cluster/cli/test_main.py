@@ -53,15 +53,12 @@ MODULE = [sys.executable, "-m", "maskfleet"]
 SCRIPT = [str(Path(sys.executable).parent / "maskfleet")]
 
 
-@pytest.mark.parametrize(
-    ("program", "how"),
-    [(MODULE, "--no-ray"), (SCRIPT, "--no-ray"), pytest.param(MODULE, "--address=local", marks=pytest.mark.ray)],
-)
-def test_modules_in_the_working_directory_are_not_imported(program, how, tmp_path):
+@pytest.mark.parametrize("program", [MODULE, SCRIPT])
+def test_modules_in_the_working_directory_are_not_imported(program, tmp_path):
     plain = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     given = options(draw_images(tmp_path / "images", 2), tmp_path / "out", "nuclei")
     done = subprocess.run(
-        [*program, "run", *map(str, given), how],
+        [*program, "run", *map(str, given), "--no-ray"],
         cwd=shadowed(tmp_path / "folder"),
         env=plain,
         capture_output=True,
