@@ -1,9 +1,10 @@
-"""Nodes that join, get notice, leave and are killed while a run of 200 shards is under way.
+"""A run of 200 shards while nodes join, receive a preemption notice, leave and are killed.
 
     PYTHONPATH=tests python tests/benchmarks/churn.py
 
-Logical nodes on this machine, a small network that also sleeps. Each thing happens at a shard, not at a time. Compares
-what the run leaves with a run in one process, and says from the run's own log how long it took until a worker was back.
+Uses logical nodes on this machine and a small network with an added sleep. Events happen after given shards, not at
+given times. The output is compared with a run in one process. The time until a lost worker is replaced comes from the
+run's log.
 """
 
 import argparse
@@ -37,9 +38,9 @@ class Sleepy(Segmenter):
         return super().segment(images, size)
 
 
-def sleepily(this, cpus):
-    segmenter = Sleepy(load_weights(this.job).model, precision="fp32", plain_threads=1)
-    return pipeline_around(this, segmenter, 1, encoder=Encoder(default_values(2)))
+def sleepily(run, cpus):
+    segmenter = Sleepy(load_weights(run.job).model, precision="fp32", plain_threads=1)
+    return pipeline_around(run, segmenter, 1, encoder=Encoder(default_values(2)))
 
 
 def job_of(folder: Path, output: str, *sets: str) -> Job:
@@ -48,13 +49,13 @@ def job_of(folder: Path, output: str, *sets: str) -> Job:
 
 
 class Events:
-    """What happens to the nodes, and when."""
+    """Node events, each at a given number of finished shards."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         self.nodes = [self._node() for _ in range(2)]
         self.happened: list[tuple[float, str]] = []
-        # Always a node more than workers, so that it is our time that is measured and not a machine's.
+        # One node more than workers, so that replacing a worker never waits for a new node.
         self._plan = [
             (10, "join", self._join), (25, "join", self._join), (40, "kill", self._kill), (50, "join", self._join),
             (65, "notice", self._notice), (75, "join", self._join), (90, "leave", self._leave),
@@ -62,8 +63,8 @@ class Events:
             (150, "kill", self._kill), (165, "join", self._join),
         ]  # fmt: skip
 
-    def __call__(self, _run, tally) -> None:
-        if self._plan and tally.shards >= self._plan[0][0]:
+    def __call__(self, _run, progress) -> None:
+        if self._plan and progress.shards >= self._plan[0][0]:
             _, name, happen = self._plan.pop(0)
             self.happened.append((time.time(), name))
             happen()
@@ -87,7 +88,7 @@ class Events:
         reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
         node = self.nodes.pop(0)
         GcsClient(address=self.cluster.address).drain_node(
-            node.node_id, reason, "to be taken away", int((time.time() + 60) * 1000)
+            node.node_id, reason, "preempted", int((time.time() + 60) * 1000)
         )
 
 
@@ -101,7 +102,8 @@ def main() -> int:
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 128 * 2**20})
         try:
             events = Events(cluster)
-            report = run(job_of(folder, "out", f"cluster.workers={WORKERS}"), Fleet(cluster.address, open_pipeline=sleepily), on_progress=events)  # fmt: skip
+            job = job_of(folder, "out", f"cluster.workers={WORKERS}")
+            summary = run(job, Fleet(cluster.address, open_pipeline=sleepily), on_progress=events)
         finally:
             ray.shutdown()
             cluster.shutdown()
@@ -114,15 +116,15 @@ def main() -> int:
         problems = verify(str(folder / "out")).problems
         record = json.loads(next((folder / "out").glob("runs/*/run.json")).read_text())
         print(f"events: {', '.join(name for _, name in events.happened)}")
-        print(f"images ok {report.ok} of {IMAGES}; shards {record['shards']}, commits {len(shards)}")
-        print(f"masks equal the single process's: {same}; statistics: {rows}; problems: {problems}")
-        print(f"workers lost {len(lost)}, of which attempts {record['attempts_lost']}; {record['seconds']:.0f} s")
+        print(f"{summary.ok} of {IMAGES} images ok; {record['shards']} shards, {len(shards)} commits")
+        print(f"equal to one process: masks {same}, statistics {rows}; problems: {problems}")
+        print(f"{len(lost)} workers lost with {record['attempts_lost']} attempts; {record['seconds']:.0f} s")
         back = [next((at - gone for at in ready if at > gone), None) for gone in lost]
-        print(f"seconds from a loss in the log to the next worker that is ready: {[b and round(b, 1) for b in back]}")
+        print(f"seconds from each logged loss to the next ready worker: {[b and round(b, 1) for b in back]}")
         killed = [at for at, name in events.happened if name == "kill"]
         back = [next((at - gone for at in ready if at > gone), None) for gone in killed]
-        print(f"seconds from a kill: {[b and round(b, 1) for b in back]}")
-        return 0 if same and rows and not problems and report.ok == IMAGES else 1
+        print(f"seconds from each kill to the next ready worker: {[b and round(b, 1) for b in back]}")
+        return 0 if same and rows and not problems and summary.ok == IMAGES else 1
 
 
 if __name__ == "__main__":

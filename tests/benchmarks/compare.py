@@ -1,8 +1,8 @@
-"""Every ratio of the README's table in one command: `python tests/benchmarks/compare.py`.
+"""Every throughput ratio of the README's tables with one command: `python tests/benchmarks/compare.py`.
 
-Each pair is measured in turn: what it is compared with, then maskfleet, then the next rival. Ours is counted from the
-first shard's beginning to the last one's end, the rivals' from their first written batch to their last, which favours
-them. Both read loose files and write loose PNG masks and Parquet.
+All measurements of a round alternate: the reference, maskfleet, then each rival. The time of maskfleet runs from the
+start of its first shard to the end of its last; the time of a rival runs from its first written batch to its last,
+which favours the rival. All read loose files and write loose PNG masks and Parquet.
 """
 
 import argparse
@@ -35,17 +35,17 @@ HERE = Path(__file__).resolve().parent
 
 
 def job_of(root: Path, name: str, width: int) -> Job:
-    """A job for a random network of this width; `bench_job` gives it its input."""
+    """Return a job with a random network of the given width; `bench_job` adds the input."""
     path = root / f"{name}.safetensors"
     path.write_bytes(weights.save(UNet(3, 2, width=width)))
     return Job.of({"input": "-", "output": "bench", "weights": str(path)}).model_copy(update={"input": ""})
 
 
 def rival(job: Job, *arguments: str) -> dict:
-    """What a rival's process printed."""
+    """Run a rival in a process of its own and return its printed result."""
     output = tempfile.mkdtemp(dir=Path(job.input).parent)
     command = [sys.executable, str(HERE / "rivals.py"), arguments[0], job.input, output, *arguments[1:]]
-    environment = os.environ | {"PYTHONPATH": str(HERE.parents[1]), "RAY_AUTH_MODE": "disabled"}
+    environment = os.environ | {"RAY_AUTH_MODE": "disabled"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -58,7 +58,7 @@ def forward_rate(job: Job, precision: str, seconds: float, side: int) -> float:
 
 
 def network(root: Path, name: str, width: int, images: int, options: argparse.Namespace, *, rivals: bool) -> None:
-    """Ours against the bare forward pass, and against both rivals."""
+    """Compare a run with the bare forward pass and with both rivals."""
     ratios = {"bare forward": bench.Ratio()}
     ratios |= {"Ray Data": bench.Ratio(), "one-image loop, fp32": bench.Ratio()} if rivals else {}
     executor = InProcess if options.no_ray else Fleet
@@ -77,14 +77,14 @@ def network(root: Path, name: str, width: int, images: int, options: argparse.Na
 
 
 def identity(root: Path, images: int, options: argparse.Namespace) -> None:
-    """Ours around a network that computes nothing, against the codecs alone and Ray Data, both ways of writing it.
+    """Compare runs without a network with the codecs alone and with two Ray Data pipelines.
 
-    Against the codecs once more with the masks in tars alone: they write no file at all.
+    The codecs write no files, so they are also compared with a run whose masks go to tar files.
     """
-    names = ("decode and encode alone", "the same, ours into tars", "Ray Data", "Ray Data, masks by the actor")
+    names = ("codecs alone", "codecs alone, masks to tar", "Ray Data", "Ray Data, masks by the actor")
     ratios = {name: bench.Ratio() for name in names}
     executor = InProcess if options.no_ray else Fleet
-    marks: list[tuple[int, float]] = []  # shards on record, and this process's CPU seconds by then
+    marks: list[tuple[int, float]] = []  # committed shards, and CPU seconds of this process so far
     with bench_job(job_of(root, "identity", 4), images, options.side) as job:
         files = [Path(record.url).read_bytes() for record in islice(Source(job.input, output=job.output), 4000)]
         for _ in range(options.pairs):
@@ -96,13 +96,13 @@ def identity(root: Path, images: int, options: argparse.Namespace) -> None:
                 on_progress=lambda _, progress: marks.append((progress.shards, time.process_time())),
             )
             ours = bench.steady_rate(done)
-            ratios["decode and encode alone"].add(ours, alone)
+            ratios["codecs alone"].add(ours, alone)
             masks = job.masks.model_copy(update={"format": "tar"})
             tars = run(
                 bench.with_new_output(job.model_copy(update={"masks": masks})),
                 executor(open_pipeline=bench.identity_pipeline),
             )
-            ratios["the same, ours into tars"].add(bench.steady_rate(tars), alone)
+            ratios["codecs alone, masks to tar"].add(bench.steady_rate(tars), alone)
             ratios["Ray Data"].add(ours, rival(job, "raydata", "--threads", "1")["steady"])
             theirs = rival(job, "raydata", "--threads", "1", "--fused")["steady"]
             ratios["Ray Data, masks by the actor"].add(ours, theirs)
@@ -130,11 +130,12 @@ def main() -> None:
     parser.add_argument("--narrow-images", type=int, default=2000)
     parser.add_argument("--identity-images", type=int, default=12000)
     parser.add_argument("--side", type=int, default=256)
-    parser.add_argument("--seconds", type=float, default=6, help="of each measurement of the bare forward pass")
+    parser.add_argument(
+        "--seconds", type=float, default=6, help="least duration of each measurement of the bare forward pass"
+    )
     parser.add_argument("--only", choices=["full", "narrow", "identity"])
-    parser.add_argument("--no-ray", action="store_true", help="ours in one process")
+    parser.add_argument("--no-ray", action="store_true", help="run maskfleet in this process")
     options = parser.parse_args()
-    os.environ["PYTHONPATH"] = str(HERE.parents[1])  # for Ray's workers
     torch_threads, capability = torch.get_num_threads(), torch.backends.cpu.get_cpu_capability()
     print(
         f"{platform.processor() or platform.machine()}, {torch_threads} threads, {capability}, torch {torch.__version__}"

@@ -1,9 +1,12 @@
-"""What the end of a run takes: statistics, catalog and record of shards that are all committed.
+"""Time and memory of finishing a run: statistics, catalog and run record of shards that are all committed.
 
-`python tests/benchmarks/finishing.py --images 10000 100000 1000000`: shards of 512 rows whose keys and hashes all differ, as
-a run of tars leaves them, but for the masks, which the end of a run does not read. The end itself is in a process of its own
-with all that a driver imports; printed are its seconds, its memory before and at most (MiB), and what it wrote of the catalog.
-`--images 1000 --old 10000000` ends the run of a night on top of a catalog of so many other images.
+    python tests/benchmarks/finishing.py --images 10000 100000 1000000
+    python tests/benchmarks/finishing.py --images 1000 --old 10000000
+
+Shards have 512 rows with distinct keys and hashes, as after a run over tar files. Masks are missing; finishing does not
+read them. Each run is finished in a process of its own with everything a driver imports. Printed are the duration, the
+memory before and at the peak (MiB), and the bytes written to the catalog. With --old, the catalog already holds that
+many other images.
 """
 
 import argparse
@@ -20,13 +23,13 @@ RUN = "20260102T000000.000-aaaaaa"
 
 
 def memory(name: str) -> int:
-    """A line of the kernel's about this process, MiB."""
+    """Return a line of /proc/self/status in MiB."""
     text = Path("/proc/self/status").read_text()
     return int(text.split(f"{name}:")[1].split()[0]) // 1024
 
 
 def committed(output: str, images: int) -> None:
-    """A run of so many images, all of whose shards are committed."""
+    """Create a run with the given number of images and all shards committed."""
     import pyarrow as pa
 
     from maskfleet.jobs.inputs.record import LISTED
@@ -84,7 +87,7 @@ def committed(output: str, images: int) -> None:
 
 
 def aged(output: str, old: int) -> None:
-    """A catalog of so many images of nights before."""
+    """Create a catalog with the given number of images from earlier runs."""
     import pyarrow as pa
 
     from maskfleet.jobs.ledger import catalog
@@ -108,7 +111,7 @@ def catalog_bytes(output: str) -> int:
 
 
 def finished(output: str) -> None:
-    import maskfleet.cluster.driver  # noqa: F401  (for its memory)
+    import maskfleet.cluster.driver  # noqa: F401  (part of a driver's memory)
     from maskfleet.jobs.ledger.lock import locked
     from maskfleet.jobs.run.begin import Run
     from maskfleet.jobs.run.finish import finish
@@ -116,9 +119,9 @@ def finished(output: str) -> None:
     from maskfleet.jobs.storage.schemes import open_storage
 
     with locked(open_storage(output), "fail") as lock:
-        this = Run.attach(output, RUN, generation=lock.fence.generation)
+        run = Run.attach(output, RUN, generation=lock.fence.generation)
         before, known, began = memory("VmHWM"), catalog_bytes(output), time.perf_counter()
-        images = finish(this, Progress()).images
+        images = finish(run, Progress()).images
     told = {
         "images": images, "seconds": round(time.perf_counter() - began, 2), "before": before, "most": memory("VmHWM"),
         "catalog_bytes_before": known, "catalog_bytes_written": catalog_bytes(output) - known,
@@ -129,7 +132,7 @@ def finished(output: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
-    parser.add_argument("--old", type=int, default=0, help="images that the catalog has from nights before")
+    parser.add_argument("--old", type=int, default=0, help="images in the catalog from earlier runs")
     parser.add_argument("--step", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.step:

@@ -1,7 +1,7 @@
-"""What meters cost: `python tests/benchmarks/metering.py --pairs 5`.
+"""Cost of the stage timers: `python tests/benchmarks/metering.py --pairs 5`.
 
-The same run of the identity device without Ray, in turn with the meters and with timers that do nothing. Images per
-second of the whole run, and CPU seconds of this process and its decoders per image.
+Runs without Ray and without a network alternate between real timers and timers that do nothing. Printed are images per
+second of the whole run, and CPU time per image of this process and its decoders.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def nothing(*_, **__):
 
 
 def measured(root: Path, number: int) -> tuple[float, float]:
-    """Images per second, and milliseconds of CPU per image."""
+    """Return images per second and milliseconds of CPU per image."""
     job = Job.of(
         {"input": str(root / "in"), "output": str(root / f"out-{number}"), "weights": str(root / "w.safetensors")}
     )
@@ -56,7 +56,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         draw(root / "in", given.images, 256)
-        (root / "w.safetensors").write_bytes(weights.save(UNet(3, 2, width=2)))  # not used, but a job has some
+        (root / "w.safetensors").write_bytes(weights.save(UNet(3, 2, width=2)))  # unused, but a job needs weights
         measured(root, 0)
         found = {"with timers": [], "without": []}
         for pair in range(given.pairs):
@@ -75,7 +75,7 @@ def main() -> None:
     for name, values in found.items():
         print(f"| {name} | {median(v[0] for v in values):.0f} | {median(v[1] for v in values):.4f} |")
     ratios = [one[1] / other[1] for one, other in zip(found["with timers"], found["without"], strict=True)]
-    print(f"CPU with timers, of without: {median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f})")
+    print(f"CPU with timers / without: {median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f})")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
-"""A million small images in a thousand tars or Parquet files: does an image cost more than in a run of ten thousand?
+"""A million small images in a thousand tar or Parquet files: the cost per image compared with ten thousand images.
 
-`python tests/benchmarks/million.py --images 10000 100000 1000000 --forms tar parquet --folder FOLDER`
+    python tests/benchmarks/million.py --images 10000 100000 1000000 --forms tar parquet --folder FOLDER
 
-2,000 different JPEGs of 64² under other names, 1,000 to a file; local Ray, the identity device, masks as tars, each run in a
-process of its own. Printed for each: images per second and worker while workers served, and of the whole command; the cost
-of an image against the smallest run's; and the driver's memory when a tenth, half and all was done. Then `verify`.
-A million needs 6 GB of disk for each form.
+The input has 2,000 distinct JPEGs of 64×64 px under a million names, 1,000 per file. Runs use a local Ray, no network
+and masks in tar files, each in a process of its own. Printed for each run: images per second and worker while workers
+had shards, the same for the whole command, the cost per image relative to the smallest run, and the driver's memory at
+10, 50, 90 and 100 %. Each output is verified. A million images need 6 GB of disk per form.
 
-With `--kill-at 0.9` the driver of the largest runs kills itself by SIGKILL when so much is done, and the same command goes on:
-printed are then the seconds from the start of that command, imports included, until a new shard was on record, and how many
-shards that were finished before were done again.
+With `--kill-at 0.9`, the driver of the largest runs kills itself with SIGKILL at that share, and the same command
+resumes. Printed then: seconds from the start of that command, imports included, to the first new shard, and the number
+of finished shards repeated.
 """
 
 import argparse
@@ -51,33 +51,33 @@ def prepare(folder: Path, count: int, form: str) -> Path:
 
 
 def done(place: str, output: str, kill_at: float, started: float) -> None:
-    """One run, told as JSON; in a process of its own, whose memory is the driver's."""
+    """Run once in this process, whose memory is the driver's; print the result as JSON."""
     from maskfleet.cluster.driver import Fleet
-    from maskfleet.jobs.run.execute import run
+    from maskfleet.jobs.run.execute import run as run_job
     from maskfleet.unet import weights
     from maskfleet.unet.model import UNet
 
     path = Path(output).with_suffix(".safetensors")
-    if not path.exists():  # what a run goes on with must be the same
+    if not path.exists():  # a resumed run needs the same weights
         path.write_bytes(weights.save(UNet(3, 2, width=4)))
     memory, resumed = {}, {}
 
-    def on_progress(this, progress):
+    def on_progress(run, progress):
         if progress.done > progress.before:
             resumed.setdefault("first_shard", time.time() - started)
             resumed.setdefault("before", progress.before)
-        if this.live is None or this.live.planning.complete:
+        if run.live is None or run.live.planning.complete:
             for mark in MARKS:
-                if progress.done >= mark * this.images:
+                if progress.done >= mark * run.images:
                     memory.setdefault(mark, resident())
-            if kill_at and progress.done >= kill_at * this.images:
+            if kill_at and progress.done >= kill_at * run.images:
                 rate = progress.measured / progress.speed(loose=False).worker_seconds
                 print(json.dumps({"memory": memory, "steady": rate, "peak": status("VmHWM")}), flush=True)
                 os.kill(os.getpid(), signal.SIGKILL)
 
     began = time.perf_counter()
     job = Job.of({"input": place, "output": output, "weights": str(path)}, ["masks.format=tar"])
-    summary = run(job, Fleet(open_pipeline=identity_pipeline), on_progress=on_progress)
+    summary = run_job(job, Fleet(open_pipeline=identity_pipeline), on_progress=on_progress)
     seconds = time.perf_counter() - began
     told = {
         "images": summary.ok, "seconds": seconds, "steady": steady_rate(summary),
@@ -87,7 +87,7 @@ def done(place: str, output: str, kill_at: float, started: float) -> None:
 
 
 def status(name: str) -> int:
-    """A line of the kernel's about this process, MiB."""
+    """Return a line of /proc/self/status in MiB."""
     text = Path("/proc/self/status").read_text()
     return int(text.split(f"{name}:")[1].split()[0]) // 1024
 
@@ -97,7 +97,7 @@ def resident() -> int:
 
 
 def told_by(place: Path, output: str, *, kill_at: float = 0.0) -> dict:
-    """What a run in a process of its own tells, to its end or until it kills itself."""
+    """Run in a process of its own, to the end or until it kills itself; return its printed result."""
     command = [sys.executable, __file__, "--run", str(place), output, str(kill_at), str(time.time())]
     run = subprocess.run(command, check=not kill_at, stdout=subprocess.PIPE)
     assert run.returncode == (-signal.SIGKILL if kill_at else 0), run
@@ -105,7 +105,7 @@ def told_by(place: Path, output: str, *, kill_at: float = 0.0) -> dict:
 
 
 def commits(output: str) -> dict[str, bytes]:
-    """What each finished shard's record says: another attempt would be another record."""
+    """Return the commit record of each finished shard. Another attempt would leave another record."""
     return {path.name: path.read_bytes() for path in Path(output).glob("runs/*/commits/*.json")}
 
 
@@ -114,7 +114,7 @@ def measured(place: Path, scratch: str, count: int, kill_at: float) -> dict:
     killed, before = {}, {}
     if kill_at:
         killed, before = told_by(place, output, kill_at=kill_at), commits(output)
-        time.sleep(5)  # its Ray goes with it
+        time.sleep(5)  # its Ray ends with it
     told = told_by(place, output)
     assert told["images"] == count, told
     if kill_at:
@@ -137,8 +137,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--forms", nargs="+", choices=("tar", "parquet"), default=("tar", "parquet"))
-    parser.add_argument("--folder", type=Path, help="where the images are made, and stay")
-    parser.add_argument("--kill-at", type=float, default=0.0, help="share of the largest runs that is done then")
+    parser.add_argument("--folder", type=Path, help="folder for the images; they are kept")
+    parser.add_argument(
+        "--kill-at", type=float, default=0.0, help="share of the largest runs after which the driver is killed"
+    )
     parser.add_argument("--run", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.run:
@@ -154,15 +156,15 @@ def main() -> None:
                 least = least or cost
                 print(
                     f"{form:8}{count:9} images: {told['steady']:7.1f} images/s and worker, whole command "
-                    f"{count / told['seconds']:7.1f} images/s, cost of an image {cost / least:.2f} of the first; driver "
-                    f"{told['memory']} MiB, peak {told['peak']}; verified in {told['verify']:.0f} s; {told['limit']}",
+                    f"{count / told['seconds']:7.1f} images/s, cost per image {cost / least:.2f} × the first run's; driver "
+                    f"{told['memory']} MiB, peak {told['peak']} MiB; verified in {told['verify']:.0f} s; {told['limit']}",
                     flush=True,
                 )
                 if "again" in told:
                     print(
-                        f"   killed with {told['finished']} shards finished, at {told['killed']['memory']} MiB, at most "
-                        f"{told['killed']['peak']}; {told['first_shard']:.1f} s until the first new shard; "
-                        f"{told['again']} finished shards again",
+                        f"   killed after {told['finished']} shards, at {told['killed']['memory']} MiB, peak "
+                        f"{told['killed']['peak']} MiB; first new shard after {told['first_shard']:.1f} s; "
+                        f"finished shards repeated: {told['again']}",
                         flush=True,
                     )
 

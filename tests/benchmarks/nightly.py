@@ -1,10 +1,10 @@
-"""Nights every minute under a real cron, with images arriving and runs that overlap on purpose.
+"""Runs every minute under a real cron, with new images arriving and runs overlapping on purpose.
 
     python tests/benchmarks/nightly.py --crond "busybox crond" --minutes 10
 
-The crontab is what `maskfleet schedule --for cron` writes, twice, so that two start every minute; and a line that knows
-nothing of their lock, as on another machine. One night gets so many images that it lasts longer than a minute. Prints what became of every
-night, and fails if an image has not exactly one good row.
+The crontab holds the line of `maskfleet schedule --for cron` twice, so two runs start every minute, and a line without
+its lock, as on a second machine. One run gets enough images to last longer than a minute. Prints the outcome of every
+run and fails unless every image has exactly one row and the last run succeeds.
 """
 
 import argparse
@@ -26,7 +26,7 @@ MASKFLEET = Path(sys.executable).parent / "maskfleet"
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--crond", required=True, help="Command of a crond that takes -f -c FOLDER.")
+    parser.add_argument("--crond", required=True, help="crond command accepting -f -c FOLDER")
     parser.add_argument("--minutes", type=int, default=10)
     given = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="nightly-"))
@@ -41,7 +41,7 @@ def main() -> int:
     other = f"sleep 20; {MASKFLEET} run --no-ray {job} >> {folder}/other.log 2>&1; echo exit $? >> {folder}/other.log"
     spool = folder / "spool"
     spool.mkdir()
-    # This crond knows no CRON_TZ; every minute is every minute in all zones.
+    # BusyBox crond does not know CRON_TZ, and every minute is the same in all time zones.
     kept = [line for line in lines.splitlines() if not line.startswith(("#", "CRON_TZ"))]
     (spool / "root").write_text("\n".join([*kept, *kept, f"*/2 * * * * {other}", ""]))
     add(folder / "images", 6, 0)
@@ -63,7 +63,7 @@ def add(folder: Path, count: int, minute: int) -> None:
     random = np.random.default_rng(minute)
     for number in range(count):
         path = folder / f"{minute:02}-{number:03}.png"
-        part = path.with_suffix(".part")  # whole, or not there
+        part = path.with_suffix(".part")  # renamed when complete
         Image.fromarray(random.integers(0, 256, (256, 256, 3), np.uint8)).save(part, "png")
         part.rename(path)
 
@@ -74,14 +74,16 @@ def report(folder: Path, code: int) -> int:
     times = collections.Counter(rows["key"].to_pylist())
     runs = [json.loads(path.read_text()) for path in sorted(folder.glob("out/runs/*/run.json"))]
     log, other = ((folder / name).read_text() for name in ("job.toml.log", "other.log"))
-    print(f"images {images}, rows {rows.num_rows}, most rows of one image {max(times.values())}")
-    print(f"not ok {sum(status != 'ok' for status in rows['status'].to_pylist())}, last run's exit code {code}")
+    print(f"images {images}, rows {rows.num_rows}, most rows per image {max(times.values())}")
+    print(
+        f"failed images {sum(status != 'ok' for status in rows['status'].to_pylist())}, exit code of the last run {code}"
+    )
     print(
         f"runs with work {sum(bool(run['images']) for run in runs)}, without {sum(not run['images'] for run in runs)}"
     )
-    print(f"nights skipped by the cron line's lock {log.count('skipped')}")
+    print(f"runs skipped by the lock of the cron line {log.count('skipped')}")
     print(
-        f"nights of the other machine: done {other.count('exit 0')}, refused by the output's lock {other.count('exit 4')}"
+        f"runs of the second machine: done {other.count('exit 0')}, refused by the lock of the output {other.count('exit 4')}"
     )
     print(
         f"verify: {subprocess.run([MASKFLEET, 'verify', folder / 'out'], capture_output=True, text=True).stdout.strip()[-60:]}"

@@ -1,8 +1,8 @@
-"""A million loose keys in a bucket, night after night: `python tests/benchmarks/nights.py --keys 1000000`.
+"""A million loose objects in a bucket, night after night: `python tests/benchmarks/nights.py --keys 1000000`.
 
-Seconds are those of the whole process where a person would wait for it (first shard, nights, resuming), and of the step
-alone where two steps are compared. The bucket is a stub in a process of its own that answers S3's list and get requests over HTTP, so that requests, XML and
-client are real and only the disks behind them are not. It counts what it is asked. Every object is one 64² JPEG.
+Durations cover the whole process for steps a person waits for (first shard, nights, resuming), and the step alone for
+the others. The bucket is a stub in a process of its own. It answers S3 list and get requests over HTTP, so requests, XML
+and client are real, and only the disks are not. It counts its requests. Every object is the same 64×64 JPEG.
 """
 
 import argparse
@@ -27,11 +27,11 @@ ETAG = "d41d8cd98f00b204e9800998ecf8427e"
 
 
 def keys_of(count, night):
-    """Keys in order with their etags. The second kind of night has 1,000 new, 500 changed and 200 deleted."""
+    """Yield sorted keys with their etags. A "changed" night has 1,000 new, 500 changed and 200 deleted keys."""
     each = count // FOLDERS
     for folder in range(FOLDERS):
         for number in range(each + (10 if night == "changed" else 0)):
-            if night == "changed" and number in (1, 2):  # two deleted in each of a hundred folders
+            if night == "changed" and number in (1, 2):  # two deleted keys in each of 100 folders
                 continue
             changed = night == "changed" and 10 <= number < 15
             yield f"in/{folder:03}/image-{number:07}.jpg", ("c" if changed else "") + ETAG
@@ -41,7 +41,7 @@ class Bucket(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     asked, listing, jpeg, latency = {}, [], b"", 0.0
 
-    def do_POST(self):  # the benchmark's own: another night, or what was asked
+    def do_POST(self):  # control of the stub: switch the night, return and reset the request counts
         length = int(self.headers["Content-Length"])
         order = json.loads(self.rfile.read(length))
         answer = json.dumps(Bucket.asked).encode()
@@ -121,11 +121,11 @@ def order(url, **what):
 
 
 def memory():
-    """The most that this process has used, MiB."""
+    """Return the peak memory of this process in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
-# Steps, each in a fresh process, as a night is -----------------------------------------------------
+# Steps. Each runs in a fresh process, as a nightly run does.
 
 
 def job_of(output, **more):
@@ -135,7 +135,7 @@ def job_of(output, **more):
 
 
 def stale_of(output):
-    """The job with a new weights file, which all images are to be done with."""
+    """Return the job with new weights, so that all images are stale."""
     from maskfleet.unet import weights
     from maskfleet.unet.model import UNet
 
@@ -155,7 +155,7 @@ def listing(_):
 
 
 def planning(output):
-    """The plan, made and stored."""
+    """Make and store the plan."""
     import maskfleet.jobs.run.begin
     import maskfleet.jobs.run.execute
     from maskfleet.jobs.network.inference_config import fingerprint_of, load_weights
@@ -175,13 +175,13 @@ def planning(output):
 
 
 def first(output):
-    """The first shard of a run of all, which is then dropped."""
+    """Start a run over all images and drop it at its first shard."""
     import maskfleet.jobs.run.begin
     import maskfleet.jobs.run.execute
     from maskfleet.jobs.run.progress import Progress
 
-    with maskfleet.jobs.run.begin.begin(job_of(output)) as this:
-        backlog = maskfleet.jobs.run.execute.backlog_of(this, Progress())
+    with maskfleet.jobs.run.begin.begin(job_of(output)) as run:
+        backlog = maskfleet.jobs.run.execute.backlog_of(run, Progress())
         backlog.take(idle=True)
         since_start = time.time() - STARTED
     return {"seconds": since_start}
@@ -192,13 +192,13 @@ def night(output):
     from maskfleet.jobs.run.executor import InProcess
     from maskfleet.jobs.tools.bench import identity_pipeline
 
-    report = maskfleet.jobs.run.execute.run(job_of(output), InProcess(identity_pipeline))
-    found = {"planned": report.planned, "gone": report.gone}
-    return {"seconds": time.time() - STARTED, "images": report.images, **found}
+    summary = maskfleet.jobs.run.execute.run(job_of(output), InProcess(identity_pipeline))
+    found = {"planned": summary.planned, "gone": summary.gone}
+    return {"seconds": time.time() - STARTED, "images": summary.images, **found}
 
 
 def known(output):
-    """A catalog as a first night leaves it, without doing its images."""
+    """Create the catalog a first night would leave, without processing images."""
     import pyarrow as pa
 
     from maskfleet.jobs.ledger import catalog
@@ -221,19 +221,19 @@ def known(output):
 
 
 def killed(output):
-    """A run of all that ended without a word when 90 % of its shards were committed."""
+    """Create a run over all images, cut off with 90 % of its shards committed."""
     import maskfleet.jobs.run.begin
     import maskfleet.jobs.run.execute
     from maskfleet.jobs.ledger.commit import Commit, Commits
     from maskfleet.jobs.storage.schemes import open_storage
 
-    with maskfleet.jobs.run.begin.begin(stale_of(output)) as this:
-        for shard in this.live.shards():
+    with maskfleet.jobs.run.begin.begin(stale_of(output)) as run:
+        for shard in run.live.shards():
             if shard is None:
                 time.sleep(0.02)
-        run_id, why = this.run_id, dict(this.live.planning.reasons)
+        run_id, why = run.run_id, dict(run.live.planning.reasons)
     commits = Commits(open_storage(output), run_id, "worker")
-    shards = list(this.output.manifest.shards())
+    shards = list(run.output.manifest.shards())
     for shard in shards[: len(shards) * 9 // 10]:
         commits.commit(Commit(shard.id, "x", {}, len(shard), 0))
     return {"planned": why, "shards": len(shards)}
@@ -244,8 +244,8 @@ def resumed(output):
     import maskfleet.jobs.run.execute
     from maskfleet.jobs.run.progress import Progress
 
-    with maskfleet.jobs.run.begin.begin(stale_of(output)) as this:
-        backlog = maskfleet.jobs.run.execute.backlog_of(this, Progress())
+    with maskfleet.jobs.run.begin.begin(stale_of(output)) as run:
+        backlog = maskfleet.jobs.run.execute.backlog_of(run, Progress())
         task = backlog.take(idle=True)
         since_start = time.time() - STARTED
     return {"seconds": since_start, "shard": task.shard.id}
@@ -269,9 +269,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--keys", type=int, default=1_000_000)
     parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument(
-        "--latency", type=float, default=0.0, help="seconds that the stub takes for each page of a listing"
-    )
+    parser.add_argument("--latency", type=float, default=0.0, help="seconds per page of a listing")
     parser.add_argument("--only", nargs="*", default=["plans", "nights"])
     parser.add_argument("--step")
     parser.add_argument("--output")
@@ -307,7 +305,7 @@ def plans(folder, pairs):
         ratios.append(in_a_process("planning", f"{folder}/plans")["seconds"] / alone["seconds"])
     ratios.sort()
     print(
-        f"listing, planning and storing, of listing alone: {ratios[len(ratios) // 2]:.2f} ({ratios[0]:.2f}-{ratios[-1]:.2f})"
+        f"listing, planning and storing / listing alone: {ratios[len(ratios) // 2]:.2f} ({ratios[0]:.2f}-{ratios[-1]:.2f})"
     )
 
 

@@ -1,13 +1,13 @@
-"""The same work by others, each in a process of its own: `python tests/benchmarks/rivals.py raydata IN.txt OUT …`.
+"""The same work done by other tools: `python tests/benchmarks/rivals.py raydata IN.txt OUT …`.
 
-raydata   Ray Data as its documentation has it: read_images → map_batches with an actor → masks as PNG → Parquet.
-          Better than it in what a good author would do: normalisations folded, channels_last, bf16 by autocast, argmax
-          by comparison, masks encoded by maskfleet's own writer, no resources asked for that would idle.
-loop      One image after another in fp32, as prediction scripts of the Pytorch-UNet kind do: Pillow, divide by 255,
-          forward, logits to the image's size, argmax, PNG by Pillow.
+raydata   Ray Data as documented: read_images → map_batches with an actor → PNG masks → Parquet. Improved as an expert
+          would: folded normalisation, channels_last, bf16 autocast, argmax by comparison, maskfleet's own mask encoder,
+          and no reserved resources that would idle.
+loop      One image after another in fp32, as prediction scripts for Pytorch-UNet do: Pillow, division by 255, forward
+          pass, resized logits, argmax, PNG by Pillow.
 
-Prints JSON: images per second from the first batch written to the last one (without start and end, which favours the
-rival: maskfleet's own rate counts them), and over the whole command.
+Prints JSON: images per second from the first written batch to the last, and over the whole command. The first rate
+excludes start and end, which favours the rival: maskfleet's own rate includes them.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def folded(model):
 
 
 class Segment:
-    """The actor's class of map_batches."""
+    """Actor of map_batches."""
 
     def __init__(self, path: str, bf16: bool, threads: int) -> None:
         torch.set_num_threads(threads)
@@ -56,7 +56,7 @@ class Segment:
         if self.model is None:
             batch["mask"] = (images[..., 1] > images[..., 0]).view(np.uint8)
             return batch
-        x = torch.from_numpy(images).permute(0, 3, 1, 2)  # channels last already
+        x = torch.from_numpy(images).permute(0, 3, 1, 2)  # a channels_last tensor without a copy
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
             logits = self.model(x.float().div_(255))
         batch["mask"] = (logits[:, 1] > logits[:, 0]).view(torch.uint8).numpy()
@@ -64,7 +64,7 @@ class Segment:
 
 
 class Write:
-    """Masks as PNG; what goes on is the table."""
+    """Writes masks as PNG and passes the table on."""
 
     def __init__(self, output: str) -> None:
         self.output, self.encoder = output, Encoder(default_values(2))
@@ -79,7 +79,7 @@ class Write:
 
 
 class SegmentAndWrite(Segment):
-    """Both in the actor: no mask crosses the object store, and the network waits for the writing."""
+    """Segments and writes in one actor: no mask crosses the object store, but the network waits for the writing."""
 
     def __init__(self, path: str, bf16: bool, threads: int, output: str) -> None:
         super().__init__(path, bf16, threads)
@@ -136,15 +136,15 @@ def main() -> None:
     began = time.time()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rival", choices=["raydata", "loop"])
-    parser.add_argument("input", help="text file with a path per line")
+    parser.add_argument("input", help="text file with one path per line")
     parser.add_argument("output")
-    parser.add_argument("--weights", default="", help="safetensors; without it Ray Data masks where green exceeds red")
+    parser.add_argument("--weights", default="", help="safetensors file; without it, the mask is green > red")
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--actors", type=int, default=1)
     parser.add_argument("--actor-cpus", type=float, default=1.0)
-    parser.add_argument("--fused", action="store_true", help="Ray Data: masks written by the actor")
+    parser.add_argument("--fused", action="store_true", help="Ray Data: the actor writes the masks")
     options = parser.parse_args()
     written = np.array({"raydata": raydata, "loop": loop}[options.rival](options)["written"])
     first = int((written == written[0]).sum())

@@ -1,7 +1,7 @@
-"""Loose objects by s3fs and by obstore: `python tests/benchmarks/s3_clients.py s3://bucket/prefix`.
+"""Loose objects with s3fs and with obstore: `python tests/benchmarks/s3_clients.py s3://bucket/prefix`.
 
-Puts objects of random bytes there and gets them, by `S3Storage`, without obstore and with it in turn, by as many threads
-as a worker has; medians over rounds. A client's CPU is that of this process. The objects stay.
+Writes and reads objects of random bytes with `S3Storage`, alternately with and without obstore, with as many threads as
+a worker has. Results are medians over rounds. CPU time is that of this process. The objects are not deleted.
 """
 
 import argparse
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     stores = {"s3fs": open_storage(given.url), "obstore": open_storage(given.url)}
-    stores["s3fs"]._obstore_is_open = True  # without one
+    stores["s3fs"]._obstore_is_open = True  # disables obstore
     names = [f"object-{number:06}" for number in range(given.objects)]
     data = {name: os.urandom(given.bytes) for name in names}
     rates: dict[tuple[str, str], list[float]] = {}
@@ -42,7 +42,7 @@ def main() -> None:
                     rates.setdefault((verb, name), []).append(given.objects / (time.perf_counter() - began))
                     cpu.setdefault((verb, name), []).append((time.process_time() - started) / given.objects * 1000)
                     assert verb == "PUT" or found == list(data.values())
-    print("| | client | a second | ms of CPU each |\n|---|---|---|---|")
+    print("| | client | requests/s | CPU ms per request |\n|---|---|---|---|")
     for verb, name in sorted(rates):
         print(f"| {verb} | {name} | {np.median(rates[verb, name]):.0f} | {np.median(cpu[verb, name]):.3f} |")
 

@@ -1,8 +1,8 @@
-"""How throughput grows with workers: `python tests/benchmarks/scaling.py --workers 1 2 4 8 16`.
+"""Throughput by number of workers: `python tests/benchmarks/scaling.py --workers 1 2 4 8 16`.
 
-Four logical nodes on this machine, and a network that sleeps, as a GPU would leave the CPU alone. So what is measured
-is everything around the network, fetching to commit, and the driver that hands out: whether it keeps so many workers
-busy. By the run's own log, in the steady state: of each worker from its first shard to its last.
+Four logical nodes on this machine and a network that sleeps, leaving the CPU free as a GPU would. This measures
+everything around the network, from fetch to commit, and whether the driver keeps all workers busy. Rates come from the
+run's log, in the steady state: for each worker, from its first shard to its last.
 """
 
 import argparse
@@ -40,7 +40,7 @@ PER_SHARD = 4
 
 
 class Sleeping(Identity):
-    """So many seconds an image, of which the CPU has next to none."""
+    """Sleeps for a fixed time per image, almost without CPU."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__()
@@ -54,8 +54,8 @@ class Sleeping(Identity):
         return super().segment(images, size)
 
 
-def sleeping(seconds: float, this, cpus):
-    return pipeline_around(this, Sleeping(seconds), cpus, encoder=Encoder(default_values(2)))
+def sleeping(seconds: float, run, cpus):
+    return pipeline_around(run, Sleeping(seconds), cpus, encoder=Encoder(default_values(2)))
 
 
 def draw(folder: Path, count: int) -> Path:
@@ -85,10 +85,10 @@ def logged(output: Path) -> list[dict]:
 
 
 def steady_rate(lines: list[dict]) -> tuple[float, float, set[str]]:
-    """Images per second in the steady state, how long that was at least, and the nodes that worked.
+    """Return images per second in the steady state, its shortest duration in seconds, and the nodes with workers.
 
-    The sum of the workers' own rates, each from its first shard to its last. One window for all would begin and end in
-    the middle of some workers' shards, and so lose up to one of each: a tenth, where workers keep step.
+    The rate is the sum over workers, each from its first shard to its last. One common window would start and end in
+    the middle of shards and lose up to one shard per worker: a tenth if workers run in step.
     """
     times: dict[str, list[tuple[float, int]]] = {}
     for line in lines:
@@ -100,7 +100,7 @@ def steady_rate(lines: list[dict]) -> tuple[float, float, set[str]]:
 
 
 def memory() -> float:
-    """GiB of this process and all its children, PSS."""
+    """Return the proportional set size (PSS) of this process and all its children in GiB."""
     total = 0
     for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
         try:
@@ -113,15 +113,15 @@ def memory() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8, 16])
-    parser.add_argument("--shards", type=int, default=12, help="of each worker")
-    parser.add_argument("--sleep", type=float, default=1.0, help="seconds of each image")
+    parser.add_argument("--shards", type=int, default=12, help="shards per worker")
+    parser.add_argument("--sleep", type=float, default=1.0, help="seconds per image")
     given = parser.parse_args()
-    print("| workers | nodes | steady state | images/s | of linear | of the sleep alone | memory |")
+    print("| workers | nodes | steady state | images/s | share of linear | share of sleep alone | memory |")
     print("|---|---|---|---|---|---|---|", flush=True)
     one = None
     with tempfile.TemporaryDirectory() as scratch, nodes(NODES, -(-max(given.workers) // NODES)) as cluster:
         folder = Path(scratch)
-        (folder / "w.safetensors").write_bytes(weights.save(UNet(3, 2, width=2)))  # not used, but a job has some
+        (folder / "w.safetensors").write_bytes(weights.save(UNet(3, 2, width=2)))  # unused, but a job needs weights
         for workers in given.workers:
             images = draw(folder / f"in-{workers}", workers * given.shards * PER_SHARD)
             output = folder / f"out-{workers}"
@@ -134,13 +134,15 @@ def main() -> None:
             )  # fmt: skip
             most = 0.0
 
-            def look(_run, tally):
+            def on_progress(_run, progress):
                 nonlocal most
-                if tally.shards % 16 == 0:
+                if progress.shards % 16 == 0:
                     most = max(most, memory())
 
-            report = run(job, Fleet(cluster.address, open_pipeline=partial(sleeping, given.sleep)), on_progress=look)
-            assert (report.ok, report.failed) == (len(list(images.iterdir())), 0)
+            summary = run(
+                job, Fleet(cluster.address, open_pipeline=partial(sleeping, given.sleep)), on_progress=on_progress
+            )
+            assert (summary.ok, summary.failed) == (len(list(images.iterdir())), 0)
             rate, seconds, places = steady_rate(logged(output))
             one = one or rate / workers
             print(

@@ -1,15 +1,17 @@
-"""How far one driver carries: `python tests/benchmarks/simulation.py`.
+"""How far one driver scales: `python tests/benchmarks/simulation.py`.
 
-The real backlog hands real shards to workers that only let a simulated clock pass, up to 512 of them and 100 million
-images. What a shard costs the driver is measured here first (the same calls, with commits on local disk); what cannot be
-measured on this machine is a named assumption below.
+The real backlog hands real shards to simulated workers on a simulated clock: up to 512 workers and 100 million images.
+The driver's cost per shard is measured first, with the same calls and commits on local disk. Everything not measurable
+on this machine is one of the named assumptions below.
 """
 
+import argparse
 import heapq
 import itertools
 import random
 import tempfile
 import time
+from dataclasses import dataclass
 
 from maskfleet.jobs.ledger.commit import Commit, Commits
 from maskfleet.jobs.ledger.manifest import PART_SHARDS, shards_of
@@ -19,13 +21,13 @@ from maskfleet.jobs.run.pipeline import SHARDS_IN_FLIGHT
 from maskfleet.jobs.run.progress import Progress
 from maskfleet.jobs.storage.local import LocalStorage
 
-RATE = 1250.0  # images/s of a worker: 512² on one H200, predicted, not measured
-LISTING = 40_000.0  # keys/s: eight requests of a thousand keys side by side, 200 ms each
+RATE = 1250.0  # images/s per worker: 512×512 px on one H200, predicted, not measured
+LISTING = 40_000.0  # keys/s: eight concurrent requests of 1,000 keys at 200 ms each
 START = 20.0  # s from the command to a worker's first shard
-CALL = 0.0005  # s of the driver per Ray call and answer, the fact sheet's round trip
-FETCH = 0.3  # s of a shard that no pipeline hides: its first fetch and its commit
-LOST_AFTER = 6 * 3600.0  # s between losses of a worker, as spot machines have them
-BACK = 60.0  # s until its successor is ready
+CALL = 0.0005  # s of the driver per Ray call and reply, a measured round trip
+FETCH = 0.3  # s per shard not overlapped by any pipeline: the first fetch and the commit
+LOST_AFTER = 6 * 3600.0  # s between losses of a worker on spot machines
+BACK = 60.0  # s until a lost worker is replaced
 SIZE = 512
 
 
@@ -35,17 +37,17 @@ def report_of(shard):
 
 
 def driver_seconds():
-    """Of the driver per shard, without Ray."""
+    """Measure the CPU time of the driver per shard, without Ray, in seconds."""
     count = 20_000
-    backlog, tally = Backlog(shards_of(0, count * SIZE, SIZE), attempts=3), Progress()
+    backlog, progress = Backlog(shards_of(0, count * SIZE, SIZE), attempts=3), Progress()
     began = time.process_time()
     while task := backlog.take(idle=True):
-        tally.add(report_of(task.shard))
+        progress.add(report_of(task.shard))
     return (time.process_time() - began) / count
 
 
 def reading_seconds():
-    """To read one commit back, as a resumed run does for each."""
+    """Measure the time to read one commit, in seconds; a resumed run reads every commit."""
     with tempfile.TemporaryDirectory() as folder:
         commits = Commits(LocalStorage(folder), "r", "worker")
         for shard in shards_of(0, 500 * SIZE, SIZE):
@@ -55,92 +57,129 @@ def reading_seconds():
         return (time.perf_counter() - began) / 500
 
 
-def simulate(workers, images, per_shard, *, losses=False, listing=LISTING):  # noqa: PLR0915  (one loop)
-    """Seconds to the last commit, the driver's busy share, what was done twice."""
-    chance = random.Random(0)
-    clock = START
-    part = PART_SHARDS * SIZE
+@dataclass(frozen=True)
+class Result:
+    """A simulated run.
 
-    coming = [0.0]
+    Attributes:
+        seconds: Time from the command to the last commit.
+        driver_share: Busy share of the driver.
+        repeated: Shards lost with their worker and processed again.
+    """
 
-    def known():  # a part's shards, once it is listed
-        for number, start in enumerate(range(0, images, part)):
-            coming[0] = min(images, start + part) / listing
-            while coming[0] > clock:
+    seconds: float
+    driver_share: float
+    repeated: int
+
+
+class Simulation:
+    """One run on a simulated clock.
+
+    Args:
+        workers: Number of workers.
+        images: Number of images.
+        per_shard: CPU seconds of the driver per shard.
+        losses: Whether workers are lost at random.
+    """
+
+    def __init__(self, workers, images, per_shard, *, losses=False):
+        self.images, self.per_shard, self.losses = images, per_shard, losses
+        self.random = random.Random(0)
+        self.clock = START
+        self.listed_at = 0.0  # when the part being waited for is listed
+        self.backlog = Backlog(self._listed_shards(), attempts=3)
+        self.events, self.order = [], itertools.count()
+        self.free_at = [START] * workers  # when a worker has finished its shards
+        self.held = [[] for _ in range(workers)]
+        self.lost_at = [START + self._until_loss() for _ in range(workers)]
+        self.driver_free = self.driver_busy = 0.0
+        self.wanting = dict.fromkeys(range(workers))
+        self.done, self.repeated, self.last = 0, 0, 0.0
+
+    def _until_loss(self):
+        return self.random.expovariate(1 / LOST_AFTER) if self.losses else float("inf")
+
+    def _listed_shards(self):
+        """Yield the shards of each part once it is listed; None before."""
+        part = PART_SHARDS * SIZE
+        for number, start in enumerate(range(0, self.images, part)):
+            self.listed_at = min(self.images, start + part) / LISTING
+            while self.listed_at > self.clock:
                 yield None
-            yield from shards_of(number * PART_SHARDS, min(part, images - start), SIZE)
+            yield from shards_of(number * PART_SHARDS, min(part, self.images - start), SIZE)
 
-    backlog = Backlog(known(), attempts=3)
-    events, order = [], itertools.count()
-    free_at = [START] * workers  # when a worker's device is through with what it has
-    held = [[] for _ in range(workers)]
-    lost_at = [START + chance.expovariate(1 / LOST_AFTER) if losses else float("inf") for _ in range(workers)]
-    driver_free = driver_busy = 0.0
-    wanting = dict.fromkeys(range(workers))
-    done, again, last = 0, 0, 0.0
-
-    def handed_out(wanting):
-        nonlocal driver_free, driver_busy
-        for _ in range(SHARDS_IN_FLIGHT * len(wanting)):
-            if backlog.waits or not wanting:
+    def _hand_out(self):
+        for _ in range(SHARDS_IN_FLIGHT * len(self.wanting)):
+            if self.backlog.waits or not self.wanting:
                 break
-            worker = next(iter(wanting))
-            del wanting[worker]
-            if (task := backlog.take(idle=not held[worker])) is None:
-                wanting[worker] = None
+            worker = next(iter(self.wanting))
+            del self.wanting[worker]
+            if (task := self.backlog.take(idle=not self.held[worker])) is None:
+                self.wanting[worker] = None
                 continue
-            driver_free = max(driver_free, clock) + CALL + per_shard
-            driver_busy += CALL + per_shard
-            gap = 0 if held[worker] else FETCH
-            free_at[worker] = max(free_at[worker], driver_free) + gap + len(task.shard) / RATE
-            held[worker].append(task)
-            heapq.heappush(events, (free_at[worker], next(order), worker, task))
-            if len(held[worker]) < SHARDS_IN_FLIGHT and not task.alone:
-                wanting[worker] = None  # every worker gets its first shard before any gets its second
-        return wanting
+            self.driver_free = max(self.driver_free, self.clock) + CALL + self.per_shard
+            self.driver_busy += CALL + self.per_shard
+            gap = 0 if self.held[worker] else FETCH
+            start = max(self.free_at[worker], self.driver_free)
+            self.free_at[worker] = start + gap + len(task.shard) / RATE
+            self.held[worker].append(task)
+            heapq.heappush(self.events, (self.free_at[worker], next(self.order), worker, task))
+            if len(self.held[worker]) < SHARDS_IN_FLIGHT and not task.alone:
+                self.wanting[worker] = None  # every worker gets its first shard before any gets its second
 
-    while backlog or any(held):
-        wanting = handed_out(wanting)
-        if backlog.waits and wanting and (not events or coming[0] < events[0][0]):
-            clock = max(clock, coming[0])  # the listing holds them back
-            continue
-        at, _, worker, task = heapq.heappop(events)
-        clock = max(clock, at)
-        if not any(mine is task for mine in held[worker]):
-            continue  # it died with its worker
-        if at > lost_at[worker]:
-            for mine in held[worker]:
-                backlog.died(mine, alone=False)
-            again += len(held[worker])
-            held[worker] = []
-            free_at[worker] = clock + BACK
-            lost_at[worker] = clock + BACK + chance.expovariate(1 / LOST_AFTER)
-            wanting[worker] = None
-            continue
-        held[worker] = [mine for mine in held[worker] if mine is not task]
-        done += len(task.shard)
-        last = clock
-        wanting[worker] = None
-    assert done == images, (done, images)
-    return last, driver_busy / last, again
+    def _end(self, worker, task):
+        self.held[worker] = [mine for mine in self.held[worker] if mine is not task]
+        self.done += len(task.shard)
+        self.last = self.clock
+
+    def _lose(self, worker):
+        for mine in self.held[worker]:
+            self.backlog.died(mine, alone=False)
+        self.repeated += len(self.held[worker])
+        self.held[worker] = []
+        self.free_at[worker] = self.clock + BACK
+        self.lost_at[worker] = self.clock + BACK + self._until_loss()
+
+    def run(self):
+        """Run to the last commit."""
+        while self.backlog or any(self.held):
+            self._hand_out()
+            next_event = self.events[0][0] if self.events else float("inf")
+            if self.backlog.waits and self.wanting and self.listed_at < next_event:
+                self.clock = max(self.clock, self.listed_at)  # workers wait for the listing
+                continue
+            at, _, worker, task = heapq.heappop(self.events)
+            self.clock = max(self.clock, at)
+            if not any(mine is task for mine in self.held[worker]):
+                continue  # lost with its worker
+            if at > self.lost_at[worker]:
+                self._lose(worker)
+            else:
+                self._end(worker, task)
+            self.wanting[worker] = None
+        assert self.done == self.images, (self.done, self.images)
+        return Result(self.last, self.driver_busy / self.last, self.repeated)
 
 
 def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, nargs="+", default=[1_000_000, 10_000_000, 100_000_000])
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 8, 64, 512])
+    given = parser.parse_args()
     per_shard, reading = driver_seconds(), reading_seconds()
-    print(
-        f"the driver takes {per_shard * 1e6:.0f} µs a shard beside Ray's call, and {reading * 1e3:.2f} ms to read a commit\n"
-    )
-    print("| images | workers | s | of the ideal | driver busy | listing ends at, s | lost shards | limit |")
+    print(f"driver: {per_shard * 1e6:.0f} µs per shard without Ray; {reading * 1e3:.2f} ms to read a commit\n")
+    print("| images | workers | s | of ideal | driver busy | listed after, s | repeated shards | limit |")
     print("|---|---|---|---|---|---|---|---|")
-    for images in (1_000_000, 10_000_000, 100_000_000):
-        for workers in (1, 8, 64, 512):
+    for images in given.images:
+        for workers in given.workers:
             for losses in (False, True) if workers >= 64 else (False,):
-                seconds, busy, again = simulate(workers, images, per_shard, losses=losses)
+                result = Simulation(workers, images, per_shard, losses=losses).run()
                 ideal, listed = images / workers / RATE, images / LISTING
-                limit = "work" if ideal / seconds > 0.85 else "listing" if listed > 0.8 * seconds else "start and tail"
+                share = ideal / result.seconds
+                limit = "listing" if listed > 0.8 * result.seconds else "start and tail"
                 print(
-                    f"| {images:,} | {workers} | {seconds:.0f} | {ideal / seconds:.0%} | {busy:.1%} | {listed:.0f} "
-                    f"| {again if losses else '–'} | {limit} |",
+                    f"| {images:,} | {workers} | {result.seconds:.0f} | {share:.0%} | {result.driver_share:.1%} "
+                    f"| {listed:.0f} | {result.repeated if losses else '–'} | {'work' if share > 0.85 else limit} |",
                     flush=True,
                 )
 

@@ -1,8 +1,10 @@
-"""The same small images as loose files, as tar shards and as Parquet, with an identity network.
+"""The same small images as loose files, tar shards and Parquet, without a network.
 
-`python tests/benchmarks/sources.py prepare FOLDER_OR_S3 --images 20000`, then `… measure FOLDER_OR_S3 --rounds 3`.
-Each round runs every form once, in turn; what is compared are the whole commands and the plans alone, in one process
-without Ray, masks as tars.
+    python tests/benchmarks/sources.py prepare FOLDER_OR_S3 --images 20000
+    python tests/benchmarks/sources.py measure FOLDER_OR_S3 --rounds 3
+
+Each round runs every form once. Compared are whole commands and plans alone, in one process without Ray, with masks in
+tar files.
 """
 
 import argparse
@@ -24,6 +26,7 @@ from maskfleet.jobs.inputs.sources import Source
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.masks.tar import tar
 from maskfleet.jobs.run.execute import run
+from maskfleet.jobs.run.executor import InProcess
 from maskfleet.jobs.storage.schemes import open_storage
 from maskfleet.jobs.tools.bench import identity_pipeline
 from maskfleet.unet import weights
@@ -45,7 +48,7 @@ def drawn(count: int, side: int) -> list[tuple[str, bytes]]:
 
 
 def table(images: list[tuple[str, bytes]]) -> bytes:
-    """A Parquet file of named images, as Hugging Face has them."""
+    """Return a Parquet file of named images in the layout of Hugging Face data sets."""
     sink = io.BytesIO()
     column = pa.array([{"bytes": data, "path": name} for name, data in images])
     pq.write_table(pa.table({"image": column}), sink, row_group_size=100)
@@ -80,8 +83,8 @@ def measure(place: str, rounds: int) -> None:
                 plans[form].append(time.perf_counter() - started)
                 table = {"input": f"{place}/{form}", "output": f"{scratch}/{form}-{number}", "weights": str(path)}
                 started = time.perf_counter()
-                report = run(Job.of(table, ["masks.format=tar"]), open_pipeline=identity_pipeline)
-                assert (report.ok, report.images) == (count, count)
+                summary = run(Job.of(table, ["masks.format=tar"]), InProcess(identity_pipeline))
+                assert (summary.ok, summary.images) == (count, count)
                 rates[form].append(count / (time.perf_counter() - started))
                 print(f"{form:8} listed in {plans[form][-1]:6.2f} s, {rates[form][-1]:7.1f} images/s", flush=True)
     for form in FORMS:

@@ -1,8 +1,8 @@
-"""From the command to the first masks: `python tests/benchmarks/start.py`.
+"""From the command to the first mask: `python tests/benchmarks/start.py`.
 
-`maskfleet run` as a user's shell starts it, on 32 drawn JPEGs of 256² and a local Ray, files cached by a first round
-that does not count. The clock is the file system's: from before the process starts to the first loose mask, so that the
-interpreter and its imports are in it; the steps are those that the run says itself.
+Starts `maskfleet run` as a user's shell does, on 32 drawn JPEGs of 256×256 px with a local Ray. A first, uncounted
+round fills the file cache. The clock is the file system's: from before the process starts to the first mask file, so
+the interpreter and its imports count. The steps in between are those reported by the run.
 """
 
 import argparse
@@ -21,7 +21,7 @@ _STEPS = ("plan", "ray", "worker", "shard")
 
 
 def started(images: Path, output: Path, weights: str, *more: str) -> dict[str, float]:
-    """Seconds by step, "shell" being all of it to the first mask and "before" what lies before the run's own clock."""
+    """Return seconds by step. "shell" is the total to the first mask; "before" precedes the run's own clock."""
     command = [
         sys.executable,
         "-m",

@@ -1,7 +1,7 @@
-"""What each step of one image costs alone, in µs of one thread's CPU: `python tests/benchmarks/steps.py --folder DIR`.
+"""CPU time of each step of one image alone, in µs of one thread: `python tests/benchmarks/steps.py --folder DIR`.
 
-The steps of the identity's run, without what lies between them: messages, copies, locks, caches that are shared. The
-folder should lie on a file system where no files were deleted in the last minutes (see the README).
+These are the steps of a run without a network, excluding messages, copies, locks and shared caches between them. Use a
+folder on a file system without deletions in the last minutes; see the README.
 """
 
 import argparse
@@ -36,7 +36,7 @@ _BATCH = 32
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", help="to write to; it stays")
+    parser.add_argument("--folder", help="folder for the files; they are kept")
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--side", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
@@ -48,7 +48,7 @@ def main() -> None:
     round_ = iter(range(10**6))
 
     def least(step: str, work: Callable[[], object]) -> object:
-        """The result, and on a line the least time of several rounds."""
+        """Print the shortest time of several rounds and return the result."""
         seconds = []
         for _ in range(options.rounds):
             began = time.process_time()
@@ -64,17 +64,17 @@ def main() -> None:
 
     print("| step | µs |\n|---|---|")
     data = least("read the file", lambda: [local_file.read(record.url, record.etag) for record in records])
-    least("of decoding: Pillow's look at the header", lambda: [read_header(io.BytesIO(each)) for each in data])
+    least("thereof: Pillow reads the header", lambda: [read_header(io.BytesIO(each)) for each in data])
     pixels = least("decode", lambda: [decode(each, channels=3)[0] for each in data])
     batches = [np.stack(pixels[start : start + _BATCH]) for start in range(0, len(pixels), _BATCH)]
     device = Identity()
-    found = least("green against red", lambda: [device.segment(batch) for batch in batches])
+    found = least("compare green with red", lambda: [device.segment(batch) for batch in batches])
     encoder = png.Encoder(png.default_values(2))
     maps = [each for labels, _ in found for each in labels]
     masks = least("encode the mask as PNG", lambda: [encoder.encode(each) for each in maps])
-    least("write it loose", export)
-    with mock.patch.object(os, "O_TMPFILE", 0):  # what cannot be opened so gets a temporary name
-        least("the same by a temporary name", export)
+    least("write it as a loose file", export)
+    with mock.patch.object(os, "O_TMPFILE", 0):  # without O_TMPFILE, a file gets a temporary name
+        least("the same with a temporary name", export)
     output = SimpleNamespace(run_id="r", fingerprint="f" * 64, format=FORMAT)
     seconds = dict.fromkeys(statistics.STAGES, 0.1)
 
@@ -87,11 +87,11 @@ def main() -> None:
             rows.append(attempt._row(output, named, attempt="a", worker="w", folder="x"))
         return statistics.table_parquet(statistics.table_of(rows))
 
-    least("its row, with the mask's sha256, and the table", table)
-    least("of that: sha256", lambda: [hashlib.sha256(mask).hexdigest() for mask in masks])
-    archive = least("its place in the tar", lambda: tar((f"{n}.png", mask) for n, mask in enumerate(masks)))
-    least("write the tar, fsynced", lambda: put(storage, f"runs/{next(round_)}/masks.tar", archive))
-    print(f"\nIn {root}")
+    least("its row with the mask's SHA-256, and the table", table)
+    least("thereof: SHA-256", lambda: [hashlib.sha256(mask).hexdigest() for mask in masks])
+    archive = least("add it to the tar", lambda: tar((f"{n}.png", mask) for n, mask in enumerate(masks)))
+    least("write the tar with fsync", lambda: put(storage, f"runs/{next(round_)}/masks.tar", archive))
+    print(f"\nFiles: {root}")
 
 
 if __name__ == "__main__":
