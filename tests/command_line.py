@@ -1,4 +1,4 @@
-"""The command line in a process of its own, as a user calls it."""
+"""Helpers: call the command line in a process of its own, and draw folders with misleading modules."""
 
 import os
 import subprocess
@@ -9,19 +9,19 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def environment():
-    """Wide lines, and the tests' own modules for what is to be killed or slowed down."""
+    """Environment with wide lines and with the tests on the module search path, for faults."""
     return os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), "COLUMNS": "200"}
 
 
 def maskfleet(*arguments, **more):
-    """A finished call of `python -m maskfleet`."""
+    """Call `python -m maskfleet` and wait for its end."""
     command = [sys.executable, "-m", "maskfleet", *map(str, arguments)]
     more = {"env": environment()} | more
     return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, **more)
 
 
 def options(images, output, weights_file):
-    """The three things every job needs."""
+    """The options required by every job."""
     return ["--input", images, "--output", output, "--weights", weights_file]
 
 
@@ -30,7 +30,7 @@ SHADOWS = (*OURS, "random.py", "json.py", "numpy.py", "logging.py")
 
 
 def shadowed(folder, names=SHADOWS):
-    """A folder whose modules have the names of ours and of others', and cannot be imported."""
+    """Write modules with misleading names that raise an error when imported, and return their folder."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("raise ImportError(f'{__file__} was imported')\n")

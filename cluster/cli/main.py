@@ -113,7 +113,7 @@ def _complain_of_usage(error: Any) -> int:
             f"{error.option_name} goes before the command: {context.parent.command_path} {error.option_name} …"
         )
     else:
-        _print_error(f"{' '.join(message.split())}; see {path} --help")
+        _print_error(f"{' '.join(message.split()).rstrip('.')}; see {path} --help")
     return 2
 
 

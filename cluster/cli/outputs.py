@@ -21,7 +21,7 @@ def explain(
 ) -> None:
     """Show the history of one image.
 
-    Lists every run that knows the image, with its attempts and weights, and the reason for its being planned or not.
+    Lists every run that knows the image, with attempts and weights, and why the image was or was not planned.
 
     Examples:
       maskfleet explain out/ plate-1/well-0003.png

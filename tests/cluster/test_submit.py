@@ -1,4 +1,4 @@
-"""Submissions to a real Ray head with its Jobs API, in its own processes, which asks for a token."""
+"""Submissions to a real Ray head that asks for a token."""
 
 import json
 import os
@@ -35,7 +35,7 @@ from maskfleet.jobs.errors import JobError
         *(("FAILED", code, code) for code in (1, 2, 3, 4)),
     ],
 )
-def test_the_drivers_own_exit_code(state, code, expected):
+def test_the_exit_code_is_that_of_the_driver(state, code, expected):
     assert exit_code(state, code) == expected
 
 
@@ -65,9 +65,9 @@ class Head(NamedTuple):
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory):
-    """A head with a token. Its own folder has modules with the names of ours, that of its client also of others'.
+    """A head with a token. Its folder and its client's have modules with the names of other modules.
 
-    Ray's dashboard itself does not start in a folder with a `random.py`.
+    The head's folder has only the names of this project's: Ray's dashboard does not start beside a `random.py`.
     """
     folder = tmp_path_factory.mktemp("ray")
     token = folder / "token"
@@ -135,10 +135,10 @@ def job_file(folder, weights_file, name, images, *lines):
 
 
 @pytest.mark.ray
-def test_nights_on_a_cluster(head, tmp_path, weights_file):
+def test_a_run_is_submitted_stopped_and_resumed(head, tmp_path, weights_file):
     address, token, session = head.address, head.token, head.session
     images = draw_images(tmp_path / "images", 60)
-    # Eight views of each image: between the first shard and the last there is time to hold the worker.
+    # Eight views of each image take long enough to suspend the worker between the first shard and the last.
     job = job_file(tmp_path, "nuclei", "nuclei", images, "[inference]", 'tta="d4"', 'precision="fp32"')
     there = ["--address", address]
     submit = ["submit", job, *there, "--date", "2026-11-24", "--python", sys.executable]
@@ -151,7 +151,7 @@ def test_nights_on_a_cluster(head, tmp_path, weights_file):
     following = maskfleet(head, *submit, "--follow", wait=False)
     wait_for(lambda: list((tmp_path / "nuclei").glob("runs/*/commits/*.json")))
     (worker,) = workers(session)
-    worker.suspend()  # so that the middle lasts, on a fast machine too
+    worker.suspend()  # the run must not end on a fast machine
     assert token.read_text() not in " ".join(" ".join(process.cmdline()) for process in processes())
     wait_for(lambda: {"images_total", "workers", "queue_shards", "queue_images", "device_share"} <= scraped(head), 30)
     again = maskfleet(head, *submit)
@@ -193,19 +193,19 @@ def test_nights_on_a_cluster(head, tmp_path, weights_file):
 
 
 def workers(session):
-    """Processes of this head's workers."""
+    """Worker processes of this head."""
     raylets = [one for one in processes() if "raylet" in one.name() and str(session) in " ".join(one.cmdline())]
     return [one for raylet in raylets for one in raylet.children() if " ".join(one.cmdline()).startswith("ray::Worker")]
 
 
 def driver_log(session):
-    """What the newest submission's driver said."""
+    """Log of the newest submission's driver."""
     logs = sorted(session.glob("session_*/logs/job-driver-*.log"), key=lambda path: path.stat().st_mtime)
     return logs[-1].read_text()
 
 
 def scraped(head):
-    """What Prometheus would see of ours, without prefix."""
+    """Names of our metrics in Prometheus, without prefix."""
     with urllib.request.urlopen(f"http://127.0.0.1:{head.metrics_port}/metrics", timeout=5) as answer:
         return set(re.findall(r"^ray_maskfleet_(\w+)\{", answer.read().decode(), re.MULTILINE))
 
@@ -221,7 +221,7 @@ def processes():
 
 
 @pytest.mark.ray
-def test_exit_codes_come_back(head, tmp_path, weights_file):
+def test_exit_codes_reach_the_client(head, tmp_path, weights_file):
     from maskfleet.jobs.ledger.lock import Lock
     from maskfleet.jobs.storage.local import LocalStorage
 
@@ -237,7 +237,7 @@ def test_exit_codes_come_back(head, tmp_path, weights_file):
     assert (failed.returncode, "6 ok, 1 failed" in failed.stderr) == (1, True)
     pairs, masks = draw_pairs(tmp_path, 16)
     learning = ["[finetune]", f'images = "{pairs}"', f'masks = "{masks}"', "validation_share = 0.5"]
-    learning += ["steps = 1", "crop = 32", "batch_size = 1"]  # which makes nothing better
+    learning += ["steps = 1", "crop = 32", "batch_size = 1"]  # too few for an improvement
     refused = maskfleet(head, "submit", job_file(tmp_path, weights_file, "refused", images, *learning), *follow)
     assert (refused.returncode, "the gate refused the new weights" in refused.stderr) == (3, True)
     ids = [row["id"] for row in json.loads(maskfleet(head, "list", "--address", head.address, "--json").stdout)]
@@ -245,7 +245,7 @@ def test_exit_codes_come_back(head, tmp_path, weights_file):
 
 
 @pytest.mark.ray
-def test_where_there_is_no_cluster(head, tmp_path, weights_file):
+def test_without_a_cluster_the_output_answers(head, tmp_path, weights_file):
     job = job_file(tmp_path, weights_file, "nuclei", draw_images(tmp_path / "images", 4))
     gone = maskfleet(head, "status", "some-id", "--address", f"http://127.0.0.1:{free_port()}")
     assert (gone.returncode, len(gone.stderr.strip().splitlines())) == (1, 1)

@@ -8,7 +8,7 @@ from maskfleet.cluster.cli.main import app
 from maskfleet.jobs.errors import JobError
 
 
-def test_figures_for_people_and_for_programs(weights_file):
+def test_measurements_are_printed_as_a_table_or_as_json(weights_file):
     forward = CliRunner().invoke(
         app, ["bench", "forward", "--weights", weights_file, "--shape", "32x48", "--pairs", "1", "--json"]
     )
@@ -22,6 +22,6 @@ def test_figures_for_people_and_for_programs(weights_file):
 
 
 @pytest.mark.parametrize("text", ["256", "8x256", "256x", "axb"])
-def test_a_shape_that_is_none(text):
+def test_a_wrong_shape_is_refused(text):
     with pytest.raises(JobError, match="such as 256x256"):
         _shape(text)

@@ -43,6 +43,6 @@ def test_the_command_writes_files_or_stdout(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", CLUSTERS)
-def test_clusters(kind, tmp_path):
+def test_a_cluster_config_comes_with_its_dockerfile(kind, tmp_path):
     generated("cluster-config", job_file(tmp_path), "--for", kind, "--output", tmp_path / "made")
     assert sorted(path.name for path in (tmp_path / "made").iterdir()) == ["Dockerfile", "cluster.yaml"]

@@ -1,4 +1,4 @@
-"""What all commands have in common: the table, one-line errors, and the search path of `python -m maskfleet`."""
+"""All commands: the table, one-line errors, completion, and the module search path."""
 
 import os
 import subprocess
@@ -71,8 +71,8 @@ def test_modules_in_the_working_directory_are_not_imported(program, tmp_path):
 
 
 @pytest.mark.parametrize("program", [MODULE, SCRIPT])
-def test_the_working_directory_may_be_on_the_path_by_its_name(program, tmp_path):
-    """With PYTHONPATH=. a folder with modules named like ours still does no harm."""
+def test_a_search_path_with_the_working_directory_does_no_harm(program, tmp_path):
+    """With PYTHONPATH=. in a folder with modules named like this project's folders."""
     given = options(draw_images(tmp_path / "images", 2), tmp_path / "out", "nuclei")
     done = subprocess.run(
         [*program, "run", *map(str, given), "--no-ray"],
@@ -86,10 +86,13 @@ def test_the_working_directory_may_be_on_the_path_by_its_name(program, tmp_path)
     assert done.returncode == 0, done.stderr
 
 
-def test_the_checkout_stays_on_the_path(tmp_path):
+@pytest.mark.parametrize("where", ["the checkout", "another folder"])
+def test_only_the_checkout_stays_on_the_module_search_path(where, tmp_path):
     """Without an installation, `python -m maskfleet` works at the root of the checkout."""
-    code = "import runpy, sys; sys.argv[1:] = ['--version']; runpy.run_module('maskfleet', run_name='__main__', alter_sys=True)"
-    probe = "import atexit, sys; atexit.register(lambda: print(sys.path[0]));"
-    done = subprocess.run([sys.executable, "-c", probe + code], cwd=ROOT, capture_output=True, text=True, check=False)
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/sitecustomize.py").write_text("import atexit, sys; atexit.register(lambda: print(*sys.path))\n")
+    folder = ROOT if where == "the checkout" else tmp_path
+    done = maskfleet("--version", cwd=folder, env=os.environ | {"PYTHONPATH": str(tmp_path / "site")})
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split()[0] == "maskfleet"
+    first, *_ = done.stdout.splitlines()[1].split()
+    assert first == str(ROOT if where == "the checkout" else tmp_path / "site")

@@ -1,4 +1,4 @@
-"""Commands on an output take the output or its job file, and count in the singular and the plural."""
+"""Commands on an output: they take the output or its job file, and use singular and plural."""
 
 import json
 import os

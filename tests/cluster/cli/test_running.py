@@ -1,4 +1,4 @@
-"""plan, run, backfill and retry as a user meets them: JSON, exit codes, signals, and a driver that is killed."""
+"""plan, run, backfill and retry: JSON, exit codes, signals, and a killed driver."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def test_plan_run_status_verify(images, tmp_path, weights_file):
     assert (damaged.returncode, "is missing" in damaged.stdout) == (1, True)
 
 
-def test_a_backfill_does_each_day_and_its_images_are_explained_and_retried(images, tmp_path, weights_file):
+def test_a_backfill_runs_each_day_and_its_images_are_explained_and_retried(images, tmp_path, weights_file):
     for day in ("2026-11-01", "2026-11-02"):
         draw_images(tmp_path / "days" / day, 2)
     (tmp_path / "days/2026-11-02/broken.png").write_bytes(b"no image")
@@ -55,7 +55,7 @@ def test_a_backfill_does_each_day_and_its_images_are_explained_and_retried(image
     assert (same.returncode, "does not depend on {date}" in same.stderr) == (2, True)
 
 
-def test_a_backfill_on_ray_goes_on_behind_a_day_that_is_done(tmp_path, weights_file):
+def test_a_backfill_on_ray_continues_after_a_finished_day(tmp_path, weights_file):
     job = tmp_path / "job.toml"
     job.write_text(
         f'input = "{tmp_path}/days/{{date}}"\noutput = "{tmp_path}/out/{{date}}"\nweights = "{weights_file}"\n'
@@ -68,7 +68,7 @@ def test_a_backfill_on_ray_goes_on_behind_a_day_that_is_done(tmp_path, weights_f
     assert len(list((tmp_path / "out").glob("*/masks/*/*.png"))) == 4
 
 
-def test_a_job_file_and_the_printed_line_for_duckdb(images, tmp_path, weights_file):
+def test_the_printed_duckdb_query_runs(images, tmp_path, weights_file):
     job = tmp_path / "job.toml"
     job.write_text(
         f'input = "{images}"\noutput = "{tmp_path}/out"\nweights = "{weights_file}"\n[masks]\nvalues = [0, 9]\n'
@@ -80,7 +80,7 @@ def test_a_job_file_and_the_printed_line_for_duckdb(images, tmp_path, weights_fi
     assert __import__("duckdb").sql(query).fetchall() == [("ok", 24)]
 
 
-def test_without_credentials(images, weights_file, s3_server):
+def test_missing_credentials_are_one_line_and_exit_2(images, weights_file, s3_server):
     bare = {name: value for name, value in environment().items() if not name.startswith("AWS_")}
     bare |= {"AWS_ENDPOINT_URL_S3": os.environ["AWS_ENDPOINT_URL_S3"], "AWS_EC2_METADATA_DISABLED": "true"}
     done = maskfleet("run", "--no-ray", *options(images, "s3://b/out", weights_file), env=bare)
@@ -128,7 +128,7 @@ def test_a_driver_that_is_killed_again_and_again_loses_nothing(tmp_path, weights
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        time.sleep(1)  # a killed driver's workers may still commit what they had
+        time.sleep(1)  # the workers of a killed driver may still commit
         now = set((tmp_path / "out").glob("runs/*/commits/*.json"))
         assert seen <= now
         seen = now
@@ -144,7 +144,7 @@ def test_a_driver_that_is_killed_again_and_again_loses_nothing(tmp_path, weights
 
 @pytest.mark.ray
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_drain(number, images, tmp_path, weights_file):
+def test_a_signal_finishes_the_shards_in_progress(number, images, tmp_path, weights_file):
     sets = [
         "--set",
         "run.shard_size=4",

@@ -1,4 +1,4 @@
-"""finetune and convert as a user meets them."""
+"""finetune and convert."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from command_line import ROOT, environment, maskfleet
 from conftest import draw_pairs, seeded
 
 
-def test_convert(tmp_path):
+def test_convert_writes_safetensors_and_refuses_other_files(tmp_path):
     import torch
 
     torch.save({**seeded(bilinear=True).state_dict(), "mask_values": [0, 1]}, tmp_path / "m.pth")
@@ -26,7 +26,7 @@ def test_convert(tmp_path):
 
 
 def training_job(folder, **settings):
-    """A job file for a tiny training, and its output."""
+    """Job file for a tiny training."""
     from maskfleet.unet import weights
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ def training_job(folder, **settings):
     return path
 
 
-def test_finetune_says_what_it_made_and_evaluate_what_it_is_worth(tmp_path):
+def test_finetune_and_evaluate_print_the_same_scores(tmp_path):
     job = training_job(tmp_path)
     planned = json.loads(maskfleet("plan", job, "--json").stdout)
     assert [warning for warning in planned["warnings"] if "the new weights are not trained yet" in warning]
@@ -73,13 +73,13 @@ def test_finetune_without_pairs_is_exit_2(images, tmp_path, weights_file):
 
 
 @pytest.mark.parametrize("command", ["finetune", "run"])
-def test_several_workers_train_on_the_cluster_that_is_named(tmp_path, command):
+def test_several_workers_train_on_the_given_cluster(tmp_path, command):
     job = training_job(tmp_path)
     refused = maskfleet(command, job, "--address", "127.0.0.1:1", "--set", "finetune.workers=2")
     assert (refused.returncode, "no Ray at 127.0.0.1:1" in refused.stderr) == (1, True)
 
 
-def test_a_training_that_is_killed_ends_with_the_same_bytes(tmp_path):
+def test_a_killed_training_ends_with_the_same_bytes(tmp_path):
     from maskfleet.jobs.job.schema import Job
     from maskfleet.jobs.training.finetune import finetune
 

@@ -1,4 +1,4 @@
-"""What is generated for others is what they accept."""
+"""Generated files are accepted by the programs they are for."""
 
 import ast
 import json
@@ -29,7 +29,7 @@ DNS = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 
 @st.composite
 def jobs_(draw):
-    """Jobs with every name, zone, size and path that is allowed."""
+    """Jobs with any allowed name, zone, size and path."""
     least = draw(st.integers(1, 9))
     table = {
         "name": draw(NAMES),
@@ -60,7 +60,7 @@ def accepted():
     jsonschema = pytest.importorskip("jsonschema")
     folder = BESIDE / "kuberay"
     if not folder.is_dir():
-        pytest.skip("KubeRay's schemas are not on this machine")
+        pytest.skip("this machine does not have KubeRay's schemas")
     validators = {
         kind: jsonschema.Draft7Validator(json.loads((folder / f"{kind.lower()}.v1.schema.json").read_text()))
         for kind in ("RayJob", "RayCronJob", "RayCluster")
@@ -98,7 +98,7 @@ def test_the_schemas_are_strict(accepted):
 
 @settings(max_examples=50, deadline=None)
 @given(jobs_())
-def test_plain_kubernetes_objects_hang_together(drawn):
+def test_plain_kubernetes_objects_refer_to_each_other(drawn):
     job, table = drawn
     documents = list(yaml.safe_load_all(as_yaml(kubernetes.cron_job(job, table, job.schedule.cron))))
     by_kind = {document["kind"]: document for document in documents}
@@ -177,7 +177,7 @@ def job_file(folder: Path, **more) -> Path:
     return file
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not on this machine")
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="this machine does not have systemd")
 def test_systemd_accepts_the_timer(tmp_path):
     job = Job.load(job_file(tmp_path / "a $b"))
     argv = [sys.executable, *timers.command(tmp_path / 'a $b/my "job" 100%.toml', None)[1:]]
@@ -195,7 +195,7 @@ def test_systemd_accepts_the_timer(tmp_path):
     assert "Persistent=true" in (tmp_path / "maskfleet-nuclei.timer").read_text()
 
 
-def test_the_cron_line_runs_and_skips_a_night_that_overlaps(tmp_path):
+def test_the_cron_line_runs_and_skips_an_overlapping_run(tmp_path):
     file = job_file(tmp_path / "a b")
     job = Job.load(file)
     program = "import os, time; time.sleep(2); print('ran 100%', os.path.basename(os.getcwd()))"
@@ -204,7 +204,7 @@ def test_the_cron_line_runs_and_skips_a_night_that_overlaps(tmp_path):
     zone, line = text.splitlines()[-2:]
     assert zone == "CRON_TZ=Europe/Berlin"
     assert not re.search(r"(?<!\\)%", line)
-    command = line.removeprefix(job.schedule.cron).replace("\\%", "%")  # as cron hands it to the shell
+    command = line.removeprefix(job.schedule.cron).replace("\\%", "%")  # as cron passes it to the shell
     both = [subprocess.Popen(["/bin/sh", "-c", command]) for _ in range(2)]
     assert [process.wait(20) for process in both] == [0, 0]
     log = Path(f"{file}.log").read_text().splitlines()
@@ -249,7 +249,7 @@ def test_airflow_gets_one_task_whatever_the_path(tmp_path, monkeypatch):
     ("section", "message"),
     [('cron="0 25 * * *"', "'25' is not a valid hour"), ('timezone="Mars/Base"', "is not a time zone")],
 )
-def test_a_wrong_schedule_is_told(section, message, tmp_path):
+def test_a_wrong_schedule_is_refused(section, message, tmp_path):
     file = tmp_path / "job.toml"
     file.write_text(f'input="i"\noutput="o"\nweights="w"\n[schedule]\n{section}\n')
     with pytest.raises(JobError, match=message):

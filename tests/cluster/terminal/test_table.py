@@ -1,7 +1,7 @@
 from maskfleet.cluster.terminal.table import lines
 
 
-def test_what_is_nested_is_told_as_a_person_would():
+def test_nested_results_are_aligned():
     result = {
         "images": 7,
         "why": {"new": 5, "changed": 2},
@@ -27,6 +27,6 @@ def test_what_is_nested_is_told_as_a_person_would():
     ]
 
 
-def test_nothing_is_no_line():
+def test_an_empty_result_has_no_lines():
     assert list(lines({})) == []
     assert list(lines({"warnings": []})) == ["warnings  none"]

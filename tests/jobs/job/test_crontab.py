@@ -18,7 +18,7 @@ from maskfleet.jobs.job.crontab import Crontab
         ("* * * * *", (None,) * 5),
     ],
 )
-def test_what_cron_means(text, expected):
+def test_fields_are_parsed(text, expected):
     assert Crontab.parse(text) == expected
 
 
@@ -26,12 +26,12 @@ def test_what_cron_means(text, expected):
     "text", ["", "@daily", "* * * *", "60 * * * *", "* 24 * * *", "5-3 * * * *", "*/0 * * * *", "x * * * *", "* * 0 * *",
              "CRON_TZ=UTC 0 2 * * *", "1- * * * *", "* * * * 8", "* * * jam *"],
 )  # fmt: skip
-def test_what_it_does_not(text):
+def test_other_texts_are_refused(text):
     with pytest.raises(ValueError):
         Crontab.parse(text)
 
 
-def test_day_and_weekday_are_either_for_cron():
+def test_day_and_weekday_are_joined_by_or():
     assert Crontab.parse("0 4 13 * fri").on_calendar("Europe/Berlin") == [
         "*-*-13 04:00:00 Europe/Berlin",
         "Fri *-*-* 04:00:00 Europe/Berlin",
@@ -49,7 +49,7 @@ def fields():
     return st.tuples(of(0, 59), of(0, 23), of(1, 28), of(1, 12), of(0, 6)).map(" ".join)
 
 
-@pytest.mark.skipif(which("systemd-analyze") is None, reason="systemd is not on this machine")
+@pytest.mark.skipif(which("systemd-analyze") is None, reason="this machine does not have systemd")
 @settings(max_examples=15, deadline=None)
 @given(fields())
 def test_systemd_accepts_the_same_times(text):
