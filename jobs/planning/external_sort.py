@@ -49,7 +49,7 @@ def _misplaced(before: pa.Array, keys: pa.Array) -> JobError | StorageError:
 
 
 def _gathered(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """Yield fewer, larger tables: what is done to each costs the same for one row and for a thousand."""
+    """Yield fewer, larger tables: the cost per table hardly depends on its number of rows."""
     while batch := list(_up_to(tables, CHUNK)):
         whole = pa.concat_tables(batch).combine_chunks()
         if whole.num_rows:
@@ -57,7 +57,7 @@ def _gathered(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
 
 
 def _sorted(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """Sort by key: in memory if that is enough, else in runs on the local disk that are then merged."""
+    """Sort by key: in memory if it suffices, else by merging sorted runs on the local disk."""
     with tempfile.TemporaryDirectory(prefix="maskfleet-sort-") as folder, ExitStack() as open_files:
         runs: list[Iterator[pa.Table]] = []
         while batch := list(_up_to(tables, _RUN_ROWS)):

@@ -1,4 +1,4 @@
-"""A device that computes nothing, so that everything around it can be measured."""
+"""A device without a network, for measuring everything around it."""
 
 from collections.abc import Callable
 
@@ -13,10 +13,10 @@ _BATCH = 32
 
 
 class Identity:
-    """Stands where a `unet.inference.segmenter.Segmenter` does; class 1 is where an image's green exceeds its red.
+    """A replacement for `unet.inference.segmenter.Segmenter`. Class 1 is every pixel with more green than red.
 
-    What a device does is left out, forward pass, decision and statistics: of an image it knows the pixels of each
-    class, and its rows say nothing else of the mask. What is left is the runner's own cost.
+    It skips the work of a device: forward pass, decision and all statistics except the pixel count of each class. Only
+    the cost of the runner itself remains.
     """
 
     n_channels = 3
@@ -29,27 +29,33 @@ class Identity:
         keep_freed_memory()
 
     def batch_size(self, height: int, width: int) -> int:
-        """Images that make a batch."""
+        """Return the number of images per batch."""
         return _BATCH
 
     def concurrency_of(self, height: int, width: int) -> int:
-        """Batches at once."""
+        """Return the number of concurrent batches."""
         return self.concurrency
 
     def pinned_buffer(self, batch: int, height: int, width: int) -> NDArray[np.uint8]:
-        """Where to put a batch together."""
+        """Return a buffer for a batch, (B, H, W, C), uint8. Not pinned: there is no device."""
         return np.empty((batch, height, width, self.n_channels), np.uint8)
 
     def segment(
         self, images: NDArray[np.uint8], size: tuple[int, int] | None = None
     ) -> tuple[NDArray[np.uint8], Statistics]:
-        """Class maps (B, H, W) of images (B, H, W, 3), and the pixels of each class.
+        """Return class maps (B, H, W), uint8, of images (B, H, W, 3), and their pixel counts.
+
+        Args:
+            images: Pixels, uint8.
+            size: Height and width of the class maps in px; None for the size of the images.
 
         Raises:
-            ValueError: The class maps are wanted at another size.
+            ValueError: `size` differs from the size of the images.
         """
         if size is not None and size != images.shape[1:3]:
-            raise ValueError(f"an identity does not resize {images.shape[1:3]} to {size}; leave inference.scale at 1")
+            raise ValueError(
+                f"a device without a network cannot resize {images.shape[1:3]} to {size}; set inference.scale = 1"
+            )
         labels = (images[..., 1] > images[..., 0]).view(np.uint8)
         statistics = Statistics.none(len(images), self.classes, self.n_channels)
         statistics.class_pixels[:, 1] = [np.count_nonzero(mask) for mask in labels]
@@ -64,7 +70,14 @@ class Identity:
         width: int,
         write: Callable[[NDArray[np.uint8]], None],
     ) -> Statistics:
-        """Likewise of an image that need not be in memory, (1, H, W, 3)."""
+        """Segment an image band by band, without holding all of it in memory.
+
+        Args:
+            read: Returns the rows from one number up to another, (1, rows, W, 3).
+            height: Height of the image in px.
+            width: Width of the image in px.
+            write: Takes the next rows of the class map, (rows, W), uint8.
+        """
         statistics = Statistics.none(1, self.classes, self.n_channels)
         rows = max(1, 2**20 // width)
         for top in range(0, height, rows):

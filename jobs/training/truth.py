@@ -35,7 +35,7 @@ def decode(
         scale: Factor for both sides, truncated to whole pixels; nearest neighbour.
         max_pixels: Largest accepted number of pixels, checked before decoding.
         upright: Whether to apply the EXIF orientation.
-        min_side: Not used; the side of the image decides.
+        min_side: Not used; the image of the pair is checked instead.
         buffer: Not used; see `jobs.images.decode.decode`.
 
     Returns:

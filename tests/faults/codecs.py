@@ -1,4 +1,4 @@
-"""Decoders that fail on purpose, on images whose first pixel says how; given to pipelines as their codec."""
+"""A decoder with deliberate faults; the first two pixels of an image select one. Tests use it as a pipeline's codec."""
 
 import os
 import signal
@@ -23,14 +23,14 @@ def decode(data, **limits):
         elif kind == EAT:
             np.ones(2**33, np.uint8)
         elif kind == RAISE:
-            raise RuntimeError("a decoder's own mistake")
+            raise RuntimeError("a bug in the decoder")
         elif kind == EXIT:
             os._exit(0)
     return pixels, size
 
 
 def marked(kind: int, height: int = 32, width: int = 32) -> np.ndarray:
-    """Pixels that make `decode` fail in the given way."""
+    """Return pixels (H, W, 3) that make `decode` fail in the given way."""
     pixels = np.zeros((height, width, 3), np.uint8)
     pixels[0, 0], pixels[0, 1] = 77, kind
     return pixels

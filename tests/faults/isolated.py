@@ -1,4 +1,4 @@
-"""What an isolated process may do, good and bad; started by its module's name."""
+"""A program for an isolated process, with good and bad behaviour; started by its module name."""
 
 import json
 import mmap

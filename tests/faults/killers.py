@@ -1,4 +1,4 @@
-"""Pipelines with parts that fail on purpose; given to the driver in place of `jobs.run.execute.open_pipeline`."""
+"""Pipelines with deliberate faults; tests give them to an executor instead of `jobs.run.open_pipeline.open_pipeline`."""
 
 import os
 import time
@@ -16,7 +16,7 @@ KILL, RAISE = 201, 202
 
 
 class Killer(Segmenter):
-    """Ends its process, or raises, at an image that is marked with `KILL` or `RAISE`."""
+    """Kills its process, or raises, at an image marked with `KILL` or `RAISE`."""
 
     def segment(self, images, size=None):
         for image in images:
@@ -28,7 +28,7 @@ class Killer(Segmenter):
 
 
 class Slow(Segmenter):
-    """Takes its time, so that there is a middle to be killed in."""
+    """Takes 0.15 s per image, so that a test can kill it in the middle of a shard."""
 
     def segment(self, images, size=None):
         time.sleep(0.15 * len(images))
@@ -36,7 +36,7 @@ class Slow(Segmenter):
 
 
 class Unlucky(Segmenter):
-    """Starts well, and raises at every image."""
+    """Starts normally, then raises at every image."""
 
     started = False
 
@@ -57,25 +57,25 @@ def _pipeline(run, kind, **more):
     return pipeline_around(run, segmenter, 1, encoder=Encoder(default_values(2)), **more)
 
 
-def with_killer_segmenter(this, cpus):
-    return _pipeline(this, Killer)
+def with_killer_segmenter(run, cpus):
+    return _pipeline(run, Killer)
 
 
-def with_killer_decoder(this, cpus):
-    return _pipeline(this, Segmenter, codec="faults.codecs:decode")
+def with_killer_decoder(run, cpus):
+    return _pipeline(run, Segmenter, codec="faults.codecs:decode")
 
 
-def slowly(this, cpus):
-    return _pipeline(this, Slow)
+def slowly(run, cpus):
+    return _pipeline(run, Slow)
 
 
-def unlucky(this, cpus):
-    return _pipeline(this, Unlucky)
+def unlucky(run, cpus):
+    return _pipeline(run, Unlucky)
 
 
-def in_company(this, cpus):
-    """Ready once another worker is about to be, so that none does all before the others come."""
-    present = Path(f"{this.job.output}-workers")
+def in_company(run, cpus):
+    """Wait for a second worker, so that the first cannot finish everything alone."""
+    present = Path(f"{run.job.output}-workers")
     present.mkdir(exist_ok=True)
     (present / str(os.getpid())).touch()
     end = time.monotonic() + 120
@@ -83,7 +83,7 @@ def in_company(this, cpus):
         if time.monotonic() > end:
             raise RuntimeError("alone for two minutes")
         time.sleep(0.05)
-    return _pipeline(this, Segmenter)
+    return _pipeline(run, Segmenter)
 
 
 __all__ = ["KILL", "RAISE", "codecs", "in_company", "slowly", "unlucky", "with_killer_decoder", "with_killer_segmenter"]

@@ -1,7 +1,7 @@
-"""A night that stops where its test wants it: once it holds the output and has a plan, before its first shard.
+"""A nightly run that pauses once it holds the output and has a plan, before its first shard.
 
-`python night.py JOB_AS_JSON STALE_SECONDS`: prints `holds` there and goes on when a line comes; ends with the command
-line's exit code. `STALE_SECONDS` is the time without a renewal after which it takes another's output over.
+`python night.py JOB_AS_JSON STALE_SECONDS` prints `holds` there, continues on a line of input, and exits with the exit
+code of the command line. STALE_SECONDS is the age at which it takes over the lock of another run.
 """
 
 import functools
@@ -17,17 +17,17 @@ from maskfleet.jobs.ledger.lock import Lock
 
 def main():
     maskfleet.jobs.ledger.lock.Lock = functools.partial(Lock, renew=0.1, stale=float(sys.argv[2]))
-    told = False
+    paused = False
 
-    def progress(*_):
-        nonlocal told
-        if not told:
-            told = True
+    def on_progress(*_):
+        nonlocal paused
+        if not paused:
+            paused = True
             print("holds", flush=True)
             sys.stdin.readline()
 
     try:
-        return maskfleet.jobs.run.execute.run(Job.of(json.loads(sys.argv[1])), on_progress=progress).exit_code
+        return maskfleet.jobs.run.execute.run(Job.of(json.loads(sys.argv[1])), on_progress=on_progress).exit_code
     except MaskfleetError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -1,4 +1,4 @@
-"""Two ranks that train together, in processes of their own; what became of it is in a file for each."""
+"""Two ranks training together, each in a process of its own and with a result file."""
 
 import multiprocessing
 import os
@@ -20,12 +20,12 @@ def batch(number, size=4):
     generator = torch.Generator().manual_seed(number)
     target = (torch.rand(size, 1, 8, 8, generator=generator) > 0.6).float()
     target = torch.nn.functional.interpolate(target, (32, 32)).to(torch.uint8)
-    light = target * 150 + torch.arange(size)[:, None, None, None].to(torch.uint8) * 20  # no two images are alike
+    light = target * 150 + torch.arange(size)[:, None, None, None].to(torch.uint8) * 20  # all images differ
     return light.expand(-1, 3, -1, -1).contiguous(), target[:, 0]
 
 
 def trained(*, before=lambda this, number: None, **more):
-    """Losses of some steps on this process's share of them, and the state then."""
+    """Make some steps on this rank's share of each batch; return their losses and the final state."""
     trainer.native = lambda device: ("fp32",)
     torch.manual_seed(0)
     peers = Peers()
@@ -38,7 +38,7 @@ def trained(*, before=lambda this, number: None, **more):
 
 
 def short_of_memory(this, number, *, rank, at=1, saved=True):
-    """On one rank, from one step on, what a GPU raises in mid-pass."""
+    """From one step on, raise a GPU's out-of-memory error in the middle of the forward pass of one rank."""
     if number != at or dist.get_rank() != rank:
         return
     up = this.model.up3.forward
@@ -56,17 +56,17 @@ def _rank(rank, folder, function):
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/store", 2), rank=rank, world_size=2)
     try:
-        came_of_it = function()
+        result = function()
     except Exception as error:
-        came_of_it = error
+        result = error
     with open(f"{folder}/{rank}", "wb") as file:
-        pickle.dump(came_of_it, file)
+        pickle.dump(result, file)
     dist.barrier()
     dist.destroy_process_group()
 
 
 def on_two(function):
-    """What a function gives, or raises, on each of two ranks."""
+    """Return the result of a function, or its exception, on each of two ranks."""
     spawn = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         processes = [spawn.Process(target=_rank, args=(rank, folder, function)) for rank in range(2)]

@@ -1,4 +1,4 @@
-"""A codec that is ready once three processes of the same parent are about to be."""
+"""A codec that waits on import until three processes of the same parent have imported it."""
 
 import os
 import time
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from maskfleet.jobs.images.decode import decode
 
-_HERE = Path("/tmp") / f"together-{os.getppid()}"  # such processes have no TMPDIR
+_HERE = Path("/tmp") / f"together-{os.getppid()}"  # decoder processes have no TMPDIR
 _HERE.mkdir(exist_ok=True)
 (_HERE / str(os.getpid())).touch()
 _END = time.monotonic() + 30
