@@ -21,8 +21,8 @@ import pyarrow.compute as pc
 from maskfleet.jobs.errors import Changed, JobError, NotFound, StorageError
 from maskfleet.jobs.storage.contract import OBJECTS, Entry, Storage
 from maskfleet.jobs.storage.list_objects_xml import EVENT, Page, take_body
-from maskfleet.jobs.storage.listing import ranged_pages
 from maskfleet.jobs.storage.s3_errors import final_error, is_expired, summary
+from maskfleet.jobs.storage.s3_listing import ranged_pages
 
 if TYPE_CHECKING:
     from maskfleet.jobs.storage.obstore_client import ObstoreClient

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from maskfleet.jobs.storage.contract import OBJECTS
 from maskfleet.jobs.storage.list_objects_xml import Page
-from maskfleet.jobs.storage.listing import ranged_pages
+from maskfleet.jobs.storage.s3_listing import ranged_pages
 from maskfleet.jobs.storage.schemes import open_storage
 
 
