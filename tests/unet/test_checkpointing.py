@@ -1,4 +1,4 @@
-"""Checkpointing changes memory and time, and no bit of gradients and statistics; the known wrong ways do not pass."""
+"""Checkpointing changes memory and time, but no bit of gradients and statistics; known wrong ways are noticed."""
 
 import copy
 
@@ -72,7 +72,7 @@ def test_momentum_none_is_averaged_once():
 
 
 @pytest.mark.parametrize(("reentrant", "needs_gradient"), [(False, False), (True, True), (True, False)])
-def test_the_known_wrong_ways_fail_this_check(reentrant, needs_gradient, monkeypatch):
+def test_the_known_wrong_ways_are_noticed(reentrant, needs_gradient, monkeypatch):
     def naive(function, *inputs, owner):
         return checkpoint(function, *inputs, use_reentrant=reentrant)
 
@@ -92,8 +92,8 @@ def test_the_known_wrong_ways_fail_this_check(reentrant, needs_gradient, monkeyp
         assert not any(name.startswith("gradient") for name in differ)
 
 
-def test_activations_are_made_again():
-    """Proven by the work: one more forward pass of all that is checkpointed."""
+def test_activations_are_recomputed():
+    """Counted in operations: one more forward pass of all checkpointed blocks."""
 
     def work(model, *, backward=True):
         with FlopCounterMode(display=False) as counter:
@@ -135,8 +135,8 @@ def test_it_costs_nothing_without_gradients_and_can_be_turned_off():
 
 
 @pytest.mark.parametrize("bilinear", [False, True])
-def test_compiled_it_is_the_same_too(bilinear):
-    """Same graph breaks or none: against the compiled network without checkpointing, statistics once."""
+def test_a_compiled_network_gives_the_same(bilinear):
+    """Compared with the compiled network without checkpointing; statistics are updated once."""
     torch._dynamo.reset()
     plain = network(bilinear=bilinear)
     saving = network(bilinear=bilinear, checkpointing=True)

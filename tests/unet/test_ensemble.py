@@ -1,4 +1,4 @@
-"""Ensembles and views against a mean of probabilities, written plainly."""
+"""Ensembles and views, compared with a plain mean of probabilities."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ VIEWS["d4"] = [
     lambda x: x.transpose(-1, -2).flip(-1).flip(-2),
 ]
 BACK = [0, 1, 2, 3, 4, 6, 5, 7]
-"""Which of d4's views undoes each."""
+"""Index of the inverse of each view of d4."""
 
 
 def mean_of_probabilities(models, views, x):
@@ -65,7 +65,7 @@ def test_masks_are_those_of_the_mean(views):
     np.testing.assert_allclose(statistics.mean_confidence, expected.amax(dim=1).mean(dim=(1, 2)), rtol=1e-5)
 
 
-def test_views_make_a_mask_turn_with_its_image():
+def test_with_all_views_a_mask_turns_with_its_image():
     image = np.random.default_rng(0).integers(0, 256, (1, 48, 64, 3), np.uint8)
     segmenter = Segmenter(Ensemble([seeded(width=2)], "d4"), precision="fp32")
     labels, _ = segmenter.segment(image)
@@ -77,7 +77,7 @@ def test_views_make_a_mask_turn_with_its_image():
     assert not np.array_equal(flipped[0], plain.segment(image)[0][0][:, ::-1])  # what the views are for
 
 
-def test_members_that_do_not_go_together_are_refused():
+def test_members_of_different_shapes_are_refused():
     for other in (seeded(3), seeded(n_channels=1)):
         with pytest.raises(ValueError, match="must take the same channels and give the same classes"):
             Ensemble([seeded(), other])
@@ -85,7 +85,7 @@ def test_members_that_do_not_go_together_are_refused():
         Ensemble([])
 
 
-def test_one_weight_without_views_is_the_network_itself():
+def test_one_network_without_views_is_no_ensemble():
     one = load(save(seeded()))
     assert together([one], "off") is one
     assert isinstance(together([one], "flips").model, Ensemble)

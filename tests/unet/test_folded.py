@@ -1,4 +1,4 @@
-"""Folding changes nothing beyond rounding, the fused passes change no bit, and overflow is not hidden."""
+"""Folding changes rounding alone, fused layers change no bit, and overflow stays visible."""
 
 import copy
 
@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 
 def unfused(network: nn.Module) -> nn.Module:
-    """The same with convolution, ReLU and pooling one after the other."""
+    """Separate convolution, ReLU and pooling."""
     network = copy.deepcopy(network)
     for module in list(network.modules()):
         for name, child in list(module.named_children()):
@@ -31,7 +31,7 @@ def unfused(network: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("bilinear", [False, True])
 @given(height=st.integers(16, 70), width=st.integers(16, 70), batch=st.integers(1, 3))
 @settings(max_examples=8, deadline=None)
-def test_the_fused_passes_change_no_bit(bilinear, height, width, batch):
+def test_fused_layers_change_no_bit(bilinear, height, width, batch):
     network = folded(seeded(bilinear=bilinear), CPU, torch.bfloat16)
     network = network.to(torch.bfloat16, memory_format=torch.channels_last)
     assert sum(isinstance(module, ConvReLU) for module in network.modules()) == 18
@@ -41,7 +41,7 @@ def test_the_fused_passes_change_no_bit(bilinear, height, width, batch):
 
 
 @pytest.mark.parametrize("bilinear", [False, True])
-def test_folded_is_the_same_function(bilinear):
+def test_a_folded_network_is_the_same_function(bilinear):
     network = seeded(bilinear=bilinear)
     x_BCHW = torch.rand(1, 3, 40, 52)
     with torch.inference_mode():
@@ -64,7 +64,7 @@ def test_no_activation_exceeds_the_ceiling(seed, bilinear, largest):
     assert max(seen) <= ceiling(network, largest)
 
 
-def test_where_an_activation_may_overflow_nothing_hides_it():
+def test_a_network_that_may_overflow_is_not_fused():
     network = seeded()
     for place in (0, 3):
         network.down4.maxpool_conv[1].double_conv[place].weight.mul_(1e30)
@@ -76,18 +76,18 @@ def test_where_an_activation_may_overflow_nothing_hides_it():
 
 
 @pytest.mark.parametrize("device", ["cuda", "meta"])
-def test_elsewhere_than_on_a_cpu_only_normalisations_are_folded(device):
+def test_on_other_devices_only_normalisations_are_folded(device):
     network = folded(seeded(), torch.device(device), torch.float32)
     assert not any(isinstance(module, ConvReLU | MaxPool | nn.BatchNorm2d) for module in network.modules())
 
 
-def test_a_maximum_keeps_what_is_no_number():
+def test_max_pooling_keeps_nan():
     x_BCHW = torch.rand(2, 3, 17, 20)
     x_BCHW[0, 0, 5, 5] = float("nan")
     assert torch.equal(MaxPool()(x_BCHW).nan_to_num(7), nn.MaxPool2d(2)(x_BCHW).nan_to_num(7))
 
 
-def test_on_a_gpu_convolution_and_relu_are_one_where_that_is_asked_for():
+def test_a_gpu_fuses_convolution_and_relu_on_request():
     for dtype, count in ((torch.float32, 18), (torch.bfloat16, 18), (torch.float16, 0)):
         network = folded(seeded(), torch.device("cuda"), dtype, fused=True)
         assert sum(isinstance(module, ConvReLU) for module in network.modules()) == count
@@ -100,7 +100,7 @@ def test_on_a_gpu_convolution_and_relu_are_one_where_that_is_asked_for():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_fused_pass_of_a_gpu_is_the_same_function(dtype):
+def test_fused_layers_on_a_gpu_are_the_same_function(dtype):
     cuda, exact = torch.device("cuda"), seeded(width=16)
     network = folded(exact, cuda, dtype, fused=True).to(cuda, dtype, memory_format=torch.channels_last)
     x_BCHW = torch.rand(2, 3, 64, 96)

@@ -1,4 +1,4 @@
-"""No layer falls back to oneDNN's reference kernels, which are a hundred times as slow and say nothing."""
+"""No layer falls back to oneDNN's reference kernels, silently a hundred times as slow."""
 
 import os
 import re

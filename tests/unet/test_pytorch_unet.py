@@ -95,6 +95,6 @@ def test_convert_names_what_is_wrong(change, message):
 
 @settings(max_examples=60, deadline=None)
 @given(st.binary(max_size=300))
-def test_any_bytes_are_refused_in_words(data):
+def test_arbitrary_bytes_are_refused_with_a_message(data):
     with pytest.raises(WeightsError):
         convert(data)

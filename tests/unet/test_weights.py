@@ -32,7 +32,7 @@ def test_saved_weights_come_back_with_their_configuration():
         assert torch.equal(loaded.model.state_dict()[name], tensor)
 
 
-def test_the_id_follows_content_alone():
+def test_the_id_depends_on_content_alone():
     model = seeded()
     first = weights.load(weights.save(model, metadata={"a": "1"})).id
     assert weights.load(weights.save(model, metadata={"b": "2"})).id == first
@@ -41,21 +41,21 @@ def test_the_id_follows_content_alone():
     assert weights.load(weights.save(model)).id != first
 
 
-def test_a_checkpoint_in_a_job_names_convert():
+def test_a_checkpoint_in_place_of_weights_is_refused_with_the_remedy():
     with pytest.raises(WeightsError, match="maskfleet convert"):
         weights.load(checkpoint(seeded().state_dict()))
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.binary(max_size=300))
-def test_any_bytes_are_refused_in_words(data):
+def test_arbitrary_bytes_are_refused_with_a_message(data):
     with pytest.raises(WeightsError):
         weights.load(data)
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.data())
-def test_damaged_files_are_refused_or_whole(data):
+def test_truncated_files_are_refused(data):
     good = weights.save(seeded(width=1))
     cut = data.draw(st.integers(0, len(good) - 1))
     with pytest.raises(WeightsError):
@@ -69,7 +69,7 @@ def test_the_builtin_model_loads():
     assert float(loaded.metadata["dice_mean"]) >= 0.92
 
 
-def test_equal_networks_with_equal_metadata_are_equal_files():
+def test_equal_networks_with_equal_metadata_give_equal_files():
     metadata = {f"name {number}": f"värde {number}" for number in range(20)}
     files = {weights.save(seeded(), mask_values=(0, 255), metadata=metadata) for _ in range(4)}
     assert len(files) == 1

@@ -69,6 +69,7 @@ class Fitting:
 
     Attributes:
         tiling: Geometry of the tiles.
+        exact: Whether stitched tiles give the whole image's logits.
         fits: By height and width of images, the requested fit, followed by the result of each shortage of memory.
 
     Raises:
@@ -90,9 +91,10 @@ class Fitting:
     ) -> None:
         self.tiling = Tiling(network.grid, network.halo)
         self.fits: dict[Shape, list[Fit]] = {}
+        self.exact = network.untileable is None
         self._tile = tile
         self._untileable = network.untileable
-        self._may_cut = approximate or network.untileable is None
+        self._may_cut = approximate or self.exact
         self._batch_size = batch_size
         self._batches = dict(batches or {})
         self._batch_pixels = batch_pixels or _BATCH_PIXELS[device.type]
@@ -127,7 +129,7 @@ class Fitting:
 
     def has_plain_pass(self, shape: Shape, fit: Fit) -> bool:
         """Whether the plain pass may decide ties: it takes the whole image, as Pytorch-UNet's predict.py does."""
-        if self._untileable is not None:
+        if not self.exact:
             return not self._is_large(shape)
         cut_for_memory = 0 < fit.core < (self.requested(shape).core or max(shape))
         return shape[0] * shape[1] <= WHOLE_PIXELS and not cut_for_memory

@@ -61,17 +61,16 @@ class TieBounds(NamedTuple):
     tested_logit: float = 0.0
 
     @classmethod
-    def measured(cls, resident: Resident, n_channels: int, threads: Iterable[int]) -> Self:
+    def measured(cls, resident: Resident, threads: Iterable[int]) -> Self:
         """Compare the two passes on a test image.
 
         Args:
             resident: The network, in fp32.
-            n_channels: Channels of the test image.
             threads: Numbers of CPU threads of the fast pass.
         """
         device = resident.device
         generator = torch.Generator().manual_seed(0)
-        pixels_BHWC = 255 * torch.rand(1, _TEST_SIDE, _TEST_SIDE, n_channels, generator=generator).to(device)
+        pixels_BHWC = 255 * torch.rand(1, _TEST_SIDE, _TEST_SIDE, resident.n_channels, generator=generator).to(device)
         plain_BKHW = resident.plain_forward(pixels_BHWC.clone())
         differences = [
             float((resident.forward(pixels_BHWC.clone(), number) - plain_BKHW).abs().max())

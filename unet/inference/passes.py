@@ -33,9 +33,6 @@ class Passes(NamedTuple):
         fitting: Its batches and tiles.
         bounds: Margins of ties; zeros in reduced precision.
         thresholds: See `unet.inference.decision.decide`.
-        n_channels: Channels of the images.
-        classes: Number of classes.
-        exact_tiles: Whether stitched tiles give the whole image's logits.
         threads: CPU threads of the network outside concurrent batches.
     """
 
@@ -43,9 +40,6 @@ class Passes(NamedTuple):
     fitting: Fitting
     bounds: TieBounds
     thresholds: Sequence[float] | None
-    n_channels: int
-    classes: int
-    exact_tiles: bool
     threads: int
 
     def segment(
@@ -62,7 +56,7 @@ class Passes(NamedTuple):
         """
         shape, size = _sizes(images, labels)
         by_plain_pass = self.fitting.has_plain_pass(shape, fit)
-        statistics = Statistics.none(len(images), self.classes, self.n_channels)
+        statistics = self.resident.no_statistics(len(images))
         undecided: set[int] = set()
         fast = self.resident.fast_pass(threads)
         if fit.core or size != shape:
@@ -92,7 +86,7 @@ class Passes(NamedTuple):
         Returns:
             The class of each pixel of the row's core, (rows, W), and its share of the image's statistics.
         """
-        statistics = Statistics.none(1, self.classes, self.n_channels)
+        statistics = self.resident.no_statistics(1)
         band = np.empty((1, row.core_stop - row.core_start, strip.shape[1]), np.uint8)
         for part in self.fitting.tiling.within(row, fit.core):
             for piece in self._cutter.row_pieces(strip.rows(part), part, fit, forward):
@@ -114,7 +108,7 @@ class Passes(NamedTuple):
     def _plain_pass(self, image: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Statistics:
         """Decide one image (1, H, W, C) by the network as given."""
         shape, size = _sizes(image, labels)
-        statistics = Statistics.none(1, self.classes, self.n_channels)
+        statistics = self.resident.no_statistics(1)
         plain = self.resident.plain_forward
         for piece in self._pieces(image, size, self.fitting.plain(shape), plain, statistics, settle=False):
             labels[piece.place], _ = self._counted(piece, decide(piece.logits, self.thresholds), statistics)
@@ -172,7 +166,7 @@ class Passes(NamedTuple):
 
     def _tie_breaker(self, strip: Strip) -> TieBreaker | None:
         """Return None if precision or tiles of the network change more labels than ties do."""
-        if not self.bounds.tile or not self.exact_tiles:
+        if not self.bounds.tile or not self.fitting.exact:
             return None
         return TieBreaker(
             shape=strip.shape,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maskfleet.unet.folded import folded
+from maskfleet.unet.inference.statistics import Statistics
 from maskfleet.unet.network import Network
 from maskfleet.unet.precision import DTYPES, Resolved
 from maskfleet.unet.process_state import cpu_threads
@@ -31,7 +32,7 @@ class Resident:
 
     Args:
         network: Copied.
-        device: Where to compute.
+        device: The device to use.
         precision: Type of the fast pass's convolutions.
         normalize: Mean and standard deviation of each channel in [0, 1], as used in training; None for a network
             trained on [0, 1].
@@ -39,7 +40,9 @@ class Resident:
         fused: Whether convolution and ReLU are one pass; see `unet.folded.folded`.
 
     Attributes:
-        device: Where it computes.
+        device: The device in use.
+        n_channels: Channels of the images.
+        classes: Number of classes, two for a network with one logit.
         dtype: Type of the fast pass's convolutions.
         plain: The network as given.
         fast: The network of the fast pass.
@@ -56,6 +59,7 @@ class Resident:
         fused: bool | None,
     ) -> None:
         self.device = device
+        self.n_channels, self.classes = network.n_channels, max(2, network.n_classes)
         self.dtype = DTYPES[precision]
         self._normalize = _normalization(normalize, device)
         # Torch on a GPU multiplies by the inverse of a number on the host instead of dividing by it.
@@ -66,7 +70,7 @@ class Resident:
         self.plain: Any = copy.deepcopy(network).requires_grad_(False).eval()
         if not self._plain_is_away:
             self.plain = self.plain.to(device)
-        fast = folded(self.plain, device, self.dtype, largest=self._largest_input(network.n_channels), fused=fused)
+        fast = folded(self.plain, device, self.dtype, largest=self._largest_input(), fused=fused)
         self.fast: Any = fast.to(device, self.dtype, memory_format=torch.channels_last)
 
     def on_device(self, pixels_BHWC: NDArray[np.uint8]) -> Tensor:
@@ -99,9 +103,13 @@ class Resident:
             x_BHWC = x_BHWC.sub_(mean_C).div_(std_C)
         return x_BHWC.permute(0, 3, 1, 2)
 
-    def _largest_input(self, n_channels: int) -> float:
+    def no_statistics(self, images: int) -> Statistics:
+        """Return the statistics of images before anything is known of them."""
+        return Statistics.none(images, self.classes, self.n_channels)
+
+    def _largest_input(self) -> float:
         """Largest magnitude of the network's input."""
-        ends_BHWC = torch.tensor([0.0, _WHITE], device=self.device).view(2, 1, 1, 1).repeat(1, 1, 1, n_channels)
+        ends_BHWC = torch.tensor([0.0, _WHITE], device=self.device).view(2, 1, 1, 1).repeat(1, 1, 1, self.n_channels)
         return float(self.scaled(ends_BHWC).abs().max())
 
     def _plain_on_device(self) -> Any:

@@ -146,9 +146,6 @@ class Segmenter:
             self._fitting,
             bounds=self._measured_bounds(),
             thresholds=thresholds,
-            n_channels=self.n_channels,
-            classes=self.classes,
-            exact_tiles=model.untileable is None,
             threads=self._threads,
         )
         self.segment(np.zeros((1, self.min_side, self.min_side, self.n_channels), np.uint8))
@@ -317,7 +314,7 @@ class Segmenter:
             MemoryError: Not even a tile of the smallest core fits.
         """
         self._check((1, height, width, self.n_channels))
-        statistics = Statistics.none(1, self.classes, self.n_channels)
+        statistics = self._resident.no_statistics(1)
         shape, tiling = (height, width), self._fitting.tiling
         with self._computing(), cpu_threads(self._other_threads):
             fast, plain = self._resident.fast_pass(self._threads), self._resident.plain_forward
@@ -373,7 +370,7 @@ class Segmenter:
             return TieBounds()
         with self._computing():
             numbers = (self._threads // self.concurrency, self._threads)
-            return TieBounds.measured(self._resident, self.n_channels, numbers)
+            return TieBounds.measured(self._resident, numbers)
 
     def _threads_of(self, shape: Shape) -> int:
         """CPU threads of one batch."""

@@ -1,4 +1,4 @@
-"""What a job makes of its weights, and what its fingerprint depends on."""
+"""A job's network, its settings, and its fingerprint."""
 
 import numpy as np
 import pytest
@@ -63,7 +63,7 @@ NOT_OF_THE_MASK = [
 ]
 
 
-def test_every_choice_is_off_by_default(made):
+def test_defaults_stated_explicitly_change_nothing(made):
     fingerprint = fingerprint_of(*made())
     for key in DEFAULTS:
         assert fingerprint_of(*made(key)) == fingerprint, key
@@ -73,7 +73,7 @@ def test_every_choice_is_off_by_default(made):
     assert (segmenter.thresholds, segmenter._fitting._tile, segmenter._resident._normalize) == (None, None, None)
 
 
-def test_what_a_mask_depends_on_is_in_the_fingerprint(made):
+def test_the_fingerprint_covers_everything_a_mask_depends_on(made):
     found = {key: fingerprint_of(*made(key)) for key in ["name=x", *OTHERS]}
     assert len(set(found.values())) == len(found)
     members = {fingerprint_of(*made(names=names)) for names in (("w",), ("w", "v"), ("w", "v", "u"))}
@@ -82,13 +82,13 @@ def test_what_a_mask_depends_on_is_in_the_fingerprint(made):
     assert fingerprint_of(*made(width=2)) != found["name=x"]
 
 
-def test_what_no_mask_depends_on_is_not(made):
+def test_the_fingerprint_covers_nothing_else(made):
     fingerprint = fingerprint_of(*made())
     for key in NOT_OF_THE_MASK:
         assert fingerprint_of(*made(key)) == fingerprint, key
 
 
-def test_tiles_of_a_bilinear_network_are(made):
+def test_the_fingerprint_covers_inexact_tiles(made):
     approximate = "inference.tile_mode=approximate"
     found = [
         fingerprint_of(*made(*sets, bilinear=True)) for sets in ((), (approximate,), (approximate, "inference.tile=64"))
@@ -109,7 +109,7 @@ def test_tiles_lie_on_the_grid_of_the_network(made, monkeypatch):
         made("inference.tile=48")
 
 
-def test_values_are_the_jobs_else_the_weights_else_the_default(made):
+def test_mask_values_are_the_jobs_else_the_weights_else_the_default(made):
     assert mask_values(*made()) == (0, 255)
     assert mask_values(*made(n_classes=3)) == (0, 1, 2)
     assert mask_values(*made(values=(3, 9))) == (3, 9)
@@ -132,7 +132,7 @@ def test_thresholds_are_one_for_all_or_one_each(made):
         made("inference.threshold=[0.3, 0.6]", n_classes=4)
 
 
-def test_the_segmenter_is_as_the_job_says(made):
+def test_the_segmenter_follows_the_job(made):
     job, loaded = made("inference.threshold=[0.2, 0.4]", "inference.batch_size=3", "inference.tile=64", n_classes=3)
     segmenter = segmenter_of(job, loaded, threads=1, precision="fp32")
     assert (segmenter.batch_size(99, 99), segmenter._fitting._tile) == (3, 64)
@@ -144,7 +144,7 @@ def test_the_segmenter_is_as_the_job_says(made):
     assert np.array_equal(segmenter.segment(images)[0][0], expected)
 
 
-def test_members_that_differ_are_refused(made, tmp_path):
+def test_different_members_are_refused(made, tmp_path):
     made(names=("a",))
     made(names=("b",), n_classes=3)
     made(names=("c",), values=(0, 9))
@@ -155,7 +155,7 @@ def test_members_that_differ_are_refused(made, tmp_path):
 
 
 @pytest.mark.parametrize(("there", "threads"), [(2, 2), (8, 8), (64, 8)])
-def test_a_worker_has_as_many_threads_as_do_not_wait_for_each_other(monkeypatch, there, threads):
+def test_the_default_number_of_threads_is_limited(monkeypatch, there, threads):
     monkeypatch.setattr(inference_config, "cores", lambda: there)
     job = Job.of({"input": "in", "output": "out", "weights": "nuclei"})
     assert (inference_config.threads_of(job), inference_config.threads_of(job, alone=True)) == (threads, there)

@@ -1,4 +1,4 @@
-"""A few of a job's images as the network sees them."""
+"""A few decoded images of a job."""
 
 import os
 
@@ -22,7 +22,7 @@ def records_of(job):
     return list(Source(job.input, output=job.output))
 
 
-def test_images_come_as_the_network_sees_them(tmp_path):
+def test_images_are_decoded_for_the_network(tmp_path):
     job = job_of(draw_images(tmp_path / "in", 8), "inference.scale=0.5")
     records = records_of(job)
     for channels in (1, 3):
@@ -35,7 +35,7 @@ def test_images_come_as_the_network_sees_them(tmp_path):
             assert example.failure is None
 
 
-def test_of_a_larger_image_its_corner(tmp_path):
+def test_a_larger_image_gives_its_corner(tmp_path):
     (tmp_path / "in").mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (900, 800, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "in/a.png")
@@ -44,7 +44,7 @@ def test_of_a_larger_image_its_corner(tmp_path):
     np.testing.assert_array_equal(example.pixels, pixels[:768, :768])
 
 
-def test_what_fails_says_why_in_its_place(tmp_path):
+def test_a_failed_image_states_the_reason_in_its_place(tmp_path):
     folder = draw_images(tmp_path / "in", 2)
     (folder / "b.png").write_bytes(b"")
     (folder / "c.png").write_bytes(b"gone")
@@ -59,7 +59,7 @@ def test_what_fails_says_why_in_its_place(tmp_path):
     assert found["b.png"].pixels is None
 
 
-def test_of_images_that_are_read_in_rows_one_is_looked_into(tmp_path, monkeypatch):
+def test_one_of_the_images_read_in_rows_is_sampled(tmp_path, monkeypatch):
     pytest.importorskip("pyvips", reason="needs the extra 'large'")
     (tmp_path / "in").mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (2, 60, 70, 3), np.uint8)
@@ -75,7 +75,7 @@ def test_of_images_that_are_read_in_rows_one_is_looked_into(tmp_path, monkeypatc
     assert (first.pixels, first.failure.error_class) == (None, "unsupported")
 
 
-def test_limits_are_the_jobs():
+def test_limits_follow_the_job():
     job = Job.of(
         {"input": "a", "output": "b", "weights": "nuclei"},
         ["inference.scale=0.5", "inference.orientation=upright", "run.max_image_pixels=77", "run.decode_seconds=3"],

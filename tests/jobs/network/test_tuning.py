@@ -1,4 +1,4 @@
-"""What the first worker of a run finds out about precision and batches, and that all others then do the same."""
+"""The first worker of a run measures precision and batches; all others follow."""
 
 import json
 from pathlib import Path
@@ -41,7 +41,7 @@ def tuned(job):
 
 @pytest.fixture
 def fast_bf16(monkeypatch):
-    """A device that computes in bf16, four times as fast as in fp32, and a run that is long enough to look for that."""
+    """A device with bf16, four times as fast as fp32, and a run long enough for measurements."""
     if needs_bf16.args[0]:
         pytest.skip(needs_bf16.kwargs["reason"])
     monkeypatch.setattr(module, "LEAST_BYTES", 0)
@@ -59,7 +59,7 @@ def test_a_device_of_one_precision_measures_nothing(job_of, monkeypatch):
     assert (found.precision, found.batch_pixels, found.compared, found.sentence) == ("fp32", None, [], None)
 
 
-def test_a_short_run_of_small_images_looks_for_nothing_faster_than_fp32(job_of, fast_bf16, monkeypatch):
+def test_a_short_run_of_small_images_measures_nothing(job_of, fast_bf16, monkeypatch):
     monkeypatch.setattr(module, "LEAST_BYTES", 2**15)
     assert tuned(job_of()).seconds_per_image == {}
     assert tuned(job_of()).precision == "fp32"
@@ -68,7 +68,7 @@ def test_a_short_run_of_small_images_looks_for_nothing_faster_than_fp32(job_of, 
     assert tuned(job_of("inference.min_agreement=0.5")).precision == "bf16"
 
 
-def test_the_fastest_that_agrees_is_taken(job_of, fast_bf16):
+def test_the_fastest_agreeing_precision_is_used(job_of, fast_bf16):
     found = tuned(job_of("inference.min_agreement=0.5"))
     assert (found.precision, found.seconds_per_image) == ("bf16", fast_bf16)
     (judged,) = found.compared
@@ -80,7 +80,7 @@ def test_the_fastest_that_agrees_is_taken(job_of, fast_bf16):
     assert found.sentence.endswith("% of the pixels of 6 images; computing in bf16")
 
 
-def test_below_min_agreement_it_goes_one_up_and_says_so(job_of, fast_bf16):
+def test_below_min_agreement_a_more_exact_precision_is_used(job_of, fast_bf16):
     report = run(job_of("inference.min_agreement=1"))
     record = report.tuning
     assert record["precision"] == "fp32"
@@ -90,25 +90,25 @@ def test_below_min_agreement_it_goes_one_up_and_says_so(job_of, fast_bf16):
     assert stored["tuning"] == record
 
 
-def test_a_stated_precision_is_judged_all_the_same(job_of, fast_bf16):
+def test_a_stated_precision_is_compared_too(job_of, fast_bf16):
     assert tuned(job_of("inference.precision=bf16", "inference.min_agreement=0.5")).precision == "bf16"
     found = tuned(job_of("inference.precision=bf16", "inference.min_agreement=1"))
     assert (found.precision, len(found.compared), found.seconds_per_image) == ("fp32", 1, {})
 
 
-def test_about_as_fast_is_not_worth_it(job_of, fast_bf16):
+def test_a_small_speed_up_is_not_worth_less_exactness(job_of, fast_bf16):
     fast_bf16["bf16"] = 0.95
     found = tuned(job_of())
     assert (found.precision, found.compared) == ("fp32", [])
 
 
-def test_what_cannot_be_judged_is_not_trusted(job_of, fast_bf16, tmp_path):
+def test_without_readable_images_fp32_is_used(job_of, fast_bf16, tmp_path):
     for path in (tmp_path / "in").rglob("image*"):
         path.write_bytes(b"gone bad")
     assert tuned(job_of()).precision == "fp32"
 
 
-def test_three_precisions_are_climbed_one_by_one(job_of, monkeypatch):
+def test_precisions_are_tried_from_the_fastest_to_the_most_exact(job_of, monkeypatch):
     class Fake:
         def __init__(self, precision):
             self.precision = precision
@@ -135,7 +135,7 @@ def test_three_precisions_are_climbed_one_by_one(job_of, monkeypatch):
 
 
 class Timed:
-    """A segmenter of a GPU, as far as a choice needs one."""
+    """A stand-in for a segmenter on a GPU."""
 
     def __init__(self, precision, fused):
         self.precision, self.fused = precision, fused
@@ -143,7 +143,7 @@ class Timed:
 
 @pytest.fixture
 def fusing(monkeypatch):
-    """A GPU that computes in bf16 as fast as in fp32, on which one pass is so many times as fast; what was judged."""
+    """A GPU on which fused layers are faster by a factor, and a record of the compared segmenters."""
     told = {"faster": 1.2, "agreement": 1.0, "judged": [], "error": None}
 
     def segmenter_of(*_, precision, fused=None, **__):
@@ -170,7 +170,7 @@ def fusing(monkeypatch):
 
 
 @pytest.mark.parametrize(("faster", "fused"), [(1.2, True), (1.03, True), (1.01, False), (0.7, False)])
-def test_one_pass_on_a_gpu_is_taken_where_it_is_clearly_faster_and_then_judged(job_of, fusing, faster, fused):
+def test_a_gpu_fuses_layers_if_that_is_clearly_faster(job_of, fusing, faster, fused):
     fusing["faster"] = faster
     found = tuned(job_of())
     assert (found.precision, found.fused) == ("bf16", fused)
@@ -180,24 +180,24 @@ def test_one_pass_on_a_gpu_is_taken_where_it_is_clearly_faster_and_then_judged(j
 @pytest.mark.parametrize(
     "error", [RuntimeError("unable to find an engine"), torch.OutOfMemoryError("CUDA"), MemoryError()]
 )
-def test_one_pass_that_a_gpu_cannot_do_is_two(job_of, fusing, error):
+def test_a_gpu_without_fused_layers_uses_separate_ones(job_of, fusing, error):
     fusing["error"] = error
     assert tuned(job_of()).fused is False
 
 
-def test_a_precision_that_was_not_timed_has_two_passes(job_of, fusing):
+def test_an_untimed_precision_has_separate_layers(job_of, fusing):
     fusing["agreement"] = 0.9
     found = tuned(job_of())
     assert (found.precision, found.fused) == ("fp32", False)
     assert fusing["judged"] == [("bf16", True)]
 
 
-def test_on_a_cpu_nothing_is_asked(job_of):
+def test_a_cpu_does_not_measure_fusing(job_of):
     assert run(job_of()).tuning["fused"] is None
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_workers_do_as_it_was_settled(job_of, monkeypatch, fused):
+def test_workers_follow_the_stored_tuning(job_of, monkeypatch, fused):
     made = []
     monkeypatch.setattr(module, "tune", lambda *_, **__: Tuning("a", "fp32", fused=fused))
     init = Segmenter.__init__
@@ -211,14 +211,14 @@ def test_workers_do_as_it_was_settled(job_of, monkeypatch, fused):
     assert made == [fused]
 
 
-def test_a_precision_that_the_device_has_not_is_the_jobs_error(job_of, monkeypatch):
+def test_a_precision_missing_on_the_device_is_an_error_of_the_job(job_of, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_fp16_supported", lambda: False)
     with pytest.raises(JobError, match="cannot compute in fp16"):
         tuned(job_of("inference.precision=fp16"))
 
 
-def test_the_first_on_record_counts(tmp_path):
+def test_the_first_stored_tuning_counts(tmp_path):
     storage = LocalStorage(str(tmp_path))
     assert read(storage, "r") is None
     first, second = Tuning("a", "bf16", 77), Tuning("b", "fp32")
@@ -228,8 +228,8 @@ def test_the_first_on_record_counts(tmp_path):
     assert settled(storage, "s", "driver", second) == second == read(storage, "s")
 
 
-def test_every_worker_does_as_the_first(job_of, fast_bf16, monkeypatch):
-    """A run that goes on after its machine has become slower in bf16 stays in bf16."""
+def test_every_worker_follows_the_first(job_of, fast_bf16, monkeypatch):
+    """A resumed run stays in bf16, though its machine has become slower in bf16."""
     from maskfleet.jobs.errors import Stopped
 
     sets = ("run.shard_size=2", "inference.min_agreement=0.5")
@@ -242,7 +242,7 @@ def test_every_worker_does_as_the_first(job_of, fast_bf16, monkeypatch):
 
 @pytest.fixture
 def measured(monkeypatch):
-    """A device whose batches are measured; the shapes that were."""
+    """A device with measured batches. Gives the measured shapes."""
     shapes = []
 
     def best(segmenter, height, width):
@@ -256,7 +256,7 @@ def measured(monkeypatch):
     return shapes
 
 
-def test_batches_are_measured_once_for_all_nights(job_of, measured, tmp_path):
+def test_batches_are_measured_once_for_all_runs(job_of, measured, tmp_path):
     first = run(job_of()).tuning
     assert first["batches"] == [[*shape, 8] for shape in measured]
     assert len(measured) == 3
@@ -268,7 +268,7 @@ def test_batches_are_measured_once_for_all_nights(job_of, measured, tmp_path):
     assert len(measured) == len(set(measured))  # nothing twice
 
 
-def test_workers_batch_as_measured(job_of, measured, monkeypatch):
+def test_workers_use_measured_batches(job_of, measured, monkeypatch):
     batches = []
     segment = Segmenter.segment
 
@@ -299,7 +299,7 @@ def test_a_torn_or_foreign_batch_is_measured_again(job_of, measured, tmp_path, s
 
 
 @pytest.mark.parametrize("batch", [0, -1, 65, 2.0, True, "8", None])
-def test_a_batch_beyond_reason_is_none(tmp_path, batch):
+def test_a_stored_batch_out_of_range_is_ignored(tmp_path, batch):
     storage, of = LocalStorage(str(tmp_path)), {"device": "a"}
     batches.keep(storage, of, batch)
     assert batches.known(storage, of) is None
@@ -326,7 +326,7 @@ def test_shapes_worth_a_measurement_are_the_usual_ones():
     assert module._shapes([*images, images[0]]) == [(10, 20), (30, 40)]
 
 
-def test_of_images_that_are_cut_it_is_tiles_that_are_measured():
+def test_tiles_are_measured_for_images_that_are_cut():
     segmenter = Segmenter(seeded(width=2), precision="fp32", tile=256)
     assert segmenter.forward_shape(200, 2000) == (200, 432)
     batched = Segmenter(seeded(width=2), precision="fp32", tile=256, batches={(432, 432): 3})

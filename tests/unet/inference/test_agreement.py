@@ -13,7 +13,7 @@ from maskfleet.unet.inference.segmenter import Segmenter
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=5), st.integers(2, 4), st.data())
-def test_agreement_is_that_of_the_definition(shapes, classes, data):
+def test_agreement_follows_its_definition(shapes, classes, data):
     random = np.random.default_rng(data.draw(st.integers(0, 10**6)))
     pairs = [tuple(random.integers(0, classes, (2, *shape), np.uint8)) for shape in shapes]
     found = Agreement.of(pairs, classes)
@@ -30,7 +30,7 @@ def test_agreement_is_that_of_the_definition(shapes, classes, data):
 
 
 @needs_bf16
-def test_a_segmenter_agrees_with_itself_and_bf16_does_not_quite():
+def test_a_segmenter_agrees_fully_with_itself_and_less_with_bf16():
     random = np.random.default_rng(0)
     images = [random.integers(0, 256, (40, 50 + index, 3), np.uint8) for index in range(3)]
     exact = Segmenter(seeded(width=8), precision="fp32")
@@ -40,7 +40,7 @@ def test_a_segmenter_agrees_with_itself_and_bf16_does_not_quite():
     assert found.worst_dice < 1
 
 
-def test_images_that_do_not_fit_are_not_compared():
+def test_images_that_do_not_fit_into_memory_are_not_compared():
     def limited(pixels_BHWC, threads):
         if pixels_BHWC.shape[1] == 50:
             raise torch.OutOfMemoryError("CUDA out of memory")

@@ -23,7 +23,7 @@ def test_the_largest_logit_wins_and_the_first_of_equals(classes):
 
 
 @pytest.mark.parametrize("threshold", [0.1, 0.5, 0.8])
-def test_the_margin_of_one_logit_is_to_the_threshold(threshold):
+def test_the_margin_of_one_logit_is_its_distance_to_the_threshold(threshold):
     logits = logits_of(classes=1)
     at = np.log(threshold / (1 - threshold))
     decision = decide(logits, [threshold])
@@ -61,7 +61,7 @@ def test_each_class_has_a_threshold_of_its_own(classes, data):
 
 @pytest.mark.parametrize("classes", [1, 2, 3])
 @pytest.mark.parametrize("thresholds", [None, 0.8])
-def test_certainty_is_that_of_the_probabilities(classes, thresholds):
+def test_certainty_follows_from_the_probabilities(classes, thresholds):
     logits = 4 * logits_of(batch=3, classes=classes, height=37, width=201)
     decision = decide(logits, thresholds and [thresholds] * max(1, classes - 1))
     both = torch.cat((torch.zeros_like(logits), logits), dim=1) if classes == 1 else logits
@@ -74,7 +74,7 @@ def test_certainty_is_that_of_the_probabilities(classes, thresholds):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("classes", [1, 2, 3])
-def test_what_is_not_finite_shows_in_the_entropy(value, classes):
+def test_logits_that_are_not_finite_show_in_the_entropy(value, classes):
     logits = logits_of(classes=classes)
     logits[1, 0, 5, 5] = value
     entropy = decide(logits).entropy

@@ -93,7 +93,7 @@ def test_ties_of_large_images_do_not_depend_on_tiles(large, monkeypatch, n_class
 
 
 @pytest.mark.parametrize("size", [(800, 555), (205, 187)])
-def test_nor_do_those_of_resized_logits(large, monkeypatch, size):
+def test_ties_of_resized_logits_do_not_depend_on_tiles(large, monkeypatch, size):
     def labels(tile):
         return Segmenter(Wavering(2), precision="fp32", tile=tile).segment(large, size)
 
@@ -119,7 +119,7 @@ def test_images_cut_for_want_of_memory_get_the_same_tie_breaker(monkeypatch):
     assert same(short(340 * 340), Segmenter(Wavering(2), precision="fp32", tile=0).segment(image))
 
 
-def test_logits_that_are_not_finite_are_no_ties(large):
+def test_logits_that_are_not_finite_are_not_ties(large):
     class Broken(Wavering):
         def forward(self, x):
             return super().forward(x) + torch.where(x[:, 2:] > 0.99, torch.nan, 0.0)
@@ -130,8 +130,8 @@ def test_logits_that_are_not_finite_are_no_ties(large):
     assert not streamed(Segmenter(Broken(2), precision="fp32", tile=128), large)[1].finite.any()
 
 
-def test_a_network_of_ties_alone_costs_a_bounded_multiple(large):
-    """Weights of nothing but zeros: every pixel is a tie."""
+def test_a_network_with_nothing_but_ties_has_a_bounded_cost(large):
+    """With weights of zero every pixel is a tie."""
     crops = []
 
     class Counting(Wavering):
@@ -149,7 +149,7 @@ def test_a_network_of_ties_alone_costs_a_bounded_multiple(large):
 
 @settings(max_examples=300, deadline=None)
 @given(st.integers(16, 3000), st.sampled_from([HALO, FLIPPED_HALO]), st.integers(1, 30).map(lambda n: n * GRID))
-def test_crops_have_one_shape_and_lie_within_the_rows_that_stream(side, halo, core):
+def test_crops_have_one_shape_and_lie_within_the_streamed_rows(side, halo, core):
     tiling = Tiling(GRID, halo)
     crops = [tiling.around(start, BLOCK, side) for start in range(0, side, BLOCK)]
     assert len({crop.stop - crop.start for crop in crops}) == 1
@@ -173,7 +173,7 @@ def test_crops_have_one_shape_and_lie_within_the_rows_that_stream(side, halo, co
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(16, 90), st.integers(16, 90), st.integers(5, 200), st.integers(5, 200), st.integers(0, 99))
-def test_neighbours_are_all_that_resizing_takes(height, width, rows, columns, seed):
+def test_neighbours_include_every_pixel_that_resizing_reads(height, width, rows, columns, seed):
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(1, 2, height, width, generator=generator)
     resized = nn.functional.interpolate(logits, (rows, columns), mode="bilinear")
@@ -186,7 +186,7 @@ def test_neighbours_are_all_that_resizing_takes(height, width, rows, columns, se
 
 
 @pytest.mark.parametrize(("n_classes", "thresholds"), [(1, [0.3]), (2, None), (2, [0.7]), (5, None), (5, [0.2] * 4)])
-def test_margins_are_those_of_the_decision(n_classes, thresholds):
+def test_margins_agree_with_the_decision(n_classes, thresholds):
     logits = torch.randn(2, n_classes, 30, 40, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(margins(logits, thresholds).amin(dim=(1, 2)), decide(logits, thresholds).margin)
 

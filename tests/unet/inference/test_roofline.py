@@ -8,7 +8,7 @@ from maskfleet.unet.model import UNet
 
 
 def counted_by_hand(side, *, bilinear):
-    """Multiply-adds of the full-width network, 3 to 2, layer by layer from the paper's figure."""
+    """Multiply-adds of the full-width network with 3 channels and 2 classes, by layers as in the paper's figure."""
     macs, below = 0, side
     widths = [64, 128, 256, 512, 1024]
     if bilinear:
@@ -30,7 +30,7 @@ def counted_by_hand(side, *, bilinear):
 
 
 @pytest.mark.parametrize("bilinear", [False, True])
-def test_operations_are_those_of_the_geometry(bilinear):
+def test_operations_follow_from_the_geometry(bilinear):
     with torch.device("meta"):
         model = UNet(3, 2, bilinear)
     assert roofline.flops(model, 256, 256) == 2 * counted_by_hand(256, bilinear=bilinear)

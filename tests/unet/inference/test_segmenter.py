@@ -117,7 +117,7 @@ def test_the_threshold_is_a_probability(threshold):
 
 
 @pytest.mark.parametrize("n_classes", [1, 2, 5])
-def test_statistics_are_those_of_the_definition(n_classes):
+def test_statistics_follow_their_definition(n_classes):
     model = seeded(n_classes)
     images = pixels(2, 45, 61)
     labels, statistics = Segmenter(model, precision="fp32").segment(images)
@@ -262,7 +262,7 @@ def test_a_gpu_agrees_with_the_cpu(precision):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-def test_a_gpu_divides():
+def test_a_gpu_divides_pixels_exactly():
     values = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
     scaled = Segmenter(seeded(), device="cuda", precision="fp32")._resident.scaled(
         torch.from_numpy(values).cuda().float()
@@ -271,7 +271,7 @@ def test_a_gpu_divides():
 
 
 @needs_bf16
-def test_what_overflows_in_bf16_is_computed_in_fp32():
+def test_an_image_that_overflows_bf16_is_computed_in_fp32():
     model = overflowing()
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 48, 3), np.uint8)
     with torch.inference_mode():

@@ -37,3 +37,11 @@ def test_rows_are_plain_numbers_and_an_absent_class_has_no_box():
         np.testing.assert_allclose(row["input_mean"], (image / 255).mean(axis=(0, 1)))
         assert 0 < row["mean_confidence"] <= 1
         assert list(row) == list(module.COLUMNS)
+
+
+def test_every_column_has_its_type_and_meaning_in_the_schema():
+    from maskfleet.jobs.ledger.statistics import SCHEMA
+
+    names = [name for name in SCHEMA.names if name in module.COLUMNS]
+    assert names == list(module.COLUMNS)
+    assert all(SCHEMA.field(name).metadata[b"meaning"] for name in names)

@@ -1,4 +1,4 @@
-"""Streams, and the recording of passes by a stand-in that returns the same tensors at each replay, as CUDA graphs do."""
+"""Streams, and recorded passes: a stand-in returns the same tensors at each replay, as CUDA graphs do."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -52,7 +52,7 @@ def run(streams, pixels, whole=halves):
         return [tensor.clone() for tensor in stream.run(whole, pixels)]
 
 
-def test_a_pass_is_recorded_when_its_shape_has_come_often_enough():
+def test_a_pass_is_recorded_once_its_shape_is_frequent():
     recorder = Recorder()
     streams = Streams(CPU, 1, recorder)
     for number in range(SEEN_BEFORE + 4):
@@ -66,7 +66,7 @@ def test_a_pass_is_recorded_when_its_shape_has_come_often_enough():
     assert recorder.replayed == 4, "another shape is not the recorded one"
 
 
-def test_no_more_shapes_are_recorded_than_memory_is_meant_for():
+def test_the_number_of_recorded_shapes_is_limited():
     recorder = Recorder()
     streams = Streams(CPU, 1, recorder)
     for size in range(1, GRAPHS + 3):
@@ -76,7 +76,7 @@ def test_no_more_shapes_are_recorded_than_memory_is_meant_for():
 
 
 @pytest.mark.parametrize("wrong", ["bits", "error"])
-def test_what_cannot_be_recorded_faithfully_goes_on_as_it_is(wrong):
+def test_a_pass_that_cannot_be_recorded_exactly_runs_unrecorded(wrong):
     tries = []
 
     def capture(whole, pixels):
@@ -91,7 +91,7 @@ def test_what_cannot_be_recorded_faithfully_goes_on_as_it_is(wrong):
     assert len(tries) == 1, "it is not tried again and again"
 
 
-def test_values_that_are_no_numbers_are_no_difference():
+def test_nan_equals_nan_in_a_recorded_pass():
     recorder = Recorder()
     streams = Streams(CPU, 1, recorder)
     for _ in range(SEEN_BEFORE + 2):
@@ -99,7 +99,7 @@ def test_values_that_are_no_numbers_are_no_difference():
     assert recorder.replayed == 2
 
 
-def test_short_of_memory_graphs_are_given_up_for_good():
+def test_graphs_are_dropped_permanently_once_memory_is_short():
     recorder = Recorder()
     streams = Streams(CPU, 1, recorder)
     for _ in range(SEEN_BEFORE + 2):
@@ -135,7 +135,7 @@ def test_while_a_pass_is_recorded_no_other_stream_works():
 
 
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=needs_bf16)])
-def test_a_segmenter_gives_the_same_with_recorded_passes(monkeypatch, precision):
+def test_recorded_passes_change_no_result(monkeypatch, precision):
     images = np.random.default_rng(0).integers(0, 256, (24, 2, 40, 33, 3), np.uint8)
     recorder = Recorder()
     with cpu_threads(2):
@@ -153,7 +153,7 @@ def test_a_segmenter_gives_the_same_with_recorded_passes(monkeypatch, precision)
     assert recorder.replayed > 10
 
 
-def test_a_segmenter_that_runs_out_of_memory_gives_its_graphs_up(monkeypatch):
+def test_a_segmenter_out_of_memory_drops_its_graphs(monkeypatch):
     forward = Resident.forward
 
     def limited(self, pixels_BHWC, threads):

@@ -80,7 +80,7 @@ def difference(height, width, core, batch=1, images=1, model=None, halo=HALO):
 @given(SIDES, SIDES, CORES, st.integers(1, 5), st.integers(1, 3))
 @example(405, 371, 64, 3, 2)
 @example(700, 699, 16, 5, 1)
-def test_stitched_logits_are_the_whole_images(height, width, core, batch, images):
+def test_stitched_logits_equal_the_whole_images(height, width, core, batch, images):
     assert difference(height, width, core, batch, images) < 1e-12
 
 
@@ -127,7 +127,7 @@ def test_flipped_views_can_be_tiled(views):
     assert (stitched(segmenter, model, drawn, Fit(2, 64)) - whole).abs().max() < 1e-12
 
 
-def test_the_halos_are_what_the_network_reaches():
+def test_halos_equal_the_reach_of_the_network():
     model = seeded(width=2).double()
     x_BCHW = torch.rand(1, 3, 64, 480, dtype=torch.float64)
     whole_BKHW = model(x_BCHW)
@@ -143,7 +143,7 @@ def test_the_halos_are_what_the_network_reaches():
     assert HALO < max(320 + rest - int(wrong(0, 320 + rest)[0]) for rest in range(1, GRID)) <= FLIPPED_HALO
 
 
-def test_rows_that_stream_give_the_same_class_map():
+def test_streamed_rows_give_the_same_class_map():
     drawn = pixels(1, 611, 480)
     model = seeded(width=2)
     whole, expected = Segmenter(model, precision="fp32").segment(drawn)
@@ -177,7 +177,7 @@ def test_large_images_are_cut_by_default(monkeypatch):
     assert np.array_equal(alone[0], labels[1])
 
 
-def test_a_bilinear_network_is_not_cut_unless_told_so(monkeypatch):
+def test_a_bilinear_network_is_cut_only_on_request(monkeypatch):
     model = seeded(width=2, bilinear=True)
     with pytest.raises(NotTileable, match="tile_mode = 'approximate'"):
         Segmenter(model, tile=64)
@@ -193,7 +193,7 @@ def test_a_bilinear_network_is_not_cut_unless_told_so(monkeypatch):
 
 
 def short(memory=10**9, fails=frozenset(), **more):
-    """A segmenter with memory for so many pixels at once, and none at the calls of these numbers; and the calls."""
+    """A segmenter with memory for this many pixels at once, failing at the calls of these numbers, and its calls."""
     segmenter = Segmenter(seeded(width=2), precision="fp32", batch_size=4, **more)
     forward, calls = segmenter._resident.forward, []
 
@@ -207,7 +207,7 @@ def short(memory=10**9, fails=frozenset(), **more):
     return segmenter, calls
 
 
-def test_batches_are_halved_and_then_images_cut_until_they_fit():
+def test_batches_are_halved_and_then_images_are_cut_until_they_fit():
     drawn = pixels(5, 420, 405)
     expected, statistics = Segmenter(seeded(width=2), precision="fp32").segment(drawn)
     segmenter, calls = short(300 * 300)
@@ -226,7 +226,7 @@ LADDER = [Fit(4, 0), Fit(2, 0), Fit(1, 0), Fit(1, 208), Fit(1, 96)]
 
 @pytest.mark.parametrize("in_a_row", [1, 2, 3, 4])
 def test_memory_may_run_out_at_every_forward_call(in_a_row):
-    """At each call in turn, and at so many in a row as lead all the way down."""
+    """At each call in turn, and at up to four calls in a row, as many as there are steps down."""
     drawn = pixels(7, 420, 405)
     expected, statistics = Segmenter(seeded(width=2), precision="fp32").segment(drawn)
     at = 1
@@ -244,7 +244,7 @@ def test_memory_may_run_out_at_every_forward_call(in_a_row):
     assert at == 3  # two batches, of four and of three
 
 
-def test_what_cannot_be_cut_further_is_an_error():
+def test_an_image_that_cannot_be_cut_further_is_an_error():
     segmenter, _ = short(100)
     with pytest.raises(MemoryError, match="64×64 px does not fit into memory, and it is too small"):
         segmenter.segment(pixels(4, 64, 64))
@@ -258,7 +258,7 @@ def test_what_cannot_be_cut_further_is_an_error():
 
 
 @pytest.mark.parametrize("fails", [(), (1,), (2,), (5,), (1, 2, 3)])
-def test_rows_that_stream_are_cut_further_where_memory_is_short(fails):
+def test_streamed_rows_are_cut_further_if_memory_is_short(fails):
     drawn = pixels(1, 901, 480)
     expected, statistics = Segmenter(seeded(width=2), precision="fp32").segment(drawn)
     segmenter, _ = short(300 * 460, fails, tile=256)
@@ -287,7 +287,7 @@ def test_shorter_tiles_within_a_row_cover_it_once_with_their_halo(side, core, sh
 
 @settings(max_examples=300, deadline=None)
 @given(st.integers(300, 5000), CORES)
-def test_tiles_are_as_few_and_then_as_short_as_can_be(side, core):
+def test_tiles_are_as_few_and_then_as_short_as_possible(side, core):
     found = TILING.spans(side, core)
     inner = side // GRID * GRID - 2 * HALO
     if len(found) > 1:

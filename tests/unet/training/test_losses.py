@@ -10,20 +10,20 @@ def one_hot(target, classes):
 
 @pytest.mark.parametrize("loss", [segmentation_loss, pytorch_unet_loss])
 @pytest.mark.parametrize("classes", [1, 2, 4])
-def test_a_right_and_sure_network_loses_nothing(classes, loss):
+def test_a_correct_and_certain_network_has_no_loss(classes, loss):
     target = torch.arange(64).reshape(1, 8, 8) % max(2, classes)
     sure = (target.unsqueeze(1).float() * 2 - 1) * 50 if classes == 1 else one_hot(target, classes) * 50
     assert loss(sure, target) < 1e-3
     assert loss(-sure, target) > 10
 
 
-def test_soft_dice_is_its_definition():
+def test_soft_dice_follows_its_definition():
     probability = torch.tensor([[[[0.5, 1.0], [0.0, 0.25]]]])
     truth = torch.tensor([[[[1.0, 1.0], [0.0, 0.0]]]])
     assert soft_dice(probability, truth, smooth=1.0).item() == pytest.approx((2 * 1.5 + 1) / (1.75 + 2 + 1))
 
 
-def test_a_class_that_an_image_lacks_is_left_out_of_its_dice():
+def test_a_class_absent_from_an_image_is_left_out_of_its_dice():
     nothing = torch.zeros(1, 1, 4, 4)
     assert soft_dice(torch.ones(1, 1, 4, 4), nothing).item() == 1
     probability = torch.rand(2, 2, 4, 4)
@@ -33,7 +33,7 @@ def test_a_class_that_an_image_lacks_is_left_out_of_its_dice():
     assert soft_dice(probability, truth).item() == pytest.approx(by_hand.item())
 
 
-def test_images_count_alike_however_little_of_a_class_they_have():
+def test_images_with_little_of_a_class_have_equal_weight():
     truth = torch.zeros(2, 1, 8, 8)
     truth[0, 0, 0, 0] = 1
     truth[1] = 1
@@ -41,7 +41,7 @@ def test_images_count_alike_however_little_of_a_class_they_have():
     assert missed.item() == pytest.approx((1 / 2 + 1) / 2)
 
 
-def test_pytorch_unets_dice_is_one_over_all_images_and_classes_with_the_background():
+def test_pytorch_unets_dice_covers_all_images_and_classes_at_once():
     logits, target = torch.randn(2, 3, 4, 5), torch.randint(0, 3, (2, 4, 5))
     probability, truth = logits.softmax(1), one_hot(target, 3)
     dice = (2 * (probability * truth).sum() + 1e-6) / (probability.sum() + truth.sum() + 1e-6)
@@ -49,7 +49,7 @@ def test_pytorch_unets_dice_is_one_over_all_images_and_classes_with_the_backgrou
     assert pytorch_unet_loss(logits, target).item() == pytest.approx((entropy + 1 - dice).item())
 
 
-def test_pytorch_unets_loss_of_one_class_is_of_the_sigmoid():
+def test_pytorch_unets_loss_of_one_class_uses_the_sigmoid():
     logits, target = torch.randn(2, 1, 4, 5), torch.randint(0, 2, (2, 4, 5))
     probability = logits.sigmoid()[:, 0]
     dice = (2 * (probability * target).sum() + 1e-6) / (probability.sum() + target.sum() + 1e-6)

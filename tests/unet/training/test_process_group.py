@@ -1,4 +1,4 @@
-"""Ranks that share batches, over gloo on loopback: against one process that has the whole batch."""
+"""Ranks sharing batches, over gloo on loopback, compared with one process that has the whole batch."""
 
 from functools import partial
 
@@ -12,7 +12,7 @@ from maskfleet.unet.training.process_group import PeerFailed, Peers
 
 @pytest.fixture(scope="module")
 def together():
-    """Each way of sharing, on two ranks; processes are started once."""
+    """Results of two ranks for each way of sharing; processes are started once."""
     return dict(
         zip(("own", "synced", "remade", "short", "failed"), zip(*ranks.on_two(_ways), strict=True), strict=True)
     )
@@ -40,7 +40,7 @@ def differing(one, two):
     return [name for name, value in first.items() if not torch.equal(value, second[name])]
 
 
-def test_alone_there_is_nobody_to_ask():
+def test_a_single_process_needs_no_messages():
     peers = Peers()
     kept = torch.rand(3)
     before = kept.clone()
@@ -52,13 +52,13 @@ def test_alone_there_is_nobody_to_ask():
 
 
 @pytest.mark.parametrize("way", ["own", "synced", "remade", "short"])
-def test_all_ranks_have_one_state(together, way):
+def test_all_ranks_end_with_the_same_state(together, way):
     (losses, state), (others_losses, others_state) = together[way]
     assert losses == others_losses
     assert differing(state, others_state) == []
 
 
-def test_normalised_together_two_ranks_make_the_steps_of_one(together):
+def test_with_synced_normalisation_two_ranks_make_the_steps_of_one(together):
     losses, state = together["synced"][0]
     alone_losses, alone_state = ranks.trained()
     assert losses == pytest.approx(alone_losses, rel=1e-4)
@@ -71,24 +71,24 @@ def test_normalised_together_two_ranks_make_the_steps_of_one(together):
     assert all(torch.allclose(tensors(state)[name], alone[name], rtol=1e-2) for name in running)
 
 
-def test_normalised_each_by_itself_they_do_not(together):
+def test_with_separate_normalisation_they_do_not(together):
     losses, _ = together["own"][0]
     assert losses != pytest.approx(ranks.trained()[0], rel=1e-4)
 
 
-def test_checkpointing_changes_no_bit_of_it(together):
+def test_checkpointing_changes_no_bit_of_a_shared_step(together):
     (losses, state), (remade_losses, remade) = together["synced"][0], together["remade"][0]
     assert losses == remade_losses
     assert differing(state, remade) == []
 
 
-def test_one_rank_may_save_memory_alone_and_nothing_else_changes(together):
+def test_one_rank_may_save_memory_alone(together):
     (losses, state), (short_losses, short) = together["own"][0], together["short"][0]
     assert losses == short_losses
     assert differing(state, short) == []
 
 
-def test_a_rank_that_cannot_go_on_ends_the_others_step(together):
+def test_a_failed_rank_ends_the_step_of_the_others(together):
     first, second = together["failed"]
     assert isinstance(first, PeerFailed)
     assert isinstance(second, torch.OutOfMemoryError)

@@ -24,7 +24,7 @@ def training(*, classes=2, **more):
 
 
 def trained(this, first, last):
-    """Steps from one number to another, with a round of validation at every third, whose scores do not rise."""
+    """Make steps, with a validation at every third, at constant scores."""
     for number in range(first, last):
         this.step(*batch(number))
         if number % 3 == 2:
@@ -39,7 +39,7 @@ def same(one, two):
 
 
 @pytest.mark.parametrize("classes", [1, 2])
-def test_it_learns(classes):
+def test_training_learns(classes):
     torch.manual_seed(0)
     this = Training(UNet(3, classes, width=4), steps=40, learning_rate=1e-2)
     steps = [this.step(*batch(number, 2)) for number in range(40)]
@@ -50,7 +50,7 @@ def test_it_learns(classes):
 
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("cut", range(0, 13, 4))
-def test_a_restored_state_goes_on_bit_for_bit(recipe, cut):
+def test_a_restored_state_continues_bit_for_bit(recipe, cut):
     whole = trained(training(recipe=recipe), 0, 12)
     before = trained(training(recipe=recipe), 0, cut)
     after = training(recipe=recipe)
@@ -60,8 +60,8 @@ def test_a_restored_state_goes_on_bit_for_bit(recipe, cut):
     assert (after.number, after.best) == (whole.number, whole.best)
 
 
-def test_a_state_is_whole():
-    """Every part of it counts: one that is left out changes what follows."""
+def test_a_state_is_complete():
+    """Leaving out any part of a state changes later steps."""
     before = trained(training(), 0, 6)
     whole = trained(before, 6, 8)
     state = trained(training(), 0, 6).state()
@@ -84,7 +84,7 @@ def test_a_state_is_no_pickle():
     assert json.loads(json.loads(state[8 : 8 + length])["__metadata__"]["state"])["number"] == 1
 
 
-def test_pytorch_unets_recipe_is_its_own():
+def test_pytorch_unets_recipe_has_its_own_optimizer_and_schedule():
     this = training(recipe="pytorch-unet")
     (group,) = this._optimizer.param_groups
     assert isinstance(this._optimizer, torch.optim.RMSprop)
@@ -98,7 +98,7 @@ def test_pytorch_unets_recipe_is_its_own():
     assert rates == pytest.approx([1e-5] * 5 + [1e-6] * 2)
 
 
-def test_a_step_of_pytorch_unets_recipe_is_what_its_optimizer_makes_of_the_clipped_gradient():
+def test_a_step_of_pytorch_unets_recipe_follows_the_clipped_gradient():
     this, twin = training(recipe="pytorch-unet"), training(recipe="pytorch-unet").model
     for model in (this.model, twin):
         model.outc.conv.weight.data *= 10
@@ -119,7 +119,7 @@ def test_the_rate_warms_up_and_falls_to_zero():
     assert rates[100] == pytest.approx(0.0)
 
 
-def test_the_default_result_is_a_mean_of_the_weights_and_its_own():
+def test_the_default_result_is_the_running_mean_of_the_weights():
     this = trained(training(), 0, 3)
     result = this.result
     assert not result.training
@@ -131,7 +131,7 @@ def test_the_default_result_is_a_mean_of_the_weights_and_its_own():
 
 
 def short_of_memory(this, monkeypatch, *, fits):
-    """Raise what a GPU raises in mid-pass, unless `fits` says that this much goes in."""
+    """Raise a GPU's error within a pass, unless `fits` accepts the batch."""
     up = this.model.up3.forward
 
     def forward(x_BCHW, skip_BCHW):
@@ -142,7 +142,7 @@ def short_of_memory(this, monkeypatch, *, fits):
     monkeypatch.setattr(this.model.up3, "forward", forward)
 
 
-def test_out_of_memory_turns_checkpointing_on_and_nothing_else_changes(monkeypatch):
+def test_out_of_memory_turns_checkpointing_on(monkeypatch):
     plain = trained(training(), 0, 8)
     this = trained(training(), 0, 5)
     short_of_memory(this, monkeypatch, fits=lambda checkpointing, _: checkpointing)
@@ -152,7 +152,7 @@ def test_out_of_memory_turns_checkpointing_on_and_nothing_else_changes(monkeypat
     assert same(plain, trained(this, 6, 8)) == []
 
 
-def test_still_out_of_memory_cuts_the_batch_at_the_same_step(monkeypatch):
+def test_still_out_of_memory_splits_the_batch_of_the_same_step(monkeypatch):
     this = trained(training(), 0, 2)
     seen = this.model.inc.double_conv[1].num_batches_tracked.clone()
     short_of_memory(this, monkeypatch, fits=lambda checkpointing, images: checkpointing and images <= 1)
@@ -166,8 +166,8 @@ def test_still_out_of_memory_cuts_the_batch_at_the_same_step(monkeypatch):
     assert after.step(*batch(4)).micro_batches == 4
 
 
-def test_the_optimizers_own_memory_counts_before_the_first_pass(monkeypatch):
-    """Taken after it, it would run out there, where nothing can be done about it."""
+def test_the_optimizers_state_is_allocated_before_the_first_pass(monkeypatch):
+    """Allocated later, it would run out of memory when no saving is possible."""
     plain = trained(training(), 0, 2)
     this = training()
     room = 1.5 * sum(value.nbytes for value in this.model.parameters())
@@ -192,8 +192,8 @@ def test_the_optimizers_own_memory_counts_before_the_first_pass(monkeypatch):
     assert same(plain, trained(this, 1, 2)) == []
 
 
-def test_gradients_of_parts_add_up_to_the_batchs(monkeypatch):
-    """Where normalisation does not depend on the batch."""
+def test_gradients_of_micro_batches_add_up_to_the_batchs(monkeypatch):
+    """With a normalisation independent of the batch."""
     gradients = []
     for parts in (1, 2, 4):
         this = training(recipe="pytorch-unet")
@@ -207,7 +207,7 @@ def test_gradients_of_parts_add_up_to_the_batchs(monkeypatch):
 
 
 @pytest.mark.parametrize("checkpointing", ["on", "off"])
-def test_memory_is_ours_to_save_only_where_the_job_says_auto(monkeypatch, checkpointing):
+def test_memory_is_saved_only_with_auto(monkeypatch, checkpointing):
     this = training(checkpointing=checkpointing)
     short_of_memory(this, monkeypatch, fits=lambda *_: False)
     with pytest.raises(torch.OutOfMemoryError):
@@ -215,7 +215,7 @@ def test_memory_is_ours_to_save_only_where_the_job_says_auto(monkeypatch, checkp
     assert this.model.checkpointing is (checkpointing == "on")
 
 
-def test_other_errors_are_no_shortage(monkeypatch):
+def test_other_errors_save_no_memory(monkeypatch):
     this = training()
     monkeypatch.setattr(this.model.up3, "forward", lambda *_: torch.zeros(1) @ torch.zeros(2))
     with pytest.raises(RuntimeError, match="inconsistent tensor size"):
@@ -223,7 +223,7 @@ def test_other_errors_are_no_shortage(monkeypatch):
     assert not this.model.checkpointing
 
 
-def test_pixels_are_normalised_as_the_network_was_trained():
+def test_pixels_are_normalised():
     normalize = ((0.1, 0.2, 0.3), (0.5, 1.0, 2.0))
     seen = []
     this = training(recipe="pytorch-unet", normalize=normalize)
@@ -235,7 +235,7 @@ def test_pixels_are_normalised_as_the_network_was_trained():
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_loss_that_is_no_number_changes_nothing(recipe):
+def test_a_loss_that_is_not_finite_changes_nothing(recipe):
     this = trained(training(recipe=recipe), 0, 3)
     before = this.state()
     weight = this.model.outc.conv.weight
