@@ -4,7 +4,8 @@ Rows come from committed shards. Those of a finished run are read from its compa
 rows in fewer files; an unfinished run counts with the shards committed so far.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 
 import pyarrow as pa
@@ -14,11 +15,13 @@ from maskfleet.jobs.errors import JobError, NotFound
 from maskfleet.jobs.ledger import catalog, compacted, statistics
 from maskfleet.jobs.ledger.commit import leaves
 from maskfleet.jobs.ledger.manifest import Manifest
-from maskfleet.jobs.ledger.runs import StoredRun, stored_runs, summary_of
+from maskfleet.jobs.ledger.runs import stored_run, summary_of
 from maskfleet.jobs.ledger.sorted_tables import merged
 from maskfleet.jobs.planning.live_plan import gone_rows
 from maskfleet.jobs.run.derived import committed_tables
 from maskfleet.jobs.storage.contract import Storage
+
+_RUNS_IN_FLIGHT = 16
 
 
 def newest_rows(storage: Storage, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
@@ -35,7 +38,7 @@ def newest_rows(storage: Storage, columns: Sequence[str] | None = None) -> Itera
     """
     wanted = schema_of(columns)
     schema = schema_of(dict.fromkeys(["key", "status", *wanted.names]))
-    streams = [_outcomes(storage, run, schema) for run in stored_runs(storage)]
+    streams = _of_each_run(storage, lambda run_id: _outcomes(storage, run_id, schema))
     for table in merged(streams, newest=True):
         yield _arranged(table.filter(pc.not_equal(table["status"], catalog.GONE)), wanted)
 
@@ -51,8 +54,8 @@ def all_rows(storage: Storage, columns: Sequence[str] | None = None) -> Iterator
         JobError: There is no such column.
     """
     wanted = schema_of(columns)
-    for run in stored_runs(storage):
-        for table in _rows_of(storage, run, finished=summary_of(storage, run.run_id) is not None):
+    for stream in _of_each_run(storage, lambda run_id: _rows_of(storage, run_id)):
+        for table in stream:
             yield _arranged(table, wanted)
 
 
@@ -74,14 +77,22 @@ def _arranged(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays([table[name] for name in schema.names], schema=schema)
 
 
-def _outcomes(storage: Storage, run: StoredRun, schema: pa.Schema) -> Iterator[pa.Table]:
+def _of_each_run(storage: Storage, opened: Callable[[str], Iterator[pa.Table]]) -> list[Iterator[pa.Table]]:
+    """Return a stream for each run, the oldest run first. Many are started at once to hide a bucket's latency."""
+    with ThreadPoolExecutor(_RUNS_IN_FLIGHT) as pool:
+        return list(pool.map(lambda run_id: _started(opened(run_id)), storage.names("runs")))
+
+
+def _started(stream: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    first = next(stream, None)
+    return iter(()) if first is None else chain([first], stream)
+
+
+def _outcomes(storage: Storage, run_id: str, schema: pa.Schema) -> Iterator[pa.Table]:
     """Yield the rows of a run and, if it is finished, the tombstones of the images it missed, in key order."""
-    finished = summary_of(storage, run.run_id) is not None
-    rows = (_arranged(table, schema) for table in _rows_of(storage, run, finished=finished))
-    if not finished:
-        return rows
-    missing = (_tombstones(table, schema) for table in gone_rows(storage, run.run_id))
-    return merged([rows, missing])
+    rows = (_arranged(table, schema) for table in _rows_of(storage, run_id))
+    missing = gone_rows(storage, run_id) if summary_of(storage, run_id) is not None else iter(())
+    return merged([rows, (_tombstones(table, schema) for table in missing)])
 
 
 def _tombstones(known: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -92,14 +103,16 @@ def _tombstones(known: pa.Table, schema: pa.Schema) -> pa.Table:
     )
 
 
-def _rows_of(storage: Storage, run: StoredRun, *, finished: bool) -> Iterator[pa.Table]:
-    groups = compacted.row_groups(storage, run.run_id) if finished else iter(())
-    first = next(groups, None)
-    if first is not None:
-        return chain([first], groups)
+def _rows_of(storage: Storage, run_id: str) -> Iterator[pa.Table]:
+    """Yield the rows of a run in key order."""
+    if summary_of(storage, run_id) is not None:
+        groups = compacted.row_groups(storage, run_id)
+        if (first := next(groups, None)) is not None:
+            yield from chain([first], groups)
+            return
     try:
-        manifest = Manifest.stored(storage, run.run_id)
-    except NotFound:
-        return iter(())
+        run, manifest = stored_run(storage, run_id), Manifest.stored(storage, run_id)
+    except NotFound:  # interrupted before its plan was stored
+        return
     committed = leaves(manifest.shards(), run.commits(storage).all())
-    return (table for _, table in committed_tables(storage, committed))
+    yield from (table for _, table in committed_tables(storage, committed))

@@ -9,7 +9,7 @@ from maskfleet.jobs.run.execute import run
 from maskfleet.unet import weights
 
 
-def test_the_story_of_every_image_of_some_nights(tmp_path, weights_file):
+def test_the_history_of_images_over_several_runs(tmp_path, weights_file):
     images = draw_images(tmp_path / "in", 6)
     (images / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
 

@@ -12,7 +12,7 @@ from maskfleet.jobs.storage.local import LocalStorage
 from maskfleet.jobs.storage.schemes import open_storage
 
 
-def test_only_old_files_that_no_commit_names_are_garbage(tmp_path, weights_file):
+def test_only_old_files_without_a_commit_are_garbage(tmp_path, weights_file):
     draw_images(tmp_path / "in", 4)
     out = tmp_path / "out"
     report = run(Job.of({"input": str(tmp_path / "in"), "output": str(out), "weights": weights_file}))
@@ -21,7 +21,7 @@ def test_only_old_files_that_no_commit_names_are_garbage(tmp_path, weights_file)
         (shard / name).mkdir()
         (shard / name / "masks.tar").write_bytes(b"12345")
         os.utime(shard / name / "masks.tar", (time.time() - hours * 3600,) * 2)
-    for path in out.rglob("*"):  # what is named may be as old as it likes
+    for path in out.rglob("*"):  # referenced files may have any age
         if path.is_file() and "running" not in str(path):
             os.utime(path, (time.time() - 99 * 3600,) * 2)
     before = tree(out)
@@ -34,7 +34,7 @@ def test_only_old_files_that_no_commit_names_are_garbage(tmp_path, weights_file)
     assert verify(str(out)).problems == []
 
 
-def test_catalog_files_that_were_merged_into_others_are_garbage(tmp_path):
+def test_merged_catalog_files_are_garbage(tmp_path):
     import pyarrow as pa
 
     from maskfleet.jobs.ledger import catalog
@@ -48,7 +48,7 @@ def test_catalog_files_that_were_merged_into_others_are_garbage(tmp_path):
     assert sum(table.num_rows for table in catalog.rows(storage, catalog.current(storage))) == 12
 
 
-def test_indexes_of_tars_that_are_gone_are_garbage(tmp_path, bucket):
+def test_indexes_of_deleted_tars_are_garbage(tmp_path, bucket):
     storage, inputs = LocalStorage(str(tmp_path / "out")), open_storage(bucket)
     inputs.write("b.tar", b"")
     (tmp_path / "a.tar").touch()

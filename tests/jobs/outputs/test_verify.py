@@ -88,7 +88,7 @@ def test_damage_is_found(output, damage, message):
     assert any(__import__("re").search(message, problem) for problem in problems), problems
 
 
-def test_the_catalog_of_several_nights_is_checked(images, tmp_path, weights_file):
+def test_the_catalog_of_several_runs_is_checked(images, tmp_path, weights_file):
     job = Job.of({"input": str(images), "output": str(tmp_path / "out"), "weights": weights_file})
     run(job)
     first, second, third, *_ = sorted(path for path in images.rglob("*") if path.is_file())
@@ -103,12 +103,12 @@ def test_the_catalog_of_several_nights_is_checked(images, tmp_path, weights_file
     assert "the catalog differs from the finished runs in 1 image" in verify(str(tmp_path / "out")).problems[0]
 
 
-def test_an_output_without_runs_is_no_output(tmp_path):
+def test_an_output_without_runs_is_refused(tmp_path):
     with pytest.raises(JobError, match="there is no run"):
         verify(str(tmp_path))
 
 
-def test_a_table_of_masks_beside_other_rows_is_found(images, tmp_path, weights_file):
+def test_rows_stored_with_masks_are_compared_with_the_statistics(images, tmp_path, weights_file):
     import hashlib
 
     job = {"input": str(images), "output": str(tmp_path / "out"), "weights": weights_file}

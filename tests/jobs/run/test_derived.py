@@ -1,4 +1,4 @@
-"""What is made of commits; whole runs make it in `test_run.py`."""
+"""Compaction alone; `test_execute.py` tests it in whole runs."""
 
 from collections import Counter
 
@@ -14,7 +14,7 @@ from maskfleet.jobs.run.derived import compact
 from maskfleet.jobs.storage.local import LocalStorage
 
 
-def test_the_end_of_a_run_holds_a_few_thousand_rows_however_many_there_are(tmp_path, monkeypatch):
+def test_compaction_holds_a_few_thousand_rows_at_a_time(tmp_path, monkeypatch):
     shards = [Shard(f"{number:05}", 0, 512) for number in range(100)]
     base = dict.fromkeys(("url", "run_id", "fingerprint", "attempt", "worker", "status"), "x")
 
@@ -36,7 +36,7 @@ def test_the_end_of_a_run_holds_a_few_thousand_rows_however_many_there_are(tmp_p
         keys += outcomes["key"].to_pylist()
         assert outcomes["shard"][0].as_py() == keys[-outcomes.num_rows][:5]
     assert len(keys) == errors["corrupt"] == 51_200
-    assert max(held) < 2048 * 35_000  # all of them would be 51,200
+    assert max(held) < 2048 * 35_000  # 51,200 rows in all
     files = [pq.ParquetFile(path) for path in sorted(tmp_path.glob("stats/night/*.parquet"))]
     assert [key for file in files for key in file.read(["key"])["key"].to_pylist()] == keys
     groups = [file.metadata.row_group(group).num_rows for file in files for group in range(file.num_row_groups)]

@@ -301,7 +301,7 @@ def test_bad_jobs_leave_nothing_behind(images, tmp_path, weights_file):
         (job_of(images, out, str(tmp_path / "none.safetensors")), "there are no weights .*built-in model .nuclei"),
         (job_of(images, out, str(tmp_path / "model.pth")), "maskfleet convert"),
         (job_of(images, out, str(tmp_path / "noise.safetensors")), "not a safetensors file"),
-        (job_of(images, out, write_weights(tmp_path / "5.safetensors", n_channels=5)), "take 5 channels"),
+        (job_of(images, out, write_weights(tmp_path / "5.safetensors", n_channels=5)), "need 5 channels"),
         (job_of(images, out, weights_file, "masks.values=[0, 1, 2]"), "has 3 values and the weights have 2 classes"),
         (job_of(tmp_path / "empty", out, weights_file), "no image in"),
         (job_of(tmp_path / "text", out, weights_file), r"no image in .* \(but 1 .txt\)"),
