@@ -105,7 +105,12 @@ def has_lines(page: str, *words: str) -> bool:
 
 
 WITH_CLUSTER = [page for page in PAGES if has_lines(page, "--address http", "--address 10.")]
-OTHERS = [page for page in PAGES if page not in WITH_CLUSTER and blocks(page)]
+LONG = ("docs/finetuning.md", "docs/speed.md")
+OTHERS = [
+    pytest.param(page, marks=pytest.mark.slow if page in LONG else ())
+    for page in PAGES
+    if page not in WITH_CLUSTER and blocks(page)
+]
 
 
 @pytest.mark.parametrize("page", OTHERS)
