@@ -110,9 +110,8 @@ class Segmenter:
     ) -> None:
         self.device = device_named(device)
         self.precision = resolved(precision, self.device)
-        self.n_channels, self.n_classes = model.n_channels, model.n_classes
+        self.n_channels, self.n_classes, self.min_side = model.n_channels, model.n_classes, model.min_side
         self.classes = max(2, self.n_classes)
-        self.min_side = model.min_side
         self._fitting = Fitting(
             model,
             self.device,
