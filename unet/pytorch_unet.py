@@ -26,7 +26,7 @@ def convert(checkpoint: bytes, *, normalize: Normalize | None = None, scale: flo
     Args:
         checkpoint: Bytes of the checkpoint.
         normalize: See `Weights.normalize`. Pytorch-UNet's own training does not normalise.
-        scale: Scale of the images in training, stored for `jobs.planning.mask_checks`. Pytorch-UNet's default is 0.5.
+        scale: Scale of the images in training, stored in the metadata. Pytorch-UNet's default is 0.5.
 
     Raises:
         WeightsError: The file is no such checkpoint, or loading it would run code.
