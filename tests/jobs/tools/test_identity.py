@@ -23,5 +23,5 @@ def test_rows_give_the_same():
 
 
 def test_it_does_not_resize():
-    with pytest.raises(ValueError, match="scale at 1"):
+    with pytest.raises(ValueError, match="set inference.scale = 1"):
         Identity().segment(IMAGES, (80, 48))
