@@ -39,7 +39,7 @@ def planes_of(pixels: Image.Image | NDArray[Any], channels: int) -> list[Image.I
 
     Args:
         pixels: Pillow image, or array (H, W) or (H, W, C).
-        channels: Channels that the network takes.
+        channels: Input channels of the network.
 
     Returns:
         One image of mode L or RGB, or one of mode L per channel.

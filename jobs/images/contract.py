@@ -1,4 +1,4 @@
-"""What goes into decoding and comes out of it: limits, encoded images, pixels and failures.
+"""Values that go into decoding and come out of it: limits, encoded images, pixels and failures.
 
 Knows nothing about processes and image formats.
 """
@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 STREAM_PIXELS = 89_478_485
-"""Pixels of the largest image that is decoded whole; larger ones are read in rows (`jobs.images.streams`). Equals
-Pillow's own warning limit."""
+"""Pixels of the largest image decoded whole; larger ones are read in rows (`jobs.images.streams`). Equals Pillow's own
+warning limit."""
 
 STREAM = "stream"
-"""Error class of an image that must be read in rows."""
+"""Error class of an image to be read in rows."""
 
 
 class Undecodable(Exception):
@@ -52,16 +52,16 @@ class Failure(NamedTuple):
 
 @dataclass(frozen=True)
 class Limits:
-    """What one image becomes, and what decoding it may cost.
+    """Form of the decoded image, and limits of the cost of decoding.
 
     Attributes:
-        channels: Channels that the network takes.
-        scale: Factor by which both sides are resized.
+        channels: Input channels of the network.
+        scale: Resize factor of both sides.
         upright: Whether images are turned as their EXIF orientation says.
-        max_pixels: Pixels of the largest image that is accepted, as stored.
-        seconds: Seconds that one image may take.
-        memory: Bytes that a process may allocate beside the shared block.
-        min_side: Smallest side of an image that the network accepts, in px.
+        max_pixels: Pixels of the largest accepted image, as stored.
+        seconds: Time limit of one image in seconds.
+        memory: Memory limit of a process in bytes, beside the shared block.
+        min_side: Smallest side accepted by the network, in px.
     """
 
     channels: int
@@ -74,14 +74,14 @@ class Limits:
 
     @property
     def slot(self) -> int:
-        """Bytes that hold the pixels of any image that is decoded whole, in whole pages."""
+        """Bytes for the pixels of the largest image decoded whole, in whole pages."""
         pixels = math.ceil(min(self.max_pixels, STREAM_PIXELS) * max(1.0, self.scale**2))
         page = mmap.ALLOCATIONGRANULARITY
         return -(-pixels * self.channels // page) * page
 
 
 class LocalFile(NamedTuple):
-    """An encoded image that a decoding process reads itself, so that its bytes never cross processes.
+    """An encoded image read by its decoding process, so its bytes never cross processes.
 
     Attributes:
         path: Path of the file.
@@ -98,11 +98,11 @@ class LocalFile(NamedTuple):
 
 
 Fetched = bytes | LocalFile | Failure
-"""What fetching gives: the bytes of a file, a local file, or a failure."""
+"""Result of fetching: the bytes of a file, a local file, or a failure."""
 
 
 class Decoded(NamedTuple):
-    """What decoding gives.
+    """Result of decoding one image.
 
     Attributes:
         number: Number of the image, as passed in.
@@ -110,7 +110,7 @@ class Decoded(NamedTuple):
         size: Height and width of the mask in px; (0, 0) on failure.
         seconds: Seconds of decoding.
         failure: Reason why there are no pixels; None on success.
-        reading: Seconds that the decoding process took to read the file; an equal share of its group's time.
+        reading: Seconds of reading the file in the decoding process; an equal share of its group's time.
     """
 
     number: int

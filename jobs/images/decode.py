@@ -1,4 +1,4 @@
-"""One encoded image to the pixels that the network sees. Runs in decoding processes; knows no storage.
+"""Decoding of one image to the pixels seen by the network. Runs in decoding processes; knows no storage.
 
 Formats lie in `jobs.images.formats`, conversions of channels and bit depths in `jobs.images.channels`. EXIF orientation
 is applied only if the job says so; then the mask lies on the upright grid, else on the stored one.
@@ -40,18 +40,18 @@ def decode(
 
     Args:
         data: Bytes of the file.
-        channels: Channels that the network takes.
-        scale: Factor by which both sides are resized with Pillow's bicubic filter, truncated to whole pixels.
-        max_pixels: Pixels of the largest image that is accepted; checked in the header.
+        channels: Input channels of the network.
+        scale: Resize factor of both sides, truncated to whole pixels; Pillow's bicubic filter.
+        max_pixels: Pixels of the largest accepted image; checked in the header.
         upright: Whether the image is turned as its EXIF orientation says.
-        min_side: Smallest side that the network accepts, in px, after scaling.
-        buffer: Flat memory in which the pixels may lie from its beginning, if they fit and nothing is lost by it.
+        min_side: Smallest side accepted by the network, in px, after scaling.
+        buffer: Flat memory for the pixels, used from its beginning if they fit and the decoder can write there.
 
     Returns:
         Pixels (H, W, channels), uint8, after scaling; and the height and width of the mask in px.
 
     Raises:
-        Undecodable: The bytes give no image; the error class says why.
+        Undecodable: The bytes give no image; the error class names the reason.
     """
     if not data:
         raise Undecodable("empty", "the file is empty; upload it again")
@@ -75,7 +75,7 @@ def decode(
 
 
 def corrupt(error: Exception) -> Undecodable:
-    """Return the refusal of an image at which an image library failed."""
+    """Return the refusal of an image after an error of an image library."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return Undecodable("corrupt", f"the image does not decode ({lines[0]}); upload it again")
 
@@ -98,7 +98,7 @@ def _not_whole(format_: Format, pixels: int) -> Undecodable:
 
 
 def not_in_rows(format_: Format, size: str) -> Undecodable:
-    """Return the refusal of a large image whose format has to be decoded whole."""
+    """Return the refusal of a large image in a format without access by rows."""
     return Undecodable("unsupported", f"a {format_.name} file of {size} cannot be read in rows; store TIFF or PNG")
 
 

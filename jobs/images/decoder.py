@@ -34,7 +34,7 @@ from maskfleet.jobs.images.protocol import (
 from maskfleet.jobs.storage import local_file
 
 Codec = Callable[..., tuple[NDArray[np.uint8], tuple[int, int]]]
-"""Function that decodes; see `jobs.images.decode.decode` for its contract."""
+"""Decoding function; see `jobs.images.decode.decode` for its contract."""
 
 _THREADS = 16
 _SLOW_SECONDS = 1e-3
@@ -50,26 +50,26 @@ def serve(settings: Settings, connection: Connection) -> None:
     connection.send_bytes(b"ready")
     be_quiet()
     reader = FileReader()
-    group = _Group(codec, block, settings)
+    decoder = _GroupDecoder(codec, block, settings)
     while True:
         try:
             request, sent = Request.receive(connection)
         except EOFError:
             return
-        group.at(READING)
+        decoder.report(READING)
         data, reading = reader.read(request.files)
-        send_replies(connection, group.replies(request.slot, _encoded(request.images, sent, data, reading)))
+        send_replies(connection, decoder.replies(request.slot, _encoded(request.images, sent, data, reading)))
 
 
 class FileReader:
-    """Reads the files of a group: one after another while that is fast, in parallel once it is slow."""
+    """Reads the files of a group: one after another while storage is fast, in parallel once it is slow."""
 
     def __init__(self) -> None:
         self._threads: ThreadPoolExecutor | None = None
         self._slow = False
 
     def read(self, files: Sequence[File]) -> tuple[list[bytes | None], float]:
-        """Return the bytes of each file, None for one that is not as expected, and the mean seconds per file."""
+        """Return the bytes of each file, or None if it is not as expected, and the mean seconds per file."""
         if not files:
             return [], 0.0
         began = time.perf_counter()
@@ -94,7 +94,7 @@ def _read(file: File) -> tuple[bytes | None, float]:
 def _encoded(
     images: Sequence[int | File], sent: memoryview, read: Sequence[bytes | None], reading: float
 ) -> Iterator[tuple[bytes | None, float]]:
-    """Yield the bytes of each image of a group, and the seconds that reading them took in this process."""
+    """Yield the bytes of each image of a group, and the seconds of reading them in this process."""
     from_files = iter(read)
     start = 0
     for image in images:
@@ -105,7 +105,7 @@ def _encoded(
             yield next(from_files), reading
 
 
-class _Group:
+class _GroupDecoder:
     """Decodes one group after another into slots of the shared block."""
 
     def __init__(self, codec: Codec, block: mmap.mmap, settings: Settings) -> None:
@@ -115,8 +115,8 @@ class _Group:
             name: getattr(self._limits, name) for name in ("channels", "scale", "max_pixels", "upright", "min_side")
         }
 
-    def at(self, position: int) -> None:
-        """Tell the parent where this process is."""
+    def report(self, position: int) -> None:
+        """Write the position of the current image where the parent reads it."""
         POSITION.pack_into(self._block, self._cell, position)
 
     def replies(self, slot: int, encoded: Iterable[tuple[bytes | None, float]]) -> list[Reply]:
@@ -128,7 +128,7 @@ class _Group:
             if data is None:
                 replies.append(Unread())
                 continue
-            self.at(position)
+            self.report(position)
             limit_time(self._limits.seconds)
             began = time.perf_counter()
             decoded = self._decoded(data, memory[used:], reading, began)
@@ -162,7 +162,7 @@ class _Group:
         except MemoryError:
             error_class = "memory"
             message = f"decoding needs more than run.decode_memory = {self._limits.memory} bytes"
-        except Exception as error:  # whatever a codec raises concerns this image alone
+        except Exception as error:  # any error of a codec concerns this image alone
             error_class, message = getattr(error, "error_class", "corrupt"), str(error)
         else:
             if pixels.size <= self._limits.slot:
@@ -175,7 +175,7 @@ class _Group:
 
 
 def main() -> None:
-    """Serve the connection that the first argument names."""
+    """Serve the connection named in the first argument."""
     values = json.loads(sys.argv[1])
     serve(Settings.of_json(values), Connection(values["socket"]))
 

@@ -1,7 +1,7 @@
-"""A pool of decoding processes: hostile bytes are opened where a crash costs one image and no credentials exist.
+"""A pool of decoding processes. A crash on hostile bytes costs one image, and no process holds credentials.
 
 Each process (`jobs.images.decoder`) receives groups of encoded images, or the names of local files, and writes their
-pixels into a slot of one block of shared memory. Memory, time and pixels are limited; a process that dies or hangs is
+pixels into a slot of one block of shared memory. Memory, time and pixels are limited; dead and hanging processes are
 replaced.
 """
 
@@ -22,7 +22,7 @@ from maskfleet.jobs.images.protocol import Placed, Refused, Reply, Unread
 from maskfleet.jobs.timing.stage_timers import StageTimers, Wait
 
 CODEC = "maskfleet.jobs.images.decode:decode"
-"""Module and function that decode; see `jobs.images.decode.decode` for its contract."""
+"""Default decoding function, as `module:function`; see `jobs.images.decode.decode` for its contract."""
 
 GROUP = 16
 """Encoded images per message; a message per image would cost more than decoding a small image."""
@@ -64,8 +64,8 @@ class Decoders:
     Args:
         limits: Limits of each image.
         processes: Number of processes.
-        users: Number of threads that may iterate over `decode` at once.
-        codec: Module and function that decode, as `module:function`.
+        users: Largest number of threads iterating over `decode` at once.
+        codec: Decoding function, as `module:function`.
 
     Raises:
         MaskfleetError: A process does not start.
@@ -99,7 +99,7 @@ class Decoders:
 
     @property
     def process_ids(self) -> list[int]:
-        """Ids of the decoding processes that are alive now."""
+        """Ids of the live decoding processes."""
         return [process.pid for process in self._all]
 
     def close(self) -> None:

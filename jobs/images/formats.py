@@ -1,4 +1,4 @@
-"""Image formats: how a file is recognised and what reads it. Each is one module and one line of `FORMATS`.
+"""Image formats: signatures, file name endings and readers. Each is one module and one line of `FORMATS`.
 
 A format's module opens a file and hands out its pixels as stored. Rules shared by all formats lie elsewhere: limits of
 size and frames here, channels and bit depths in `jobs.images.channels`, orientation and scaling in
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _HEAD = 256
-"""Bytes from which a format is recognised."""
+"""Bytes read to recognise a format."""
 
 
 class ImageFile(Protocol):
-    """An image whose header is read. Subclasses override the defaults they need to.
+    """An opened image with a parsed header. Subclasses override the defaults they need to.
 
     Attributes:
         width: Stored width in px.
@@ -52,11 +52,11 @@ class ImageFile(Protocol):
         return 1
 
     def rgb(self, data: bytes, buffer: NDArray[np.uint8] | None) -> NDArray[np.uint8] | None:
-        """Decode a colour image on a faster path that gives the same pixels.
+        """Decode a colour image on a faster path with the same result.
 
         Args:
             data: Bytes of the file.
-            buffer: Flat memory in which the pixels may lie from its beginning, if they fit.
+            buffer: Flat memory for the pixels, used from its beginning if they fit.
 
         Returns:
             uint8 (H, W, 3); None if this image has no faster path.
@@ -86,7 +86,7 @@ class Format(NamedTuple):
 
         Args:
             file: Open file, seekable.
-            max_pixels: Pixels of the largest image that is accepted.
+            max_pixels: Pixels of the largest accepted image.
 
         Raises:
             Undecodable: The image is damaged or too large, or the file holds several.
@@ -112,10 +112,10 @@ FORMATS: tuple[Format, ...] = (
     Format("BMP", (".bmp",), rb"BM", "maskfleet.jobs.images.readers.bmp"),
     Format(".npy", (".npy",), rb"\x93NUMPY", "maskfleet.jobs.images.readers.npy"),
 )
-"""The only formats that are ever opened. They are recognised by content, whatever the name of the file."""
+"""All formats. Files are recognised by content, whatever their names; nothing else is ever opened."""
 
 ENDINGS = tuple(ending for format_ in FORMATS for ending in format_.endings)
-"""Endings, in lower case, by which image files are found in folders."""
+"""File name endings of images, in lower case; the planner finds images in folders by them."""
 
 
 def recognised(file: IO[bytes]) -> Format:
@@ -133,7 +133,7 @@ def recognised(file: IO[bytes]) -> Format:
 
 
 def unidentified(head: bytes) -> Undecodable:
-    """Return the refusal of a file that begins with these bytes and is no image."""
+    """Return the refusal of a file with these first bytes, none of an image format."""
     *names, last = (format_.name for format_ in FORMATS)
     return Undecodable("unidentified", f"not a {', '.join(names)} or {last} file but {_looks_like(head)}")
 

@@ -1,7 +1,6 @@
-"""Processes that open hostile bytes: no credentials, a minimal environment, limits on memory and time.
+"""Processes for hostile bytes: no credentials, a minimal environment, limits on memory and time.
 
-They exchange JSON over a socket, so that nothing from them is unpickled, and write pixels into a block of shared
-memory, so that pixels are never sent.
+Messages are JSON on a socket: nothing is ever unpickled. Pixels lie in a block of shared memory and are never sent.
 """
 
 import json
@@ -13,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -49,7 +49,7 @@ class DidNotStart(Exception):
     """A process ended or hung before it was ready. The message is the last line of its stderr.
 
     Attributes:
-        by_itself: Whether it ended without a signal, so that another try would end likewise.
+        by_itself: Whether it ended without a signal; then another try would end the same way.
     """
 
     def __init__(self, message: str, *, by_itself: bool) -> None:
@@ -64,7 +64,7 @@ class Isolated:
         module: Module to run. It gets the settings as JSON in its first argument, with the number of its socket as
             `socket`, and sends b"ready" first.
         settings: Settings, serialisable as JSON.
-        descriptors: File descriptors that the process inherits under the same numbers.
+        descriptors: File descriptors inherited under the same numbers.
 
     Attributes:
         connection: Socket to the process.
@@ -112,7 +112,7 @@ class Isolated:
 
 
 def _environment() -> dict[str, str]:
-    """Environment variables that an interpreter needs; credentials are not among them."""
+    """Environment variables for an interpreter, without credentials."""
     keep = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ", "VIRTUAL_ENV", "PYTHONHOME")
     kept = {name: os.environ[name] for name in keep if name in os.environ}
     # One malloc arena: another one takes 64 MiB of the limited address space for every thread.
@@ -121,9 +121,9 @@ def _environment() -> dict[str, str]:
 
 
 def _search_path() -> list[str]:
-    """Module search path of this process without the working directory, where a user's `random.py` may lie.
+    """Module search path of this process without the working directory: it may hold a user's `random.py`.
 
-    The folder of this package stays even if it is the working directory: it is a checkout that is not installed.
+    The folder of this package stays even if it is the working directory, for a checkout without an installation.
     """
     here, package = Path.cwd(), Path(__file__).parents[3]
     folders = [folder for folder in sys.path if folder]
@@ -150,5 +150,6 @@ def limit_time(seconds: float) -> None:
 
 
 def be_quiet() -> None:
-    """Discard stderr, where image libraries report every damaged file."""
+    """Discard warnings and stderr: image libraries report every damaged file there."""
+    warnings.simplefilter("ignore")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)

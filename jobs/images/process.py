@@ -36,7 +36,7 @@ class DecoderProcess:
         block: Shared block.
         cell: Offset in the block of the position of the image being decoded.
         limits: Limits of each image.
-        codec: Module and function that decode, as `module:function`.
+        codec: Decoding function, as `module:function`.
 
     Attributes:
         resource: Timer of the process.
@@ -83,7 +83,7 @@ class DecoderProcess:
             slot: Offset in the block of the memory for their pixels.
 
         Returns:
-            Answers for the images from the first to the last that fitted into the slot.
+            Answers for the images up to the last one that fitted into the slot.
 
         Raises:
             Died: The process died or was killed for its slowness. Another one is ready.

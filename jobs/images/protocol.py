@@ -22,13 +22,13 @@ READING = -1
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What a decoding process is started with.
+    """Settings of a decoding process.
 
     Attributes:
         block: File descriptor of the shared block.
         size: Size of the shared block in bytes.
         cell: Offset in the block of the position of the image being decoded.
-        codec: Module and function that decode, as `module:function`.
+        codec: Decoding function, as `module:function`.
         limits: Limits of each image.
     """
 
@@ -44,13 +44,13 @@ class Settings:
 
     @classmethod
     def of_json(cls, values: dict[str, Any]) -> Self:
-        """Parse what `to_json` returned; other keys are ignored."""
+        """Parse the result of `to_json`; other keys are ignored."""
         named = {name: values[name] for name in ("block", "size", "cell", "codec")}
         return cls(**named, limits=Limits(**values["limits"]))
 
 
 class File(NamedTuple):
-    """A file that the decoding process reads; see `jobs.images.contract.LocalFile`."""
+    """A file read by the decoding process; see `jobs.images.contract.LocalFile`."""
 
     path: str
     etag: str | None
@@ -61,7 +61,7 @@ class Request(NamedTuple):
 
     Attributes:
         slot: Offset in the shared block of the memory for their pixels.
-        images: Size in bytes of each image that is sent, or its file.
+        images: Size in bytes of each image sent, or its file.
     """
 
     slot: int
@@ -74,7 +74,7 @@ class Request(NamedTuple):
 
     @property
     def files(self) -> list[File]:
-        """Files that the decoding process reads."""
+        """Files read by the decoding process."""
         return [image for image in self.images if isinstance(image, File)]
 
     def send(self, connection: Connection, data: Sequence[bytes]) -> None:
@@ -82,7 +82,7 @@ class Request(NamedTuple):
 
         Args:
             connection: Socket to the decoding process.
-            data: Bytes of the images that have a size.
+            data: Bytes of the images sent.
         """
         connection.send_bytes(json.dumps(self).encode())
         if self.sent:
@@ -147,7 +147,7 @@ def send_replies(connection: Connection, replies: Sequence[Reply]) -> None:
 
 
 def receive_replies(connection: Connection) -> list[Reply]:
-    """Receive the answers to a request, from its first image to the last that fitted into the slot.
+    """Receive the answers to a request, up to its last image that fitted into the slot.
 
     Raises:
         EOFError: The other side is closed.

@@ -1,7 +1,7 @@
-"""The program of a process that reads one large image in rows; see `jobs.images.streams`.
+"""The program of a process for one large image, read in rows; see `jobs.images.streams`.
 
-libvips reads them (pyvips, the extra `large`): of the readers that were tried, only libvips gives rows of TIFF (strips
-or tiles, any compression), PNG and JPEG in bounded memory. Pillow decodes whole images only; tifffile reads no PNG, and
+libvips reads them (pyvips, the extra `large`). Of the readers tried, it alone gives rows of TIFF (strips or tiles, any
+compression), PNG and JPEG in bounded memory. Pillow decodes whole images only; tifffile reads no PNG, and
 no LZW without further packages. Rows are converted for the network as in `jobs.images.channels`.
 """
 
@@ -84,7 +84,7 @@ def _header(descriptor: int, limits: Limits) -> ImageFile:
 
 
 def _as_pillow(samples: NDArray[Any], interpretation: str) -> Image.Image:
-    """Return rows as the image that Pillow would have decoded."""
+    """Return rows as a Pillow image, as if decoded by Pillow."""
     bands = samples.shape[2]
     mode = "CMYK" if interpretation == "cmyk" and bands == 4 else _MODES.get(bands)
     if mode is None or (interpretation not in _COLOURS and mode != "CMYK"):
@@ -140,7 +140,7 @@ def _reply(connection: Connection, work: Callable[[], dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    """Serve the connection that the first argument names."""
+    """Serve the connection named in the first argument."""
     settings = json.loads(sys.argv[1])
     serve(settings, Connection(settings["socket"]))
 

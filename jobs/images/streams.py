@@ -32,7 +32,7 @@ class Unreadable(Exception):
 
 
 class Stream:
-    """An image whose rows are read in order. Close it, or use it as a context.
+    """An image read by rows, in order. Close it, or use it as a context.
 
     Args:
         file: Descriptor of the open file.

@@ -1,1 +1,1 @@
-"""Masks: encoders and the formats in which they are stored. `formats.FORMATS` is the table of all formats."""
+"""Masks: their names, encoders and storage formats. `formats.FORMATS` is the table of all formats."""

@@ -1,4 +1,4 @@
-"""Mask formats: how masks are encoded and where they are stored. Each is one module and one line of `FORMATS`.
+"""Mask formats: encoding and storage of masks. Each is one module and one line of `FORMATS`.
 
 An encoder turns one class map into one encoded mask. A format then stores the encoded masks of a shard in an archive,
 one object per shard, or in the rows of the statistics, or not at all. Formats know nothing of storage, runs and
@@ -50,7 +50,7 @@ class Encoder(Protocol):
         """Encode a class map (H, W). Equal class maps give equal results."""
 
     def row_encoder(self, height: int, width: int) -> RowEncoder:
-        """Start a mask of `height` × `width` px whose class map does not fit in memory."""
+        """Start a mask of `height` × `width` px, for a class map larger than memory."""
 
 
 class MaskFormat(Protocol):
@@ -59,7 +59,7 @@ class MaskFormat(Protocol):
     Attributes:
         stored: Whether masks are stored at all.
         loose: Whether committed masks are also exported as files below `masks/`. Requires an archive.
-        archive: Name of the object that holds the masks of a shard; None if there is none.
+        archive: Name of the object with the masks of a shard; None if there is none.
         archive_label: Word for archives in the summary of a run.
     """
 
@@ -76,7 +76,7 @@ class MaskFormat(Protocol):
         """
 
     def columns(self, mask: EncodedMask, *, name: str, folder: str) -> dict[str, Any]:
-        """Return the columns that describe a mask in its row of the statistics.
+        """Return the columns of a mask in its row of the statistics.
 
         Args:
             mask: Encoded mask.
@@ -133,7 +133,7 @@ class MaskFormat(Protocol):
         return None
 
     def locations(self, output: str, run_id: str) -> Iterator[tuple[str, str]]:
-        """Yield a label of one word and a path or pattern for each place that holds masks of a run."""
+        """Yield a label of one word and a path or pattern for each place with masks of a run."""
         if self.loose:
             yield "masks", f"{output}/masks/"
         if self.archive is not None:

@@ -39,7 +39,7 @@ _CLASSIC_BYTES = 2**31
 
 
 class Placement(NamedTuple):
-    """Tags of a TIFF that state the position and size of its pixels.
+    """Tags of a TIFF for the position and size of its pixels.
 
     Attributes:
         georeference: GeoTIFF tags as stored: code, type, count and value of each.

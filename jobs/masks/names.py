@@ -1,4 +1,4 @@
-"""Names of masks by the keys of their images, and the points at which a sorted listing can be cut."""
+"""Names of masks by the keys of their images, and cuts of a sorted listing without effect on names."""
 
 import re
 
@@ -10,8 +10,8 @@ def mask_names(keys: pa.ChunkedArray) -> pa.ChunkedArray:
     """Name the mask of each image.
 
     The name is the key with its ending replaced by `.png`. If two images would share a name, both keep their ending and
-    append `.png`: `a.jpg` and `a.tif` become `a.jpg.png` and `a.tif.png`. Path parts that would leave the folder, and
-    control characters, are percent-encoded, and so is a percent sign that could be mistaken for such a code.
+    append `.png`: `a.jpg` and `a.tif` become `a.jpg.png` and `a.tif.png`. Path parts leading out of the folder, and
+    control characters, are percent-encoded, and so is a percent sign if it looks like such a code.
 
     Args:
         keys: Distinct keys, as strings.
@@ -41,11 +41,11 @@ _TRIED = 64
 
 
 def settled(keys: pa.ChunkedArray) -> int:
-    """Count the keys at the start of a sorted listing whose names no later key can change.
+    """Count the keys at the start of a sorted listing with final names: no later key can change them.
 
-    A name depends on the keys that share its *stem*, the key without its ending, and on a key equal to that stem. In a
+    A name depends on the keys with the same *stem*, the key without its ending, and on a key equal to that stem. In a
     sorted listing, all keys between two keys of one stem begin with that stem followed by a character below '/'. So the
-    listing can be cut before a key that does not begin with any earlier stem in that way.
+    listing can be cut before any key without such a beginning.
 
     Args:
         keys: Distinct keys, sorted by code point, beginning at such a cut.

@@ -1,4 +1,4 @@
-"""The format `parquet`: a table per shard that holds each row of the statistics with its mask as a PNG file.
+"""The format `parquet`: a table per shard, with the rows of the statistics and the masks as PNG files.
 
 Hugging Face `datasets` reads the column as an `Image`.
 """
@@ -55,7 +55,7 @@ FORMAT = Parquet()
 
 
 def _leaves(schema: pa.Schema) -> list[str]:
-    """Paths of the Parquet columns that a schema becomes."""
+    """Paths of the Parquet columns of a schema."""
     sink = io.BytesIO()
     pq.write_table(schema.empty_table(), sink)
     columns = pq.ParquetFile(sink).schema

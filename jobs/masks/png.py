@@ -24,7 +24,7 @@ _FILTER_NONE, _FILTER_SUB = 0, 1
 
 
 def default_values(classes: int) -> tuple[int, ...]:
-    """Pixel values for jobs and weights that state none: 0 and 255 for two classes, else the number of each class."""
+    """Default pixel values: 0 and 255 for two classes, else the number of each class."""
     return (0, 255) if classes == 2 else tuple(range(classes))
 
 
@@ -54,7 +54,7 @@ class Encoder:
         return rows.finish()
 
     def row_encoder(self, height: int, width: int) -> "RowEncoder":
-        """Start a file of `height` × `width` px whose rows arrive later. It gets the bytes that `encode` returns."""
+        """Start a file of `height` × `width` px; its rows arrive later. The bytes equal those of `encode`."""
         header = struct.pack(">IIBBBBB", width, height, self._bits, self._colour, 0, 0, 0)
         return RowEncoder(header, self._scanlines)
 
@@ -85,7 +85,7 @@ def _look_up(classes: NDArray[np.uint8], table: NDArray[np.uint8], into: NDArray
 
 
 class RowEncoder:
-    """A PNG file that grows by rows. Only its compressed part is in memory.
+    """A PNG file, encoded while its rows arrive. Only its compressed part is in memory.
 
     Args:
         header: Body of the IHDR chunk.

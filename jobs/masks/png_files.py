@@ -1,4 +1,4 @@
-"""What formats that store each mask as a PNG file in an archive have in common."""
+"""Common base of formats with one PNG file per mask in an archive."""
 
 import hashlib
 from collections import Counter
@@ -16,7 +16,7 @@ _ROWS = 512
 
 
 class PngFiles(MaskFormat):
-    """Base of formats whose encoded masks are PNG files. Subclasses say what the archive is."""
+    """Base of formats with PNG files as encoded masks. Subclasses define the archive."""
 
     def encoder(self, values: Sequence[Any]) -> png.Encoder:
         return png.Encoder(values)

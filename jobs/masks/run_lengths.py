@@ -45,12 +45,12 @@ class Encoder:
         return rows.finish()
 
     def row_encoder(self, height: int, width: int) -> "RowEncoder":
-        """Start masks of `height` × `width` px whose rows arrive later. They equal those of `encode`."""
+        """Start masks of `height` × `width` px; their rows arrive later. They equal those of `encode`."""
         return RowEncoder(height, width, self._classes)
 
 
 class RowEncoder:
-    """Masks that grow by rows. Keeps only the positions at which the class changes within a column."""
+    """Masks encoded while rows arrive. Keeps only the positions of class changes within columns."""
 
     def __init__(self, height: int, width: int, classes: int) -> None:
         self._height, self._width, self._classes = height, width, classes

@@ -1,4 +1,4 @@
-"""The format `tar`: a shard's PNG files in one tar archive, which WebDataset reads."""
+"""The format `tar`: a shard's PNG files in one tar archive, readable by WebDataset."""
 
 import io
 import tarfile

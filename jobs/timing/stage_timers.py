@@ -1,6 +1,6 @@
-"""Seconds that each stage of a run is busy, starved (waiting for input) and blocked (on a full output queue).
+"""Seconds of each stage of a run: busy, starved (waiting for input) and blocked (on a full output queue).
 
-Time is counted where work changes hands, per batch or group and never per pixel; an event costs about a microsecond.
+Time is counted at the hand-over of work, per batch or group and never per pixel; an event costs about a microsecond.
 """
 
 import threading
@@ -56,7 +56,7 @@ class StageTimers:
 
 
 class Wait:
-    """Time that the feeder of a resource has waited since its last delivery. For one thread at a time.
+    """Waiting time of the feeder of a resource since its last delivery. For one thread at a time.
 
     Args:
         starved: Seconds already waited for input.
@@ -93,13 +93,13 @@ class Wait:
 
 
 class Resource:
-    """A device, process or thread that does one piece of work at a time, possibly for several shards.
+    """A device, process or thread doing one piece of work at a time, possibly for several shards.
 
     The gap between two pieces is idle time, and the feeder of the next piece knows the reason. So no second counts
     twice, however many feeders wait at once.
 
     Args:
-        stage: Stage that the resource belongs to.
+        stage: Stage of the resource.
     """
 
     def __init__(self, stage: str) -> None:
@@ -132,7 +132,7 @@ class ResourcePool:
     """Equal resources of one device, given out in the order of request. Their joint time counts as `DEVICE`.
 
     Args:
-        stage: Stage that the resources belong to.
+        stage: Stage of the resources.
         count: Number of resources.
     """
 

@@ -24,7 +24,7 @@ class JpegFile(PillowFile):
     def rgb(self, data: bytes, buffer: NDArray[np.uint8] | None) -> NDArray[np.uint8] | None:
         """See `ImageFile.rgb`. Both decoders call libjpeg-turbo with the same options.
 
-        Damaged files are left to Pillow, so that one program alone decides what is an image.
+        Damaged files are left to Pillow: one program alone decides on them.
         """
         if simplejpeg is None or self.image.format != "JPEG" or self.image.mode != "RGB":
             return None

@@ -1,6 +1,5 @@
-"""What formats that Pillow reads have in common."""
+"""Common base of formats read by Pillow."""
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
@@ -12,11 +11,11 @@ from maskfleet.jobs.images.formats import ImageFile, unidentified
 
 
 class PillowFile(ImageFile):
-    """An image whose header Pillow has read.
+    """An image opened by Pillow.
 
     Args:
         file: Open file.
-        plugin: The only Pillow plugin that may read it.
+        plugin: Pillow plugin of its format; no other one is tried.
 
     Raises:
         Undecodable: The plugin does not take it for an image.
@@ -24,7 +23,7 @@ class PillowFile(ImageFile):
 
     def __init__(self, file: IO[bytes], plugin: type[Plugin]) -> None:
         try:
-            with _without_limit(), warnings.catch_warnings(action="ignore"):
+            with _without_limit():
                 self.image = Image.open(file, formats=(str(plugin.format),))
         except UnidentifiedImageError as error:
             file.seek(0)
@@ -32,8 +31,7 @@ class PillowFile(ImageFile):
         self.width, self.height = self.image.size
 
     def frames(self) -> int:
-        with warnings.catch_warnings(action="ignore"):
-            return int(getattr(self.image, "n_frames", 1))
+        return int(getattr(self.image, "n_frames", 1))
 
     def pixels(self) -> Image.Image:
         self.image.load()

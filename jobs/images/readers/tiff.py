@@ -1,6 +1,5 @@
 """TIFF, read by Pillow."""
 
-import warnings
 from typing import IO
 
 from PIL import Image, TiffImagePlugin
@@ -34,8 +33,7 @@ class TiffFile(PillowFile):
 
     def frames(self) -> int:
         before = self._file.tell()
-        with warnings.catch_warnings(action="ignore"):
-            pages = _pages(self._file)
+        pages = _pages(self._file)
         self._file.seek(before)
         return pages
 
@@ -57,7 +55,7 @@ def read_header(file: IO[bytes]) -> TiffFile:
 
 
 def _pages(file: IO[bytes]) -> int:
-    """Count the first page and further pages that are images of their own."""
+    """Count the pages that are images of their own; the first always is."""
     file.seek(0)
     header = file.read(8)
     tags = TiffImagePlugin.ImageFileDirectory_v2(header + (file.read(8) if header[2] == _BIGTIFF else b""))

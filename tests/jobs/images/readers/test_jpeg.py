@@ -90,6 +90,7 @@ def test_the_fast_decoder_is_used(monkeypatch):
 
 
 @needs_fast
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_broken_exif_is_ignored_by_both_decoders():
     data = file(Image.fromarray(RGB), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff nonsense")
     without, with_ = both_ways(data)
