@@ -126,6 +126,18 @@ def test_every_folder_of_code_is_a_package():
             assert (file.parent / "__init__.py").exists(), file
 
 
+def test_the_entries_of_the_toys_are_in_contributing():
+    """The page for adding a thing shows the entry used by `test_extension`, and its module."""
+    from test_extension import ENTRIES
+
+    text = text_of("CONTRIBUTING.md")
+    for toy, (table, _, entry) in ENTRIES.items():
+        shown = entry.strip().removeprefix("KINDS = {").split(' "unet"')[0]
+        assert f"`{shown}`" in text, entry
+        assert f"`{table}`" in text, table
+        assert f"(tests/toys/{toy}.py)" in text, toy
+
+
 def test_the_surface_of_the_command_line_is_closed():
     """A new option is a decision, and it is made here."""
     job = ["--input", "--json", "--output", "--set", "--weights"]
