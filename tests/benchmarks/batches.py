@@ -1,7 +1,7 @@
-"""Whether the batch matters on a CPU: `python tests/benchmarks/batches.py`.
+"""Effect of the batch on a CPU: `python tests/benchmarks/batches.py`.
 
-Images per second of CPU time of one thread, of `Segmenter.segment` on random images, by batch; the batches of a row in
-turn, several rounds, medians. `auto` is what a job gets that leaves the batch to us.
+Images per second of CPU time of one thread, for `Segmenter.segment` on random images, by batch. The batches of a row
+take turns in several rounds; the table shows medians. `auto` is the default batch of a job.
 """
 
 import argparse
@@ -18,7 +18,7 @@ BATCHES = (1, 2, 4, 8, 16, 32, 64)
 
 
 def rates(segmenter: Segmenter, side: int, *, rounds: int, most_seconds: float) -> dict[int, float]:
-    """Images per CPU second of each batch that takes no longer than it may."""
+    """Return images per CPU second of each batch within the time limit."""
     images = np.random.default_rng(0).integers(0, 256, (max(BATCHES), side, side, 3), np.uint8)
     segmenter._fitting._batch_size = 1
     segmenter.segment(images[:1])
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--sides", type=int, nargs="+", default=[64, 256, 512])
     parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--most-seconds", type=float, default=4.0, help="that a batch may take")
+    parser.add_argument("--most-seconds", type=float, default=4.0, help="time limit of a batch")
     given = parser.parse_args()
     torch.set_num_threads(1)
     print("| width | side | precision | " + " | ".join(map(str, BATCHES)) + " | auto | best, of auto |")
@@ -54,7 +54,7 @@ def main() -> None:
         segmenter = Segmenter(UNet(3, 2, width=width), precision=precision)
         auto = segmenter.batch_size(side, side)
         found = rates(segmenter, side, rounds=given.rounds, most_seconds=given.most_seconds)
-        # Of what was too slow to try the largest that was tried is closest.
+        # If the automatic batch was too slow to try, the largest batch tried is the closest.
         reference = found[max(batch for batch in found if batch <= auto)]
         cells = [f"{found[batch]:.2f}" if batch in found else "" for batch in BATCHES]
         print(

@@ -1,8 +1,9 @@
-"""What activation checkpointing saves and costs, by granularity; prints the table in README.md.
+"""Savings and costs of activation checkpointing, by granularity; prints the table in README.md.
 
-Kept is what the forward pass saves for backward (saved-tensor hooks), peak the most that lived at once in the whole
-step, recomputation and gradients included, parameters not (every storage that an operator made, until it was freed). A
-step's seconds are those of the processor, of all threads, forms in turn: what others do on the machine counts little.
+"Kept" is the memory saved by the forward pass for the backward pass (saved-tensor hooks). "Peak" is the largest memory
+alive at once during a step, with recomputation and gradients, without parameters (every storage created by an operator,
+until it is freed). Seconds are CPU seconds of all threads, with the granularities in turn, so that other load on the
+machine matters little.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from maskfleet.unet.model import UNet
 
 
 class Peak(TorchDispatchMode):
-    """Bytes of storages made while it is on, and the most at once."""
+    """Bytes of storages created while it is active, and their peak."""
 
     def __init__(self):
         super().__init__()
@@ -45,7 +46,7 @@ class Peak(TorchDispatchMode):
 
 
 def measured(granularity: str, batch: int, side: int, width: int):
-    """Bytes kept, bytes at the peak, and a step to be timed."""
+    """Return bytes kept, peak bytes, and a step for timing."""
 
     def fresh():
         torch.manual_seed(0)

@@ -1,7 +1,8 @@
-"""What each step of the fast forward pass gains, on a CPU or a GPU: `python tests/benchmarks/forward_steps.py`.
+"""Speed-up by each step of the fast forward pass, on a CPU or a GPU: `python tests/benchmarks/forward_steps.py`.
 
-Each row adds a step to the one before, or to the one that it names; all take turns, medians over rounds. Labels are
-compared with those of the plain network in fp32, on drawn images. A step that fails here says why and is left out.
+Each row adds a step to the previous one, or to the named one. The steps take turns; the table shows medians over rounds.
+Labels are compared with those of the plain network in fp32, on random images. A failing step prints its reason and is
+left out.
 """
 
 import argparse
@@ -23,7 +24,7 @@ Step = Callable[[Tensor], Tensor]
 
 
 def steps(model: nn.Module, device: torch.device, dtype: torch.dtype, x_BCHW: Tensor) -> dict[str, Callable[[], Step]]:
-    """What is measured, by name; each is made only when its turn comes."""
+    """Return the steps by name; each is built on its first turn."""
     plain = copy.deepcopy(model).to(device, dtype)
     without_norms = folded(model, device, dtype, fused=False).to(device, dtype)
     last = copy.deepcopy(without_norms).to(memory_format=torch.channels_last)

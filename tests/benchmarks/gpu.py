@@ -1,4 +1,4 @@
-"""Every line that needs a GPU, in one command: `python tests/benchmarks/gpu.py`. Prints JSON, a section per line.
+"""All measurements on a GPU, in one command: `python tests/benchmarks/gpu.py`. Prints JSON, a section per line.
 
 Forward at 256², 512² and half of Carvana's 1918×1280, in fp32, bf16 and fp16; the segmenter alone, on one stream and on
 both, with graphs and without; end to end with JPEG input and tar output against the forward; labels against fp32 on

@@ -1,9 +1,9 @@
 """An image beyond memory through the whole job: `python tests/benchmarks/large_image.py --side 20000`.
 
-Draws a TIFF in tiles (or a PNG, or a TIFF in strips), runs `maskfleet run --no-ray` on it with a network of width 8 in
-fp32, and watches the memory of the whole tree of processes: RSS counts shared pages once for each process, PSS once
-in all. Then compares the mask with the untiled network on crops of more than 2²² px, whose ties the same blocks
-decide: of each, a halo and a block at its inner borders do not count, since there the crop ends and the image does not.
+Draws a tiled TIFF (or a PNG, or a TIFF in strips), runs `maskfleet run --no-ray` on it with a network of width 8 in fp32,
+and observes the memory of the whole tree of processes: RSS counts shared pages once per process, PSS once in total.
+Then it compares the mask with the untiled network on crops of more than 2²² px, in which the same blocks decide ties. A
+halo and a block at a crop's inner borders are left out, since the crop ends there and the image does not.
 """
 
 import argparse
@@ -32,17 +32,17 @@ CROP = 36 * BLOCK
 
 
 def draw(path: Path, side: int, **options) -> None:
-    """Smooth noise, different everywhere, written as it is made."""
+    """Draw smooth noise, written while it is computed."""
     bands = [pyvips.Image.gaussnoise(side // 8, side // 8, mean=128, sigma=60, seed=band) for band in range(3)]
     coarse = bands[0].bandjoin(bands[1:]).cast("uchar").copy_memory()
     coarse.resize(side / coarse.width, kernel="cubic").cast("uchar").write_to_file(str(path), **options)
 
 
 def network() -> UNet:
-    """Of width 8, with normalisations that are not the identity.
+    """Return a network of width 8, with normalisations other than the identity.
 
-    Its two logits are each other's negative, as trained ones nearly are: drawn by themselves they would hardly differ,
-    and leave a hundred times as many pixels as close as rounding.
+    Its two logits are each other's negative, as trained ones nearly are. Independent random logits hardly differ, with a
+    hundred times as many near ties.
     """
     torch.manual_seed(0)
     model = UNet(3, 2, width=8).eval().requires_grad_(False)
@@ -59,7 +59,7 @@ def network() -> UNet:
 
 
 def watched(command: list[str]) -> tuple[str, float, dict[str, int]]:
-    """Output and seconds of a command, and the most memory that it and all its children had."""
+    """Return output, seconds, and peak memory of a command with all its child processes."""
     most: dict[str, int] = {}
     with tempfile.TemporaryFile() as output:
         started = time.perf_counter()
@@ -85,19 +85,19 @@ def watched(command: list[str]) -> tuple[str, float, dict[str, int]]:
 
 
 def starts(side: int) -> list[int]:
-    """Where crops begin: at the image's borders, across the first seam of tiles, in the middle."""
+    """Return the first rows of crops: at the image's borders, across the first seam of tiles, in the middle."""
     wanted = {0, AUTO_CORE["cpu"] + HALO - CROP // 2, side // 2, side - CROP - side % GRID}
     return sorted({max(0, start) // BLOCK * BLOCK for start in wanted})
 
 
 def differing(image: Path, mask: Path, model: UNet, side: int) -> tuple[int, int]:
-    """Pixels compared with the untiled network on crops, and those that differ."""
+    """Return the number of pixels compared with the untiled network on crops, and of different ones."""
     segmenter = Segmenter(model, precision="fp32", tile=0)
     pixels, different = 0, 0
     last = starts(side)[-1]
     for top in starts(side):
         for left in starts(side):
-            # To the image's end, or to where a crop ends within a grid cell as the image does.
+            # To the image's end, or to a position within a grid cell like the image's end.
             height, width = (side - start if start == last else CROP + side % GRID for start in (top, left))
             crop, found = (
                 pyvips.Image.new_from_file(str(path)).crop(left, top, width, height).numpy() for path in (image, mask)

@@ -1,7 +1,7 @@
-"""What `maskfleet plan` says, against what the run then takes: `python tests/benchmarks/prediction.py IMAGES --rounds 3`.
+"""Prediction of `maskfleet plan` compared with the run: `python tests/benchmarks/prediction.py IMAGES --rounds 3`.
 
-Both are the real commands, in turn, without Ray: one worker of this machine. Time is that of the run from its first shard on,
-with the device's start in it, as the plan reckons it; bytes are those of masks, statistics and commits.
+Both are the real commands, in turn, without Ray: one worker on this machine. Time is that of the run from its first shard,
+including the start of the device, as in the plan. Bytes are those of masks, statistics and commits.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Reduced precision against fp32 on real images: `python tests/benchmarks/reduced_precision.py FOLDER`.
 
-FOLDER has images/ and masks/ with equal names, such as the 342 images of nuclei. The built-in model segments each one by
-itself in both precisions, as a job would; Dice is that of the foreground against the true mask.
+FOLDER has images/ and masks/ with equal names, such as the 342 images of nuclei. The built-in model segments each image
+by itself in both precisions, as a job does. Dice compares the foreground with the true mask.
 """
 
 import argparse

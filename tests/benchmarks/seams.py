@@ -1,8 +1,8 @@
-"""Tiles against the whole where they need not be equal: `python tests/benchmarks/seams.py FOLDER`.
+"""Tiles compared with whole images: `python tests/benchmarks/seams.py FOLDER`.
 
-FOLDER holds real images, of which a mosaic is made. The built-in model in fp32, where tiles are exact, in bf16,
-where nothing settles ties, and a bilinear network of width 8, which tiles never are exact for, trained here for some
-hundred steps on the same images.
+FOLDER holds real images for a mosaic. The networks are the built-in model in fp32, with exact tiles; in bf16, without
+decided ties; and a bilinear network of width 8, with inexact tiles, trained here for some hundred steps on the same
+images.
 """
 
 import argparse
@@ -22,11 +22,11 @@ from maskfleet.unet.precision import native
 
 CROP = 96
 LARGE = 2100
-"""Side of an image of more than 2²² px: of smaller ones a plain pass over the whole decides every image with a tie."""
+"""Side of an image of more than 2²² px. In smaller images a plain pass over the whole image decides ties."""
 
 
 def mosaic(folder: Path, side: int) -> np.ndarray:
-    """As many images as fill a square, beside and below each other, cut to 256 px."""
+    """Images cropped to 256 px, tiled into a square."""
     cells = iter(sorted(folder.iterdir()))
     rows = []
     for _ in range(-(-side // 256)):
@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def compare(name: str, model: UNet, precision: str, image: np.ndarray, cores: list[int]) -> None:
-    """Print how far tiles are from the whole."""
+    """Print the difference between tiles and the whole image."""
     whole, _ = Segmenter(model, precision=precision, tile=0).segment(image)
     for core in cores:
         cut, _ = Segmenter(model, precision=precision, tile=core, approximate=True).segment(image)

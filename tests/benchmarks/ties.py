@@ -1,4 +1,4 @@
-"""What deciding ties costs, and how far passes are apart: `python tests/benchmarks/ties.py FOLDER`.
+"""Cost of deciding ties, and distance between passes: `python tests/benchmarks/ties.py FOLDER`.
 
 FOLDER holds images, such as the 342 of nuclei. Each goes through the built-in model in fp32 twice, by the fast pass and
 by the plain one. The unit of `unet.inference.near_ties.TIE` is the difference of the two on the Segmenter's own test image, as a
@@ -25,8 +25,8 @@ NEAR = 12_800
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--every", type=int, default=3, help="only every so manyth image")
-    parser.add_argument("--pairs", type=int, default=3, help="how often whole batches are timed with each factor")
+    parser.add_argument("--every", type=int, default=3, help="use every n-th image")
+    parser.add_argument("--pairs", type=int, default=3, help="number of timings with each factor")
     given = parser.parse_args()
     torch.set_num_threads(1)
     model = weights.load(weights.builtin("nuclei")).model
@@ -49,7 +49,7 @@ def main() -> None:
                 seconds[name] += time.perf_counter() - started
             fast, plain = passes["fast"], passes["plain"]
             largest = float(near_ties.largest_logit(fast)[0])
-            # Of the two logits' difference, which is what a margin is a margin of.
+            # The margin is that of the difference between the two logits.
             moved = ((fast[:, 1] - fast[:, 0]) - (plain[:, 1] - plain[:, 0])).abs() / largest / unit
             margin = (plain[:, 1] - plain[:, 0]).abs() / largest / unit
             apart.append(float(moved.max()))

@@ -1,8 +1,8 @@
 """Tiles against the whole image, as a ratio: `python tests/benchmarks/tiling.py --side 3072`.
 
-The same drawn image through the same network, whole and cut, one after the other, several times; medians of the ratios.
-By arithmetic a ratio is the pixels of all tiles over those of the image; with many tiles of core c it
-tends to ((c + 192) / c)², which is 1.41 for 1024. The plain pass that decides ties is left out of both.
+One network segments one random image, whole and in tiles, alternating several times; the table shows medians of the
+ratios. By arithmetic a ratio is the pixels of all tiles divided by the image's; with many tiles of core c it tends to
+((c + 192) / c)², 1.41 for 1024. Both leave out the plain pass that decides ties.
 """
 
 import argparse
