@@ -23,12 +23,20 @@ def columns() -> str:
     return "\n".join(lines)
 
 
+def folders() -> str:
+    """Return the tree of folders, each with the first line of its docstring."""
+    lines = []
+    for folder in _folders():
+        depth = len(folder.relative_to(ROOT).parts) - 1
+        name = f"{'    ' * depth}{folder.name}/"
+        lines.append(f"{name:<22}{_first_line(folder / '__init__.py')}")
+    return "\n".join(["```", *lines, "```"])
+
+
 def tree() -> str:
-    """Return every folder of code with its modules, each with the first line of its docstring."""
-    folders = sorted({path.parent for top in ("unet", "jobs", "cluster") for path in (ROOT / top).rglob("__init__.py")})
-    folders.sort(key=lambda folder: (("unet", "jobs", "cluster").index(folder.relative_to(ROOT).parts[0]), folder))
+    """Return every folder with its modules, each with the first line of its docstring."""
     parts = []
-    for folder in folders:
+    for folder in _folders():
         lines = [f"### {folder.relative_to(ROOT)}/", "", _first_line(folder / "__init__.py")]
         if files := [path for path in sorted(folder.glob("*.py")) if path.name != "__init__.py"]:
             lines += ["", "| module | |", "|---|---|"]
@@ -40,7 +48,7 @@ def tree() -> str:
 GENERATED = {
     "docs/job-file.md": {"keys": lambda: markdown().strip()},
     "docs/outputs.md": {"columns": columns},
-    "docs/architecture.md": {"tree": tree},
+    "docs/architecture.md": {"folders": folders, "tree": tree},
 }
 """Generated parts of each page: the name in its two HTML comments, and the function."""
 
@@ -53,6 +61,12 @@ def rendered(page: str) -> str:
         head, rest = text.split(start)
         text = f"{head}{start}\n{make()}\n\n{end}{rest.split(end)[1]}"
     return text
+
+
+def _folders() -> list[Path]:
+    """Return the folders of code: the package's own, then the three layers, each before its sub-folders."""
+    layers = [path.parent for top in ("unet", "jobs", "cluster") for path in sorted((ROOT / top).rglob("__init__.py"))]
+    return [ROOT / "maskfleet", *layers]
 
 
 def _cell(text: str) -> str:
