@@ -1,6 +1,6 @@
 """The newest committed row of one image, found without reading the rows of others."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -44,11 +44,12 @@ def newest_row(storage: Storage, name: str) -> CommittedRow:
         JobError: No image has this key, several have this ending, or the image was deleted from the input.
         StorageError: A committed file is missing or damaged.
     """
-    if (found := _newest_row(storage, name)) is not None:
+    if (found := _first_row(storage, _likely_runs(storage, name), name)) is not None:
         return found
     keys = (table["key"].filter(pc.ends_with(table["key"], name)) for table in newest_rows(storage, ["key"]))
     key = chosen(name, (key for part in keys for key in part.to_pylist()))
-    found = _newest_row(storage, key)
+    found = _first_row(storage, _likely_runs(storage, key), key)
+    found = found or _first_row(storage, stored_runs(storage, newest_first=True), key)
     assert found is not None
     return found
 
@@ -73,8 +74,8 @@ def committed_row(storage: Storage, commits: Commits, shard: str, key: str) -> t
     return (commit, rows[0]) if rows else None
 
 
-def _newest_row(storage: Storage, key: str) -> CommittedRow | None:
-    for run in _candidates(storage, key):
+def _first_row(storage: Storage, runs: Iterable[StoredRun], key: str) -> CommittedRow | None:
+    for run in runs:
         with suppress(NotFound):  # interrupted before its plan was stored
             planned = Manifest.stored(storage, run.run_id).find(key)
             if planned and (found := committed_row(storage, run.commits(storage), planned["shard"], key)):
@@ -83,8 +84,8 @@ def _newest_row(storage: Storage, key: str) -> CommittedRow | None:
     return None
 
 
-def _candidates(storage: Storage, key: str) -> Iterator[StoredRun]:
-    """Yield the runs to search, newest first. Only the newest run may hold rows missing from the catalog."""
+def _likely_runs(storage: Storage, key: str) -> Iterator[StoredRun]:
+    """Yield the runs likely to hold an image's newest row: an unfinished newest run, then the run in the catalog."""
     version = catalog.current(storage)
     runs = stored_runs(storage, newest_first=True)
     if not version.number:
