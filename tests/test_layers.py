@@ -19,7 +19,7 @@ def test_the_layers_hold():
     [
         ("import maskfleet.cluster.cli.main", {"torch", "ray", "s3fs", "pyarrow"}),
         (
-            "import maskfleet.jobs.images.decoder, maskfleet.jobs.images.decode, maskfleet.jobs.images.row_reader",
+            "import maskfleet.jobs.images.decoders, maskfleet.jobs.images.decoder, maskfleet.jobs.images.row_reader",
             {"torch", "ray", "s3fs", "pyarrow", "pydantic"},
         ),
         (
