@@ -89,7 +89,7 @@ def test_a_killed_training_ends_with_the_same_bytes(tmp_path):
         done = subprocess.run(command, capture_output=True, env=environment(), timeout=200, check=False)
         assert done.returncode == -signal.SIGKILL, done.stderr
     seen = []
-    outcome = finetune(Job.load(job), progress=lambda moment: seen.append(moment.step.number))
+    outcome = finetune(Job.load(job), on_step=lambda moment: seen.append(moment.step.number))
     assert seen == [7, 8, 9]  # the newest checkpoint is of step 6
     whole = finetune(Job.load(training_job(tmp_path / "whole")))
     assert Path(outcome.weights).read_bytes() == Path(whole.weights).read_bytes()
