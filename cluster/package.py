@@ -6,7 +6,6 @@ from importlib.metadata import requires, version
 from pathlib import Path
 from typing import Any, Literal
 
-import maskfleet
 from maskfleet.jobs.job.schema import Job
 
 STOP_SECONDS = 600
@@ -24,7 +23,7 @@ def pack(folder: Path, job: Job) -> None:
         folder: Empty folder. Gets `maskfleet/`, its metadata and `job.json`.
         job: The job.
     """
-    source = Path(maskfleet.__file__).parent
+    source = Path(__file__).parents[1]
     shutil.copytree(source, folder / source.name, ignore=shutil.ignore_patterns("__pycache__"))
     # The code asks for its version, and the cluster may have no maskfleet installed, or another one.
     number = version("maskfleet")
