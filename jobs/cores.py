@@ -1,4 +1,4 @@
-"""Processor cores of this process, and how threads share them. Imports the standard library only."""
+"""CPU cores of this process, and how threads share them. Imports only the standard library."""
 
 import os
 from pathlib import Path
@@ -6,12 +6,12 @@ from pathlib import Path
 _CGROUP = Path("/sys/fs/cgroup")
 
 PATIENT_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""Environment of a process that computes on a CPU, set before torch is loaded. Waiting threads then sleep. By default
-they spin on the cores that decoding needs: a network of width 8 took twice as long."""
+"""Environment of a process computing on a CPU, set before torch is loaded. Idle threads then sleep. By default they
+spin on the cores needed for decoding: a network of width 8 took twice as long."""
 
 
 def cores() -> int:
-    """Return the number of cores within the CPU affinity and the container's limit, at least 1."""
+    """Return the number of usable cores, given CPU affinity and the container's limit; at least 1."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(allowed, int(_limit(_CGROUP) or allowed)))
 

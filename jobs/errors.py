@@ -4,14 +4,14 @@ MaskfleetError            one line with the remedy; the command line shows nothi
 ├── JobError              the job, its input, weights or output are wrong; exit 2, never retried
 ├── Refused               a gate refused new weights; exit 3
 ├── Locked                another run holds the output; exit 4
-│   └── Skipped           the same, if the job says to skip then; exit 0
-├── Unfinished            the deadline came before the last shard; exit 1
+│   └── Skipped           the same, with run.on_overlap = "skip"; exit 0
+├── Unfinished            the deadline passed before the last shard; exit 1
 └── StorageError          storage failed after retries; exit 1
     ├── NotFound          the object does not exist
     ├── Denied            credentials are missing, wrong or insufficient, or the bucket does not exist
     ├── Changed           the object has changed since it was planned
     ├── Damaged           the object does not match its commit
-    └── Fault             the object, or an image inside it, can never be read (`jobs.storage.contract`)
+    └── Fault             the object, or an image inside it, is permanently unreadable (`jobs.storage.contract`)
 
 A bad image is not an error of a run: it becomes a row (`jobs.ledger.statistics`).
 """
@@ -65,17 +65,17 @@ class Locked(MaskfleetError):
 
 
 class Skipped(Locked):
-    """Another run holds the output, and the job says to skip then."""
+    """Another run holds the output, and `run.on_overlap` is "skip"."""
 
     exit_code = 0
 
 
 class Unfinished(MaskfleetError):
-    """The deadline came before the last shard. The same command continues the run."""
+    """The deadline passed before the last shard. The same command resumes the run."""
 
 
 class Stopped(Exception):
-    """A run stopped on request and kept what is done. The same command continues it. Not an error: exit 130."""
+    """A run stopped on request; finished shards are kept and the same command resumes it. Not an error: exit 130."""
 
 
 class StorageError(MaskfleetError):

@@ -1,4 +1,4 @@
-"""Buckets of images to segmentation masks and Parquet statistics, on Ray, with a U-Net resident on every GPU.
+"""Turns buckets of images into segmentation masks and Parquet statistics, on Ray, with a U-Net on every GPU.
 
 The names below are the public interface. They are imported on first use, so `import maskfleet` is instant.
 """

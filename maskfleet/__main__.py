@@ -1,8 +1,7 @@
-"""`python -m maskfleet`: the command line.
+"""The command line: `python -m maskfleet`.
 
-`python -m` puts the working directory first on the module search path. That is a folder of the user, where a `json.py`
-or a `numpy.py` would replace the real module. It is taken off the path before anything else is imported, unless
-maskfleet itself lies there.
+`python -m` puts the working directory first on the module search path. A `json.py` or `numpy.py` in it would replace
+the real module. So it is removed from the path before anything else is imported, unless maskfleet itself lies there.
 """
 
 import os

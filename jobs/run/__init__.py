@@ -1,1 +1,1 @@
-"""A run, from the plan to run.json. Read it in this order: begin, execute, attempt, pipeline, finish."""
+"""A run, from the plan to run.json. Read the modules in this order: begin, execute, attempt, pipeline, finish."""

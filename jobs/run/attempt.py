@@ -1,4 +1,4 @@
-"""One attempt at a shard: fetch → decode → segment → encode → write → commit. The way of all data."""
+"""One attempt at a shard: fetch → decode → segment → encode → write → commit. All data takes this path."""
 
 import os
 import socket
@@ -28,19 +28,19 @@ class ShardReport:
 
     Attributes:
         shard: The shard.
-        commit: The commit of the shard; if only the driver may commit, the one for it to write.
-        committed: Whether that commit is written.
-        seconds: Duration of the attempt, in seconds.
+        commit: The commit of the shard; if only the driver may commit, the one to be written by the driver.
+        committed: Whether the commit is already written.
+        seconds: Duration of the attempt in seconds.
         errors: Failed images by error class.
         busy: Seconds of work by stage.
-        starved: Seconds without input by stage.
-        blocked: Seconds waiting for the next stage, by stage.
+        starved: Seconds of waiting for input by stage.
+        blocked: Seconds of waiting on a full output queue by stage.
         concurrency: Threads, processes or streams of this worker by stage.
         forward: The worker's bare forward pass; see `jobs.timing.bottleneck.Speed`.
-        began: Start of the attempt by the worker's own clock, in seconds.
+        began: Start of the attempt in seconds, by the worker's own clock.
         short_of_memory: By image size, the batch and tile sizes tried until they fitted into memory.
-        worker: Host and process of the worker; "" if there was none.
-        pixels: Pixels of the images at the size that the network saw.
+        worker: Host and process id of the worker; "" if none was involved.
+        pixels: Number of pixels after scaling.
     """
 
     shard: Shard
@@ -60,10 +60,10 @@ class ShardReport:
 
 
 def run_shard(output: RunOutput, shard: Shard, pipeline: Pipeline) -> ShardReport:
-    """Attempt a shard, and commit it. Safe to do again, and at the same time elsewhere: one attempt counts.
+    """Attempt a shard and commit it. Safe to repeat, even concurrently: exactly one attempt counts.
 
     Raises:
-        MaskfleetError: Storage fails or denies access, so that no shard can be done.
+        MaskfleetError: Storage fails or denies access, which affects every shard.
     """
     started = time.perf_counter()
     records = output.manifest.records(shard)
@@ -95,14 +95,14 @@ def run_shard(output: RunOutput, shard: Shard, pipeline: Pipeline) -> ShardRepor
 
 
 def fail_shard(output: RunOutput, shard: Shard, failure: Failure) -> ShardReport:
-    """Commit a shard of one image as failed. The driver does this for an image that no worker survives."""
+    """Commit a shard of one image as failed. The driver does this for an image that crashes every worker."""
     named = [Named(name, Outcome(record, failure=failure)) for record, name in output.manifest.records(shard)]
     commit = settle(output, _write(output, shard, named), {})
     return ShardReport(shard=shard, commit=commit, committed=True, errors={failure.error_class: len(named)})
 
 
 def settle(output: RunOutput, commit: Commit, masks: Mapping[str, EncodedMask] | None = None) -> Commit:
-    """Commit an attempt whose files are written, and export its masks if this attempt is the one that counts.
+    """Commit a fully written attempt; if it wins, export its masks.
 
     Args:
         output: Output of the run.
@@ -110,12 +110,12 @@ def settle(output: RunOutput, commit: Commit, masks: Mapping[str, EncodedMask] |
         masks: Encoded masks by name; None to read them back from storage.
 
     Returns:
-        The commit that counts, which may be an earlier attempt's.
+        The winning commit, possibly that of an earlier attempt.
     """
     first = output.commits.commit(commit)
     if first.attempt != commit.attempt:
         for item in commit.objects.values():
-            with suppress(StorageError):  # nothing reads these files, so they may also stay
+            with suppress(StorageError):  # harmless leftovers: no reader uses them
                 output.storage.delete(item.path)
     elif output.format.loose:
         output.export(commit, None if masks is None else masks.items())
@@ -123,12 +123,12 @@ def settle(output: RunOutput, commit: Commit, masks: Mapping[str, EncodedMask] |
 
 
 def worker_name() -> str:
-    """Host and process id of this process."""
+    """Return the host name and process id of this process, as "host:pid"."""
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
 class Named(NamedTuple):
-    """The outcome of an image, and the name of its mask."""
+    """The outcome of an image and the name of its mask."""
 
     name: str
     outcome: Outcome
@@ -139,7 +139,7 @@ def _masks(named: Sequence[Named]) -> dict[str, EncodedMask]:
 
 
 def _write(output: RunOutput, shard: Shard, named: Sequence[Named]) -> Commit:
-    """Write the files of an attempt under a name that no other attempt has. Returns the commit that names them."""
+    """Write the files of an attempt to a folder of its own, and return the commit naming them."""
     attempt = nonce()
     folder = f"runs/{output.run_id}/shards/{shard.id}/{attempt}"
     worker = worker_name()

@@ -1,9 +1,9 @@
-"""The shards that are not done, and what follows from a failed attempt. Pure: no storage, no clock.
+"""The unfinished shards, and the decision after a failed attempt. Pure: no storage, no clock.
 
-A worker that dies had up to two shards, and at most one of them is to blame. So both become *suspects*. A suspect
-goes to a worker that has no other shard: if that worker dies too, the suspect is to blame. After `attempts` workers, a
-guilty shard is split in two. A guilty half is split after one worker more, and so on, down to a single image. That
-image fails after `attempts` workers.
+A dying worker holds up to two shards, and at most one of them is to blame. So both become *suspects*. A suspect goes
+to a worker without other shards: if that worker dies too, the suspect is to blame. After `attempts` such deaths the
+shard is split in two. Each half that is to blame again is split after one more worker, and so on, down to a single
+image. That image fails after `attempts` deaths.
 """
 
 from collections import deque
@@ -22,8 +22,8 @@ class Task:
 
     Attributes:
         shard: The shard.
-        alone: Whether it is a suspect, so that its worker must have no other shard.
-        deaths: Number of workers that died while they had this shard alone.
+        alone: Whether it is a suspect and must be its worker's only shard.
+        deaths: Number of workers that died with this shard as their only one.
     """
 
     shard: Shard
@@ -35,9 +35,9 @@ class Backlog:
     """The shards of a run without a commit.
 
     Args:
-        shards: Shards in order, taken one by one, so it may be an iterator over millions. None in it means that the
-            next shard is not planned yet.
-        attempts: Number of workers that may die at a shard before it is split, and at an image before it fails.
+        shards: Shards in order, consumed lazily, so there may be millions. It yields None while the next shard is not
+            planned yet.
+        attempts: Worker deaths tolerated per shard before it is split, and per image before it fails.
     """
 
     def __init__(self, shards: Iterable[Shard | None], *, attempts: int) -> None:
@@ -68,12 +68,13 @@ class Backlog:
         return not self._again and self._next is None and self._more
 
     def take(self, *, idle: bool) -> Task | None:
-        """Take the next task for a worker; None if there is none for it now.
+        """Take the next task for a worker; None if there is none at the moment.
 
         Args:
-            idle: Whether the worker has no shard, so that it may get a suspect.
+            idle: Whether the worker has no shard and may get a suspect.
         """
-        # Suspects alternate with fresh shards: they must not hold those back, and it shows early if most shards fail.
+        # Suspects alternate with fresh shards, so they neither delay fresh shards nor hide a job in which most shards
+        # fail.
         self._look()
         held_back = self._suspect_last and self._next is not None
         if self._again and (not self._again[0].alone or (idle and not held_back)):
@@ -87,19 +88,19 @@ class Backlog:
         return task
 
     def put_back(self, task: Task) -> None:
-        """Put a task back as the next one. Its worker left for a reason that is no fault of the shard."""
+        """Put a task back as the next one. Its worker left for reasons unrelated to the shard."""
         self._again.appendleft(task)
 
     def died(self, task: Task, *, alone: bool) -> Verdict:
-        """Decide what follows from a failed attempt.
+        """Decide what happens after a failed attempt.
 
         Args:
             task: The task.
             alone: Whether the worker had no other shard.
 
         Returns:
-            "again": the task will be taken again. "split": the caller commits the split, then calls `halves`.
-            "give_up": the only image of the shard fails.
+            "again": the task is queued again. "split": the caller commits the split, then calls `halves`.
+            "give_up": the caller commits the only image of the shard as failed.
         """
         if not alone:
             self._again.append(replace(task, alone=True))
@@ -113,6 +114,6 @@ class Backlog:
     def halves(self, task: Task) -> None:
         """Add the halves of a shard, as suspects."""
         for half in task.shard.halves():
-            # The whole shard is proven guilty, so one more worker convicts a half. An image gets all its attempts.
+            # The shard is known to be at fault, so one more death splits a half. A single image gets all attempts.
             deaths = 0 if len(half) == 1 else self._attempts - 1
             self._again.append(Task(half, alone=True, deaths=deaths))

@@ -59,7 +59,7 @@ class Run:
 
     @property
     def run_id(self) -> str:
-        """Name of the run. It begins with its start time in UTC, so names sort by age."""
+        """Name of the run. It starts with the start time in UTC, so names sort by age."""
         return str(self.record["run_id"])
 
     @property
@@ -104,16 +104,16 @@ class Run:
 
 
 class Planned(NamedTuple):
-    """A plan whose first part is known. Nothing of it is written.
+    """A plan with its first part computed; nothing is stored yet.
 
     Attributes:
         planning: The plan in progress.
         first: First part.
-        parts: The other parts.
-        runs: Names of the runs in the output when the plan began.
-        seconds: Duration of the plan so far, in seconds.
-        indexes: Indexes of the tars read for it.
-        left_alone: Files of the input that are no images, by ending; grows while the input is listed.
+        parts: Remaining parts, computed on demand.
+        runs: Names of the runs in the output when planning began.
+        seconds: Seconds spent planning so far.
+        indexes: Indexes of the tar files read while planning.
+        left_alone: Number of ignored input files by extension; grows while the input is listed.
     """
 
     planning: Planning
@@ -132,7 +132,7 @@ class Planned(NamedTuple):
 
 @contextmanager
 def begin(job: Job, stop: Stop = lambda: False) -> Iterator[Run]:
-    """Hold the lock of the output, and yield the run to do: the newest unfinished run of this job, or a new one.
+    """Lock the output and yield the run to process: the newest unfinished run of this job, or a new one.
 
     Args:
         job: The job.
@@ -159,7 +159,7 @@ def begin(job: Job, stop: Stop = lambda: False) -> Iterator[Run]:
         if run_id is not None:
             run = _resumed(job, run_id, lock)
         else:
-            if planned is None or planned.runs != storage.names("runs"):  # another run has ended since
+            if planned is None or planned.runs != storage.names("runs"):  # another run has ended in the meantime
                 planned = start_plan(job, fingerprint)
             run = _new_run(storage, job, weights, planned, fingerprint=fingerprint, mode=mode, lock=lock)
         try:
@@ -189,13 +189,13 @@ def _resumed(job: Job, run_id: str, lock: Lock) -> Run:
     if not run.output.manifest.is_frozen:
         freeze_so_far(run.output.storage, run_id)
         run = attach()
-    # Today's command sets the limits, not the one that was cut off.
+    # The current command sets the limits, not the interrupted one.
     return replace(run, job=job, resumed=True)
 
 
 @contextmanager
 def _as_job_errors() -> Iterator[None]:
-    """Before the first shard, missing rights and buckets are errors of the job."""
+    """Turn missing permissions and buckets into job errors, before the first shard."""
     try:
         yield
     except (Denied, NotFound) as error:
@@ -206,7 +206,7 @@ def _commit_mode(storage: Storage) -> Mode:
     try:
         return probe(storage)
     except StorageError as error:
-        raise JobError(f"the output cannot be written: {error}") from error
+        raise JobError(f"the output is not writable: {error}") from error
 
 
 def start_plan(job: Job, fingerprint: str) -> Planned:
@@ -217,7 +217,7 @@ def start_plan(job: Job, fingerprint: str) -> Planned:
         fingerprint: Fingerprint of the job with its weights.
 
     Raises:
-        JobError: The input does not exist, or holds no image.
+        JobError: The input does not exist or contains no images.
     """
     storage = open_storage(job.output, profile=job.profile)
     indexes = Indexes(storage)
@@ -238,18 +238,18 @@ def start_plan(job: Job, fingerprint: str) -> Planned:
     first = first_part(parts)
     if not planning.listed:
         others = ", ".join(f"{count} {ending}" for ending, count in source.ignored.most_common(5))
-        raise JobError(f"no image in {job.input}{f' (but {others})' if others else ''}; correct 'input'")
+        raise JobError(f"no images in {job.input}{f' (only {others})' if others else ''}; correct 'input'")
     return Planned(planning, first, parts, runs, time.perf_counter() - began, indexes, source.ignored)
 
 
 def _unfinished(storage: Storage, job: Job, fingerprint: str) -> str | None:
-    """The newest run of the output, if it is unfinished and of this job."""
+    """Return the newest run of the output if it is unfinished and belongs to this job, else None."""
     newest = _newest_unfinished(storage)
     return newest["run_id"] if newest and newest["identity"] == _identity(job, fingerprint) else None
 
 
 def _left_behind(storage: Storage, job: Job, fingerprint: str) -> str | None:
-    """The newest run of the output, if it is unfinished, has commits, and is of another job or of older settings."""
+    """Return the newest run if it is unfinished, has commits, and belongs to another job or to other settings."""
     newest = _newest_unfinished(storage)
     if newest is None or newest["identity"] == _identity(job, fingerprint):
         return None
@@ -257,20 +257,20 @@ def _left_behind(storage: Storage, job: Job, fingerprint: str) -> str | None:
 
 
 def _newest_unfinished(storage: Storage) -> dict[str, Any] | None:
-    """Content of `job.json` of the newest run that has a plan, if it has no `run.json`."""
+    """Return the content of `job.json` of the newest run with a plan, or None if that run has a `run.json`."""
     for run_id in reversed(storage.names("runs")):
         try:
             record: dict[str, Any] = json.loads(storage.read(f"runs/{run_id}/job.json"))
         except NotFound:
             continue
         if not storage.names(folder_of(run_id)):
-            continue  # cut off before any part of its plan was stored
+            continue  # interrupted before any part of its plan was stored
         return None if storage.exists(f"runs/{run_id}/run.json") else record
     return None
 
 
 def _keep(left: Run) -> None:
-    """Put the commits of a run that is never resumed into statistics, loose masks and catalog, so that they count."""
+    """Export and compact the commits of an unfinished run no command will resume, so its work counts."""
     done = list(leaves(left.output.manifest.shards(), left.output.commits.all()))
     export_rest(left.output, done)
     rows = compact(left.output, done, left.job.input, Counter())
@@ -281,7 +281,7 @@ def _keep(left: Run) -> None:
 
 
 def _identity(job: Job, fingerprint: str) -> str:
-    """Hash of everything that must be equal for one command to resume the run of another."""
+    """Return a hash of everything two commands must share for one to resume the run of the other."""
     parts = [job.name, job.input, job.masks.format, fingerprint, job.select.model_dump(mode="json")]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -290,7 +290,7 @@ def _new_run(
     storage: Storage, job: Job, weights: Weights, planned: Planned, *, fingerprint: str, mode: Mode, lock: Lock
 ) -> Run:
     now = datetime.now(UTC)
-    # Milliseconds, since names must sort by age even if one run follows another at once.
+    # Milliseconds keep names sorted by age even if one run immediately follows another.
     run_id = f"{now:%Y%m%dT%H%M%S}.{now.microsecond // 1000:03}-{nonce()[:6]}"
     record = {
         "run_id": run_id,
@@ -323,6 +323,6 @@ def _new_run(
 
 
 def versions() -> dict[str, str]:
-    """Installed versions of Python and of the packages that masks depend on."""
+    """Return the installed versions of Python and of the packages that affect masks."""
     names = ("maskfleet", "torch", "pillow", "numpy", "pyarrow", "ray", "s3fs", "safetensors")
     return {"python": platform.python_version(), **{name: version(name) for name in names}}

@@ -1,4 +1,4 @@
-"""Everything derived from commits, which can be derived again: loose masks, compacted statistics and the catalog."""
+"""Everything derived from commits and reproducible from them: loose masks, compacted statistics and the catalog."""
 
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
@@ -31,7 +31,7 @@ def export_rest(output: RunOutput, done: Iterable[tuple[Shard, Commit]]) -> None
 
 
 def committed_tables(storage: Storage, done: Iterable[tuple[Shard, Commit]]) -> Iterator[tuple[Shard, pa.Table]]:
-    """Yield the statistics of committed shards in order. Reads ahead, since a bucket's latency would add up."""
+    """Yield the statistics of committed shards in order. Reads ahead to hide the latency of object storage."""
     reading: deque[tuple[Shard, Future[pa.Table]]] = deque()
     with ThreadPoolExecutor(_READS_AHEAD) as pool:
         for shard, commit in done:
@@ -49,7 +49,7 @@ def _read(shard: Shard, table: Future[pa.Table]) -> tuple[Shard, pa.Table]:
 def compact(
     output: RunOutput, done: Iterable[tuple[Shard, Commit]], input_: str, errors: Counter[str]
 ) -> Iterator[pa.Table]:
-    """Write a run's statistics as few large files, in the manifest's order.
+    """Write a run's statistics as a few large files, in the manifest's order.
 
     Args:
         output: Output of the run.
@@ -84,7 +84,7 @@ def rebuild_catalog(storage: Storage) -> None:
 
 
 def catalog_rows(storage: Storage, run_id: str, input_: str) -> Iterator[pa.Table]:
-    """Yield a finished run's rows and tombstones as catalog rows. Their `shard` is null: statistics do not name it.
+    """Yield a finished run's rows and tombstones as catalog rows. `shard` is null, since statistics do not contain it.
 
     Args:
         storage: Output storage.

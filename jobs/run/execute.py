@@ -1,7 +1,7 @@
 """A run, read from top to bottom: begin → attempts → finish.
 
-`begin` lists the input, locks the output and freezes a plan; the executor attempts every shard of it; `finish` derives
-what follows from the commits. The executor is this process or a fleet of Ray workers; all the rest is the same.
+`begin` lists the input, locks the output and freezes a plan; the executor attempts every shard of it; `finish` writes
+everything derived from the commits. The executor is this process or a fleet of Ray workers; the rest is identical.
 """
 
 import math
@@ -32,26 +32,26 @@ def run(
     job: Job, executor: Executor | None = None, *, on_progress: OnProgress | None = None,
     on_training_step: OnStep | None = None, stopped: Stop | None = None,
 ) -> RunSummary:  # fmt: skip
-    """Run a job: train first if it says so, then segment every image that needs work.
+    """Run a job: fine-tune first if the job asks for it, then segment every image that needs work.
 
     The same call on an output with an unfinished run of this job resumes that run.
 
     Args:
         job: The job.
-        executor: Does the attempts; None for this process.
+        executor: Executor of the attempts; None for this process.
         on_progress: Called at the start, after every shard, and about once a second.
         on_training_step: Called after every training step.
-        stopped: Called before each shard and each training step. Once it returns True, the shards in progress end, and
-            the run with them.
+        stopped: Called before each shard and each training step. Once it returns True, the run stops after the shards
+            in progress.
 
     Raises:
         JobError: Job, input, weights or output are wrong; nothing was written.
         Refused: The gate refused the new weights.
         Locked: Another run holds the output.
         Stopped: `stopped` returned True.
-        Unfinished: The deadline came before the last shard.
+        Unfinished: The deadline passed before the last shard.
         StorageError: Storage keeps failing.
-        MaskfleetError: The executor cannot work; its message says why.
+        MaskfleetError: The executor failed; the message names the cause.
     """
     executor = executor or InProcess()
     seconds = job.run.deadline_seconds
@@ -63,13 +63,16 @@ def run(
     try:
         job = apply_finetuning(job, on_step=on_training_step, stopped=stop, loop=executor.train)
         summary = _run_once(job, executor, on_progress, stop)
-        while not summary.listed_to_its_end:  # the resumed run had lost the end of its plan; another run does the rest
+        # A resumed run may have an incomplete plan; another run processes the remaining images.
+        while not summary.listed_to_its_end:
             rest = _run_once(job, executor, on_progress, stop)
             summary = replace(rest, exit_code=max(summary.exit_code, rest.exit_code))
     except Stopped:
         if time.monotonic() <= deadline:
             raise
-        late = Unfinished(f"the deadline of {job.run.deadline} came before the last shard; run the same command again")
+        late = Unfinished(
+            f"the deadline ({job.run.deadline}) passed before the last shard; run the same command to resume"
+        )
         webhook.post(job, {"name": job.name, "output": job.output, "status": "unfinished", "error": str(late)})
         raise late from None
     except MaskfleetError as error:
@@ -98,7 +101,7 @@ def _run_once(job: Job, executor: Executor, on_progress: OnProgress | None, stop
 
 
 def backlog_of(run: Run, progress: Progress) -> Backlog:
-    """The shards without a commit. Those with one are counted."""
+    """Return the shards without a commit; count the others as done."""
     commits = run.output.commits.all()
     progress.images = run.images
     failed = sum(commit.failed for commit in commits.values())
@@ -110,7 +113,7 @@ def backlog_of(run: Run, progress: Progress) -> Backlog:
 
 
 def _settled(run: Run, backlog: Backlog, ended: Ended) -> ShardReport | None:
-    """The report of the shard that is committed after this; None if there is none."""
+    """Commit the attempt if needed; return the report of the committed shard, or None."""
     match ended:
         case None:
             return None
@@ -123,28 +126,28 @@ def _settled(run: Run, backlog: Backlog, ended: Ended) -> ShardReport | None:
 
 
 def _judged(run: Run, backlog: Backlog, failed: FailedAttempt) -> ShardReport | None:
-    """Retry, split or give up a shard whose attempt failed.
+    """Retry, split or give up on a shard after a failed attempt.
 
     Returns:
-        The report of an image that is given up, or of an attempt that turned out to be committed.
+        The report of a given-up image, or of an attempt found to be committed; None otherwise.
     """
     task = failed.task
     verdict = backlog.died(task, alone=failed.alone)
     if verdict == "split":
-        # The split is committed first: an attempt still alive somewhere must not be committed beside the halves.
+        # The split is committed first, so an attempt still running elsewhere cannot be committed beside the halves.
         commit = run.output.commits.split(task.shard)
-        if not commit.split:  # it was alive, and has committed
+        if not commit.split:  # an attempt has committed in the meantime
             return ShardReport(shard=task.shard, commit=commit, committed=True)
         backlog.halves(task)
     elif verdict == "give_up":
         attempts = f"{task.deaths + 1} attempt{'s' if task.deaths else ''}"
-        message = f"this image ended {attempts} ({_line(failed.error)}); inspect the file by itself"
+        message = f"this image failed {attempts} ({_line(failed.error)}); inspect the file"
         return fail_shard(run.output, task.shard, Failure("worker", _class_of(failed.error), message))
     return None
 
 
 def _class_of(error: Exception) -> str:
-    # torch and Ray each have an OutOfMemoryError of their own.
+    # torch and Ray each define their own OutOfMemoryError.
     out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return "out_of_memory" if out_of_memory else "crash"
 

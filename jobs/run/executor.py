@@ -1,7 +1,7 @@
-"""Who does the attempts: the protocol, and the executor that needs no Ray.
+"""Executors process shards: the protocol, and the one without Ray.
 
-An executor starts attempts and reports how each one ended. It has no say in what follows from that: the loop in
-`jobs.run.execute` commits, counts, and decides what becomes of a failed attempt.
+An executor starts attempts and reports how each one ended. It does not decide what follows: the loop in
+`jobs.run.execute` commits, counts, and decides whether to retry, split or give up.
 """
 
 import time
@@ -23,17 +23,17 @@ from maskfleet.jobs.training.loop import TrainingLoop
 from maskfleet.jobs.training.loop import train as train_in_this_process
 
 OpenPipeline = Callable[[Run, int], Pipeline]
-"""Opens the pipeline of a worker, given the run and the number of CPU cores for it."""
+"""Opens the pipeline of a worker, given the run and the worker's number of CPU cores."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FailedAttempt:
-    """An attempt that ended with its worker, or with an error.
+    """An attempt ended by its worker's death or by an error.
 
     Attributes:
-        task: The shard, and its history.
+        task: The shard and its history.
         error: The error.
-        alone: Whether the worker had no other shard, so that this one is certainly to blame.
+        alone: Whether the worker had no other shard, so this one is certainly to blame.
     """
 
     task: Task
@@ -42,48 +42,48 @@ class FailedAttempt:
 
 
 Ended = ShardReport | FailedAttempt | None
-"""How an attempt ended. None is a sign of life: no attempt ended within the last second or so."""
+"""How an attempt ended. None is a periodic tick: no attempt ended within the last second or so."""
 
 
 class Attempts(Protocol):
     """The attempts of one run, in progress."""
 
     def __iter__(self) -> Iterator[Ended]:
-        """How each attempt ended, until the backlog is empty and nothing is in progress.
+        """Yield how each attempt ended, until the backlog is empty and nothing is in progress.
 
         Raises:
-            Stopped: The run was asked to stop, and the shards in progress have ended.
-            MaskfleetError: No attempt can succeed, or storage fails.
+            Stopped: The run was asked to stop and no shard is in progress any more.
+            MaskfleetError: No attempt can succeed, or storage failed.
         """
 
     def recorded(self, report: ShardReport) -> None:
-        """Take note of a shard that is now committed, for logs and metrics."""
+        """Record a newly committed shard in logs and metrics."""
 
 
 class Executor(Protocol):
-    """Does the attempts of a run."""
+    """Processes the shards of a run."""
 
     train: TrainingLoop
-    """Runs the steps of a training."""
+    """Training loop for fine-tuning before the run."""
 
     def attempts(
         self, run: Run, backlog: Backlog, progress: Progress, stop: Stop
     ) -> AbstractContextManager[Attempts]:  # fmt: skip
-        """Start attempting the shards of a backlog. Not called for an empty one.
+        """Start processing the shards of a backlog. Not called for an empty backlog.
 
         Args:
             run: The run.
-            backlog: Shards without a commit. The caller puts a failed shard back into it.
-            progress: Receives the steps of the start, and lost workers.
+            backlog: Shards without a commit. The caller puts failed shards back.
+            progress: Receives startup steps and the number of lost workers.
             stop: Returns True once no further shard may start.
         """
 
 
 class InProcess:
-    """Attempts shards in this process, one pipeline for all of them.
+    """Processes shards in this process, in one pipeline.
 
     Args:
-        open_pipeline: Opens the pipeline. Tests and benchmarks give their own.
+        open_pipeline: Opens the pipeline. Tests and benchmarks pass their own.
     """
 
     def __init__(self, open_pipeline: OpenPipeline = open_pipeline) -> None:
@@ -99,12 +99,12 @@ class InProcess:
 
 
 class InProcessAttempts:
-    """The attempts of one run in this process. As on a worker, one shard's masks are written while the next decodes.
+    """The attempts of one run in this process. As on a worker, one shard is written while the next is decoded.
 
     Args:
         run: The run.
         backlog: Shards without a commit.
-        progress: Receives attempts that raised an error.
+        progress: Receives the number of attempts that raised an error.
         stop: Returns True once no further shard may start.
         pipeline: The pipeline.
         pool: One thread per shard in progress.
@@ -135,7 +135,7 @@ class InProcessAttempts:
             draining = draining or self._stop()
             while len(working) < SHARDS_IN_FLIGHT and not draining and (task := self._backlog.take(idle=True)):
                 working[self._pool.submit(run_shard, self._run.output, task.shard, self._pipeline)] = task
-            if not working:  # the plan's next shard is not listed yet
+            if not working:  # the next shard is not planned yet
                 time.sleep(0.01)
             for future in wait(working, timeout=0.1, return_when=FIRST_COMPLETED).done:
                 yield self._ended(future, working.pop(future))
@@ -152,4 +152,4 @@ class InProcessAttempts:
             return FailedAttempt(task=task, error=error, alone=True)
 
     def recorded(self, report: ShardReport) -> None:
-        """Nothing: this process has neither event log nor metrics."""
+        """Do nothing: this process has neither event log nor metrics."""

@@ -1,4 +1,4 @@
-"""The end of a run: loose masks, statistics and the catalog from the commits, and `run.json`, last."""
+"""The end of a run: write loose masks, statistics and the catalog from the commits, then `run.json`."""
 
 import json
 from collections import Counter
@@ -20,16 +20,17 @@ from maskfleet.jobs.run.summary import RunSummary
 
 
 def finish(run: Run, progress: Progress) -> RunSummary:
-    """Derive everything that follows from the commits, and write `run.json`.
+    """Write everything derived from the commits, then `run.json`.
 
     Raises:
-        StorageError: A shard has no commit, or its files are not as its commit describes them.
-        Locked: Another run has taken the output over.
+        StorageError: A shard has no commit, or its files do not match its commit.
+        Locked: Another run has taken over the output.
     """
     output = run.output
     commits = output.commits.all()
     if missing := [shard.id for shard in pending(output.manifest.shards(), commits)]:
-        raise StorageError(f"shards {', '.join(missing[:5])} have no commit; run the same command again")
+        has = "shard {} has" if len(missing) == 1 else "shards {} have"
+        raise StorageError(f"{has.format(', '.join(missing[:5]))} no commit; run the same command again")
     done = list(leaves(output.manifest.shards(), commits))
     export_rest(output, done)
     errors = _written(run, done)
@@ -40,7 +41,7 @@ def finish(run: Run, progress: Progress) -> RunSummary:
 
 
 def _written(run: Run, done: Iterable[tuple[Shard, Commit]]) -> Counter[str]:
-    """Write the compacted statistics and the catalog's next version. Returns the failures by error class."""
+    """Write the compacted statistics and the next catalog version; return the number of failures by error class."""
     storage = run.output.storage
     errors: Counter[str] = Counter()
     rows = compact(run.output, done, run.job.input, errors)
@@ -50,7 +51,8 @@ def _written(run: Run, done: Iterable[tuple[Shard, Commit]]) -> Counter[str]:
         catalog.with_tombstones(rows, gone_rows(storage, run.run_id), run.run_id),
         fence=Fence(storage, run.generation),
     )
-    for _ in rows:  # the catalog skips a run that it already has, and its statistics must be written all the same
+    # Drain it: for a known run the catalog reads nothing, but the statistics must still be written.
+    for _ in rows:
         pass
     return errors
 

@@ -20,13 +20,13 @@ def open_pipeline(run: Run, cpus: int) -> Pipeline:
         cpus: Number of CPU cores for this process.
 
     Raises:
-        JobError: The weights have changed, the device is missing, or it cannot do what the job asks.
+        JobError: The weights have changed, or the device is missing or lacks a feature the job needs.
     """
     job, output = run.job, run.output
     weights = load_weights(job)
     if fingerprint_of(job, weights) != output.fingerprint:
         raise JobError(
-            f"weights {', '.join(job.weights)} changed since the run began; run the command again to begin a new run"
+            f"weights {', '.join(job.weights)} changed since the run began; run the same command to start a new run"
         )
     threads = run.threads
     tuned = tuning.read(output.storage, run.run_id)
@@ -42,13 +42,13 @@ def open_pipeline(run: Run, cpus: int) -> Pipeline:
 
 
 def pipeline_around(run: Run, segmenter: Any, cpus: int, *, encoder: Encoder | None, **more: Any) -> Pipeline:
-    """A pipeline around a segmenter, with the limits of the run's job.
+    """Return a pipeline around a segmenter, with the limits of the run's job.
 
     Args:
         run: The run.
-        segmenter: The network on its device; see `jobs.run.pipeline.Device`.
+        segmenter: The network on its device; see `jobs.run.stages.device.Device`.
         cpus: Number of CPU cores for this process.
-        encoder: Encoder of masks; None for statistics alone.
+        encoder: Mask encoder; None for statistics alone.
         more: Further arguments of `Pipeline`.
     """
     job = run.job

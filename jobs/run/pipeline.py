@@ -1,7 +1,7 @@
 """From records to masks and numbers: fetch → decode → batch → segment → encode, overlapping, bounded and timed.
 
-Knows nothing of shards and commits. The outcome of a record depends on the records of the same call and their order,
-and on nothing else: batches are formed in record order, never by arrival.
+Knows nothing about manifests and commits. The outcome of a record depends only on the records of the same call and
+their order: batches are formed in record order, never in order of arrival.
 """
 
 import gc
@@ -22,12 +22,11 @@ from maskfleet.jobs.run.stages.shard_pass import Movement, Outcome, ShardPass
 from maskfleet.jobs.timing.stage_timers import DEVICE, StageTimers
 
 SHARDS_IN_FLIGHT = 2
-"""Shards in one pipeline at once, so that the device does not idle between the end of one and the start of the next."""
+"""Shards in one pipeline at once, so the device does not idle between two shards."""
 
 _ALLOCATIONS = 20_000
-"""Container allocations between two searches for cyclic garbage. With Python's default there is a search every thirty
-images. It finds nothing and looks through all rows of the shard: 7 % of this process's CPU time with small images and a
-network that computes nothing."""
+"""Container allocations between two garbage collections. Python's default collects every thirty images, scans all rows
+of the shard and finds nothing: 7 % of this process's CPU time, measured with small images and no network."""
 
 
 class Pipeline:
@@ -35,13 +34,13 @@ class Pipeline:
 
     Args:
         segmenter: The network on its device.
-        encoder: Encoder of masks; None for statistics alone.
+        encoder: Mask encoder; None for statistics alone.
         limits: Limits for decoding.
         inputs: Reader of records.
         decoders: Number of decoding processes.
         encoders: Number of encoding threads.
-        codec: Module and function that decode.
-        forward: The bare forward pass, for reports; see `jobs.timing.bottleneck.Speed`.
+        codec: Decoder as "module:function".
+        forward: Speed of the bare forward pass, for reports; see `jobs.timing.bottleneck.Speed`.
 
     Attributes:
         concurrency: Threads, processes or streams by stage.
@@ -92,26 +91,26 @@ class Pipeline:
         self._encode.close()
 
     def still_for(self) -> float:
-        """Seconds since an image last made progress."""
+        """Return the seconds since an image last made progress."""
         return self._movement.seconds_ago
 
     def short_of_memory(self) -> dict[str, list[str]]:
-        """By image size, the batch and tile sizes tried until they fitted; only sizes with several tries."""
-        tried = self.segmenter.fits.copy()  # the other shard's thread may be adding to it
+        """Return the batch and tile sizes tried until they fitted, by image size; only sizes with several tries."""
+        tried = self.segmenter.fits.copy()  # the thread of the other shard may be adding to it
         return {f"{width}×{height}": [str(fit) for fit in fits] for (height, width), fits in tried.items() if fits[1:]}
 
     def run(self, records: Sequence[Record], timers: StageTimers | None = None) -> list[Outcome]:
-        """Take the images of a shard through all stages. At most `SHARDS_IN_FLIGHT` threads may call this at once.
+        """Pass the images of a shard through all stages. At most `SHARDS_IN_FLIGHT` threads may call this at once.
 
         Args:
             records: Images of the shard.
-            timers: Receive the seconds of each stage.
+            timers: Timers to receive the seconds of each stage.
 
         Returns:
             The outcome of each image, in order.
 
         Raises:
-            Denied: A bucket may not be read.
+            Denied: Access to a bucket is denied.
             StorageError: Storage keeps failing.
         """
         shard = ShardPass(records, timers or StageTimers())
@@ -126,7 +125,7 @@ class Pipeline:
 
 
 def _awaited(decoded: Iterator[Decoded], shard: ShardPass) -> Iterator[Decoded]:
-    """The decoded images; the time until each one arrives counts as waiting for input."""
+    """Yield the decoded images; count the time until each one arrives as waiting for input."""
     while True:
         with shard.wait.for_input():
             image = next(decoded, None)

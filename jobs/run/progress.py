@@ -1,4 +1,4 @@
-"""The progress of a run, as the process that drives it counts it."""
+"""The progress of a run, counted by the driver."""
 
 import time
 from collections import Counter
@@ -17,18 +17,18 @@ class Progress:
 
     Attributes:
         images: Images planned so far.
-        ok: Images with a mask.
-        failed: Images without a mask.
+        ok: Images processed successfully.
+        failed: Failed images.
         before: Images finished by an earlier command of this run.
         shards: Shards finished by this command.
         deaths: Workers lost, and attempts that raised an error.
         errors: Failed images by error class.
-        start: Seconds of each step of the start, in order: plan, ray, worker, shard.
+        start: Seconds of each startup step, in order: plan, ray, worker, shard.
         measured: Images in shards with stage timers.
         short_of_memory: By image size, the batch and tile sizes tried until they fitted.
-        serving: Time span of each worker's shards by its own clock, in seconds.
-        begun: Monotonic time at which the command first looked at its input.
-        started: Monotonic time from which shards could be handed out.
+        serving: First start and last end of each worker's shards in seconds, by its own clock.
+        begun: Monotonic time at the start of the command.
+        started: Monotonic time since which shards can be handed out.
     """
 
     images: int = 0
@@ -53,7 +53,7 @@ class Progress:
     """The bare forward pass of each worker."""
 
     def reached(self, step: str) -> None:
-        """Note the end of a step of the start. Only the first call for a step counts."""
+        """Record the end of a startup step. Only the first call for a step counts."""
         if step not in self.start:
             self.start[step] = time.monotonic() - self.begun - sum(self.start.values())
 
@@ -90,7 +90,7 @@ class Progress:
 
     @property
     def done(self) -> int:
-        """Images with an outcome."""
+        """Number of images with an outcome."""
         return self.ok + self.failed
 
     @property
@@ -100,7 +100,7 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Images per second of this command."""
+        """Images finished by this command per second."""
         return (self.done - self.before) / max(self.seconds, 1e-9)
 
     @property
@@ -109,7 +109,7 @@ class Progress:
         return stage_timers.busiest(self._busy)
 
     def speed(self, *, loose: bool) -> Speed:
-        """The measured speed so far.
+        """Return the measured speed so far.
 
         Args:
             loose: Whether masks are also written as loose files.

@@ -12,29 +12,29 @@ class RunSummary:
     """The outcome of a run.
 
     Attributes:
-        run_id: Name of the run. It begins with its start time in UTC, so names sort by age.
+        run_id: Name of the run. It starts with the start time in UTC, so names sort by age.
         status: "complete", or "incomplete" if more images failed than `run.max_error_rate` allows.
         exit_code: 0 if complete, else 1.
         images: Images in the run; each has exactly one row.
-        ok: Images with a mask.
-        failed: Images without a mask; their rows name the reason.
-        errors: Failed images by error class, the most frequent first.
+        ok: Images processed successfully.
+        failed: Failed images; their rows name the reason.
+        errors: Failed images by error class, most frequent first.
         planned: Images by the reason for planning them: new, changed, stale or failed.
         listed: Images found in the input, including those that needed no work.
         listed_to_its_end: Whether the plan covers the whole input.
         gone: Images of earlier runs that the input no longer holds.
         shards: Number of shards.
         resumed: Whether an earlier command began this run.
-        seconds: Wall time from the first shard handed out to the end, in seconds, of this command.
-        images_per_second: Images finished by this command per second of that time.
-        start_seconds: Seconds of each step before the first masks: plan, ray, worker, shard.
+        seconds: Seconds from the start of shard processing to the end of the run, in this command.
+        images_per_second: Images finished by this command, divided by `seconds`.
+        start_seconds: Seconds of each step before the first finished shard: plan, ray, worker, shard.
         measured_images: Images in the shards that `speed` covers.
-        speed: Seconds by stage, and the bare forward pass.
-        attempts_lost: Workers lost, and attempts that raised an error.
+        speed: Seconds by stage, and the speed of the bare forward pass.
+        attempts_lost: Lost workers, plus attempts that raised an error.
         tuning: Precision and batch sizes chosen at the start (see `jobs.network.tuning.Tuning`); None if not tuned.
         short_of_memory: By image size ("width×height"), the batch and tile sizes tried until they fitted.
-        commit_mode: "worker", or "driver" if the storage cannot create an object only if it is absent.
-        fingerprint: Hash of everything that a mask depends on besides its image.
+        commit_mode: "worker", or "driver" if the storage has no create-if-absent.
+        fingerprint: Hash of everything that affects a mask, except its image.
         generation: Generation of the output's lock.
         finished: End of the run, ISO 8601 in UTC.
     """
@@ -66,7 +66,7 @@ class RunSummary:
     finished: str
 
     def to_json(self) -> dict[str, Any]:
-        """The content of `run.json`: all attributes, with those of `speed` on the same level."""
+        """Return the content of `run.json`: all attributes, with those of `speed` on the same level."""
         table = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "speed"}
         derived = {"forward_share": self.speed.forward_share, "limit": self.speed.limit}
         return table | asdict(self.speed) | derived

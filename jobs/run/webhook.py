@@ -21,7 +21,7 @@ def post(job: Job, outcome: dict[str, Any]) -> None:
         outcome: The outcome, as JSON values. Credentials in it are redacted.
 
     Raises:
-        JobError: The environment variable that should hold the URL is not set.
+        JobError: The environment variable named by the job holds no http(s) URL.
     """
     url = job.run.webhook
     if url is None:
@@ -29,7 +29,7 @@ def post(job: Job, outcome: dict[str, Any]) -> None:
     if url.startswith("$"):
         name, url = url[1:], os.environ.get(url[1:], "")
         if not url.startswith(("http://", "https://")):
-            raise JobError(f"run.webhook names {name}, which holds no http(s) URL; set it, or leave run.webhook out")
+            raise JobError(f"run.webhook names {name}, which holds no http(s) URL; set it, or remove run.webhook")
     body = redacted(json.dumps(outcome)).encode()
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310  (checked above)
     try:
@@ -37,4 +37,4 @@ def post(job: Job, outcome: dict[str, Any]) -> None:
             pass
     except OSError as error:
         # The URL itself may be a secret.
-        _log.warning("the webhook does not answer (%s); the run's outcome is in run.json", type(error).__name__)
+        _log.warning("the webhook request failed (%s); the outcome is in run.json", type(error).__name__)

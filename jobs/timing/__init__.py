@@ -1,1 +1,1 @@
-"""Where the time of a run goes: stage timers, and the bottleneck that follows from them."""
+"""Where the time of a run goes: stage timers and the bottleneck derived from them."""

@@ -8,7 +8,7 @@ from typing import Any
 from maskfleet.jobs.timing.stage_timers import DEVICE
 
 _GOOD = 0.97
-"""Busy share from which the device itself is the limit."""
+"""Busy share above which the device itself is the limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,8 +17,8 @@ class StageTime:
 
     Attributes:
         busy_seconds: Seconds of work.
-        starved_seconds: Seconds without input.
-        blocked_seconds: Seconds waiting for the next stage to take its output.
+        starved_seconds: Seconds of waiting for input.
+        blocked_seconds: Seconds of waiting on a full output queue.
         lanes: Number of threads, processes or streams per worker. The name is the key in `run.json`.
     """
 
@@ -34,8 +34,8 @@ class Speed:
 
     Attributes:
         stages: Seconds by stage.
-        worker_seconds: Seconds that workers spent on shards, summed over the workers.
-        measured_pixels: Pixels in those shards, at the size that the network saw.
+        worker_seconds: Time span of each worker's shards in seconds, summed over all workers.
+        measured_pixels: Number of pixels in those shards, after scaling.
         forward: The bare forward pass of the median worker: `seconds_per_image`, `height` and `width` in px, `device`
             and `precision`. None if it was not measured.
         device: "cuda", "cpu", or None if no worker ran.
@@ -51,9 +51,9 @@ class Speed:
 
     @property
     def forward_share(self) -> float | None:
-        """End-to-end pixels per second of worker time, as a share of the bare forward pass. None if unknown.
+        """End-to-end speed per worker as a share of the speed of the bare forward pass. None if unknown.
 
-        The unit is pixels because images differ in size, and the forward pass was measured at one size.
+        Both speeds are in pixels per second: images differ in size, and the forward pass was measured at one size.
         """
         if not self.forward or not self.worker_seconds or not self.measured_pixels:
             return None
@@ -62,17 +62,17 @@ class Speed:
 
     @property
     def idle_share(self) -> float | None:
-        """Share of the workers' time during which their devices had no work. None if no worker ran."""
+        """Share of the workers' time with an idle device. None if no worker ran."""
         if not self.worker_seconds or "segment" not in self.stages:
             return None
         if self.device == "cuda" and DEVICE in self.stages:
-            # Streams wait for each other on a GPU, so it is idle only while no stream works.
+            # Streams of one GPU wait for each other, so the GPU is idle only while no stream works.
             return max(0.0, 1 - self.stages[DEVICE].busy_seconds / self.worker_seconds)
         return self._idle_share_of_lanes
 
     @property
     def limit(self) -> str | None:
-        """One sentence: the device's idle share, its cause, and the remedy. None if no worker ran."""
+        """One sentence with the idle share of the device, its cause and the remedy. None if no worker ran."""
         idle = self.idle_share
         if idle is None:
             return None
@@ -98,7 +98,7 @@ class Speed:
             return f"PNG encoding; give the worker {more}, or set masks.format = 'none'"
         if starved >= between_shards:
             decode = self.stages["decode"]
-            # Busy decoders are the limit. Decoders without input are not: the storage is.
+            # Busy decoders are the limit; starved decoders point to storage.
             if decode.starved_seconds > decode.busy_seconds:
                 return "reading the images; move them nearer to the workers, or into faster storage"
             return f"decoding the images; give the worker {self._more_cores('decode', idle)}"
@@ -108,7 +108,7 @@ class Speed:
         return "mostly shard overhead; normal for a short run, else raise run.shard_size"
 
     def _more_cores(self, stage: str, idle: float) -> str:
-        """CPU cores to add, so that the stage keeps up with a device that is never idle."""
+        """Return the number of CPU cores to add so that the stage keeps the device busy, as text."""
         lanes = self.stages[stage].lanes
         cores = max(1, math.ceil(lanes * idle / (1 - idle))) if idle < 1 else lanes
         return f"{cores} more CPU{'s' if cores > 1 else ''} (cluster.cpus_per_worker)"

@@ -1,6 +1,6 @@
 """Seconds of each stage of a run: busy, starved (waiting for input) and blocked (on a full output queue).
 
-Time is counted at the hand-over of work, per batch or group and never per pixel; an event costs about a microsecond.
+Time is taken when work is handed over, per batch or group; each event costs about a microsecond.
 """
 
 import threading
@@ -14,7 +14,7 @@ from typing import Literal
 State = Literal["busy", "starved", "blocked"]
 
 DEVICE = "device"
-"""Pseudo-stage that is busy while any stream of the device is. A GPU's streams share it: it idles only if all do."""
+"""Pseudo-stage, busy while any stream of the device is. A GPU is idle only if all its streams are."""
 
 
 def busiest(busy: Mapping[str, float]) -> str:
@@ -24,7 +24,7 @@ def busiest(busy: Mapping[str, float]) -> str:
 
 
 class StageTimers:
-    """Seconds of one shard by stage and state. Safe to use from several threads.
+    """Seconds of one shard by stage and state. Thread-safe.
 
     Attributes:
         busy: Seconds of work by stage.
@@ -56,7 +56,7 @@ class StageTimers:
 
 
 class Wait:
-    """Waiting time of the feeder of a resource since its last delivery. For one thread at a time.
+    """Waiting time of the feeder of a resource since its last delivery. Not thread-safe.
 
     Args:
         starved: Seconds already waited for input.
@@ -64,7 +64,7 @@ class Wait:
 
     Attributes:
         starved: Seconds of waiting for input.
-        blocked: Seconds of waiting on a full output queue behind the resource.
+        blocked: Seconds of waiting on the resource's full output queue.
         since: Time of the last delivery, or of the start, by `time.perf_counter`.
     """
 
@@ -95,8 +95,8 @@ class Wait:
 class Resource:
     """A device, process or thread doing one piece of work at a time, possibly for several shards.
 
-    The gap between two pieces is idle time, and the feeder of the next piece knows the reason. So no second counts
-    twice, however many feeders wait at once.
+    The gap between two pieces is idle time, and the feeder of the next piece knows the reason. So no second is counted
+    twice, even with several waiting feeders.
 
     Args:
         stage: Stage of the resource.
@@ -108,14 +108,14 @@ class Resource:
 
     @contextmanager
     def work(self, timers: StageTimers, wait: Wait) -> Iterator[None]:
-        """Time one piece of work. At most one at a time.
+        """Time one piece of work. Not to be nested or called concurrently.
 
         Args:
             timers: Timers of the work's shard.
             wait: Wait of the work's feeder; it is reset.
         """
         started = time.perf_counter()
-        # Idle time before the feeder existed is not the stage's waiting.
+        # Idle time before the feeder existed does not count as waiting.
         idle = max(0.0, started - max(self._free, wait.since))
         starved = min(idle, wait.starved)
         blocked = min(idle - starved, wait.blocked)
@@ -129,7 +129,7 @@ class Resource:
 
 
 class ResourcePool:
-    """Equal resources of one device, given out in the order of request. Their joint time counts as `DEVICE`.
+    """Equal resources of one device, handed out in order of request. Time with any of them busy counts as `DEVICE`.
 
     Args:
         stage: Stage of the resources.
@@ -147,14 +147,14 @@ class ResourcePool:
 
     @contextmanager
     def work(self, timers: StageTimers, wait: Wait, *, alone: bool = False) -> Iterator[None]:
-        """Time one piece of work on the next free resource. Waiting for a free one is not the stage's waiting.
+        """Time one piece of work on the next free resource. The wait for a free one is not counted.
 
         Args:
             timers: Timers of the work's shard.
             wait: Wait of the work's feeder; it is reset.
-            alone: Whether the work occupies all resources.
+            alone: Whether the work needs all resources.
         """
-        with self._gathering:  # one at a time, or two that need all would each hold some
+        with self._gathering:  # one thread at a time: two in need of all would deadlock, each holding some
             held = [self._idle.get() for _ in range(self._count if alone else 1)]
         try:
             with ExitStack() as stack:
@@ -170,7 +170,7 @@ class ResourcePool:
                 self._idle.put(resource)
 
     def _change(self, timers: StageTimers, change: int) -> None:
-        """Change the number of busy pieces of work by one, and count the time since the last change."""
+        """Adjust the number of busy resources by `change`, and count the time since the last change."""
         with self._counting:
             now = time.perf_counter()
             if self._working:

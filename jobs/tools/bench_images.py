@@ -35,7 +35,7 @@ def bench_job(job: Job, images: int, side: int) -> Iterator[Job]:
             source = Source(job.input, output=job.output, profile=job.profile)
             listed = [record.url for record in islice(source, images)]
             if not listed:
-                raise JobError(f"no image in {job.input}; correct 'input'")
+                raise JobError(f"no images in {job.input}; correct 'input'")
         else:
             listed = [str(path) for path in sorted(draw(Path(scratch) / "drawn", images, side).iterdir())]
         (Path(scratch) / "images.txt").write_text("\n".join(listed))

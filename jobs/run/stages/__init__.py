@@ -1,1 +1,1 @@
-"""The stages of the pipeline, in the order that an image takes: fetch, decode, batch, segment, encode."""
+"""The stages of the pipeline, in the order of an image's path: fetch, decode, batch, segment, encode."""

@@ -1,4 +1,4 @@
-"""Batching: decoded images of one shape together, in the order of the shard and never by arrival."""
+"""Batching: groups decoded images of one shape, in the order of the shard, never in order of arrival."""
 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from maskfleet.jobs.run.stages.device import Device
 from maskfleet.jobs.run.stages.shard_pass import Movement, Outcome, ShardPass
 
 _OPEN_BYTES = 256 * 2**20
-"""Pixels of unfinished batches, at most."""
+"""Largest total size of unfinished batches in bytes."""
 
 
 class Batch(NamedTuple):
@@ -19,7 +19,7 @@ class Batch(NamedTuple):
 
     Attributes:
         outcomes: The images.
-        pixels: Their pixels, (B, H, W, C), uint8, at the size that the network sees.
+        pixels: Their pixels, (B, H, W, C), uint8, after scaling.
         size: Stored height and width in px.
     """
 
@@ -29,18 +29,18 @@ class Batch(NamedTuple):
 
     @property
     def trimmed(self) -> "Batch":
-        """The batch without the rows that no image fills."""
+        """The batch, cut to its number of images."""
         return self._replace(pixels=self.pixels[: len(self.outcomes)])
 
 
 def batches(decoded: Iterable[Decoded], shard: ShardPass, device: Device, movement: Movement) -> Iterator[Batch]:
-    """Yield each batch as soon as it is full, and the rest in the order of their first images.
+    """Yield each batch as soon as it is full, then the incomplete ones in the order of their first images.
 
     Args:
-        decoded: Images of the shard, in order. Images too large to be decoded whole go to `shard.too_large`.
+        decoded: Images of the shard, in order. Those too large to be decoded whole are added to `shard.too_large`.
         shard: The shard.
-        device: Tells batch sizes, and gives buffers.
-        movement: Notes progress.
+        device: Provides batch sizes and buffers.
+        movement: Records progress, to detect stalls.
     """
     unfinished: dict[tuple[int, ...], Batch] = {}
     held = 0
@@ -67,8 +67,8 @@ def batches(decoded: Iterable[Decoded], shard: ShardPass, device: Device, moveme
         batch.pixels[len(batch.outcomes)] = image.pixels
         batch.outcomes.append(outcome)
         full = len(batch.outcomes) == len(batch.pixels)
-        # Images of many shapes would hold many unfinished batches; the oldest goes as it is. This too follows from the
-        # records alone.
+        # Images of many shapes would hold many unfinished batches; the oldest is handed on incomplete. This, too,
+        # depends only on the records.
         while full or (held > _OPEN_BYTES and len(unfinished) > 1):
             ready = unfinished.pop(key if full else next(iter(unfinished)))
             held -= ready.pixels.nbytes

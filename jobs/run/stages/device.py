@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # `verify` and `status` import this module and must not wait 
 
 
 class Device(Protocol):
-    """The part of `unet.inference.segmenter.Segmenter` that the pipeline uses."""
+    """The part of `unet.inference.segmenter.Segmenter` used by the pipeline."""
 
     n_channels: int
     min_side: int

@@ -15,16 +15,16 @@ from maskfleet.jobs.run.stages.shard_pass import Movement, ShardPass
 from maskfleet.jobs.timing.stage_timers import Resource, Wait
 
 _BATCHES_AHEAD = 4
-"""Batches of one shard that wait for their masks, at most."""
+"""Largest number of batches per shard waiting to be encoded."""
 
 
 class Encode:
     """Encodes masks.
 
     Args:
-        encoder: Encoder of masks; None if masks are not stored.
+        encoder: Mask encoder; None if masks are not stored.
         threads: Number of threads.
-        movement: Notes progress.
+        movement: Records progress, to detect stalls.
     """
 
     def __init__(self, encoder: Encoder | None, threads: int, movement: Movement) -> None:
@@ -38,17 +38,17 @@ class Encode:
         self._threads.shutdown(cancel_futures=True)
 
     def queue(self, shard: ShardPass) -> "EncodeQueue":
-        """The queue of one shard."""
+        """Return the queue of one shard."""
         return EncodeQueue(self, shard)
 
     def submit(self, batch: Batch, class_maps: NDArray[np.uint8], shard: ShardPass) -> Future[None]:
-        """Encode a batch in a thread."""
+        """Start encoding a batch in a thread."""
         return self._threads.submit(self._run, batch, class_maps, shard)
 
     def _run(self, batch: Batch, class_maps: NDArray[np.uint8], shard: ShardPass) -> None:
         if not hasattr(self._resources, "of_thread"):
             self._resources.of_thread = Resource("encode")
-        # Masks wait for nothing but class maps: the shard keeps them in memory until it is written.
+        # Encoding is never blocked by its output: the shard keeps masks in memory until it is written.
         with self._resources.of_thread.work(shard.timers, Wait(starved=math.inf, since=shard.began)):
             for outcome, class_map in zip(batch.outcomes, class_maps, strict=True):
                 started = time.perf_counter()
@@ -59,7 +59,7 @@ class Encode:
 
 
 class EncodeQueue:
-    """The batches of one shard that are being encoded, a bounded number at a time.
+    """The batches of one shard being encoded, a bounded number at a time.
 
     Args:
         encode: The stage.
@@ -72,7 +72,7 @@ class EncodeQueue:
         self._pending: deque[Future[None]] = deque()
 
     def put(self, batch: Batch, class_maps: NDArray[np.uint8]) -> None:
-        """Encode a batch, after a wait if too many are pending."""
+        """Add a batch; wait first if too many are pending."""
         with self._shard.wait.for_output():
             while len(self._pending) >= _BATCHES_AHEAD:
                 self._pending.popleft().result()

@@ -1,6 +1,6 @@
-"""Fetching: the bytes of each image, many requests at once, in the order of the shard.
+"""Fetching: reads the bytes of each image, with many concurrent requests, and yields them in the order of the shard.
 
-Local files are not fetched here: the processes that decode them read them too.
+Local files are not fetched here: the decoding processes read them.
 """
 
 import time
@@ -21,16 +21,16 @@ from maskfleet.jobs.storage.contract import Fault
 from maskfleet.jobs.storage.schemes import is_local
 
 REQUESTS = 32
-"""Requests in flight."""
+"""Largest number of requests in flight."""
 
 _GROUP = 16
-"""Images fetched by one thread in a row. Members of tars and Parquet files are read in large pieces anyway, and waking
-a thread for each costs more than a small image."""
+"""Largest number of consecutive images fetched by one thread. Members of tar and Parquet files are read in large pieces
+anyway, and waking a thread for each would cost more than reading a small image."""
 
 _GROUP_BYTES = 2**20
-"""Size of such a group, at most."""
+"""Largest size of such a group in bytes."""
 
-_TOO_LARGE = Failure("decode", STREAM, "larger than what is read whole")
+_TOO_LARGE = Failure("decode", STREAM, "too large to read into memory")
 
 
 class Fetch:
@@ -38,7 +38,7 @@ class Fetch:
 
     Args:
         inputs: Reader of records.
-        movement: Notes progress.
+        movement: Records progress, to detect stalls.
     """
 
     def __init__(self, inputs: Inputs, movement: Movement) -> None:
@@ -51,10 +51,10 @@ class Fetch:
         self._threads.shutdown(cancel_futures=True)
 
     def run(self, shard: ShardPass) -> Iterator[tuple[int, Fetched]]:
-        """Yield index and encoded bytes of each image of a shard, or a file to read, or the reason for a failure.
+        """Yield the index of each image of a shard with its encoded bytes, a local file to read, or its failure.
 
         Raises:
-            Denied: A bucket may not be read.
+            Denied: Access to a bucket is denied.
             StorageError: Storage keeps failing.
         """
         records = [outcome.record for outcome in shard.outcomes]
@@ -73,7 +73,7 @@ class Fetch:
             shard.timers.add("fetch", busy=seconds)
             handed_on = time.perf_counter()
             yield from enumerate(fetched, start=group.start)
-            if ahead:  # all requests in flight are answered: decoding holds fetching up
+            if ahead:  # all requests in flight are answered, so decoding is the bottleneck
                 shard.timers.add("fetch", blocked=time.perf_counter() - handed_on)
 
     def _submit(self, reader: Reader, group: Sequence[Outcome]) -> Future[list[Fetched]]:
@@ -104,9 +104,9 @@ class Fetch:
 
 
 def fetch_groups(records: Sequence[Record]) -> Iterator[slice]:
-    """Groups of small neighbours of one kind: local files, or members of files.
+    """Yield groups of small consecutive records of one kind: local files, or members of containers.
 
-    Objects are fetched one by one, so that as many requests as possible are in flight.
+    Each object is a group of its own, so as many requests as possible are in flight.
     """
     start = size = 0
     before: _Kind | None = None
@@ -132,20 +132,20 @@ def _kind(record: Record) -> _Kind:
 
 
 def fetch_failure(record: Record, error: NotFound | Changed | Denied | Fault) -> Failure:
-    """The reason for a failure to fetch an image.
+    """Return the failure of an image that cannot be fetched.
 
     Raises:
-        Denied: The whole bucket may not be read, which is no failure of one image.
+        Denied: Access to the whole bucket is denied, which affects every image.
     """
     match error:
         case Fault():
             return Failure("fetch", error.error_class, str(error))
         case NotFound():
-            return Failure("fetch", "missing", f"{error}; it was deleted after the plan, or the list is out of date")
+            return Failure("fetch", "missing", f"{error}; it was deleted after planning, or the list is out of date")
         case Changed():
             return Failure("fetch", "changed", str(error))
         case Denied():
-            # A file's permissions are a failure of that image. A bucket's are a failure of the job.
+            # Missing permissions fail one image if it is a local file, and the whole job if it lies in a bucket.
             if not is_local(record.url):
                 raise error
             return Failure("fetch", "denied", str(error))

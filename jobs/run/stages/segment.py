@@ -22,9 +22,7 @@ from maskfleet.jobs.timing.stage_timers import ResourcePool
 if TYPE_CHECKING:  # `verify` and `status` import this module and must not wait for torch
     from maskfleet.unet.inference.statistics import Statistics
 
-_NON_FINITE = Failure(
-    "segment", "non_finite", "the network gave values that are not finite, in fp32 too; use other weights"
-)
+_NON_FINITE = Failure("segment", "non_finite", "the network returned NaN or infinity, even in fp32; use other weights")
 
 
 class Segment:
@@ -32,7 +30,7 @@ class Segment:
 
     Args:
         device: The network on its device.
-        movement: Notes progress.
+        movement: Records progress, to detect stalls.
     """
 
     def __init__(self, device: Device, movement: Movement) -> None:
@@ -41,7 +39,7 @@ class Segment:
         self._movement = movement
 
     def run(self, batch: Batch, shard: ShardPass) -> NDArray[np.uint8]:
-        """Segment a batch, and fill the statistics of its images.
+        """Segment a batch and fill in the statistics of its images.
 
         Returns:
             Class maps at the stored size, (B, H, W), uint8; (B, 0, 0) if the batch failed.
@@ -64,14 +62,14 @@ class Segment:
 
 
 class SegmentInRows:
-    """Takes an image too large for memory through all stages at once, in rows. It has the device for itself meanwhile.
+    """Passes an image too large for memory through all stages in rows, with exclusive use of the device.
 
     Args:
-        segment: The stage that holds the device.
+        segment: The stage owning the device.
         inputs: Reader of records.
-        encoder: Encoder of masks; None if masks are not stored.
+        encoder: Mask encoder; None if masks are not stored.
         limits: Limits for decoding.
-        movement: Notes progress.
+        movement: Records progress, to detect stalls.
     """
 
     def __init__(
@@ -121,10 +119,10 @@ def _fill(outcomes: Sequence[Outcome], statistics: "Statistics") -> None:
 
 
 def _failure(error: ValueError | MemoryError) -> Failure:
-    """The failure of an image that needs tiles its network forbids, or does not fit into memory even in tiles."""
+    """Return the failure of an image that cannot be tiled exactly, or does not fit into memory even in tiles."""
     error_class = "out_of_memory" if isinstance(error, MemoryError) else "not_tileable"
     return Failure("segment", error_class, str(error))
 
 
 def _discard(_: NDArray[np.uint8]) -> None:
-    """Take rows of a mask that is not stored."""
+    """Discard rows of a mask, for jobs without masks."""

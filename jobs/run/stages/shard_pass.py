@@ -18,9 +18,9 @@ class Outcome:
     Attributes:
         record: The image.
         mask: Encoded mask; None for a failed image, or if the job stores no masks.
-        size: Stored height and width in px; None if it was not decoded.
-        failure: Reason for the lack of a mask; None if there is none.
-        columns: Columns of the statistics that the segmenter fills.
+        size: Stored height and width in px; None if the image was not decoded.
+        failure: Reason of the failure; None for a successful image.
+        columns: Statistics columns filled by the segmenter.
         seconds: Seconds by stage.
     """
 
@@ -32,7 +32,7 @@ class Outcome:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def fail(self, failure: Failure) -> None:
-        """Note the reason for the failure, and drop what was computed before it."""
+        """Record a failure and discard earlier results."""
         self.failure = failure
         self.mask, self.columns = None, {}
 
@@ -46,9 +46,9 @@ class ShardPass:
 
     Attributes:
         outcomes: Outcome of each image, in order.
-        too_large: Images too large to be decoded whole. They are segmented in rows, after all others.
+        too_large: Images too large to be decoded whole, segmented in rows after all others.
         timers: Stage timers of the shard.
-        wait: Time that the shard spent waiting for input to the device, and for room behind it.
+        wait: Time spent waiting for input to the device, and for free space in its output queue.
         began: Start of the pass, by `time.perf_counter`.
     """
 
@@ -61,13 +61,13 @@ class ShardPass:
 
 
 class Movement:
-    """The time at which any image last made progress, for the driver's question whether a worker hangs."""
+    """The time at which any image last made progress, so the driver can detect a hanging worker."""
 
     def __init__(self) -> None:
         self._last = time.monotonic()
 
     def note(self) -> None:
-        """An image has made progress."""
+        """Record that an image made progress."""
         self._last = time.monotonic()
 
     @property

@@ -219,7 +219,7 @@ def test_a_run_whose_work_was_kept_may_be_gone_on_with_all_the_same(images, tmp_
     with pytest.raises(Stopped):
         run(first, stopped=once_committed(tmp_path / "out", 2))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(JobError, match="no image in"):  # it kept the work, and then found nothing to do itself
+    with pytest.raises(JobError, match="no images in"):  # it kept the work, and then found nothing to do itself
         run(job_of(tmp_path / "empty", tmp_path / "out", weights_file))
     report = run(first)
     assert (report.images, report.resumed) == (24, True)
@@ -303,8 +303,8 @@ def test_bad_jobs_leave_nothing_behind(images, tmp_path, weights_file):
         (job_of(images, out, str(tmp_path / "noise.safetensors")), "not a safetensors file"),
         (job_of(images, out, write_weights(tmp_path / "5.safetensors", n_channels=5)), "need 5 channels"),
         (job_of(images, out, weights_file, "masks.values=[0, 1, 2]"), "has 3 values and the weights have 2 classes"),
-        (job_of(tmp_path / "empty", out, weights_file), "no image in"),
-        (job_of(tmp_path / "text", out, weights_file), r"no image in .* \(but 1 .txt\)"),
+        (job_of(tmp_path / "empty", out, weights_file), "no images in"),
+        (job_of(tmp_path / "text", out, weights_file), r"no images in .* \(only 1 .txt\)"),
         (job_of(tmp_path / "none", out, weights_file), "there is no input folder"),
     ]
     for job, message in cases:

@@ -27,7 +27,7 @@ def test_the_input_is_limited(images, weights_file, tmp_path):
     assert len(list(images.rglob("*.*"))) == 24
     (tmp_path / "empty").mkdir()
     with (
-        pytest.raises(JobError, match="no image in .*; correct 'input'"),
+        pytest.raises(JobError, match="no images in .*; correct 'input'"),
         bench_job(job_of(weights_file, str(tmp_path / "empty")), 5, 48),
     ):
         pass
