@@ -1,1 +1,1 @@
-"""The same job on many machines, and the command line. The only package that knows Ray."""
+"""Running jobs on many machines with Ray, and the command line. The only package importing Ray."""

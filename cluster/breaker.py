@@ -1,4 +1,4 @@
-"""Circuit breakers: when to avoid a node, and when to end the run. Pure: no Ray, and the caller passes the time."""
+"""Circuit breakers: when to avoid a node, and when to end the run. Pure: no Ray and no clock."""
 
 from collections import defaultdict
 
@@ -10,11 +10,11 @@ _JOB_SHARDS = 8
 class NodeBreaker:
     """Avoids a node for a while after it has failed several shards.
 
-    Only different shards count. Otherwise a shard that kills every worker would condemn the node it happens to be on.
+    Failures of the same shard count once, or one bad shard would condemn every node it runs on.
 
     Args:
-        failures: Different shards, or starts of workers, that may fail on a node within the window.
-        window: Duration for which a failure counts, in seconds.
+        failures: Number of failed shards and worker starts within the window from which a node is avoided.
+        window: Seconds for which a failure counts.
     """
 
     def __init__(self, *, failures: int = _NODE_FAILURES, window: float = _NODE_WINDOW) -> None:
@@ -26,16 +26,16 @@ class NodeBreaker:
 
         Args:
             node: Id of the node.
-            what: Name of the failure, such as the shard. Equal names count once.
+            what: Name of the failure, such as the shard id. Equal names count once.
             now: Monotonic time in seconds.
         """
         self._seen[node][what] = now
 
     def avoided(self, alive: set[str], now: float) -> set[str]:
-        """Ids of the nodes that get no new workers for now.
+        """Return the ids of nodes excluded from new workers for now.
 
         Args:
-            alive: Ids of the cluster's nodes. If all of them fail, the nodes are not at fault, and none is avoided.
+            alive: Ids of the usable nodes. If all of them fail, the cause lies elsewhere and none is avoided.
             now: Monotonic time in seconds.
         """
         bad = {node for node in alive & self._seen.keys() if self._recent(node, now) >= self._failures}
@@ -46,10 +46,10 @@ class NodeBreaker:
 
 
 class JobBreaker:
-    """Opens once most shards fail: then the job or the machines are at fault, not the images.
+    """Opens once most shards fail, which points to the job or the machines, not the images.
 
     Args:
-        shards: Number of different shards that must have failed before it opens.
+        shards: Smallest number of failing shards for it to open.
     """
 
     def __init__(self, *, shards: int = _JOB_SHARDS) -> None:

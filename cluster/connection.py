@@ -23,29 +23,29 @@ from maskfleet.jobs.cores import PATIENT_THREADS
 from maskfleet.jobs.errors import MaskfleetError
 
 WORKER_ENVIRONMENT = {
-    # See `unet.memory.keep_freed_memory`: Ray's threads allocate before any code of this project runs.
+    # Set here, not in code: Ray's threads allocate memory first. See `unet.memory.keep_freed_memory`.
     "MALLOC_ARENA_MAX": "1",
     **PATIENT_THREADS,
 }
-"""Environment of every process that computes."""
+"""Environment variables of every worker."""
 
 
 class ClusterError(MaskfleetError):
-    """The cluster cannot be reached, or cannot run the workers. The message says what to check."""
+    """The cluster cannot be reached or cannot run the workers. The message states what to check."""
 
 
 class _NoFolders(list[str]):
     """A list that stays empty."""
 
     def extend(self, folders: Iterable[str]) -> None:
-        """Take nothing."""
+        """Ignore the folders."""
 
 
 def _no_search_path() -> JobConfig:
-    """A job configuration that keeps the driver's working directory off the workers' module search path.
+    """Return a job configuration keeping the driver's working directory off the workers' module search path.
 
-    That folder is the user's: a `unet/` or a `numpy.py` in it must not reach a worker. `ray.init` adds it to this list,
-    and Ray's public interface prevents that only with a `working_dir`, at the price of the workers that Ray has ready.
+    A user's `unet/` or `numpy.py` in it must not replace the real module. `ray.init` adds the folder to this list, and
+    Ray's public interface prevents that only with a `working_dir`, which would give up Ray's prestarted workers.
     """
     config = JobConfig()
     config._py_driver_sys_path = _NoFolders()
@@ -61,9 +61,9 @@ def connected(address: str | None, environment: Mapping[str, str]) -> Iterator[d
         environment: Environment variables of the workers.
 
     Yields:
-        The runtime environment with those variables; None if inherited. A local Ray starts with them, and then reuses
-        its prestarted workers instead of creating an environment and a process per worker (measured: 0.3 s instead of
-        1.6 s until an actor's first line runs).
+        The runtime environment with those variables; None if inherited. A local Ray inherits them and can then use its
+        prestarted workers instead of creating an environment and a process per worker (measured: 0.3 s instead of
+        1.6 s until the first line of an actor runs).
 
     Raises:
         ClusterError: There is no Ray at that address.
@@ -89,14 +89,14 @@ def connected(address: str | None, environment: Mapping[str, str]) -> Iterator[d
     try:
         if threading.current_thread() is threading.main_thread():
             for number, handler in handlers.items():
-                signal.signal(number, handler)  # Ray installs its own, which would end the run without draining it
+                signal.signal(number, handler)  # Ray's own handlers would end the run without draining it
         yield None if own else {"env_vars": dict(environment)}
     finally:
         ray.shutdown()
 
 
 class Connection:
-    """A connection to Ray, made on first use or ahead of it. A context that may be entered again.
+    """A connection to Ray, made on first use or ahead of it. A reusable context manager.
 
     Args:
         address: Address of a cluster; see `connected`.
@@ -109,9 +109,9 @@ class Connection:
         self._open = ExitStack()
 
     def begin(self) -> None:
-        """Connect in another thread.
+        """Start connecting in another thread.
 
-        A local Ray takes seconds to start: enough to load torch, check the weights and list the input.
+        A local Ray takes seconds to start: time to load torch, check the weights and list the input.
         """
         self._ahead = self._thread.submit(self._connect)
 
@@ -119,7 +119,7 @@ class Connection:
         return self._open.enter_context(connected(self.address, WORKER_ENVIRONMENT))
 
     def __enter__(self) -> dict[str, Any] | None:
-        """Connect, or wait for the connection begun ahead. See `connected`."""
+        """Connect, or wait for the connection started by `begin`. See `connected`."""
         return self._connect() if self._ahead is None else self._ahead.result()
 
     def __exit__(self, *_: object) -> None:
@@ -127,17 +127,17 @@ class Connection:
         self._open.close()
 
     def close(self, *, wait: bool = True) -> None:
-        """End a connection that was begun ahead and never used. Its errors do not matter any more.
+        """End a connection started by `begin` and never used, ignoring its errors.
 
         Args:
-            wait: Whether to wait for a connection still being made. If not, it ends with this process.
+            wait: Whether to wait for a connection still being made. Otherwise it ends with this process.
         """
         if self._ahead is not None and (wait or self._ahead.done()):
             futures.wait([self._ahead])
             self.__exit__()
         if wait:
-            # Last, since Ray's processes die with the thread that started them (PR_SET_PDEATHSIG). Ray would then
-            # wait 15 s for them in vain.
+            # Last: Ray's processes die with the thread that started them (PR_SET_PDEATHSIG), and `ray.shutdown` would
+            # then wait 15 s for them in vain.
             self._thread.shutdown()
 
 
@@ -154,14 +154,14 @@ def _environment(more: Mapping[str, str]) -> Iterator[None]:
 
 
 def _check_reachable(address: str) -> None:
-    """Fail within seconds if nobody listens. Ray itself retries for minutes, and then ends the process."""
+    """Fail within seconds if nothing listens. Ray itself retries for minutes and then exits the process."""
     host, colon, port = address.rpartition(":")
     if colon and "/" not in address and port.isdigit():
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _own_token() -> None:
-    """Give a local Ray its own token. The token file that Ray would write is readable by every user of the machine."""
+    """Give a local Ray its own token. Ray's own token file would be readable by every user of the machine."""
     names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
     if any(name in os.environ for name in names) or (Path.home() / ".ray" / "auth_token").exists():
         return

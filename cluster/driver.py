@@ -1,9 +1,9 @@
 """The driver: hands shards to workers on a Ray cluster, and reports how each attempt ended.
 
-Only shards go out and only small reports come back. No pixel enters Ray's object store, and the driver's memory does
-not grow with the images. Ray retries nothing: only the driver can count the attempts at a shard, and only the commit
-tells whether an attempt took effect. A lost worker is replaced wherever there is room, never restarted: Ray would first
-wait until the loss of a node is certain.
+Only shards go out and only small reports come back. No pixels enter Ray's object store, and the driver's memory does
+not grow with the number of images. Ray retries nothing: only the driver can count the attempts at a shard, and only
+the commit tells whether an attempt took effect. A lost worker is replaced wherever there is room. Ray's own restart
+would first wait until the loss of a node is certain.
 """
 
 import logging
@@ -33,10 +33,10 @@ from maskfleet.jobs.timing.stage_timers import DEVICE
 from maskfleet.jobs.training.loop import TrainingLoop
 
 _WAITED_SECONDS = 60.0
-"""Seconds without any ready worker between two warnings about it."""
+"""Seconds between two warnings while no worker is ready."""
 
 _LOST = (RayActorError, OutOfMemoryError, NodeDiedError)
-"""Errors that mean a lost worker. Ray has names of its own for a kill by its memory monitor and for a dead node."""
+"""Errors meaning a lost worker; Ray has separate ones for its memory monitor and for dead nodes."""
 
 
 class Fleet:
@@ -45,7 +45,7 @@ class Fleet:
     Args:
         connection: Connection to Ray. An address, such as "10.0.0.5:6379", connects to that cluster; None means
             RAY_ADDRESS, else a local Ray that ends with the run.
-        open_pipeline: Opens the pipeline of each worker. Tests and benchmarks give their own.
+        open_pipeline: Opens the pipeline of each worker. Tests and benchmarks pass their own.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class FleetAttempts:
     Args:
         run: The run.
         backlog: Shards without a commit.
-        progress: Receives the steps of the start, and lost workers.
+        progress: Receives startup steps and the number of lost workers.
         stop: Returns True once no further shard may start.
         workers: The workers.
         log: Event log of the run.
@@ -102,7 +102,7 @@ class FleetAttempts:
         self._device_seconds = self._ready_seconds = 0.0
 
     def __iter__(self) -> Iterator[Ended]:
-        """Hand out the backlog until it is done; see `jobs.run.executor.Attempts`."""
+        """Yield how each attempt ended; see `jobs.run.executor.Attempts`."""
         draining = False
         while self._backlog or self._workers.working:
             draining = draining or self._stop()
@@ -119,7 +119,7 @@ class FleetAttempts:
                 yield from self._ended(call)
 
     def recorded(self, report: ShardReport) -> None:
-        """Note a committed shard in the event log and the metrics."""
+        """Record a committed shard in the event log and the metrics."""
         self._breaker.done(report.shard.group)
         self._metrics.report(report)
         self._device_seconds += report.busy.get(DEVICE, 0.0)
@@ -145,11 +145,11 @@ class FleetAttempts:
                     self._workers.give(worker, task)
 
     def _finished_calls(self) -> list[Any]:
-        """References of calls with an answer, after a wait of at most a second."""
+        """Wait at most a second, and return the references of finished calls."""
         if not self._workers.calls:
             time.sleep(0.05)
             return []
-        # While the listing is the limit, the plan's next shards are due soon.
+        # While planning is the bottleneck, the next shards are due soon.
         seconds = 0.05 if self._backlog.waits else LOOK_SECONDS
         finished, _ = ray.wait(list(self._workers.calls), num_returns=1, timeout=seconds)
         return list(finished)
@@ -158,7 +158,7 @@ class FleetAttempts:
 
     def _ended(self, call: Any) -> Iterator[ShardReport | FailedAttempt]:
         worker = self._workers.calls.pop(call, None)
-        if worker is None:  # settled together with another call of a dead worker
+        if worker is None:  # already handled with another call of a dead worker
             return
         try:
             answer = ray.get(call)
@@ -176,13 +176,14 @@ class FleetAttempts:
             self._log.write("worker ready", node=worker.node)
 
     def _raised(self, worker: WorkerHandle, call: Any, error: RayTaskError) -> Iterator[FailedAttempt]:
-        """A worker raised an error, and is replaced."""
+        """Fail the attempt and replace the worker after an error."""
         if isinstance(error.cause, MaskfleetError):
             raise error.cause from error
         task = worker.tasks.pop(call, None)
         if task is None:
-            raise ClusterError(f"a worker does not start: {error.cause}; try the job with --no-ray") from error
-        # An error, unlike a death, names the shard to blame; but only the first error of a worker does.
+            raise ClusterError(f"a worker failed to start: {error.cause}; try the job with --no-ray") from error
+        # Unlike a death, an error identifies the shard to blame, but only a worker's first error: later ones may follow
+        # from it.
         alone = not worker.broken
         worker.broken = worker.leaving = True
         self._metrics.lost()
@@ -190,10 +191,10 @@ class FleetAttempts:
         yield from self._failed(worker, task, error.cause, alone=alone)
 
     def _lost(self, worker: WorkerHandle, call: Any, error: RayError) -> Iterator[ShardReport | FailedAttempt]:
-        """A worker died, alone or with its node."""
+        """Handle the death of a worker or its node."""
         lost = [worker.tasks.pop(call)] if call in worker.tasks else []
         for other in list(worker.tasks):
-            # Its other shard may have ended just before the death.
+            # Its other shard may have finished just before the death.
             task = worker.tasks.pop(other)
             try:
                 yield ray.get(other)
@@ -227,18 +228,18 @@ class FleetAttempts:
         self._breaker.failed(task.shard.group)
         if self._breaker.open:
             raise ClusterError(
-                f"most shards cost their workers ({_last_line(error)}), so the job or the machines are at fault, not "
-                "the images; try a few of them with --no-ray, then run the same command to resume"
+                f"most shards crash their workers ({_last_line(error)}), which points to the job or the machines, not "
+                "the images; try a few images with --no-ray, then run the same command to resume"
             )
 
-    # What others see -----------------------------------------------------------------------------
+    # Metrics -------------------------------------------------------------------------------------
 
     def _shards_left(self) -> int:
         progress = self._progress
         return -(-(progress.images - progress.done) * self._run.shards // max(1, progress.images))
 
     def _publish(self, passed: float) -> None:
-        """Publish the state of the fleet as metrics; without any ready worker, also log a warning now and then."""
+        """Publish the state of the fleet as metrics, and log a warning now and then while no worker is ready."""
         ready, workers = self._workers.ready, list(self._workers)
         in_work = [len(task.shard) for worker in workers for task in worker.tasks.values()]
         self._ready_seconds += ready * passed

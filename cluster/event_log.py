@@ -1,4 +1,4 @@
-"""The log of a run: one JSON object per line, stored with the other records of the run."""
+"""The event log of a run: one JSON object per line, stored with the other records of the run."""
 
 import json
 import logging
@@ -10,7 +10,7 @@ from maskfleet.jobs.errors import MaskfleetError, redacted
 from maskfleet.jobs.run.begin import Run
 
 _FLUSH_SECONDS = 30.0
-"""Seconds between two files of events in the output."""
+"""Seconds between two log files written to the output."""
 
 _log = logging.getLogger("maskfleet")
 
@@ -35,7 +35,7 @@ class EventLog:
         Args:
             event: Name of the event, such as "shard done".
             level: Level for Python's logger.
-            fields: Further content of the line. Credentials are removed.
+            fields: Further fields of the line. Credentials are redacted.
         """
         now = datetime.now(UTC)
         line = {"time": now.isoformat(timespec="milliseconds"), "event": event, "run": self._run.run_id, **fields}

@@ -1,6 +1,6 @@
-"""Metrics of a run for Prometheus, exported by every node of a Ray cluster as `ray_maskfleet_<name>`.
+"""Metrics of a run for Prometheus, exported by Ray as `ray_maskfleet_<name>`.
 
-The driver updates all of them from the reports of its workers, so no image costs an extra call.
+The driver updates all of them from the reports of its workers, so metrics cost no extra calls.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from ray.util.metrics import Counter, Gauge, Histogram
 from maskfleet.jobs.run.attempt import ShardReport
 
 _SECONDS = [1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800]
-"""Bounds of the histogram of seconds per shard."""
+"""Bucket bounds of the histogram of seconds per shard."""
 
 _TAGS = ("job",)
 
@@ -20,7 +20,7 @@ class Metrics:
     """The metrics of a run.
 
     Args:
-        job: Name of the job, the label of all its metrics.
+        job: Name of the job, attached to every metric as the label `job`.
     """
 
     def __init__(self, job: str) -> None:
@@ -37,9 +37,7 @@ class Metrics:
         self._workers = metric(Gauge, "workers", "Workers, by state.", "state")
         self._queue = metric(Gauge, "queue_shards", "Unfinished shards, by queue.", "queue")
         self._queued_images = metric(Gauge, "queue_images", "Unfinished images, by queue.", "queue")
-        self._share = metric(
-            Gauge, "device_share", "Share of the time of ready workers in which their devices are busy."
-        )
+        self._share = metric(Gauge, "device_share", "Busy share of the devices of ready workers.")
 
     def report(self, report: ShardReport) -> None:
         """Count a committed shard."""
@@ -67,7 +65,7 @@ class Metrics:
             pending: Workers requested and not yet ready.
             waiting: Shards without a worker, and the images in them.
             in_work: Shards with a worker, and the images in them.
-            device_share: Share of the ready workers' time spent on their devices, in [0, 1].
+            device_share: Busy share of the ready workers' devices, in [0, 1].
         """
         for state, count in (("ready", ready), ("pending", pending)):
             self._workers.set(count, {"state": state})

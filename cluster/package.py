@@ -17,15 +17,15 @@ Install = Literal["none", "pip", "uv"]
 def pack(folder: Path, job: Job) -> None:
     """Write this code, from a checkout or an installation, and a job into a folder.
 
-    The job is written from its validated form, so nothing else in its file, such as a comment with a key, is shipped.
+    The job is written from its validated form. Other content of its file, such as a comment with a key, is not shipped.
 
     Args:
-        folder: Empty folder. Gets `maskfleet/`, its metadata and `job.json`.
+        folder: Empty folder to receive `maskfleet/`, its metadata and `job.json`.
         job: The job.
     """
     source = Path(__file__).parents[1]
     shutil.copytree(source, folder / source.name, ignore=shutil.ignore_patterns("__pycache__"))
-    # The code asks for its version, and the cluster may have no maskfleet installed, or another one.
+    # The code reads its own version, and the cluster may have no maskfleet installed, or another version.
     number = version("maskfleet")
     metadata = folder / f"maskfleet-{number}.dist-info" / "METADATA"
     metadata.parent.mkdir()
@@ -50,7 +50,7 @@ def environment(folder: str, install: Install) -> dict[str, Any]:
 
 
 def pinned() -> list[str]:
-    """Return the required packages in the versions installed here, such as "numpy==2.4.1", without Ray itself."""
+    """Return the required packages with the versions installed here, such as "numpy==2.4.1", except Ray."""
     needs = [need for need in requires("maskfleet") or () if "extra ==" not in need]
     names = [need.split(">")[0].split("[")[0].strip() for need in needs]
     return [f"{name}=={version(name).partition('+')[0]}" for name in names if name != "ray"]

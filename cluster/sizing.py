@@ -1,4 +1,4 @@
-"""The number of workers, and the resources of each. Pure: the caller passes the nodes."""
+"""The number of workers and the resources of each. Pure: the caller passes the nodes."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,32 +11,32 @@ Resources = Mapping[str, float]
 """Resources of a node under Ray's names: "CPU", "GPU", "memory" in bytes, …"""
 
 _WORKER_BYTES = 2 * 2**30
-"""Largest memory of a worker without a GPU, in bytes."""
+"""Memory assumed per worker without a GPU, in bytes."""
 
 
 class Needs(NamedTuple):
-    """The resources that Ray reserves for a worker.
+    """The resources reserved by Ray for a worker.
 
     Attributes:
-        cpus: CPU cores. A worker with a GPU reserves one core only, so that the GPU decides where it fits. It then uses
-            its share of the cores of its node (`cluster.worker`), even if that node joined later.
-        gpus: Number of GPUs, or the share of one.
+        cpus: CPU cores. With "auto", a worker with a GPU reserves one core, so only GPUs limit the number of workers.
+            It then uses its share of the cores of its node (`cluster.worker`), even if that node joined later.
+        gpus: Number of GPUs, or a share of one.
     """
 
     cpus: float
     gpus: float
 
     def fit(self, node: Resources) -> bool:
-        """Whether an otherwise empty node has room for a worker."""
+        """Return whether an otherwise empty node has room for a worker."""
         return self.cpus <= node.get("CPU", 0) and self.gpus <= node.get("GPU", 0)
 
 
 def needs(job: Job, nodes: Sequence[Resources], threads: int) -> Needs:
-    """The resources of each worker.
+    """Return the resources of each worker.
 
     Args:
         job: The job.
-        nodes: Resources of the nodes that are alive and not about to leave.
+        nodes: Resources of all nodes alive and not leaving.
         threads: CPU threads of the network in every worker.
     """
     gpus = _gpus(job, nodes)
@@ -47,19 +47,19 @@ def needs(job: Job, nodes: Sequence[Resources], threads: int) -> Needs:
     able = [node for node in nodes if node.get("CPU", 0) >= 1]
     fewest = min((int(node["CPU"]) for node in able), default=1)
     if (most := _asked_for(job)) is not None:
-        # The cores are divided so that even the node with the most workers has room for them.
+        # Divide the cores so that even the node with the most workers has room for them.
         return Needs(float(max(1, fewest // math.ceil(most / max(1, len(able))))), gpus)
-    # More threads would wait for each other and for the GIL, so a large node has several workers.
+    # More threads per worker would wait for each other and for the GIL, so a large node gets several workers.
     return Needs(float(min(fewest, max([threads, *map(_cores_per_memory, able)]))), gpus)
 
 
 def target(job: Job, nodes: Sequence[Resources], shards_left: int, threads: int) -> int:
-    """The number of workers to have now. Workers without a free node stay pending, which makes an autoscaler add nodes.
+    """Return the current target number of workers. Workers without room stay pending; an autoscaler then adds nodes.
 
     Args:
         job: The job.
         nodes: See `needs`.
-        shards_left: Number of shards without a commit; more workers than that would have nothing to do.
+        shards_left: Number of shards without a commit; further workers would be idle.
         threads: See `needs`.
     """
     least = job.cluster.workers.min if isinstance(job.cluster.workers, WorkerRange) else 1
@@ -68,7 +68,7 @@ def target(job: Job, nodes: Sequence[Resources], shards_left: int, threads: int)
 
 
 def _asked_for(job: Job) -> int | None:
-    """Largest number of workers if the job states it, else None."""
+    """Return the largest number of workers if the job states it, else None."""
     workers = job.cluster.workers
     if isinstance(workers, WorkerRange):
         return workers.max
@@ -76,15 +76,15 @@ def _asked_for(job: Job) -> int | None:
 
 
 def _places(nodes: Sequence[Resources], each: Needs) -> int:
-    """Number of workers that fit on all nodes together, at least one."""
+    """Return the number of workers with room on all nodes together, at least one."""
     if each.gpus:
-        # A share lies on one GPU: the remainders of two GPUs make no worker.
+        # A GPU share cannot span two GPUs.
         return max(1, sum(int(node.get("GPU", 0)) for node in nodes) * int(1 / each.gpus + 1e-9))
     return max(1, sum(int(node.get("CPU", 0) // each.cpus) for node in nodes))
 
 
 def _cores_per_memory(node: Resources) -> int:
-    """Number of cores that come with the memory of one worker."""
+    """Return the number of cores per `_WORKER_BYTES` of the node's memory, rounded up."""
     return math.ceil(node["CPU"] * _WORKER_BYTES / node["memory"]) if node.get("memory") else 1
 
 

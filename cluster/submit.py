@@ -1,6 +1,6 @@
-"""Runs as jobs of a Ray cluster, through its Jobs API: the command `maskfleet run`, started on the head.
+"""Runs as jobs of a Ray cluster, through its Jobs API: `maskfleet run`, started on the head node.
 
-A cluster keeps the record and the log of a job only while it lives; the output keeps everything else. So submitting is
+The record and the log of a submission live as long as the cluster; everything else is in the output. So submitting is
 only a way to start the command elsewhere, and submitting again is always safe.
 """
 
@@ -63,19 +63,19 @@ class Submissions:
             os.environ.update({name: value for name, value in hidden.items() if value is not None})
 
     def submit(self, job: Job, day: date, *, python: str = "python", install: Install = "none") -> str:
-        """Start a run of a job on the head, with this version of maskfleet.
+        """Start a run of a job on the head node, with this version of maskfleet.
 
-        Reserves no CPU cores of the head: a head that takes no work (`num-cpus: "0"`) has none, and the driver must not
-        run on a machine that can be withdrawn.
+        Reserves no CPU cores: a head node closed to workers (`num-cpus: "0"`) has none, and the driver must not run
+        on a node that may be preempted.
 
         Args:
             job: The job.
             day: Date of the run, part of its id.
-            python: Python interpreter on the head: a path, or a name on its PATH.
-            install: Tool for installing the packages of this machine on the cluster; "none" if its image has them.
+            python: Python interpreter on the head node: a path, or a name on its PATH.
+            install: Tool for installing this machine's package versions on the cluster; "none" if they are installed.
 
         Returns:
-            The submission id, `<name>-<date>`, or `<name>-<date>-2` and so on after earlier ones of that date.
+            The submission id: `<name>-<date>`, then `<name>-<date>-2` and so on for later ones of that date.
 
         Raises:
             Locked: A submission of the same job and date is running.
@@ -85,7 +85,7 @@ class Submissions:
             pack(Path(folder), job)
             try:
                 self._client.submit_job(
-                    # -P: the shipped folder comes first on the path by Ray; the working directory stays off it.
+                    # -P keeps the working directory off the module search path; Ray puts the shipped folder on it.
                     entrypoint=f"exec {shlex.quote(python)} -P -m maskfleet --log run job.json",
                     submission_id=name,
                     runtime_env=environment(folder, install),
@@ -98,7 +98,10 @@ class Submissions:
                 )
             except RuntimeError as error:
                 if "already exists" in str(error):
-                    raise Locked(f"another client has just submitted {name}; follow that submission") from error
+                    raise Locked(
+                        f"another client has just submitted {name}; follow it with: "
+                        f"maskfleet logs {name} --address {self._address} --follow"
+                    ) from error
                 raise
         return name
 
@@ -113,7 +116,7 @@ class Submissions:
         return name
 
     def follow(self, name: str, write: Callable[[str], object]) -> int:
-        """Pass the log of a job on until the job ends.
+        """Pass on the log of a job until the job ends.
 
         Args:
             name: Submission id.
@@ -158,7 +161,7 @@ class Submissions:
         """Return the id of the newest submission of a job.
 
         Raises:
-            JobError: There is none.
+            JobError: The job was never submitted to this cluster.
         """
         for info in self.list():
             if info["name"] == job_name:
@@ -177,10 +180,10 @@ class Submissions:
 
         Args:
             name: Submission id.
-            wait: Time to wait at most, in seconds.
+            wait: Longest wait in seconds.
 
         Returns:
-            The state of the job then, such as "STOPPED" or "RUNNING".
+            The state of the job after that, such as "STOPPED" or "RUNNING".
         """
         with self._explained():
             self._client.stop_job(name)
@@ -199,12 +202,12 @@ class Submissions:
             yield
         except ray.exceptions.AuthenticationError as error:
             raise RefusedError(
-                f"Ray at {self._address} asks for a token and this client has none; set RAY_AUTH_TOKEN_PATH to a file "
-                "(mode 0600) with the token of the cluster"
+                f"Ray at {self._address} requires a token, and this client's is missing or wrong; set "
+                "RAY_AUTH_TOKEN_PATH to a file (mode 0600) with the token of the cluster"
             ) from error
         except (ConnectionError, requests.RequestException, ValueError) as error:
             raise UnreachableError(
-                f"no Ray dashboard at {self._address}; give --address http://HOST:8265, or leave it out to read the "
+                f"no Ray dashboard at {self._address}; correct --address (http://HOST:8265), or omit it to read the "
                 "records in the output"
             ) from error
         except RuntimeError as error:
@@ -213,11 +216,11 @@ class Submissions:
 
 
 def exit_code(state: str, code: int | None) -> int:
-    """Return the exit code of a job for its client: the driver's own, whatever became of it.
+    """Return the exit code for the client of a job: that of its driver.
 
     Args:
         state: Final state of the job in Ray.
-        code: Exit code of the driver in Ray; negative for a signal, None if unknown.
+        code: Exit code of the driver in Ray; -n if ended by signal n, None if unknown.
     """
     if state == "STOPPED":
         return STOPPED
@@ -227,7 +230,7 @@ def exit_code(state: str, code: int | None) -> int:
 
 
 def _is_not_farewell(record: logging.LogRecord) -> bool:
-    """Drop the line that Ray's client logs at the end of every followed log."""
+    """Return False for the line logged by Ray's client at the end of every followed log."""
     return not (record.levelno <= logging.INFO and record.getMessage().startswith("WebSocket closed"))
 
 

@@ -28,7 +28,7 @@ from maskfleet.jobs.training.loop import OnStep, StepReport, TrainingLoop, Train
 from maskfleet.jobs.training.plan import TrainingPlan, plan_training
 
 _MAX_RESTARTS = 5
-"""Restarts of all workers after the death of one."""
+"""Largest number of restarts of all workers after the death of one."""
 
 _POLL_SECONDS = 0.5
 """Seconds between two exchanges of progress and stop requests."""
@@ -40,11 +40,11 @@ class _WorkerConfig:
 
     Attributes:
         job: Job with a `finetune` section.
-        plan_id: Id of the training plan; workers refuse pairs or weights changed since.
+        plan_id: Id of the training plan; workers reject pairs or weights changed since.
         generation: Lock generation of the driver.
         threads: Number of CPU threads per worker.
         gpu: Whether each worker has a GPU.
-        loop: Makes the steps.
+        loop: Training loop of each worker.
         mailbox: Handle of the `_Mailbox` actor.
     """
 
@@ -62,7 +62,7 @@ def on_ray(address: str | None, *, worker_loop: TrainingLoop = train) -> Trainin
 
     Args:
         address: Address of a Ray cluster; None for RAY_ADDRESS, else a local Ray.
-        worker_loop: Makes the steps in each worker; tests replace it.
+        worker_loop: Training loop of each worker; tests replace it.
     """
 
     def loop(
@@ -78,7 +78,7 @@ def on_ray(address: str | None, *, worker_loop: TrainingLoop = train) -> Trainin
                     gpu=needs.gpus > 0, loop=worker_loop, mailbox=mailbox,
                 )  # fmt: skip
                 _train_on_workers(config, needs, runtime_env, on_step=on_step, stopped=stopped)
-        # All steps are made by now: this makes none and returns the result.
+        # By now all steps are done: this call only returns the result.
         return train(plan, checkpoints, threads=threads, on_step=on_step, stopped=stopped)
 
     return loop
@@ -106,7 +106,7 @@ class _Mailbox:
         return self._stop
 
     def fail(self, error: Exception) -> None:
-        """Post an error no restart can cure; the first one is kept."""
+        """Post an error no restart can fix; the first one is kept."""
         self._error = self._error or error
 
     def error(self) -> Exception | None:
@@ -118,7 +118,7 @@ def _train_on_workers(
     config: _WorkerConfig, needs: sizing.Needs, runtime_env: dict[str, Any] | None, *, on_step: OnStep | None,
     stopped: Callable[[], bool],
 ) -> None:  # fmt: skip
-    """Make all steps on the workers.
+    """Run all steps on the workers.
 
     Raises:
         JobError: Ray Train is not installed, or a worker raised it.
@@ -145,7 +145,7 @@ def _train_on_workers(
             ),
             run_config=ray_train.RunConfig(
                 name=config.plan_id,
-                storage_path=folder,  # only Ray Train's own bookkeeping, worthless afterwards
+                storage_path=folder,  # only Ray Train's own bookkeeping, not needed afterwards
                 failure_config=ray_train.FailureConfig(max_failures=_MAX_RESTARTS),
                 worker_runtime_env=runtime_env or {},  # type: ignore[call-arg]
             ),
@@ -235,7 +235,7 @@ def _run_loop(config: _WorkerConfig) -> None:
     torch.set_num_threads(config.threads)
     plan = plan_training(config.job)
     if plan.id != config.plan_id:
-        raise JobError("pairs or weights changed while the training was starting; run the same command again")
+        raise JobError("pairs or weights changed while training was starting; run the same command again")
     storage = open_storage(config.job.output, profile=config.job.profile)
     checkpoints = Checkpoints(storage, f"{plan.folder}/checkpoints", Fence(storage, config.generation))
     config.loop(

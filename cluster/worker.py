@@ -1,4 +1,4 @@
-"""The worker: a Ray actor with one network on one device. It decides nothing."""
+"""The worker: a Ray actor with one network on one device. It makes no decisions."""
 
 from dataclasses import replace
 
@@ -13,23 +13,23 @@ from maskfleet.jobs.run.executor import OpenPipeline
 
 
 class Worker:
-    """Serves the shards of one run. `cluster.workers` makes it a Ray actor.
+    """Processes shards of one run. `cluster.workers` starts it as a Ray actor.
 
     Args:
-        job: The job of today's command.
+        job: Job of the current command.
         run_id: The run.
         cpus: Number of CPU cores for this process.
-        gpu_share: Number of GPUs of this worker. Unless 0, the worker has the cores that go with them on its node, in
-            place of `cpus`.
-        open_pipeline: Opens its pipeline; see `jobs.run.open_pipeline`.
+        gpu_share: Number of GPUs of this worker, or a share of one. If not 0, the worker uses its node's cores per GPU
+            instead of `cpus`.
+        open_pipeline: Opens the pipeline; see `jobs.run.open_pipeline`.
         generation: Generation of the lock that the driver holds.
     """
 
     def __init__(
         self, job: Job, run_id: str, *, cpus: int, gpu_share: float, open_pipeline: OpenPipeline, generation: int
     ) -> None:
-        # An error of the job is kept for `ready` to raise. Raised here, it would reach the driver as the death of an
-        # actor, with a traceback in place of its message.
+        # Job errors are raised by `ready`. Raised here, they would reach the driver as the death of an actor, with a
+        # traceback instead of the message.
         self._error: MaskfleetError | None = None
         try:
             self._run = replace(Run.attach(job.output, run_id, profile=job.profile, generation=generation), job=job)
@@ -41,7 +41,7 @@ class Worker:
         """Return the id of this worker's node once it can serve.
 
         Raises:
-            MaskfleetError: It cannot serve; the message says why.
+            MaskfleetError: It cannot serve; the message names the cause.
         """
         if self._error is not None:
             raise self._error
@@ -53,12 +53,12 @@ class Worker:
 
     @ray.method(concurrency_group="heartbeat")
     def still_for(self) -> float:
-        """Seconds since one of its images last made progress."""
+        """Return the seconds since one of its images last made progress."""
         return self._pipeline.still_for()
 
 
 def _cores_with(gpus: float) -> int:
-    """Number of CPU cores that go with a number of this node's GPUs."""
+    """Return the number of CPU cores for a number of GPUs, in proportion to those of this node."""
     node_id = ray.get_runtime_context().get_node_id()
     (resources,) = (node["Resources"] for node in ray.nodes() if node["NodeID"] == node_id)  # type: ignore[no-untyped-call]
     return max(1, int(resources.get("CPU", 1) * gpus / max(1.0, resources.get("GPU", 1))))

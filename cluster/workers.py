@@ -1,6 +1,6 @@
 """The workers of a run: as many as the cluster has room for, replaced when they die or hang.
 
-Knows nothing of what a dead worker means for its shards: `cluster.driver` decides that.
+Knows nothing about the shards of a dead worker: `cluster.driver` handles them.
 """
 
 import logging
@@ -25,14 +25,14 @@ from maskfleet.jobs.run.executor import OpenPipeline
 from maskfleet.jobs.run.pipeline import SHARDS_IN_FLIGHT
 
 LOOK_SECONDS = 1.0
-"""Seconds between two looks at the nodes of the cluster."""
+"""Seconds between two checks of the cluster's nodes."""
 
 _STARTS = 5
-"""Workers that may die in a row before one is ready, plus two per worker wanted. More deaths are no bad luck: the
-machine or the job is at fault."""
+"""Consecutive worker deaths tolerated before any worker is ready, plus two per worker wanted. More deaths point to the
+machine or the job."""
 
 _HEARTBEAT_SECONDS = 10.0
-"""Seconds between two questions to a worker about the progress of its images."""
+"""Seconds between two heartbeats of a worker."""
 
 
 @dataclass(eq=False)
@@ -41,14 +41,14 @@ class WorkerHandle:
 
     Attributes:
         actor: The Ray actor.
-        needs: The resources reserved for it.
+        needs: Resources reserved for it.
         node: Id of its node once it is ready; None before.
         tasks: Its shards, by the reference of the call.
-        leaving: Whether it gets no further shard, and is ended once it has none.
-        broken: Whether it raised an unexpected error. A CUDA context, for one, does not recover from that.
-        moved: Monotonic time at which one of its images last made progress.
-        asked: Monotonic time of the last heartbeat question.
-        heartbeat: Reference of the heartbeat question without an answer; None if there is none.
+        leaving: Whether it gets no further shards and is ended once it has none.
+        broken: Whether it raised an unexpected error, from which a CUDA context, for example, does not recover.
+        moved: Monotonic time of the last progress of any of its images.
+        asked: Monotonic time of the last heartbeat call.
+        heartbeat: Reference of the unanswered heartbeat call; None if there is none.
     """
 
     actor: Any
@@ -63,7 +63,7 @@ class WorkerHandle:
 
     @property
     def alone(self) -> bool:
-        """Whether it must get no further shard for now, because it has a suspect."""
+        """Whether it must get no further shards for now, because it has a suspect."""
         return any(task.alone for task in self.tasks.values())
 
 
@@ -77,8 +77,8 @@ class Workers:
         log: Event log of the run.
 
     Attributes:
-        calls: Calls without an answer, by reference: starts of workers, and shards.
-        drained: Ids of nodes that Ray has announced to leave.
+        calls: Workers of all unanswered calls, by reference of the call: worker starts and shards.
+        drained: Ids of all nodes ever announced by Ray as leaving.
     """
 
     def __init__(
@@ -110,13 +110,13 @@ class Workers:
         return sum(handle.node is not None for handle in self._handles)
 
     def scale(self, shards_left: int) -> float | None:
-        """Start and end workers, so that they match the nodes that there are now.
+        """Start and end workers to match the current nodes.
 
         Args:
             shards_left: Number of shards without a commit.
 
         Returns:
-            Seconds since the last look, 0 after a loss; None if it is too early for another look.
+            Seconds since the last check of the nodes, 0 after a loss; None if it is too early for another check.
 
         Raises:
             ClusterError: Too many workers died before they were ready.
@@ -126,7 +126,7 @@ class Workers:
             return None
         passed, self._looked = (now - self._looked if self._looked else 0.0), now
         nodes = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
-        # Nodes with a spot notice, and nodes being scaled down. Ray offers this under a private name only.
+        # Nodes with a spot notice, and nodes being scaled down. Ray has only a private function for this.
         draining = set(ray._private.state.state.get_draining_nodes())
         self.drained |= draining
         staying = [resources for node, resources in nodes.items() if node not in draining]
@@ -142,17 +142,17 @@ class Workers:
         self._match(wanted, needs, avoided)
         if self._starts >= _STARTS + 2 * wanted:
             raise ClusterError(
-                f"no worker gets ready ({self._last_start_error}); read its log in Ray's session folder, or try the "
+                f"no worker became ready ({self._last_start_error}); read its log in Ray's session folder, or try the "
                 "job with --no-ray"
             )
         return passed
 
     def _match(self, wanted: int, needs: sizing.Needs, avoided: set[str]) -> None:
-        # A worker requested before there was any node may have been requested with the wrong resources.
+        # A worker requested before any node had joined may have the wrong resources.
         for handle in [handle for handle in self._handles if handle.node is None and handle.needs != needs]:
             self.end(handle)
         staying = [handle for handle in self._handles if not handle.leaving]
-        # Workers that are not ready yet go first; workers with shards stay.
+        # End workers that are not ready first, and none with shards.
         spare = sorted((handle for handle in staying if not handle.tasks), key=lambda handle: handle.node is not None)
         for handle in spare[: max(0, len(staying) - wanted)]:
             self.end(handle)
@@ -167,7 +167,7 @@ class Workers:
             "max_task_retries": 0,
             "max_concurrency": SHARDS_IN_FLIGHT,
             "concurrency_groups": {"heartbeat": 1},
-            # Fewer workers than there is room for get a node's cores for decoding, and losing a node costs fewer.
+            # Spread over the nodes, workers compete less for cores, and a lost node costs fewer workers.
             "scheduling_strategy": "SPREAD",
             "runtime_env": self._runtime_env,
         }
@@ -195,18 +195,18 @@ class Workers:
         self.calls[call] = handle
 
     def started(self, handle: WorkerHandle, node: str) -> None:
-        """Note that a worker is ready on a node."""
+        """Record that a worker is ready on a node."""
         handle.node, self._starts = node, 0
 
     def end(self, handle: WorkerHandle) -> None:
-        """End a worker if it is still alive, and forget it."""
+        """Remove a worker, and end it if it is still alive."""
         self._handles.remove(handle)
         self.calls = {call: other for call, other in self.calls.items() if other is not handle}
         with suppress(RayError):
             ray.kill(handle.actor)
 
     def lost(self, handle: WorkerHandle) -> None:
-        """Forget a worker that died. Its successor is started with the next call of `scale`."""
+        """Remove a dead worker. The next call of `scale` starts its replacement."""
         self.end(handle)
         self._looked = 0.0
 
@@ -226,13 +226,13 @@ class Workers:
         self._breaker.failed(node, what, time.monotonic())
 
     def check_heartbeats(self) -> None:
-        """Ask workers for their images' progress, and end those without any, or without an answer."""
+        """Poll workers; kill those without progress or reply for `cluster.stall_seconds`."""
         now = time.monotonic()
         for handle in self._handles:
             if not handle.tasks:
                 continue
             if handle.heartbeat is not None and ray.wait([handle.heartbeat], timeout=0)[0]:
-                with suppress(RayError):  # it died; the calls of its shards report that too
+                with suppress(RayError):  # it died; the calls of its shards report that
                     handle.moved = max(handle.moved, now - ray.get(handle.heartbeat))
                 handle.heartbeat = None
             if handle.heartbeat is None and now - handle.asked >= _HEARTBEAT_SECONDS:
@@ -240,10 +240,10 @@ class Workers:
             if now - handle.moved > self._run.job.cluster.stall_seconds:
                 handle.moved = now
                 self._log.write("worker hangs", level=logging.WARNING, node=handle.node)
-                ray.kill(handle.actor)  # its calls end with this, as those of any dead worker
+                ray.kill(handle.actor)  # its calls then fail like those of any dead worker
 
 
 def _node_of(actor: Any) -> str:
-    """Id of the node of an actor that never got ready, or ""."""
+    """Return the node id of an actor that never became ready, or "" if unknown."""
     known = ray._private.state.actors(actor._actor_id.hex())
     return str(known.get("Address", {}).get("NodeID", ""))

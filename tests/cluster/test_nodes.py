@@ -167,5 +167,5 @@ def test_a_worker_that_hangs_is_ended_and_its_shards_are_done_elsewhere(tmp_path
 def test_a_job_whose_shards_all_fail_ends_early_and_says_so(tmp_path, weights_file, monkeypatch):
     images = draw_images(tmp_path / "images", 60)
     monkeypatch.setattr(driver, "JobBreaker", lambda: JobBreaker(shards=3))
-    with cluster_of(1) as (cluster, _), pytest.raises(ClusterError, match="most shards cost their workers .*no luck"):
+    with cluster_of(1) as (cluster, _), pytest.raises(ClusterError, match="most shards crash their workers .*no luck"):
         run(job_of(images, tmp_path / "out", weights_file), Fleet(cluster.address, open_pipeline=killers.unlucky))

@@ -1,4 +1,4 @@
-"""Submissions to a real Ray head that asks for a token."""
+"""Submissions to a real Ray head requiring a token."""
 
 import json
 import os
@@ -145,7 +145,7 @@ def test_a_run_is_submitted_stopped_and_resumed(head, tmp_path, weights_file):
 
     refused = maskfleet(head, *submit, token=False)
     assert (refused.returncode, refused.stdout) == (1, "")
-    assert "asks for a token" in refused.stderr
+    assert "requires a token" in refused.stderr
     assert len(refused.stderr.strip().splitlines()) == 1
 
     following = maskfleet(head, *submit, "--follow", wait=False)

@@ -100,7 +100,7 @@ def test_an_error_of_a_worker_is_reported_once_and_not_retried(job, address):
         assert str(ray.get(mailbox.error.remote())) == "the pairs are wrong; correct them"
         train._work({"config": config})  # as Ray Train restarts it
         again = ray.remote(num_cpus=0)(train._Mailbox).remote()
-        with pytest.raises(JobError, match="pairs or weights changed while the training was starting"):
+        with pytest.raises(JobError, match="pairs or weights changed while training was starting"):
             train._work({"config": replace(config, plan_id="another", mailbox=again)})
 
 

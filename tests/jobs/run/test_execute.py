@@ -313,7 +313,7 @@ def test_bad_jobs_leave_nothing_behind(images, tmp_path, weights_file):
         assert "\n" not in str(error.value)
         assert not out.exists()
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(JobError, match="the output cannot be written"):
+    with pytest.raises(JobError, match="the output is not writable"):
         run(job_of(images, tmp_path / "file/out", weights_file))
 
 
