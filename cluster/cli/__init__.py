@@ -1,1 +1,1 @@
-"""The command line: one module per group of commands, and the table of all commands in `main`."""
+"""The command line: one module per group of commands; `main` has the table of all commands."""

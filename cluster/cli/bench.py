@@ -1,4 +1,4 @@
-"""Commands that measure this machine, as ratios of two speeds measured in alternation."""
+"""Commands measuring this machine, as ratios of two speeds measured alternately."""
 
 import re
 from collections.abc import Callable
@@ -18,18 +18,19 @@ from maskfleet.jobs.job.schema import Job
 if TYPE_CHECKING:
     from maskfleet.jobs.tools.bench import MakeExecutor
 
-_DRAWN = "drawn images"
+_DRAWN = "synthetic images"
 
 Weights = Annotated[
-    list[str], typer.Option("--weights", metavar="FILE|NAME", help="Weights, as for `maskfleet run`. Repeat for more.")
+    list[str],
+    typer.Option("--weights", metavar="FILE|NAME", help="Weights, as for `maskfleet run`. Repeat for an ensemble."),
 ]
 Input = Annotated[
-    str, typer.Option("--input", metavar="PLACE", help="Images, as for `maskfleet run`. Default: drawn images.")
+    str, typer.Option("--input", metavar="PLACE", help="Images, as for `maskfleet run`. Default: synthetic images.")
 ]
-Images = Annotated[int, typer.Option("--images", min=1, metavar="N", help="Number of images to draw or read.")]
-Side = Annotated[int, typer.Option("--side", min=16, metavar="PX", help="Width and height of drawn images, in px.")]
+Images = Annotated[int, typer.Option("--images", min=1, metavar="N", help="Number of images to generate or read.")]
+Side = Annotated[int, typer.Option("--side", min=16, metavar="PX", help="Width and height of synthetic images in px.")]
 Pairs = Annotated[
-    int, typer.Option("--pairs", min=1, metavar="N", help="Number of pairs of measurements. Results are medians.")
+    int, typer.Option("--pairs", min=1, metavar="N", help="Number of paired measurements. Results are their medians.")
 ]
 
 
@@ -37,11 +38,11 @@ def forward(
     weights: Weights = ["nuclei"],  # noqa: B006  (Typer copies it)
     shapes: Annotated[
         list[str],
-        typer.Option("--shape", metavar="WIDTHxHEIGHT", help="Size of the images in px. Repeat for more."),
+        typer.Option("--shape", metavar="WIDTHxHEIGHT", help="Image size in px. Repeatable."),
     ] = ["256x256"],  # noqa: B006
     precisions: Annotated[
         list[str],
-        typer.Option("--precision", metavar="NAME", help="fp32, bf16, fp16 or auto. Repeat for more."),
+        typer.Option("--precision", metavar="NAME", help="fp32, bf16, fp16 or auto. Repeatable."),
     ] = ["auto"],  # noqa: B006
     pairs: Pairs = 3,
     sets: options.Set = None,
@@ -49,8 +50,8 @@ def forward(
 ) -> None:
     """Measure the bare forward pass of the network.
 
-    Input stays on the device. Shows images/s, TFLOP/s, and the share of the speed of a plain matrix product, measured
-    in alternation.
+    Shows images/s, TFLOP/s, and the TFLOP/s as a share of those of a plain matrix product, measured alternately. Input
+    stays on the device.
 
     Examples:
       maskfleet bench forward --shape 256x256 --shape 1024x1024 --precision bf16
@@ -94,9 +95,9 @@ def null(
     sets: options.Set = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Measure the limit of the runner, without a network.
+    """Measure the runner's own speed limit, without a network.
 
-    Compares runs with a network doing nothing against plain decoding and encoding.
+    Compares whole runs with a no-op network against bare decoding and encoding.
 
     Examples:
       maskfleet bench null --images 2000
@@ -130,7 +131,10 @@ def codecs(input_: Input = "", images: Images = 2000, side: Side = 256, as_json:
 
 def storage(
     url: Annotated[
-        str, typer.Argument(metavar="PLACE", help="Folder or s3:// prefix. Test objects in it are deleted at the end.")
+        str,
+        typer.Argument(
+            metavar="PLACE", help="Folder or s3:// prefix. Test objects are written there and deleted afterwards."
+        ),
     ],
     objects: Annotated[int, typer.Option("--objects", min=1, metavar="N", help="Number of objects.")] = 1000,
     size: Annotated[int, typer.Option("--bytes", min=1, metavar="N", help="Object size in bytes.")] = 16384,
@@ -156,11 +160,11 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "codecs": codecs,
     "storage": storage,
 }
-"""Every measurement by its name."""
+"""All measurements by name."""
 
 
 def _bench() -> None:
-    """Measure the speed of this machine. Results are medians of pairs."""
+    """Measure the speed of this machine. Comparisons are medians of paired measurements."""
 
 
 def _app() -> typer.Typer:
@@ -175,7 +179,7 @@ app = _app()
 
 
 def _job(input_: str, weights: list[str], sets: list[str] | None) -> Job:
-    # `jobs.tools.bench_images.bench_job` replaces an empty input by drawn images.
+    # `jobs.tools.bench_images.bench_job` replaces an empty input with synthetic images.
     job = Job.of({"input": input_ or _DRAWN, "output": "bench", "weights": weights}, sets or [])
     return job if input_ else job.model_copy(update={"input": ""})
 
@@ -191,7 +195,7 @@ def _executor(no_ray: bool) -> "MakeExecutor":
 
 
 def _shape(text: str) -> tuple[int, int]:
-    """Return (height, width) in px of WIDTHxHEIGHT."""
+    """Return the height and width in px from WIDTHxHEIGHT."""
     found = re.fullmatch(r"(\d+)[x×](\d+)", text)
     if not found or min(width := int(found[1]), height := int(found[2])) < 16:
         raise JobError(f"--shape {text!r} is not WIDTHxHEIGHT of at least 16 px each, such as 256x256")

@@ -1,4 +1,4 @@
-"""The demo: a whole job on drawn images with known masks."""
+"""The demo: a whole job on synthetic images with known masks."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,13 +16,13 @@ def demo(
     folder: Annotated[Path, typer.Option("--output", metavar="FOLDER", help="Folder to write to.")] = Path(
         "maskfleet-demo"
     ),
-    images: Annotated[int, typer.Option("--images", min=1, metavar="N", help="Number of images to draw.")] = 240,
+    images: Annotated[int, typer.Option("--images", min=1, metavar="N", help="Number of images to generate.")] = 240,
     no_ray: options.NoRay = False,
 ) -> int:
-    """Try maskfleet on drawn images with known masks.
+    """Try maskfleet on synthetic images with known masks.
 
-    Draws images that look like microscopy and 3 broken files, runs a whole job on them, and compares the masks with
-    the known ones.
+    Generates microscopy-like images and 3 broken files, runs a whole job on them, and compares the masks with the
+    known ones.
 
     Examples:
       maskfleet demo --images 24
@@ -30,7 +30,7 @@ def demo(
     from maskfleet.jobs.tools.demo import draw, mean_dice
 
     drawn = draw(folder, images=images)
-    console.say(f"drew {counted(images, 'image')} and {counted(drawn.broken, 'broken file')} in {drawn.images}")
+    console.say(f"generated {counted(images, 'image')} and {counted(drawn.broken, 'broken file')} in {drawn.images}")
     job = Job.of(
         {
             "name": "demo",

@@ -1,4 +1,4 @@
-"""Commands that write files for other programs: schedule, cluster-config."""
+"""Commands writing files for schedulers and clusters: schedule, cluster-config."""
 
 from pathlib import Path
 from typing import Annotated
@@ -25,14 +25,14 @@ def schedule(
             "--address",
             metavar="URL",
             help="For systemd, cron and airflow: submit to this cluster's dashboard, http://HOST:8265. Default: run "
-            "on the machine of the scheduler.",
+            "on the scheduler's machine.",
         ),
     ] = None,
 ) -> None:
-    """Write the files for running a job every night.
+    """Write the files for running a job on a schedule.
 
-    Uses the [schedule] and [cluster] sections of the job file. Applies nothing. Call it in the folder in which the job
-    is to run.
+    Uses the [schedule] and [cluster] sections of the job file. Only writes files; installing them is up to you. Run it
+    in the folder the job should run in.
 
     Examples:
       maskfleet schedule job.toml --for systemd --output units/
@@ -51,7 +51,7 @@ def cluster_config(
 ) -> None:
     """Write the configuration of a Ray cluster for a job.
 
-    Uses the [cluster] section of the job file, and also writes the Dockerfile of the image. Start the cluster with
+    Uses the [cluster] section of the job file, and also writes the Dockerfile of its image. Start the cluster with
     kubectl or `ray up`, then use `maskfleet submit`.
 
     Examples:

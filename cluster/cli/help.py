@@ -1,6 +1,6 @@
-"""The form of `--help`: commands in groups, plain names for values, and examples as they are typed.
+"""The layout of `--help`: commands in groups, plain names for values, and verbatim examples.
 
-Typer's own form shows Python types, such as <list[str]>, and wraps examples like prose.
+Typer's own layout shows Python types, such as <list[str]>, and wraps examples like prose.
 """
 
 import re
@@ -28,7 +28,7 @@ class Command(TyperCommand):
 
 
 class Group(TyperGroup):
-    """A command with commands. They are listed under the heading in their `rich_help_panel`."""
+    """A group of commands, each listed under the heading in its `rich_help_panel`."""
 
     def format_help_text(self, ctx: Any, formatter: Any) -> None:
         """Write the docstring without its examples."""

@@ -1,7 +1,7 @@
 """The command line: the table of all commands, and how the process ends.
 
 Results go to stdout, progress and messages to stderr. Every error is one line with its remedy. Ray and torch are
-imported inside the commands that need them, so that `--help` and `status` answer at once.
+imported only inside the commands that need them, so `--help` and `status` answer at once.
 """
 
 import atexit
@@ -54,7 +54,7 @@ COMMANDS: dict[str, dict[str, Callable[..., Any] | typer.Typer]] = {
         "bench": bench.app,
     },
 }
-"""Every command by its name, below its heading in `maskfleet --help`."""
+"""All commands by heading in `maskfleet --help` and by name."""
 
 _log = logging.getLogger("maskfleet")
 
@@ -64,8 +64,8 @@ def main() -> None:
     for name, value in PATIENT_THREADS.items():
         os.environ.setdefault(name, value)  # torch reads it once, when it is imported
     code = _exit_code(lambda: app(standalone_mode=False))
-    # C++ threads of torch, pyarrow and Ray can abort an interpreter that is shutting down (exit code 134), and
-    # schedulers read the exit code. So Python's own exit steps run here, and then the process leaves at once.
+    # C++ threads of torch, pyarrow and Ray can abort an interpreter during shutdown (exit code 134), and schedulers
+    # read the exit code. So Python's exit functions run here, and then the process exits at once.
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -130,7 +130,7 @@ def _show_version(wanted: bool) -> None:
 
 
 def _maskfleet(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the tracebacks of errors.")] = False,
     log: Annotated[bool, typer.Option("--log", help="Show the run's log on stderr, one JSON object per line.")] = False,
     _version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
@@ -140,8 +140,8 @@ def _maskfleet(
 
     `maskfleet COMMAND --help` describes a command. --debug and --log go before the command.
 
-    Exit codes: 0 complete; 1 incomplete, or another failure; 2 wrong job, input, weights or usage; 3 a gate refused new
-    weights; 4 another run holds the output; 130 stopped.
+    Exit codes: 0 success; 1 incomplete run or other failure; 2 invalid job, input, weights or usage; 3 new weights
+    refused by the gate; 4 output locked by another run; 130 stopped.
 
     Examples:
       maskfleet demo

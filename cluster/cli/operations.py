@@ -1,6 +1,6 @@
-"""Commands on runs in progress and past ones, here or on a Ray cluster: submit, status, list, logs, stop.
+"""Commands on current and past runs, local or on a Ray cluster: submit, status, list, logs, stop.
 
-Without a cluster's address they read the records in the output, which last longer than any cluster.
+Without a cluster's address they read the records in the output, which outlive any cluster.
 """
 
 import sys
@@ -30,27 +30,27 @@ def submit(
     ] = False,
     python: Annotated[
         str,
-        typer.Option("--python", metavar="PROGRAM", help="Python interpreter on the head."),
+        typer.Option("--python", metavar="PROGRAM", help="Python interpreter on the head node."),
     ] = "python",
     install: Annotated[
         Literal["none", "pip", "uv"],
         typer.Option(
             "--install",
             metavar="TOOL",
-            help="Install this machine's package versions there first: pip, uv, or none if the cluster has them.",
+            help="Tool for installing this machine's package versions on the cluster first: pip, uv or none.",
         ),
     ] = "none",
 ) -> int:
     """Run a job on a Ray cluster.
 
-    Ships this version of maskfleet and the job to the head of the cluster, starts the run there, and prints its
+    Ships this version of maskfleet and the job to the head node of the cluster, starts the run there, and prints its
     submission id.
 
     Examples:
       maskfleet submit job.toml --address http://10.0.0.5:8265 --follow
     """
     if install != "none" and "/" in python:
-        raise JobError(f"--install makes a new environment, which {python} does not belong to; leave out --python")
+        raise JobError(f"--install creates a new environment, so {python} cannot be used; omit --python")
     from maskfleet.cluster.submit import Submissions
 
     night = (date or datetime.now(UTC)).date()
@@ -89,7 +89,7 @@ def list_(
 ) -> None:
     """List the runs of an output, or the submissions of a cluster.
 
-    The newest comes first.
+    Newest first.
 
     Examples:
       maskfleet list out/
@@ -127,7 +127,7 @@ def logs(
 ) -> int:
     """Show the log of the newest run, or of a submission.
 
-    The log of a run has one JSON object per line.
+    The log of a run has one JSON object per line. Runs with --no-ray keep none.
 
     Examples:
       maskfleet logs out/
@@ -147,7 +147,7 @@ def logs(
 
 
 def stop(target: options.Submission, address: options.Dashboard) -> int:
-    """Stop a submission, after the shards in progress.
+    """Stop a submission after its shards in progress.
 
     Submit the same job again to resume it.
 
@@ -168,9 +168,9 @@ def _run_status(target: str, *, profile: str | None) -> dict[str, Any]:
 
 
 def _submission_status(target: str, address: str, *, profile: str | None) -> dict[str, Any]:
-    """State of a submission from its cluster, and of its run from the output.
+    """Return the state of a submission from its cluster, and of its run from the output.
 
-    If the cluster is gone and the target is a job file, the state of the run alone.
+    Without the cluster, return the state of the run alone if the target is a job file.
     """
     from maskfleet.cluster.submit import UnreachableError
 
@@ -179,18 +179,18 @@ def _submission_status(target: str, address: str, *, profile: str | None) -> dic
     except UnreachableError as error:
         if not is_job_file(target):
             raise
-        console.say(f"{error}; this is the state in the output")
+        console.say(f"{error}. Showing the state in the output instead")
         return _run_status(target, profile=profile)
     info = submissions.info(name)
     try:
         run = _run_status(info["output"], profile=profile) if info["output"] else None
-    except MaskfleetError as error:  # the output may be out of reach from this machine
+    except MaskfleetError as error:  # this machine may have no access to the output
         run = {"unknown": str(error)}
     return {**info, "run": run}
 
 
 def _found(target: str, address: str) -> "tuple[Submissions, str]":
-    """The submissions of a cluster, and the id of the one named by a target."""
+    """Return the submissions of a cluster, and the id of the one named by a target."""
     from maskfleet.cluster.submit import Submissions
 
     submissions = Submissions(address)

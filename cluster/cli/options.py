@@ -11,7 +11,7 @@ from maskfleet.jobs.job.sections import FailureKind, Reason
 
 
 def _choice_of(choices: tuple[str, ...]) -> Callable[[list[str] | None], list[str] | None]:
-    """Return a check of a repeatable option; Typer itself checks single values only."""
+    """Return a check of a repeatable option; Typer itself checks only single values."""
 
     def check(values: list[str] | None) -> list[str] | None:
         for value in values or ():
@@ -60,7 +60,9 @@ Weights = Annotated[
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the job: run.shard_size=64. Repeatable."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override a key of the job, such as run.shard_size=64. Repeatable."
+    ),
 ]
 Date = Annotated[
     datetime | None,
@@ -77,7 +79,7 @@ Only = Annotated[
         "--only",
         metavar="REASON",
         callback=_choice_of(get_args(Reason)),
-        help="Process only images that are new, changed, stale or failed. Repeatable.",
+        help="Process only images planned for this reason: new, changed, stale or failed. Repeatable.",
     ),
 ]
 Since = Annotated[
@@ -87,10 +89,10 @@ Since = Annotated[
     ),
 ]
 Limit = Annotated[
-    int | None, typer.Option("--limit", min=1, metavar="N", help="Process the first N images, in order of key.")
+    int | None, typer.Option("--limit", min=1, metavar="N", help="Process only the first N images, in key order.")
 ]
 Sample = Annotated[
-    int | None, typer.Option("--sample", min=1, metavar="N", help="Process a random sample of N images.")
+    int | None, typer.Option("--sample", min=1, metavar="N", help="Process only a random sample of N images.")
 ]
 FailureKinds = Annotated[
     list[str],
@@ -98,7 +100,7 @@ FailureKinds = Annotated[
         "--class",
         metavar="KIND",
         callback=_choice_of(get_args(FailureKind)),
-        help="Kind of failure: decode, oom, io or crash. Repeatable.",
+        help="Kind of failure to retry: decode, oom, io or crash. Repeatable.",
     ),
 ]
 Address = Annotated[

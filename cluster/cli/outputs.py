@@ -13,15 +13,13 @@ from maskfleet.jobs.outputs.exports.forms import EXPORTS
 
 def explain(
     output: options.OutputOrJob,
-    key: Annotated[
-        str, typer.Argument(metavar="KEY", help="Key of the image, or any ending of it that no other key has.")
-    ],
+    key: Annotated[str, typer.Argument(metavar="KEY", help="Key of the image, or a unique ending of it.")],
     profile: options.Profile = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Show the history of one image.
 
-    Lists every run that knows the image, with attempts and weights, and why the image was or was not planned.
+    Lists every run with the image, its attempts and weights, and the reason for planning it or not.
 
     Examples:
       maskfleet explain out/ plate-1/well-0003.png
@@ -40,9 +38,10 @@ def explain(
 
 
 def verify(output: options.OutputOrJob, profile: options.Profile = None, as_json: options.AsJson = False) -> int:
-    """Check a whole output against its records. Exit code 1 if anything is wrong.
+    """Check a whole output against its records.
 
-    Reads every file again: one row per image, every mask present, undamaged and as its commit describes it.
+    Reads every file: each image must have one row, and each mask must exist, be undamaged and match its commit. Exits
+    with code 1 if there are problems.
 
     Examples:
       maskfleet verify s3://bucket/masks/
@@ -74,11 +73,11 @@ def export(
     ] = "png",
     key: Annotated[
         str | None,
-        typer.Option("--key", metavar="KEY", help="Export one image: its key, or any ending that no other key has."),
+        typer.Option("--key", metavar="KEY", help="Export only one image, by its key or a unique ending of it."),
     ] = None,
     names: Annotated[
         str | None,
-        typer.Option("--names", metavar="NAME,NAME", help="Names of the classes after the first, such as cell,wall."),
+        typer.Option("--names", metavar="NAME,NAME", help="Names of the classes 1, 2, …, such as cell,wall."),
     ] = None,
     profile: options.Profile = None,
 ) -> None:
@@ -100,17 +99,17 @@ def export(
 
 def gc(
     output: options.OutputOrJob,
-    delete: Annotated[bool, typer.Option("--delete", help="Delete the files. Default: list them.")] = False,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete the files. Default: only list them.")] = False,
     hours: Annotated[
         float,
-        typer.Option("--grace", min=0, metavar="HOURS", help="Leave files younger than this alone."),
+        typer.Option("--grace", min=0, metavar="HOURS", help="Keep files younger than this."),
     ] = 24,
     profile: options.Profile = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """List files that nothing refers to, or delete them.
+    """List or delete unused files of an output.
 
-    These are uncommitted leftovers of superseded attempts, merged catalog files, and indexes of deleted tars.
+    These are uncommitted leftovers of superseded attempts, merged catalog files, and indexes of deleted tar files.
 
     Examples:
       maskfleet gc out/
@@ -129,4 +128,4 @@ def gc(
         typer.echo(path)
     files, young = counted(len(found.paths), "file"), counted(found.young, "unused file")
     action = "deleted" if delete else "unused; delete with --delete"
-    typer.echo(f"{files} ({counted(found.size, 'byte')}) {action}; {young} younger than {hours:g} hours left alone")
+    typer.echo(f"{files} ({counted(found.size, 'byte')}) {action}; {young} younger than {hours:g} hours kept")

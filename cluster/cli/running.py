@@ -1,4 +1,4 @@
-"""Commands that process images: plan, run, backfill, retry."""
+"""Commands processing images: plan, run, backfill, retry."""
 
 from datetime import datetime, timedelta
 from typing import Annotated
@@ -27,10 +27,10 @@ def plan(
     sample: options.Sample = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Show what a run would do, take and cost. Writes nothing.
+    """Show what a run would do, with its estimated duration and cost. Writes nothing.
 
-    Lists the input, processes a small sample on this machine to estimate time and cost, and warns of masks likely to
-    be wrong. Costs need prices in the job's [prices] section.
+    Lists the input, processes a small sample on this machine to estimate duration and cost, and warns of masks likely
+    to be wrong. Estimating costs needs prices in the job's [prices] section.
 
     Examples:
       maskfleet plan job.toml
@@ -54,7 +54,7 @@ def plan(
     result["warnings"] = warnings(work, loaded, manifest, threads=threads_of(work))
     if work.finetune.images:
         result["warnings"].append(
-            "the new weights are not trained yet: run trains them first; this plan uses the current weights"
+            "the new weights are not trained yet; this plan uses the current weights, but a run trains first"
         )
     console.show(result, as_json=as_json)
 
@@ -105,7 +105,7 @@ def backfill(
 ) -> int:
     """Run a job once for each day of a period, the earliest first.
 
-    The input of the job must contain {date}. A finished day only costs the listing of its input.
+    The input of the job must contain {date}. A finished day costs only the listing of its input.
 
     Examples:
       maskfleet backfill job.toml --from 2026-11-01 --to 2026-11-07
@@ -136,8 +136,8 @@ def retry(
 ) -> int:
     """Process failed images again, by kind of failure.
 
-    Uses the job stored with the newest run of the output. Includes failures that runs leave alone, such as corrupt
-    files.
+    Uses the job stored with the newest run of the output. Includes failures never retried by a normal run, such as
+    corrupt files.
 
     Examples:
       maskfleet retry out/ --class crash --class oom
@@ -158,7 +158,7 @@ def run_job(job: Job, *, address: str | None, no_ray: bool, as_json: bool, last:
         address: Ray cluster; None for RAY_ADDRESS, otherwise a local Ray.
         no_ray: Whether to run in this process.
         as_json: Whether to print the outcome as JSON.
-        last: Whether the process ends after this run. If so, a Ray still starting need not be waited for.
+        last: Whether the process ends after this run and need not wait for a Ray still starting.
 
     Returns:
         The exit code.
@@ -177,7 +177,7 @@ def run_job(job: Job, *, address: str | None, no_ray: bool, as_json: bool, last:
                 from maskfleet.cluster.connection import Connection
 
                 connection = Connection(address)
-                if last and not job.finetune.images:  # a training may take hours before Ray is needed
+                if last and not job.finetune.images:  # training may take hours before Ray is needed
                     connection.begin()
                 from maskfleet.cluster.driver import Fleet
                 from maskfleet.jobs.run.execute import run as run_on

@@ -1,4 +1,4 @@
-"""What a command acts on: a job from a file or from options, or the output of a job."""
+"""The target of a command: a job from a file or from options, or the output of a job."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ class Place:
 
     Attributes:
         output: Folder or s3:// prefix.
-        profile: AWS profile; None for the usual AWS chain.
+        profile: AWS profile; None for AWS's default credential chain.
     """
 
     output: str
@@ -23,7 +23,7 @@ class Place:
 
 
 def is_job_file(target: str) -> bool:
-    """Return whether a target is the path of a job file, by its ending."""
+    """Return whether a target is the path of a job file, judged by its extension."""
     return target.endswith((".toml", ".json")) and "://" not in target
 
 
@@ -35,7 +35,7 @@ def place_of(target: str, *, profile: str | None) -> Place:
         profile: AWS profile; None for the job file's.
 
     Raises:
-        JobError: The job file is missing or wrong.
+        JobError: The job file is missing or invalid.
     """
     if not is_job_file(target):
         return Place(target, profile)
@@ -44,16 +44,16 @@ def place_of(target: str, *, profile: str | None) -> Place:
 
 
 def job_of(path: Path | None, *, given: Mapping[str, object], sets: Sequence[str], date: datetime | None = None) -> Job:
-    """Return the job in a file, or of options alone.
+    """Return the job from a file and options, or from options alone.
 
     Args:
-        path: Job file; None for a job of options alone.
-        given: Values of keys by name, such as `input` or `select.limit`; empty ones are not applied.
+        path: Job file; None for a job from options alone.
+        given: Values by key, such as `input` or `select.limit`; empty values are ignored.
         sets: `key=value` overrides, applied last.
         date: Value of `{date}`; None for today in UTC.
 
     Raises:
-        JobError: The job is missing or wrong.
+        JobError: The job file is missing, or the job is invalid.
     """
     overrides = [f"{key}={json.dumps(value)}" for key, value in given.items() if value] + list(sets)
     day = date.date() if date else None

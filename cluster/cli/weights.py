@@ -1,4 +1,4 @@
-"""Commands that make weights: finetune, convert."""
+"""Commands producing weights: finetune, convert."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,15 +17,15 @@ def finetune(
     job: options.JobFile,
     sets: options.Set = None,
     evaluate: Annotated[
-        bool, typer.Option("--evaluate", help="Only score the job's weights on the validation pairs.")
+        bool, typer.Option("--evaluate", help="Only score the job's current weights on the held-back pairs.")
     ] = False,
     address: options.Address = None,
     as_json: options.AsJson = False,
 ) -> int:
     """Fine-tune the weights of a job on corrected masks.
 
-    Needs a [finetune] section in the job file. Resumes an unfinished training. Exit code 3 if the gate refuses the new
-    weights.
+    Needs a [finetune] section in the job file. Resumes an unfinished training. Exits with code 3 if the gate refuses
+    the new weights.
 
     Examples:
       maskfleet finetune job.toml
@@ -65,14 +65,14 @@ def finetune(
 
 
 def convert(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Checkpoint of Pytorch-UNet (.pth).")],
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Pytorch-UNet checkpoint (.pth).")],
     weights: Annotated[Path, typer.Argument(metavar="WEIGHTS", help="Safetensors file to write.")],
     mean: Annotated[
         str | None,
         typer.Option(
             "--mean",
             metavar="NUMBERS",
-            help="Mean of each channel subtracted in training, in [0, 1]: 0.48,0.45,0.4. Default: none.",
+            help="Channel means subtracted in training, for pixels in [0, 1], such as 0.48,0.45,0.4. Default: none.",
         ),
     ] = None,
     std: Annotated[
@@ -80,19 +80,17 @@ def convert(
         typer.Option(
             "--std",
             metavar="NUMBERS",
-            help="Standard deviation of each channel divided by in training: 0.23,0.22,0.22. Default: none.",
+            help="Channel standard deviations used as divisors in training, such as 0.23,0.22,0.22. Default: none.",
         ),
     ] = None,
     scale: Annotated[
         float | None,
-        typer.Option(
-            "--scale", metavar="FACTOR", help="Scale of the images in training. Pytorch-UNet trains at 0.5 by default."
-        ),
+        typer.Option("--scale", metavar="FACTOR", help="Image scale used in training; Pytorch-UNet's default is 0.5."),
     ] = None,
 ) -> None:
     """Convert a Pytorch-UNet checkpoint to a safetensors file.
 
-    Takes checkpoints of any release. Reads tensors only and never runs code from the checkpoint.
+    Accepts checkpoints of any Pytorch-UNet release. Reads only tensors and never runs code from the checkpoint.
 
     Examples:
       maskfleet convert checkpoint_epoch5.pth cells.safetensors --scale 0.5

@@ -1,1 +1,1 @@
-"""Files for schedulers and clusters: Kubernetes, AWS, cron, systemd, Airflow. Generated as text, applied by others."""
+"""Generated files for schedulers and clusters: Kubernetes, AWS, cron, systemd, Airflow. Nothing is applied here."""

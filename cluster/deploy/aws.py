@@ -1,4 +1,4 @@
-"""A Ray cluster on AWS for `ray up`, as data, and the Dockerfile of the image for all clusters."""
+"""Configuration of a Ray cluster on AWS for `ray up`, and the Dockerfile of the image for all clusters."""
 
 from importlib.metadata import version
 from typing import Any
@@ -10,9 +10,9 @@ _START = "ulimit -n 65536; RAY_USAGE_STATS_ENABLED=0 RAY_AUTH_MODE=token ray sta
 
 
 def cluster_config(job: Job) -> dict[str, Any]:
-    """Return the configuration for `ray up`: a head without work, and workers on spot machines if the job allows it.
+    """Return the configuration for `ray up`: a head node without workers, and worker nodes, on spot if allowed.
 
-    All versions are those of the image.
+    All software comes from the image.
     """
     wanted = job.cluster
     least, most = nodes_of(job)
@@ -40,7 +40,7 @@ def cluster_config(job: Job) -> dict[str, Any]:
             },
         },
         "head_node_type": "head",
-        # Empty: Ray's default installs a nightly version of Ray.
+        # Empty, since Ray's default installs a nightly version of Ray.
         "setup_commands": [],
         "head_setup_commands": [],
         "worker_setup_commands": [],
@@ -55,7 +55,7 @@ def cluster_config(job: Job) -> dict[str, Any]:
 def dockerfile() -> str:
     """Return the Dockerfile of the image, for a build at the root of the checkout.
 
-    torch's wheels bring CUDA, and the node brings the driver.
+    CUDA comes with torch's wheels, and the driver with the node.
     """
     return f"""# Build at the root of the checkout: docker build -t maskfleet:{version("maskfleet")} -f Dockerfile .
 FROM nvidia/cuda:12.8.1-base-ubuntu24.04

@@ -1,4 +1,4 @@
-"""Files by scheduler and by cluster: one table of kinds each. Values are texts by file name."""
+"""Tables of schedulers and of clusters, with a function for each returning its files."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -15,10 +15,11 @@ from maskfleet.jobs.job.crontab import Crontab
 from maskfleet.jobs.job.schema import Job
 
 Files = dict[str, str]
+"""Contents by file name."""
 
-_RAY_CRON_JOB = """# RayCronJob is alpha in KubeRay 1.7 and off by default (feature gate RayCronJob). It has no rule
-# about overlapping runs, and after an outage of the operator it starts every missed run. The lock in the job's
-# output keeps such runs apart. `--for kubernetes` has neither limit.
+_RAY_CRON_JOB = """# RayCronJob is alpha in KubeRay 1.7 and off by default (feature gate RayCronJob). It does not
+# prevent overlapping runs, and after an outage of the operator it starts every missed run. The lock in the job's
+# output keeps such runs apart. `--for kubernetes` has neither limitation.
 """
 
 
@@ -28,11 +29,11 @@ class Scheduled:
 
     Attributes:
         job: The job.
-        table: Content of the job file, complete and checked, with `{date}` unfilled in input and output.
-        cron: The five fields of cron.
+        table: Validated job with all keys, with `{date}` left as it is in input and output.
+        cron: The five cron fields.
         file: Absolute path of the job file.
-        folder: Folder in which the command is to run.
-        address: Dashboard of the cluster to submit to; None to run on the machine of the scheduler.
+        folder: Working directory of the command.
+        address: Dashboard of the cluster to submit to; None to run on the scheduler's machine.
     """
 
     job: Job
@@ -47,7 +48,7 @@ class Scheduled:
         """Read a job file.
 
         Raises:
-            JobError: The file is missing or wrong, or has no [schedule] cron.
+            JobError: The file is missing or invalid, or has no [schedule] cron.
         """
         job = Job.load(file)
         if job.schedule.cron is None:
@@ -100,13 +101,13 @@ SCHEDULERS: dict[str, Callable[[Scheduled], Files]] = {
     "cron": _cron,
     "airflow": _airflow,
 }
-"""Files for a scheduler, by its name in `maskfleet schedule --for`."""
+"""Function returning the files for a scheduler, by its name in `maskfleet schedule --for`."""
 
 CLUSTERS: dict[str, Callable[[Job], Files]] = {"kuberay": _kuberay, "aws": _aws}
-"""Files for a Ray cluster, by its name in `maskfleet cluster-config --for`."""
+"""Function returning the files for a Ray cluster, by its name in `maskfleet cluster-config --for`."""
 
 
 def as_yaml(documents: list[dict[str, Any]]) -> str:
-    """Return documents as YAML, without anchors for values used twice."""
+    """Return documents as YAML, without anchors for repeated values."""
     plain = json.loads(json.dumps(documents))
     return str(yaml.safe_dump_all(plain, sort_keys=False, allow_unicode=True, width=120))

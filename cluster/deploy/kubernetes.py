@@ -1,6 +1,6 @@
-"""Kubernetes objects of a job, as data: a RayJob, and its nightly start. Nothing is applied here.
+"""Kubernetes objects of a job, as data: a RayJob and its schedule, or a RayCluster. Nothing is applied here.
 
-Fields are those of KubeRay 1.7. Two rules are checked by its operator only, so the code keeps them: a time to live
+Fields are those of KubeRay 1.7. Two rules are checked only by its operator, so the code respects them: a time to live
 requires shutdownAfterJobFinishes, and names leave room for the suffixes added to them.
 """
 
@@ -16,7 +16,7 @@ from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.job.sections import WorkerRange
 
 _LONGEST_NAME = 36
-"""KubeRay adds suffixes to the name of a RayCronJob, and Kubernetes to that of a CronJob. The sum may have 63."""
+"""Longest name in characters. KubeRay and Kubernetes add suffixes to it, and their limit is 63 in total."""
 
 _FOLDER = "/etc/maskfleet"
 _START_AND_END = 3600
@@ -25,7 +25,7 @@ _SPOT_TAINTS = ("cloud.google.com/gke-spot", "kubernetes.azure.com/scalesetprior
 
 Object = dict[str, Any]
 
-# The pod of the CronJob waits for the end of the RayJob. So "Forbid" forbids a second run, not only a second creation.
+# The pod of the CronJob waits for the end of the RayJob, so the policy "Forbid" prevents overlapping runs.
 _CREATE_AND_WAIT = """set -eu
 run=$(kubectl create -f /etc/maskfleet/rayjob.json -o name)
 echo "$run"
@@ -40,7 +40,7 @@ done
 
 
 def name_of(job: Job) -> str:
-    """Return the name of a job in the form that Kubernetes allows. A changed name gets a hash, so it stays unique."""
+    """Return the name of a job as a valid Kubernetes name. A changed name gets a hash, so it stays unique."""
     plain = re.sub(r"[^a-z0-9]+", "-", job.name.lower()).strip("-")
     if plain == job.name and len(plain) <= _LONGEST_NAME and plain[:1].isalpha():
         return plain
@@ -49,7 +49,7 @@ def name_of(job: Job) -> str:
 
 
 def cron_job(job: Job, table: Mapping[str, Any], cron_fields: str) -> list[Object]:
-    """Return a plain CronJob that creates a RayJob and waits for its end, with everything it needs.
+    """Return a CronJob creating a RayJob and waiting for its end, with all objects it needs.
 
     Args:
         job: The job.
@@ -106,7 +106,7 @@ def cron_job(job: Job, table: Mapping[str, Any], cron_fields: str) -> list[Objec
 
 
 def ray_cron_job(job: Job, table: Mapping[str, Any], cron_fields: str) -> list[Object]:
-    """Return KubeRay's own RayCronJob: alpha, behind a feature gate, without a rule about overlapping runs.
+    """Return KubeRay's own RayCronJob: alpha, behind a feature gate, and without protection from overlapping runs.
 
     Args:
         job: The job.
@@ -127,7 +127,7 @@ def ray_cluster(job: Job) -> list[Object]:
 
 
 def ray_job_spec(job: Job) -> Object:
-    """Return the specification of a run with a cluster of its own, deleted at the end of the run."""
+    """Return the specification of a run with its own cluster, deleted at the end of the run."""
     return {
         "entrypoint": f"maskfleet --log run {_FOLDER}/job.json",
         "runtimeEnvYAML": json.dumps({"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_SECONDS)}}),
@@ -141,7 +141,7 @@ def ray_job_spec(job: Job) -> Object:
 
 
 def ray_cluster_spec(job: Job, *, mounted: bool) -> Object:
-    """Return the specification of a cluster: a head without work, never on spot, and nodes that scale with the workers.
+    """Return the specification of a cluster: a head node without workers, never on spot, and autoscaled worker nodes.
 
     Args:
         job: The job.
@@ -185,7 +185,7 @@ def ray_cluster_spec(job: Job, *, mounted: bool) -> Object:
 def nodes_of(job: Job) -> tuple[int, int]:
     """Return the smallest and the largest number of nodes for the workers of a job.
 
-    One node for "auto": it requests no workers, so the cluster would never grow.
+    Always one node for "auto": such a run uses only existing nodes, so the cluster would never grow.
     """
     wanted = job.cluster
     if wanted.workers == "auto":
@@ -198,14 +198,14 @@ def nodes_of(job: Job) -> tuple[int, int]:
 
 
 def service_account(job: Job) -> Object:
-    """Return the identity of the pods. Bind it to a role with rights to read the input and write the output."""
+    """Return the service account of the pods. Bind it to a role that may read the input and write the output."""
     made = _object("v1", "ServiceAccount", job)
     made["metadata"]["name"] = job.cluster.service_account
     return made
 
 
 def config_map(job: Job, files: Mapping[str, Mapping[str, Any]]) -> Object:
-    """Return the files for the pods, as JSON by name."""
+    """Return a ConfigMap with files for the pods, as JSON by name."""
     return _object("v1", "ConfigMap", job, data={name: json.dumps(data, indent=1) for name, data in files.items()})
 
 
@@ -227,13 +227,13 @@ def _pod(job: Job, container: str, resources: Mapping[str, str], *, mounted: boo
         "name": container,
         "image": job.cluster.image,
         "env": [{"name": "RAY_USAGE_STATS_ENABLED", "value": "0"}],
-        # Requests equal limits: Ray plans with the whole pod, and Kubernetes evicts such pods last.
+        # Requests equal limits: Ray schedules for the whole pod, and Kubernetes evicts such pods last.
         "resources": {"requests": dict(resources), "limits": dict(resources)},
         "securityContext": _CONTAINER_SECURITY,
     }
     pod: Object = {
         "serviceAccountName": job.cluster.service_account,
-        "restartPolicy": "Never",  # the autoscaler replaces pods, and does not know one restarted in place
+        "restartPolicy": "Never",  # the autoscaler replaces pods and would not recognize a restarted one
         "securityContext": _POD_SECURITY,
         "containers": [ray],
     }

@@ -1,6 +1,6 @@
-"""Nightly runs by a scheduler of one machine: cron, systemd, Airflow. Texts only; nothing is installed here.
+"""Scheduled runs on one machine: files for cron, systemd and Airflow. Nothing is installed here.
 
-Each run starts in the folder in which its files were generated, so relative paths in the job mean the same.
+Each run starts in the folder its files were generated in, so relative paths in the job keep their meaning.
 """
 
 import shlex
@@ -14,11 +14,11 @@ _STOP_SECONDS = 600
 
 
 def command(job_file: Path, address: str | None) -> list[str]:
-    """Return the command line of a nightly run.
+    """Return the command line of a scheduled run.
 
     Args:
         job_file: Absolute path of the job file.
-        address: Dashboard of the cluster to submit to and to wait for; None to run on this machine.
+        address: Dashboard of the cluster to submit to and follow; None to run on this machine.
     """
     program = str(Path(sys.executable).parent / "maskfleet")
     if address is None:
@@ -29,8 +29,8 @@ def command(job_file: Path, address: str | None) -> list[str]:
 def cron(job: Job, cron_fields: str, argv: list[str], job_file: Path, folder: Path) -> dict[str, str]:
     """Return a crontab.
 
-    Its lock keeps two nights apart on this machine, without starting the second; the lock in the output does so
-    everywhere.
+    Its lock file skips a run while the previous one is in progress on this machine; the lock in the output keeps runs
+    on all machines apart.
     """
     lock, log = (shlex.quote(f"{job_file}.{ending}") for ending in ("lock", "log"))
     skipped = f'echo "$(date -Is) skipped: the previous run is still in progress"'  # noqa: F541
@@ -41,7 +41,7 @@ def cron(job: Job, cron_fields: str, argv: list[str], job_file: Path, folder: Pa
     )
     return {
         f"{job.name}.crontab": (
-            f"# {job.name}: add these lines to your crontab, or replace your crontab by them with 'crontab FILE'.\n"
+            f"# {job.name}: add these lines to your crontab, or replace your crontab with them (crontab FILE).\n"
             "# cronie reads CRON_TZ. Debian's cron ignores it and uses the time zone of the machine.\n"
             f"CRON_TZ={job.schedule.timezone}\n"
             f"{cron_fields} {line.replace('%', chr(92) + '%')}\n"
@@ -50,7 +50,7 @@ def cron(job: Job, cron_fields: str, argv: list[str], job_file: Path, folder: Pa
 
 
 def systemd(job: Job, when: Crontab, argv: list[str], folder: Path) -> dict[str, str]:
-    """Return a service and its timer. After a time switched off, the machine makes up for one missed run."""
+    """Return a systemd service and its timer. After downtime, the machine makes up for one missed run."""
     name = f"maskfleet-{job.name}"
     program = " ".join(_quoted(part) for part in argv)
     calendar = "\n".join(f"OnCalendar={line}" for line in when.on_calendar(job.schedule.timezone))
@@ -82,7 +82,7 @@ WantedBy=timers.target
 
 
 def airflow(job: Job, cron_fields: str, argv: list[str], folder: Path) -> dict[str, str]:
-    """Return a DAG of one task. The command is protected from Airflow's template language."""
+    """Return an Airflow DAG with one task. The command is escaped from Airflow's template language."""
     identifier = "".join(sign if sign.isalnum() or sign in "-_." else "_" for sign in job.name)
     text = f'''"""maskfleet {identifier}: one run at a time; missed runs are skipped."""
 
@@ -110,6 +110,6 @@ with DAG(
 
 
 def _quoted(text: str) -> str:
-    r"""Quote an argument for systemd, where ", \, $ and % have a meaning."""
+    r"""Quote an argument for systemd, where ", \, $ and % are special."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("$", "$$").replace("%", "%%")
     return f'"{escaped}"'

@@ -1,1 +1,1 @@
-"""What a person sees: results on stdout, progress on stderr. Knows nothing about commands and options."""
+"""Terminal output: results on stdout, progress on stderr. Knows nothing about commands and options."""

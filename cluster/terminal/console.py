@@ -13,7 +13,7 @@ err = Console(stderr=True)
 
 
 def say(message: str) -> None:
-    """Print a message on stderr, as it is."""
+    """Print a message on stderr, verbatim."""
     err.print(message, markup=False, highlight=False, soft_wrap=True)
 
 

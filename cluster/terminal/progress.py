@@ -1,4 +1,4 @@
-"""Progress on stderr: a live line in a terminal, elsewhere a plain line every ten seconds."""
+"""Progress on stderr: a live line in a terminal, otherwise a plain line every ten seconds."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -63,7 +63,7 @@ def _plain_progress() -> Callable[..., None]:
 
 
 def training() -> Callable[[Any], None]:
-    """Return a function showing the progress of a training: a line every ten seconds, and one for the last step."""
+    """Return a function showing the progress of a training: one line every ten seconds and one for the last step."""
     last = 0.0
 
     def show(moment: Any) -> None:
@@ -73,7 +73,7 @@ def training() -> Callable[[Any], None]:
             return
         last = time.monotonic()
         saving = ", checkpointing" if step.checkpointing else ""
-        parts = f", batches in {step.micro_batches} parts" if step.micro_batches > 1 else ""
+        parts = f", batches in {step.micro_batches} micro-batches" if step.micro_batches > 1 else ""
         say(
             f"step {step.number}/{moment.steps}, loss {step.loss:.4f}, "
             f"Dice {'not yet known' if moment.dice is None else f'{moment.dice:.4f}'}, "

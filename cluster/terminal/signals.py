@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first one finishes the shards in progress, a second one stops at once."""
+"""Ctrl-C and SIGTERM: the first signal stops after the shards in progress, the second one at once."""
 
 import os
 import signal
@@ -37,5 +37,5 @@ def draining() -> Iterator[Callable[[], bool]]:
 
 def stopped() -> int:
     """Tell the user how to resume a stopped run, and return its exit code."""
-    say("stopped; finished shards are kept: run the same command to resume")
+    say("stopped; finished work is kept; run the same command to resume")
     return STOPPED

@@ -1,4 +1,4 @@
-"""Outcomes on stdout: a finished run, and the scores of a training."""
+"""Outcomes on stdout: the summary of a run, and the scores of a training."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -19,14 +19,14 @@ _STEPS = {"plan": "plan", "ray": "Ray", "worker": "first worker", "shard": "firs
 def summary(job: Job, run: "RunSummary") -> None:
     """Print the outcome of a run."""
     if not run.images:
-        typer.echo(f"nothing to do: every image is done (run {run.run_id})")
+        typer.echo(f"nothing to do: every image is up to date (run {run.run_id})")
         return
     for line in (*_counts(run), *_speed(run), *_places(job, run)):
         typer.echo(line)
     if run.exit_code:
         err.print(
             f"maskfleet: {run.failed / run.images:.1%} of the images failed and run.max_error_rate allows "
-            f"{job.run.max_error_rate:.1%}; the table has the reason for each image",
+            f"{job.run.max_error_rate:.1%}; the statistics table has the reason for each image",
             style="bold red",
             highlight=False,
             soft_wrap=True,
@@ -76,7 +76,7 @@ def _places(job: Job, run: "RunSummary") -> Iterator[str]:
 
 
 def scores(name: str, evaluation: "Evaluation | None") -> None:
-    """Print the scores of weights on the validation images, one line per class, with 95 % intervals.
+    """Print the scores of weights on the held-back images: one line per class, with 95 % intervals.
 
     Args:
         name: First word of each line.
@@ -86,4 +86,4 @@ def scores(name: str, evaluation: "Evaluation | None") -> None:
         return
     for row in evaluation.classes:
         shown = ", ".join(f"{kind} {interval}" for kind, interval in row.intervals.items())
-        typer.echo(f"{name:<8} class {row.number} on {counted(evaluation.images, 'validation image')}: {shown}")
+        typer.echo(f"{name:<8} class {row.number} on {counted(evaluation.images, 'held-back image')}: {shown}")

@@ -1,13 +1,13 @@
-"""A result as aligned lines for people; programs get the same as JSON."""
+"""Formats a result as aligned lines for people; programs get JSON."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 
 def lines(result: Mapping[str, Any]) -> Iterator[str]:
-    """Yield names and values, aligned, with nested results beside or below their name.
+    """Yield names and values, aligned, with nested results indented beside their name.
 
-    Counts share one line, a list has one line per entry, and a list of tables has one row per table below a header.
+    Counts share one line, a list has one line per entry, and a list of mappings becomes a table with a header.
     """
     names = [_words(name) for name in result]
     width = max(map(len, names), default=0)

@@ -1,4 +1,4 @@
-"""The HTML report of a training: curves, scores, and the worst, median and best validation images.
+"""The HTML report of a training: curves, scores, and the worst, median and best held-back images.
 
 One self-contained file without scripts, external style sheets or external images.
 """
@@ -40,7 +40,7 @@ _STYLE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """A validation image with its predictions.
+    """A held-back image with its predictions.
 
     Attributes:
         title: Heading, such as "worst".
@@ -73,10 +73,10 @@ def page(record: TrainingRecord, rows: Sequence[dict[str, Any]], examples: Seque
     Args:
         record: Record of the training.
         rows: Rows of `jobs.training.loop.METRICS`, one per step.
-        examples: Validation images to show.
+        examples: Held-back images to show.
     """
     validated = [row for row in rows if row["dice"] is not None]
-    pairs = f"{_count(record.trained_on, 'training pair')}, {_count(record.new.images, 'validation pair')}"
+    pairs = f"{_count(record.trained_on, 'training pair')}, {_count(record.new.images, 'held-back pair')}"
     blocks = [
         f"<h1>Fine-tuning {escape(record.id)}</h1>",
         f"<p>{pairs}. {_gain(record)}</p>",
@@ -85,7 +85,7 @@ def page(record: TrainingRecord, rows: Sequence[dict[str, Any]], examples: Seque
         _curve([row["step"] for row in rows], [row["loss"] for row in rows]),
         "<h2>Validation Dice</h2>",
         _curve([row["step"] for row in validated], [row["dice"] for row in validated], dots=True),
-        "<h2>Validation images</h2>",
+        "<h2>Held-back images</h2>",
         f"<p>{_swatch(_MISSED)} missed (false negative); {_swatch(_EXTRA)} extra (false positive).</p>",
         *(_example(example) for example in examples),
     ]

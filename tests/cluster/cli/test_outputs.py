@@ -29,7 +29,7 @@ def job(tmp_path_factory, weights_file):
         (["verify"], "2 rows checked, no problems\n"),
         (["explain", "broken.png"], "broken.png: failed, by run"),
         (["export", "exported"], "1 mask in exported; 1 failed image without a mask\n"),
-        (["gc"], "0 files (0 bytes) unused; delete with --delete; 0 unused files younger than 24 hours left alone\n"),
+        (["gc"], "0 files (0 bytes) unused; delete with --delete; 0 unused files younger than 24 hours kept\n"),
         (["status"], "complete"),
         (["list"], "complete  exit 0  maskfleet\n"),
     ],
