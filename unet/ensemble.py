@@ -37,7 +37,7 @@ class Ensemble(nn.Module):
         signatures = {(member.n_channels, member.n_classes) for member in members}
         if len(signatures) != 1:
             raise ValueError(
-                "the networks of an ensemble must take the same channels and give the same classes, "
+                "the networks of an ensemble must have the same numbers of channels and classes, "
                 f"got {sorted(signatures)} (channels, classes)"
             )
         (self.n_channels, self.n_classes) = signatures.pop()

@@ -104,7 +104,7 @@ def kind_of(name: str) -> Kind:
     """
     if name not in KINDS:
         raise WeightsError(
-            f"the weights hold a network of the kind {name!r}; this release knows {', '.join(KINDS)}; "
+            f"the weights contain a network of the unknown kind {name!r}; this release knows {', '.join(KINDS)}; "
             "update maskfleet or convert the network again"
         )
     return cast("Kind", import_module(KINDS[name]))
@@ -124,19 +124,19 @@ def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], *, described: 
     expected = model.state_dict()
     for name in sorted(expected.keys() | tensors.keys()):
         if name not in tensors:
-            raise WeightsError(f"tensor {name} is missing; this is not a complete network: {described} has it")
+            raise WeightsError(f"tensor {name} is missing, but {described} has it; use complete weights")
         if name not in expected:
-            raise WeightsError(f"tensor {name} belongs to no network of this form: {described} does not have it")
+            raise WeightsError(f"unexpected tensor {name}: {described} does not have it; use other weights")
         if tensors[name].shape != expected[name].shape:
             raise WeightsError(
-                f"tensor {name} has the shape {tuple(tensors[name].shape)}; "
-                f"{described} needs {tuple(expected[name].shape)}"
+                f"tensor {name} has the shape {tuple(tensors[name].shape)}, but {described} needs "
+                f"{tuple(expected[name].shape)}; use other weights"
             )
         if tensors[name].is_floating_point():
             if tensors[name].dtype not in _DTYPES:
                 raise WeightsError(f"tensor {name} is {tensors[name].dtype}; save it as float32, float16 or bfloat16")
             if not tensors[name].isfinite().all():
-                raise WeightsError(f"tensor {name} holds values that are not finite; use an earlier checkpoint")
+                raise WeightsError(f"tensor {name} contains NaN or infinity; use an earlier checkpoint")
     floats = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
     model.load_state_dict(floats, assign=True)
     model.requires_grad_(False).eval()

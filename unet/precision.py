@@ -31,7 +31,8 @@ def device_named(name: str) -> torch.device:
         raise DeviceError(f"device {name!r} is not supported; use 'cpu' or 'cuda'")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise DeviceError(
-            f"there is no {name}: PyTorch {torch.__version__} sees no GPU; check nvidia-smi and the CUDA build"
+            f"device {name} is not available: PyTorch {torch.__version__} sees no GPU; check nvidia-smi and the "
+            "CUDA build of PyTorch"
         )
     return device
 

@@ -41,7 +41,9 @@ def convert(checkpoint: bytes, *, normalize: Normalize | None = None, scale: flo
     try:
         first, last = tensors["inc.double_conv.0.weight"], tensors["outc.conv.weight"]
     except KeyError as error:
-        raise WeightsError(f"tensor {error} is missing: this is not a Pytorch-UNet checkpoint") from error
+        raise WeightsError(
+            f"tensor {error} is missing, so this is not a Pytorch-UNet checkpoint; use one from Pytorch-UNet"
+        ) from error
     configuration = {
         "n_channels": first.shape[1],
         "n_classes": last.shape[0],
@@ -50,7 +52,7 @@ def convert(checkpoint: bytes, *, normalize: Normalize | None = None, scale: flo
     }
     if mask_values is not None and len(mask_values) != max(2, configuration["n_classes"]):
         raise WeightsError(
-            f"mask_values names {len(mask_values)} classes and the network has {configuration['n_classes']}; "
+            f"mask_values names {len(mask_values)} classes, but the network has {configuration['n_classes']}; "
             "correct mask_values in the checkpoint"
         )
     return save(
@@ -66,21 +68,22 @@ def _read_checkpoint(checkpoint: bytes) -> tuple[dict[str, Tensor], tuple[Any, .
         state = torch.load(io.BytesIO(checkpoint), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            "the checkpoint holds more than tensors, or it is no checkpoint; "
+            "the file is not a checkpoint, or contains more than tensors; "
             "save one with torch.save(model.state_dict(), path)"
         ) from error
     except Exception as error:  # the unpickler raises anything on bytes that are no pickle
         raise WeightsError(f"not a readable PyTorch checkpoint ({type(error).__name__}); save it again") from error
     if not isinstance(state, Mapping):
         raise WeightsError(
-            "the checkpoint is no state dict (a mapping of tensors); save it with torch.save(model.state_dict(), path)"
+            "the checkpoint is not a state dict (a mapping of tensors); "
+            "save it with torch.save(model.state_dict(), path)"
         )
     state = {str(name).removeprefix("module."): value for name, value in state.items()}
     mask_values = state.pop("mask_values", None)
     for name, value in state.items():
         if not isinstance(value, Tensor):
             raise WeightsError(
-                f"entry {name} is no tensor; save the checkpoint with torch.save(model.state_dict(), path)"
+                f"entry {name} is not a tensor; save the checkpoint with torch.save(model.state_dict(), path)"
             )
     return state, None if mask_values is None else tuple(mask_values)
 

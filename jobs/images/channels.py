@@ -54,7 +54,7 @@ def _of_image(image: Image.Image, channels: int) -> list[Image.Image]:
     if channels not in (1, 3):
         if _AS_STORED.get(image.mode) != channels:
             raise Undecodable(
-                "unsupported", f"{image.mode} images have no {channels} channels; use other weights, or .npy arrays"
+                "unsupported", f"{image.mode} images do not have {channels} channels; use other weights, or .npy arrays"
             )
         return list(image.split())
     if image.mode.startswith("I;16"):
@@ -62,7 +62,7 @@ def _of_image(image: Image.Image, channels: int) -> list[Image.Image]:
     elif image.mode == "F":
         image = Image.fromarray(from_unit(np.asarray(image)))
     elif image.mode == "I":
-        raise Undecodable("unsupported", "32-bit integers (mode I) state no range; store 8 or 16 bits")
+        raise Undecodable("unsupported", "32-bit integers (mode I) have no known value range; store 8 or 16 bits")
     elif image.mode in ("LA", "La"):
         image = image.getchannel("L")
     elif image.mode not in ("1", "L", "RGB"):
@@ -80,7 +80,7 @@ def _of_array(array: NDArray[Any], channels: int) -> list[Image.Image]:
         array = from_unit(array)
     elif array.dtype != np.uint8:
         raise Undecodable(
-            "unsupported", f"an array of {array.dtype} states no range; store uint8, uint16, or floats in [0, 1]"
+            "unsupported", f"{array.dtype} arrays have no known value range; store uint8, uint16, or floats in [0, 1]"
         )
     stored = 1 if array.ndim == 2 else array.shape[2]
     planes = [Image.fromarray(np.ascontiguousarray(plane)) for plane in np.moveaxis(np.atleast_3d(array), 2, 0)]

@@ -61,7 +61,7 @@ class DecoderProcess:
             except DidNotStart as error:
                 if error.by_itself or attempt == TRIES:
                     raise MaskfleetError(
-                        f"a decoding process does not start ({error}); check that maskfleet is installed for this "
+                        f"a decoding process failed to start ({error}); check that maskfleet is installed for this "
                         "interpreter"
                     ) from error
         self._connection = self._process.connection

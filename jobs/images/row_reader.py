@@ -56,7 +56,9 @@ class _Rows:
         self._image = pyvips.Image.new_from_source(source, "", access="sequential", fail_on="error")
         self.height, self.width = int(self._image.height), int(self._image.width)
         if self._image.format not in _DTYPES:
-            raise Undecodable("unsupported", f"pixels of type {self._image.format} state no range; store 8 or 16 bits")
+            raise Undecodable(
+                "unsupported", f"{self._image.format} pixels have no known value range; store 8 or 16 bits"
+            )
         if min(self.width, self.height) < limits.min_side:
             raise too_small(self.width, self.height, min_side=limits.min_side)
         self._region = pyvips.Region.new(self._image)

@@ -55,7 +55,8 @@ class Stream:
             self._process = Isolated(_MODULE, settings, [file, self._block.descriptor])
         except DidNotStart as error:
             self._block.close()
-            raise Unreadable(Failure("decode", "crash", f"its reader does not start ({error})")) from error
+            message = f"the reader process failed to start ({error}); run the job again"
+            raise Unreadable(Failure("decode", "crash", message)) from error
         try:
             header = self._answer()
         except Unreadable:
@@ -115,7 +116,7 @@ class Stream:
                 raise Unreadable(Failure("decode", "timeout", message))
             answer: dict[str, Any] = json.loads(self._process.connection.recv_bytes())
         except (EOFError, OSError, ValueError) as error:
-            message = "it killed the process that reads it; inspect this file"
+            message = "the image crashed the reader process; inspect the file"
             raise Unreadable(Failure("decode", "crash", message)) from error
         if "error_class" in answer:
             raise Unreadable(Failure("decode", answer["error_class"], answer["message"]))

@@ -57,7 +57,7 @@ def _below(location: str, pattern: re.Pattern[str] | None, selector: Selector) -
                 f"input {location} is a file; name its folder, a glob, a {containers} file of images, or a {lists} list"
             )
         if not os.path.isdir(folder):
-            raise JobError(f"there is no input folder {location}; correct 'input'")
+            raise JobError(f"input folder {location} does not exist; correct 'input'")
     return _in_order(selector.wanted(storage, objects, pattern) for objects in storage.listed())
 
 

@@ -41,7 +41,7 @@ class Inventories:
         try:
             manifest = storage.read(path)
         except NotFound as error:
-            raise JobError(f"there is no inventory {location}; correct 'input'") from error
+            raise JobError(f"inventory {location} does not exist; correct 'input'") from error
 
         def opened(bucket: str, key: str) -> RangedFile:
             storage = selector.files.storage(f"s3://{bucket}")
@@ -82,7 +82,7 @@ def listed(manifest: bytes, name: str, opened: Callable[[str, str], RangedFile])
     except (ValueError, KeyError, TypeError) as error:
         raise JobError(f"{name} is not a manifest of an S3 Inventory ({error!r}); correct 'input'") from error
     if kind not in ("CSV", "Parquet"):
-        raise JobError(f"inventory {name} is in {kind}; configure it to be CSV or Parquet")
+        raise JobError(f"inventory {name} has the format {kind}; configure it as CSV or Parquet")
 
     def objects() -> Iterator[pa.Table]:
         for key in files:
@@ -90,9 +90,9 @@ def listed(manifest: bytes, name: str, opened: Callable[[str, str], RangedFile])
                 file = opened(there, key)
                 yield from _of_csv(file, names) if kind == "CSV" else _of_parquet(file)
             except NotFound as error:
-                raise JobError(f"inventory {name} lacks its file {key}; it is incomplete, use another") from error
+                raise JobError(f"inventory {name} lacks its file {key}; use a complete inventory") from error
             except (Fault, OSError, EOFError, csv.Error, ValueError, LookupError) as error:
-                raise JobError(f"inventory {name}: its file {key} cannot be read ({error!r}); use another") from error
+                raise JobError(f"inventory {name}: file {key} cannot be read ({error!r}); use another one") from error
 
     return bucket, objects()
 

@@ -52,7 +52,7 @@ class SingleFiles:
             if not _is_list(file, name, selector.column):
                 return iter([record])
         except NotFound as error:
-            raise JobError(f"there is no input {location}; correct 'input'") from error
+            raise JobError(f"input {location} does not exist; correct 'input'") from error
         except Fault as error:
             raise JobError(f"input {location}: {error}") from error
         return _in_any_order(_listed(location, lines(file, location, selector.column), selector))
@@ -86,7 +86,7 @@ def _of_line(location: str, line: str, selector: Selector) -> Record:
     storage = selector.files.storage(root)
     key = re.sub(r"^[a-z0-9]+://|^/+", "", line)
     if is_member(url):
-        raise JobError(f"list {location} names a part of a file ({line}); name the file, all of it is taken")
+        raise JobError(f"list {location} names a part of a file ({line}); name the file to process all of it")
     try:
         return record_of(storage, storage.entry(path))._replace(key=key)
     except NotFound:

@@ -52,7 +52,7 @@ def _refuse_unknown(model: type[BaseModel], table: Mapping[str, Any], prefix: st
         if key not in model.model_fields:
             if _SECRET.search(key):
                 raise JobError(
-                    f"{prefix}{key} looks like a secret, which a job must not hold; "
+                    f"{prefix}{key} looks like a secret, and a job must not contain secrets; "
                     "set 'profile' to an AWS profile, or use environment variables"
                 )
             raise JobError(f"unknown key {prefix}{key}; {_suggestion(prefix, key, known)}")

@@ -24,7 +24,7 @@ def read(path: Path) -> dict[str, Any]:
         text = path.read_text("utf-8")
         table: dict[str, Any] = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except FileNotFoundError as error:
-        raise JobError(f"there is no job file {path}; write one, or give --input, --output and --weights") from error
+        raise JobError(f"job file {path} does not exist; write one, or give --input, --output and --weights") from error
     except (OSError, ValueError) as error:  # also a wrong encoding
         raise JobError(f"job file {path} cannot be read: {error}") from error
     return table
@@ -44,7 +44,7 @@ def overridden(table: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, 
     for override in overrides:
         name, equals, text = override.partition("=")
         if not equals or not name.strip():
-            raise JobError(f"--set {override!r} is not of the form section.key=value")
+            raise JobError(f"--set {override!r} does not have the form section.key=value")
         *sections, key = name.strip().split(".")
         target = merged
         for section in sections:

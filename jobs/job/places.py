@@ -18,7 +18,7 @@ def absolute(place: str, *, names_allowed: bool = False) -> str:
     if not place.strip():
         raise ValueError("must not be empty")
     if re.search(r"://[^/]*:[^/]*@", place):
-        raise ValueError("must not hold a user name and password; name a profile or use the environment")
+        raise ValueError("must not contain a user name and password; set 'profile' or use the environment")
     is_name = names_allowed and not re.search(r"[/.]", place)
     return place if "://" in place or is_name else os.path.abspath(place)
 

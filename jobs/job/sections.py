@@ -106,7 +106,7 @@ class Masks(Section):
         if len({type(value) for value in values}) > 1:
             raise ValueError("values must be all numbers or all RGB")
         if len(set(values)) != len(values):
-            raise ValueError("each class needs a value of its own")
+            raise ValueError("each class needs a different value")
         return values
 
 
@@ -338,17 +338,17 @@ class Finetune(Section):
         try:
             named = value.format(stem="*", folder="", name="*")
         except (KeyError, IndexError, ValueError) as error:
-            raise ValueError("may hold {stem}, {folder} and {name} only") from error
+            raise ValueError("may contain only {stem}, {folder} and {name}") from error
         if "*" not in named:
-            raise ValueError("must hold {stem} or {name}, or all images would share one mask")
+            raise ValueError("must contain {stem} or {name}, or all images would share one mask")
         return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if bool(self.images) != bool(self.masks):
-            raise ValueError("images and masks belong together; give both")
+            raise ValueError("images and masks belong together; set both")
         if self.batch_size % self.workers:
-            raise ValueError("batch_size must be a multiple of workers, which share it")
+            raise ValueError("batch_size must be a multiple of workers, since workers share each batch")
         return self
 
 

@@ -90,7 +90,7 @@ def checked(storage: Storage, item: Object) -> bytes:
     data = storage.read(item.path)
     if len(data) != item.size or hashlib.sha256(data).hexdigest() != item.sha256:
         raise Damaged(
-            f"{storage.url(item.path)} differs from what its commit describes "
+            f"{storage.url(item.path)} does not match its commit "
             f"({len(data)} bytes, {item.size} expected); restore it, or delete the run's folder and run again"
         )
     return data

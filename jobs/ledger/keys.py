@@ -25,8 +25,8 @@ def chosen(ending: str, matching: Iterable[str]) -> str:
     parts = [key for key in matching if key.endswith(f"/{ending}")]
     found = parts or matching
     if not found:
-        raise JobError(f"no image's key ends with {ending!r}; give more or less of it")
+        raise JobError(f"no image key ends with {ending!r}; correct it")
     if len(found) > 1:
         more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-        raise JobError(f"{ending!r} may be {', '.join(sorted(found)[:_SHOWN])}{more}; give more of the key")
+        raise JobError(f"{ending!r} matches {', '.join(sorted(found)[:_SHOWN])}{more}; give more of the key")
     return found[0]

@@ -135,4 +135,4 @@ def _tifffile() -> Any:
     try:
         return importlib.import_module("tifffile")
     except ImportError as error:
-        raise JobError("GeoTIFF needs tifffile: pip install 'maskfleet[geo]'") from error
+        raise JobError("GeoTIFF export needs tifffile; pip install 'maskfleet[geo]'") from error

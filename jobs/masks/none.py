@@ -24,7 +24,7 @@ class NoMasks(MaskFormat):
         return iter(())
 
     def classes(self, row: Mapping[str, Any], file: bytes | None, values: Sequence[Any]) -> NDArray[np.uint8]:
-        raise ValueError("masks.format is 'none', so that there is no mask")
+        raise ValueError("there is no mask, since masks.format is 'none'; choose another format")
 
 
 FORMAT = NoMasks()

@@ -118,7 +118,7 @@ def shape_of(data: bytes) -> tuple[int, ...]:
         ValueError: `Encoder` did not write this file.
     """
     if data[:8] != _SIGNATURE or data[12:16] != b"IHDR" or data[37:41] != b"IDAT":
-        raise ValueError("no mask of this package")
+        raise ValueError("not a mask PNG of this package")
     width, height, _, colour = struct.unpack_from(">IIBB", data, 16)
     return (height, width, 3) if colour == _RGB else (height, width)
 

@@ -145,7 +145,7 @@ def decode(masks: Sequence[RunLengths | None], height: int, width: int) -> NDArr
             continue
         lengths = lengths_of(mask["counts"])
         if list(mask["size"]) != [height, width] or lengths.sum() != height * width or (lengths < 0).any():
-            raise ValueError(f"the mask of class {number} is not {width}×{height} px large")
+            raise ValueError(f"the mask of class {number} is not {width}×{height} px in size")
         inside = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
         if columns[inside].any():
             raise ValueError(f"the mask of class {number} overlaps another one")

@@ -76,7 +76,7 @@ def load_one(job: Job, name: str) -> Weights:
         return unet_weights.load(open_storage(root, profile=job.profile).read(path))
     except NotFound as error:
         known = ", ".join(unet_weights.BUILTIN)
-        raise JobError(f"there are no weights {name}; name a safetensors file or a built-in model ({known})") from error
+        raise JobError(f"weights {name} do not exist; name a safetensors file or a built-in model ({known})") from error
     except (WeightsError, Denied) as error:
         raise JobError(f"weights {name}: {error}") from error
 
@@ -89,7 +89,10 @@ def mask_values(job: Job, weights: Weights) -> tuple[Any, ...]:
     """
     classes = max(2, weights.model.n_classes)
     if job.masks.values is not None and len(job.masks.values) != classes:
-        raise JobError(f"masks.values has {len(job.masks.values)} values and the weights have {classes} classes")
+        raise JobError(
+            f"masks.values has {len(job.masks.values)} values, but the weights have {classes} classes; "
+            "set one per class"
+        )
     values = job.masks.values or weights.mask_values or default_values(classes)
     try:
         png.Encoder(values)
@@ -117,7 +120,8 @@ def thresholds(job: Job, weights: Weights) -> tuple[float, ...] | None:
         return (stated,) * others
     if len(stated) != others:
         raise JobError(
-            f"inference.threshold has {len(stated)} values and the weights have {others} classes beside the background"
+            f"inference.threshold has {len(stated)} values, but the weights have {others} classes besides the "
+            "background; set one per class"
         )
     return stated
 

@@ -98,5 +98,5 @@ def _likely_runs(storage: Storage, key: str) -> Iterator[StoredRun]:
     if known is None:
         return
     if known["status"] == catalog.GONE:
-        raise JobError(f"{key} was no longer in the input in run {known['run_id']}; its masks remain in the older runs")
+        raise JobError(f"{key} was no longer in the input of run {known['run_id']}; earlier runs still have its masks")
     yield stored_run(storage, known["run_id"])

@@ -37,7 +37,7 @@ def input_image(mask: StoredMask, *, profile: str | None = None) -> NDArray[np.u
     try:
         data = inputs.read(record)
     except NotFound as error:
-        raise NotFound(f"{record.url} no longer exists, so nothing can be drawn over it; mask() still works") from error
+        raise NotFound(f"{record.url} no longer exists, so there is no image to draw on; mask() still works") from error
     except Changed as error:
         raise Changed(f"{record.url} has changed since its mask was made; run the job again") from error
     finally:
@@ -66,9 +66,9 @@ def drawn_over(pixels: NDArray[np.uint8], classes: NDArray[np.uint8], *, opacity
         ValueError: The opacity is out of range.
     """
     if not 0 <= opacity <= 1:
-        raise ValueError(f"opacity must be in 0 … 1, got {opacity}")
+        raise ValueError(f"opacity must lie between 0 and 1, got {opacity}")
     if pixels.shape[:2] != classes.shape:
-        raise JobError(f"the mask has the shape {classes.shape} and its image {pixels.shape[:2]}; run the job again")
+        raise JobError(f"the mask has the shape {classes.shape}, but its image {pixels.shape[:2]}; run the job again")
     colours = np.array(voc_palette(), np.float32).reshape(256, 3)
     for top in range(0, len(pixels), _ROWS):
         band, numbers = pixels[top : top + _ROWS], classes[top : top + _ROWS]

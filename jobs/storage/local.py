@@ -150,7 +150,7 @@ class LocalStorage(Storage):
 
     def local_path(self, path: str) -> str:
         if path.startswith("/") or ".." in path.split("/"):
-            raise StorageError(f"path {path!r} leads out of {self.root}")
+            raise StorageError(f"path {path!r} points outside {self.root}")
         return f"{self._folder}{path}".rstrip("/") or "/"
 
     def _temporary(self, file: str, data: bytes, *, sync: bool = True) -> str:
@@ -215,7 +215,7 @@ class _translated:  # noqa: N801  (reads as a statement)
         if isinstance(error, FileNotFoundError | IsADirectoryError):
             raise NotFound(f"there is no file {self.file}") from error
         if isinstance(error, NotADirectoryError | FileExistsError):
-            raise StorageError(f"cannot create {self.file}: a file stands where a folder should; move it") from error
+            raise StorageError(f"cannot create {self.file}: a file is in the place of a folder; move it") from error
         if isinstance(error, PermissionError):
             raise Denied(f"{self.file}: permission denied; check the owner and mode of its folder") from error
         if isinstance(error, OSError):

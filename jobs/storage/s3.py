@@ -58,7 +58,7 @@ class S3Storage(Storage):
         self._obstore_is_open = False
         self._opening = threading.Lock()
         if not self.bucket:
-            raise JobError(f"{root}: a bucket is missing; write s3://bucket/prefix")
+            raise JobError(f"{root} names no bucket; write s3://bucket/prefix")
 
     @classmethod
     def open(cls, url: str, *, profile: str | None = None) -> Self:

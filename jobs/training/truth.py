@@ -53,7 +53,7 @@ def decode(
         codes = _codes(pixels) if isinstance(pixels, Image.Image) else pixels
         if codes.ndim != 2 or codes.dtype.kind not in "bui" or codes.size > max_pixels:
             raise Undecodable(
-                "unsupported", f"mask has shape {codes.shape} and dtype {codes.dtype}; store one integer per pixel"
+                "unsupported", f"the mask has shape {codes.shape} and dtype {codes.dtype}; store one integer per pixel"
             )
         codes = np.ascontiguousarray(codes).astype("<u4")
         if upright:
@@ -79,7 +79,7 @@ def _codes(image: Image.Image) -> NDArray[Any]:
         codes: NDArray[Any] = np.asarray(image)
         return codes
     if image.mode == "F":
-        raise Undecodable("unsupported", "mask has floating-point values; store one integer per pixel")
+        raise Undecodable("unsupported", "the mask has floating-point values; store one integer per pixel")
     colours: NDArray[np.uint32] = np.asarray(image.convert("RGB")).astype(np.uint32)
     red, green, blue = colours[..., 0], colours[..., 1], colours[..., 2]
     if (red == green).all() and (green == blue).all():

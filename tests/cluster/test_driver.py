@@ -153,7 +153,7 @@ def test_a_stopped_run_ends_what_is_in_work_and_goes_on_later(images, tmp_path, 
 
 
 def test_a_worker_that_cannot_start_says_why(images, tmp_path, weights_file):
-    with pytest.raises(JobError, match="there is no cuda"):
+    with pytest.raises(JobError, match="device cuda is not available"):
         run(
             job_of(images, tmp_path / "out", weights_file, "inference.device=cuda", "cluster.gpus_per_worker=0"),
             Fleet(),

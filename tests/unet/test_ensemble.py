@@ -79,9 +79,9 @@ def test_with_all_views_a_mask_turns_with_its_image():
 
 def test_members_of_different_shapes_are_refused():
     for other in (seeded(3), seeded(n_channels=1)):
-        with pytest.raises(ValueError, match="must take the same channels and give the same classes"):
+        with pytest.raises(ValueError, match="must have the same numbers of channels and classes"):
             Ensemble([seeded(), other])
-    with pytest.raises(ValueError, match="must take"):
+    with pytest.raises(ValueError, match="must have"):
         Ensemble([])
 
 

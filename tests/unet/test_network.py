@@ -93,7 +93,7 @@ def test_a_network_refuses_tiles_off_its_grid_and_images_below_its_size(strided)
 def test_an_unknown_kind_is_refused_by_name(strided, monkeypatch):
     data = weights.save(strided)
     monkeypatch.delitem(network.KINDS, "strided")
-    with pytest.raises(WeightsError, match="of the kind 'strided'; this release knows unet"):
+    with pytest.raises(WeightsError, match="of the unknown kind 'strided'; this release knows unet"):
         weights.load(data)
 
 

@@ -80,12 +80,12 @@ def without(state, name):
     [
         (lambda s: without(s, "inc.double_conv.0.weight"), "not a Pytorch-UNet checkpoint"),
         (lambda s: without(s, "up2.up.weight"), "tensor up2.up.weight is missing"),
-        (lambda s: s | {"extra": torch.zeros(1)}, "tensor extra belongs to no"),
+        (lambda s: s | {"extra": torch.zeros(1)}, "unexpected tensor extra"),
         (lambda s: s | {"up3.up.bias": torch.zeros(5)}, "tensor up3.up.bias has the shape"),
-        (lambda s: s | {"outc.conv.bias": torch.tensor([0.0, float("nan")])}, "not finite"),
+        (lambda s: s | {"outc.conv.bias": torch.tensor([0.0, float("nan")])}, "NaN or infinity"),
         (lambda s: s | {"mask_values": [1, 2, 3]}, "mask_values names 3 classes"),
-        (lambda s: s | {"epoch": 3}, "entry epoch is no tensor"),
-        (lambda s: [1, 2], "no state dict"),
+        (lambda s: s | {"epoch": 3}, "entry epoch is not a tensor"),
+        (lambda s: [1, 2], "not a state dict"),
     ],
 )
 def test_convert_names_what_is_wrong(change, message):

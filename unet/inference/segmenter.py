@@ -261,7 +261,7 @@ class Segmenter:
                 ):
                     if not finite:
                         raise FloatingPointError(
-                            f"the logits of image {number} are not finite, in fp32 too; use other weights"
+                            f"the logits of image {number} contain NaN or infinity, even in fp32; use other weights"
                         )
                     found[number] = Segmentation(classes, row)
         return [found[number] for number in range(len(arrays))]

@@ -46,7 +46,7 @@ def opened(file: RangedFile, metadata: pq.FileMetaData | None = None) -> pq.Parq
     try:
         return pq.ParquetFile(pa.PythonFile(file, "r"), metadata=metadata, buffer_size=_BUFFER, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
-        raise Fault("damaged_parquet", f"the Parquet file does not open ({_line(error)}); write it again") from error
+        raise Fault("damaged_parquet", f"the Parquet file cannot be opened ({_line(error)}); write it again") from error
 
 
 def images_of(schema: pa.Schema, column: str | None) -> Images | None:

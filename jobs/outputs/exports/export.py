@@ -62,11 +62,11 @@ def export(
         StorageError: A committed file is missing or damaged.
     """
     if form not in EXPORTS:
-        raise JobError(f"there is no export form {form!r}; choose one of {', '.join(EXPORTS)}")
+        raise JobError(f"unknown export form {form!r}; choose one of {', '.join(EXPORTS)}")
     source = open_storage(output, profile=profile)
     target = open_storage(destination, profile=profile)
     if f"{target.root}/".startswith(f"{source.root}/"):
-        raise JobError(f"{destination} lies within the output {output}; export to another place")
+        raise JobError(f"{destination} is inside the output {output}; export to another place")
     if next(stored_runs(source), None) is None:
         raise JobError(f"there is no run in {source.root}; correct the path")
     only = None if key is None else _key_ending_with(source, key)

@@ -27,7 +27,7 @@ class VocExport(FileExport):
 
     def file(self, mask: StoredMask) -> tuple[str, bytes]:
         if len(mask.values) > _MOST_CLASSES:
-            raise JobError(f"VOC masks have at most {_MOST_CLASSES} classes; export to coco")
+            raise JobError(f"VOC masks have at most {_MOST_CLASSES} classes; use the form coco")
         return f"SegmentationClass/{mask.name}", _palette_png(mask.classes())
 
     def finish(self) -> str:

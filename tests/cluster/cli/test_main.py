@@ -17,10 +17,10 @@ from maskfleet.cluster.cli.main import COMMANDS
     [
         (["--set", "run.shard_sise=3"], 2, "did you mean run.shard_size?"),
         (["--weights", "none.safetensors"], 2, "built-in model (nuclei)"),
-        (["--input", "none"], 2, "there is no input folder /"),
+        (["--input", "none"], 2, "input folder /"),
         (["--input", "gs://x/y"], 2, "local path or s3://"),
         (["--set", "masks.values=[0,1,2]"], 2, "2 classes"),
-        (["--output", "/dev/null/x"], 2, "the output cannot be written"),
+        (["--output", "/dev/null/x"], 2, "the output is not writable"),
         (["--no-such-flag"], 2, "No such option: --no-such-flag; see"),
         (["--only", "old"], 2, "'old' is unknown; choose from new, changed, stale, failed"),
         (["--limit", "0"], 2, "Invalid value for '--limit'"),

@@ -265,5 +265,5 @@ def test_nothing_is_left_behind():
 
 
 def test_a_missing_codec_is_named():
-    with pytest.raises(MaskfleetError, match="does not start .*no_such_module"):
+    with pytest.raises(MaskfleetError, match="failed to start .*no_such_module"):
         Decoders(Limits(3), processes=1, codec="no_such_module:decode")

@@ -100,7 +100,7 @@ def test_a_reader_that_dies_fails_its_image_alone(tmp_path):
     path = file(tmp_path, Image.fromarray(RGB), "PNG")
     with path.open("rb") as opened, Stream(opened.fileno(), Limits(3)) as stream:
         stream._process._process.kill()
-        with pytest.raises(Unreadable, match="killed the process") as error:
+        with pytest.raises(Unreadable, match="crashed the reader process") as error:
             stream.read(0, 20)
     assert error.value.failure.error_class == "crash"
 

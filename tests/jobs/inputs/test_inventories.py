@@ -96,7 +96,7 @@ def test_an_unusable_inventory_is_a_job_error(tmp_path):
         with pytest.raises(JobError, match=message):
             list(Source(str(path), output="/nowhere"))
     path.write_text(json.dumps({"sourceBucket": "b", "fileFormat": "ORC", "destinationBucket": "c", "files": []}))
-    with pytest.raises(JobError, match="is in ORC; configure it"):
+    with pytest.raises(JobError, match="has the format ORC; configure it"):
         list(Source(str(path), output="/nowhere"))
 
 

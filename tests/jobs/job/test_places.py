@@ -16,7 +16,7 @@ def test_local_paths_become_absolute_and_names_stay():
 
 
 def test_a_url_with_credentials_is_refused():
-    with pytest.raises(JobError, match="must not hold a user name and password"):
+    with pytest.raises(JobError, match="must not contain a user name and password"):
         Job.of(GOOD | {"input": "s3://id:secret@bucket/x"})
 
 

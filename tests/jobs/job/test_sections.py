@@ -12,7 +12,7 @@ GOOD = {"input": "in", "output": "out", "weights": "nuclei"}
         ("run.max_error_rate=2", "run.max_error_rate: .* less than or equal to 1"),
         ("run.shard_size=0", "run.shard_size: must be at least 1"),
         ("masks.values=[0, 300]", "masks.values: values must lie in 0 … 255"),
-        ("masks.values=[1, 1]", "masks.values: each class needs a value of its own"),
+        ("masks.values=[1, 1]", "masks.values: each class needs a different value"),
         ("finetune.workers=3", "finetune: batch_size must be a multiple of workers"),
     ],
 )

@@ -83,7 +83,7 @@ def test_any_unique_ending_of_a_key_names_it(tmp_path):
     assert catalog.ending(storage, version, "a.png") == "p/a.png"  # whole path segments take precedence
     assert catalog.ending(storage, version, "ba.png") == "p/ba.png"
     assert catalog.ending(storage, version, "a.jpg") == "a.jpg"  # a complete key takes precedence
-    with pytest.raises(JobError, match="may be p/a.png, p/ba.png"):
+    with pytest.raises(JobError, match="matches p/a.png, p/ba.png"):
         catalog.ending(storage, version, ".png")
 
 

@@ -118,7 +118,7 @@ def test_changed_and_missing_files_raise_different_errors(tmp_path):
     item = put(storage, "a/b", b"12345")
     assert checked(storage, item) == b"12345"
     storage.write("a/b", b"12346")
-    with pytest.raises(Damaged, match="differs from what its commit describes"):
+    with pytest.raises(Damaged, match="does not match its commit"):
         checked(storage, item)
     storage.delete("a/b")
     with pytest.raises(NotFound):

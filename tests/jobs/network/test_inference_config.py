@@ -116,7 +116,7 @@ def test_mask_values_are_the_jobs_else_the_weights_else_the_default(made):
     assert mask_values(*made("masks.values=[5, 6]", values=(3, 9))) == (5, 6)
     assert mask_values(*made("masks.values=[[0,0,0],[1,2,3]]")) == ((0, 0, 0), (1, 2, 3))
     assert mask_values(*made(values=([0, 0, 0], [9, 8, 7]))) == ([0, 0, 0], [9, 8, 7])
-    with pytest.raises(JobError, match="3 values and the weights have 2 classes"):
+    with pytest.raises(JobError, match="3 values, but the weights have 2 classes"):
         mask_values(*made("masks.values=[1, 2, 3]"))
     with pytest.raises(JobError, match="set masks.values"):
         mask_values(*made(values=(0, 300)))
@@ -128,7 +128,7 @@ def test_thresholds_are_one_for_all_or_one_each(made):
     assert thresholds(*made("inference.threshold=0.3", n_classes=1)) == (0.3,)
     assert thresholds(*made("inference.threshold=0.3", n_classes=4)) == (0.3, 0.3, 0.3)
     assert thresholds(*made("inference.threshold=[0.3, 0.6]", n_classes=3)) == (0.3, 0.6)
-    with pytest.raises(JobError, match="has 2 values and the weights have 3 classes beside the background"):
+    with pytest.raises(JobError, match="has 2 values, but the weights have 3 classes besides the background"):
         made("inference.threshold=[0.3, 0.6]", n_classes=4)
 
 
@@ -148,7 +148,7 @@ def test_different_members_are_refused(made, tmp_path):
     made(names=("a",))
     made(names=("b",), n_classes=3)
     made(names=("c",), values=(0, 9))
-    for other, message in (("b", "same channels"), ("c", "same mask values")):
+    for other, message in (("b", "same numbers of channels"), ("c", "same mask values")):
         files = [str(tmp_path / f"{name}.safetensors") for name in ("a", other)]
         with pytest.raises(JobError, match=message):
             load_weights(Job.of({"input": "in", "output": "out", "weights": files}))

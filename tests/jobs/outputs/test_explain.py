@@ -46,5 +46,5 @@ def test_the_history_of_images_over_several_runs(tmp_path, weights_file):
     assert story["attempt"]
     with pytest.raises(JobError, match="give more of the key"):
         explain(str(tmp_path / "out"), ".png")
-    with pytest.raises(JobError, match="no image's key ends with 'nothing'"):
+    with pytest.raises(JobError, match="no image key ends with 'nothing'"):
         explain(str(tmp_path / "out"), "nothing")

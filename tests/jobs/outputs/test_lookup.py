@@ -34,5 +34,5 @@ def test_the_row_of_an_image_is_found_in_the_halves_of_a_split_shard(tmp_path):
 
 
 def test_an_empty_output_has_no_row(tmp_path):
-    with pytest.raises(JobError, match="no image's key ends with 'a'"):
+    with pytest.raises(JobError, match="no image key ends with 'a'"):
         newest_row(LocalStorage(str(tmp_path)), "a")

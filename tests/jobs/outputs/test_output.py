@@ -147,9 +147,9 @@ def test_masks_of_every_format_have_the_pixel_values_of_the_job(folder, output, 
 def test_a_missing_mask_is_explained(output):
     with pytest.raises(JobError, match="broken.png has no mask: decode failed in run .* .not a JPEG, PNG"):
         output.mask("broken.png")
-    with pytest.raises(JobError, match="image-006.tif was no longer in the input in run"):
+    with pytest.raises(JobError, match="image-006.tif was no longer in the input of run"):
         output.mask("part-0/image-006.tif")
-    with pytest.raises(JobError, match="no image's key ends with 'image-006.tif'"):
+    with pytest.raises(JobError, match="no image key ends with 'image-006.tif'"):
         output.mask("image-006.tif")
     with pytest.raises(JobError, match="give more of the key"):
         output.mask(".jpg")
@@ -183,7 +183,7 @@ def test_an_overlay_colours_the_classes_and_leaves_the_background(folder, output
     assert (drawn[~mask] == pixels[~mask]).all()
     assert np.abs(drawn[mask] - (0.75 * pixels[mask] + 0.25 * np.array([128, 0, 0]))).max() <= 0.5
     assert (np.asarray(output.overlay(key, opacity=0)) == pixels).all()
-    with pytest.raises(ValueError, match="opacity must be in 0 … 1"):
+    with pytest.raises(ValueError, match="opacity must lie between 0 and 1"):
         output.overlay(key, opacity=2)
 
 
@@ -205,7 +205,7 @@ def test_an_overlay_of_a_deleted_or_changed_image_is_an_error(tmp_path, weights_
     output = open_output(str(tmp_path / "out"))
     (images / "part-0/image-000.jpg").unlink()
     with pytest.raises(
-        NotFound, match=r"image-000.jpg no longer exists, so nothing can be drawn over it; mask\(\) still"
+        NotFound, match=r"image-000.jpg no longer exists, so there is no image to draw on; mask\(\) still"
     ):
         output.overlay("image-000.jpg")
     assert output.mask("image-000.jpg").shape == (48, 64)

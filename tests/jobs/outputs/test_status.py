@@ -33,5 +33,5 @@ def test_an_output_without_a_run_has_no_status(tmp_path):
         with pytest.raises(JobError, match="there is no run in .*; correct the path"):
             question(str(tmp_path))
     assert runs(str(tmp_path)) == []
-    with pytest.raises(JobError, match="no run in .* left a log"):
+    with pytest.raises(JobError, match="no run in .* has a log"):
         log(str(tmp_path))

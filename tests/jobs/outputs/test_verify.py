@@ -71,7 +71,7 @@ def change_catalog(output):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (change_tar, "differs from what its commit describes"),
+        (change_tar, "does not match its commit"),
         (drop_row, "has 23 rows and differs from the 24 committed rows"),
         (uncommit, "1 shard has no commit, the first is 00002"),
         (repaint, "differs from the committed mask"),

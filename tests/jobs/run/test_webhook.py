@@ -47,7 +47,7 @@ def test_each_outcome_is_posted_once(received, tmp_path, weights_file, monkeypat
     with pytest.raises(JobError):
         run(Job.of({**table, "input": str(tmp_path / "none AKIAABCDEFGHIJKLMNOP")}, ["run.webhook=$HOOK"]))
     assert bodies[3]["status"] == "error"
-    assert "there is no input folder" in bodies[3]["error"]
+    assert "does not exist" in bodies[3]["error"]
     assert "AKIA" not in json.dumps(bodies[3])
 
 

@@ -11,7 +11,7 @@ from maskfleet.jobs.storage.local import LocalStorage
 def test_a_path_out_of_the_root_is_refused(tmp_path):
     storage = LocalStorage(str(tmp_path / "root"))
     for path in ("../out", "a/../../out", "/etc/x"):
-        with pytest.raises(StorageError, match="leads out"):
+        with pytest.raises(StorageError, match="points outside"):
             storage.write(path, b"")
 
 
@@ -78,5 +78,5 @@ def test_a_cycle_of_links_is_walked_once(tmp_path):
 
 def test_the_error_names_a_file_in_the_place_of_a_folder(tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(StorageError, match="a file stands where a folder should"):
+    with pytest.raises(StorageError, match="a file is in the place of a folder"):
         LocalStorage(str(tmp_path / "file")).write("a", b"")

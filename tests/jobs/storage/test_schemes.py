@@ -28,5 +28,5 @@ def test_an_unknown_scheme_or_a_missing_bucket_is_a_job_error():
     for call in (open_storage, split_url, is_local):
         with pytest.raises(JobError, match="storage must be a local path or s3://"):
             call("gs://b/x")
-    with pytest.raises(JobError, match="a bucket is missing"):
+    with pytest.raises(JobError, match="names no bucket"):
         open_storage("s3://")

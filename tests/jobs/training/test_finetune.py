@@ -116,7 +116,7 @@ def test_impossible_trainings_are_refused_at_once(tmp_path):
         finetune(work.model_copy(update={"weights": work.weights * 2}))
     images, masks = draw_pairs(tmp_path / "three", 16, classes=3)
     other = job(tmp_path, start="random", images=str(images), masks=str(masks), inference={"threshold": [0.4]})
-    with pytest.raises(JobError, match="inference.threshold has 1 values and the weights have 2 classes"):
+    with pytest.raises(JobError, match="inference.threshold has 1 values, but the weights have 2 classes"):
         finetune(other)
     assert not list((tmp_path / "output").glob("finetune/*/checkpoints"))
 
