@@ -104,8 +104,8 @@ def load(data: bytes) -> Weights:
     """
     if data[:2] == b"PK" or data[:1] == b"\x80":
         raise WeightsError(
-            "these weights are a PyTorch checkpoint, a pickle, which a job never opens; "
-            "run 'maskfleet convert model.pth model.safetensors' once and name the result"
+            "these weights are a PyTorch checkpoint (a pickle), and a job never loads pickles; "
+            "convert them with 'maskfleet convert model.pth model.safetensors' and name the result"
         )
     try:
         tensors = safetensors.torch.load(data)
@@ -116,8 +116,8 @@ def load(data: bytes) -> Weights:
     header = _header(data)
     if header.get("format") != FORMAT:
         raise WeightsError(
-            f"the safetensors file holds no '{FORMAT}' network (its format is {header.get('format', 'not stated')!r}); "
-            "make one with 'maskfleet convert'"
+            f"the safetensors file contains no '{FORMAT}' network (its format is "
+            f"{header.get('format', 'not stated')!r}); make one with 'maskfleet convert'"
         )
     kind_name = header.pop("kind", _DEFAULT_KIND)
     kind = kind_of(kind_name)
@@ -126,7 +126,7 @@ def load(data: bytes) -> Weights:
         mask_values = json.loads(header.pop("mask_values", "null"))
         stated = json.loads(header.pop("normalize", "null"))
     except (KeyError, json.JSONDecodeError) as error:
-        raise WeightsError(f"the file's metadata lack a readable {error}; convert the checkpoint again") from error
+        raise WeightsError(f"the file's metadata has no readable {error}; convert the checkpoint again") from error
     header.pop("format")
     model = kind.build(configuration, tensors)
     normalize = checked(stated, model.n_channels)
@@ -149,7 +149,7 @@ def load_local(name: str | os.PathLike[str]) -> Weights:
             return load(file.read())
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"there are no weights {name}; name a safetensors file or a built-in model ({', '.join(BUILTIN)})"
+            f"weights {name} do not exist; name a safetensors file or a built-in model ({', '.join(BUILTIN)})"
         ) from error
     except WeightsError as error:
         raise WeightsError(f"weights {name}: {error}") from error

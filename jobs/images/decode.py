@@ -93,7 +93,7 @@ def turned(image: Image.Image, orientation: int) -> Image.Image:
 
 def _not_whole(format_: Format, pixels: int) -> Undecodable:
     if format_.in_rows:
-        return Undecodable(STREAM, "larger than what is decoded whole")
+        return Undecodable(STREAM, "too large to decode in one piece")
     return not_in_rows(format_, f"{pixels} px")
 
 

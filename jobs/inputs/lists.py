@@ -196,4 +196,4 @@ def _no_column(name: str, column: str | None, names: list[str]) -> JobError:
     there = ", ".join(names[:10]) or "none"
     if column is not None:
         return JobError(f"list {name} has no column {column!r} (there are: {there}); correct 'column'")
-    return JobError(f"which column of list {name} holds the URLs? name it with 'column' (there are: {there})")
+    return JobError(f"no column of list {name} is known to hold URLs (there are: {there}); name it with 'column'")

@@ -126,7 +126,7 @@ class _RunCheck:
         planned = [record.key for record, _ in self._manifest.records(shard)]
         rows = table.to_pylist()
         if [row["key"] for row in rows] != planned:
-            yield f"shard {shard.id}: the rows are not the planned images, one each"
+            yield f"shard {shard.id}: the rows do not match the planned images one to one"
         if commit.images != len(rows) or commit.failed != sum(row["status"] == "failed" for row in rows):
             yield f"shard {shard.id}: the counts of its commit differ from its rows"
         files: dict[str, bytes] = {}

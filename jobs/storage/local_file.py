@@ -41,4 +41,4 @@ def read(file: str, etag: str | None = None) -> bytes:
 
 def changed(file: str) -> Changed:
     """Return the error for a file in another state."""
-    return Changed(f"{file} changed after the plan; run again to plan it as it is now")
+    return Changed(f"{file} changed after planning; run the job again to process the new version")

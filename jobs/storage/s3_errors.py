@@ -23,13 +23,13 @@ def final_error(error: BaseException, url: str) -> StorageError | None:
     """
     code = _code(error)
     if code in {"PreconditionFailed", "412"}:
-        return Changed(f"{url} changed after the plan; run again to plan it as it is now")
+        return Changed(f"{url} changed after planning; run the job again to process the new version")
     if code == "NoSuchBucket":
         return Denied(f"{url}: there is no such bucket; create it, or correct the name and AWS_ENDPOINT_URL_S3")
     if code in _MISSING or (code is None and isinstance(error, FileNotFoundError)):
         return NotFound(f"there is no object {url}")
     if code in _CREDENTIALS or (code is None and isinstance(error, PermissionError)):
-        return Denied(f"{url}: access denied ({code}); check the credentials and what they may do there")
+        return Denied(f"{url}: access denied ({code}); check the credentials and their permissions")
     if "Credential" in type(error).__name__ or type(error).__name__ == "ProfileNotFound":
         return Denied(
             f"{url}: no usable AWS credentials ({summary(error)}); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "

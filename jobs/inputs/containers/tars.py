@@ -18,7 +18,7 @@ class Tars(Container[TarMember]):
     place = spans.PLACE
     faults = {  # noqa: RUF012  (a constant)
         "damaged_tar": "no valid header here, or the tar ends too early; members before it are done, write it again",
-        "unsafe_name": "the member's name leads out of its folder, as an attack would; rename it",
+        "unsafe_name": "the member's name points outside the folder (path traversal); rename it",
         "duplicate_name": (
             "an earlier member of the tar has this name, and which one is meant cannot be known; rename it"
         ),

@@ -27,7 +27,7 @@ class Form(NamedTuple):
 
 EXPORTS = {
     "png": Form("maskfleet.jobs.outputs.exports.png", "one PNG per image"),
-    "voc": Form("maskfleet.jobs.outputs.exports.voc", "palette PNGs, as Pascal VOC has them"),
+    "voc": Form("maskfleet.jobs.outputs.exports.voc", "palette PNGs in Pascal VOC layout"),
     "coco": Form("maskfleet.jobs.outputs.exports.coco", "one COCO JSON file"),
     "geotiff": Form("maskfleet.jobs.outputs.exports.geotiff", "one GeoTIFF per image"),
 }

@@ -52,7 +52,7 @@ def test_an_unusable_list_is_a_job_error(folder):
     (folder / "list.csv").write_text("a,b\n1,2\n")
     pq.write_table(pa.table({"a": ["x"], "b": ["y"]}), folder / "list.parquet")
     for name in ("list.csv", "list.parquet"):
-        with pytest.raises(JobError, match="name it with 'column' .there are: a, b"):
+        with pytest.raises(JobError, match="there are: a, b.; name it with 'column'"):
             keys(folder / name)
         with pytest.raises(JobError, match="has no column 'c'"):
             keys(folder / name, "c")

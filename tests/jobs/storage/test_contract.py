@@ -23,7 +23,7 @@ def test_a_written_object_is_read_back(storage):
     assert (entry.path, entry.size) == ("a/b.bin", 3)
     assert storage.read("a/b.bin", entry.etag) == b"two"
     storage.write("a/b.bin", b"three")
-    with pytest.raises(Changed, match="changed after the plan"):
+    with pytest.raises(Changed, match="changed after planning"):
         storage.read("a/b.bin", entry.etag)
 
 

@@ -34,7 +34,7 @@ def test_a_changed_file_is_refused(tmp_path):
     (tmp_path / "a").write_bytes(b"one")
     etag = local_file.state(os.stat(tmp_path / "a"))
     os.utime(tmp_path / "a", ns=(1, 1))
-    with pytest.raises(Changed, match="changed after the plan"):
+    with pytest.raises(Changed, match="changed after planning"):
         local_file.read(str(tmp_path / "a"), etag)
 
 

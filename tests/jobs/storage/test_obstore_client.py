@@ -79,7 +79,7 @@ def test_errors_are_reported_by_s3fs(storage):
     storage.write("a", b"one")
     etag = storage.entry("a").etag
     storage.write("a", b"two")
-    with pytest.raises(Changed, match="changed after the plan"):
+    with pytest.raises(Changed, match="changed after planning"):
         storage.read("a", etag)
     with pytest.raises(NotFound, match="there is no object s3://.*/some/prefix/none"):
         storage.read("none")
