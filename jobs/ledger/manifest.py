@@ -284,6 +284,15 @@ class ManifestWriter:
         return frozen
 
 
+def is_planned(storage: Storage, run_id: str) -> bool:
+    """Return whether a run has a plan: its first part, or the end of an empty one.
+
+    Tombstones may be stored before the first part, so other files in the folder prove nothing.
+    """
+    names = storage.names(folder_of(run_id))
+    return part_name(0) in names or "frozen.json" in names
+
+
 def freeze_so_far(storage: Storage, run_id: str) -> None:
     """Complete an interrupted plan with the parts stored so far.
 

@@ -6,9 +6,9 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from importlib.metadata import version
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from maskfleet.jobs.ledger import catalog, compacted
 from maskfleet.jobs.ledger.commit import Commits, Mode, leaves, nonce, probe
 from maskfleet.jobs.ledger.fence import Fence
 from maskfleet.jobs.ledger.lock import Lock, locked
-from maskfleet.jobs.ledger.manifest import Manifest, folder_of, freeze_so_far, part_name
+from maskfleet.jobs.ledger.manifest import Manifest, folder_of, freeze_so_far, is_planned, part_name
 from maskfleet.jobs.ledger.run_output import RunOutput
 from maskfleet.jobs.masks.formats import mask_format
 from maskfleet.jobs.network.inference_config import fingerprint_of, load_weights, mask_values, threads_of
@@ -32,6 +32,8 @@ from maskfleet.jobs.run.derived import compact, export_rest, rebuild_catalog
 from maskfleet.jobs.storage.contract import Storage
 from maskfleet.jobs.storage.schemes import open_storage
 from maskfleet.unet.weights import Weights
+
+_RUN_TIME = "%Y%m%dT%H%M%S.%f"
 
 Stop = Callable[[], bool]
 """Returns True once no further work may start."""
@@ -111,6 +113,7 @@ class Planned(NamedTuple):
         first: First part.
         parts: Remaining parts, computed on demand.
         runs: Names of the runs in the output when planning began.
+        known: Number of the catalog's version that the input is compared with.
         seconds: Seconds spent planning so far.
         indexes: Indexes of the tar files read while planning.
         left_alone: Number of ignored input files by extension; grows while the input is listed.
@@ -120,9 +123,14 @@ class Planned(NamedTuple):
     first: PlanPart
     parts: Iterator[PlanPart]
     runs: list[str]
+    known: int
     seconds: float
     indexes: Indexes
     left_alone: Counter[str]
+
+    def is_current(self, storage: Storage) -> bool:
+        """Return whether no other run has begun, or changed the catalog, since planning began."""
+        return self.runs == storage.names("runs") and self.known == catalog.current(storage).number
 
     @property
     def manifest(self) -> Manifest:
@@ -159,7 +167,7 @@ def begin(job: Job, stop: Stop = lambda: False) -> Iterator[Run]:
         if run_id is not None:
             run = _resumed(job, run_id, lock)
         else:
-            if planned is None or planned.runs != storage.names("runs"):  # another run has ended in the meantime
+            if planned is None or not planned.is_current(storage):
                 planned = start_plan(job, fingerprint)
             run = _new_run(storage, job, weights, planned, fingerprint=fingerprint, mode=mode, lock=lock)
         try:
@@ -222,13 +230,13 @@ def start_plan(job: Job, fingerprint: str) -> Planned:
     storage = open_storage(job.output, profile=job.profile)
     indexes = Indexes(storage)
     source = Source(job.input, output=job.output, column=job.column, profile=job.profile, indexes=indexes)
-    runs = storage.names("runs")
+    runs, known = storage.names("runs"), catalog.current(storage)
     began = time.perf_counter()
     planning = Planning(
         source.tables(),
         in_order=source.in_order,
         shard_size=job.run.shard_size,
-        known=catalog.rows(storage, catalog.current(storage)),
+        known=catalog.rows(storage, known),
         fingerprint=fingerprint,
         source=job.input,
         selection=job.select,
@@ -239,7 +247,16 @@ def start_plan(job: Job, fingerprint: str) -> Planned:
     if not planning.listed:
         others = ", ".join(f"{count} {ending}" for ending, count in source.ignored.most_common(5))
         raise JobError(f"no images in {job.input}{f' (only {others})' if others else ''}; correct 'input'")
-    return Planned(planning, first, parts, runs, time.perf_counter() - began, indexes, source.ignored)
+    return Planned(
+        planning=planning,
+        first=first,
+        parts=parts,
+        runs=runs,
+        known=known.number,
+        seconds=time.perf_counter() - began,
+        indexes=indexes,
+        left_alone=source.ignored,
+    )
 
 
 def _unfinished(storage: Storage, job: Job, fingerprint: str) -> str | None:
@@ -263,7 +280,7 @@ def _newest_unfinished(storage: Storage) -> dict[str, Any] | None:
             record: dict[str, Any] = json.loads(storage.read(f"runs/{run_id}/job.json"))
         except NotFound:
             continue
-        if not storage.names(folder_of(run_id)):
+        if not is_planned(storage, run_id):
             continue  # interrupted before any part of its plan was stored
         return None if storage.exists(f"runs/{run_id}/run.json") else record
     return None
@@ -289,12 +306,10 @@ def _identity(job: Job, fingerprint: str) -> str:
 def _new_run(
     storage: Storage, job: Job, weights: Weights, planned: Planned, *, fingerprint: str, mode: Mode, lock: Lock
 ) -> Run:
-    now = datetime.now(UTC)
-    # Milliseconds keep names sorted by age even if one run immediately follows another.
-    run_id = f"{now:%Y%m%dT%H%M%S}.{now.microsecond // 1000:03}-{nonce()[:6]}"
+    run_id = _next_run_id(storage)
     record = {
         "run_id": run_id,
-        "created": now.isoformat(timespec="seconds"),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "identity": _identity(job, fingerprint),
         "fingerprint": fingerprint,
         "weights": {"id": weights.id, "mask_values": weights.mask_values, "metadata": dict(weights.metadata)},
@@ -304,6 +319,7 @@ def _new_run(
         "versions": versions(),
         "job": job.model_dump(mode="json", exclude_none=True),
     }
+    lock.fence.check()
     storage.write(f"runs/{run_id}/job.json", json.dumps(record, indent=1).encode())
     live = LivePlan(
         storage,
@@ -320,6 +336,20 @@ def _new_run(
         format=mask_format(job.masks.format),
     )  # fmt: skip
     return Run(job, record, output, generation=lock.fence.generation, live=live)
+
+
+def _next_run_id(storage: Storage) -> str:
+    """Return an id for a new run: the time in UTC to the millisecond, and a nonce.
+
+    The id is greater than that of every run before it, even if the clock was set back or another machine's clock is
+    ahead: the catalog takes runs in the order of their ids.
+    """
+    now = datetime.now(UTC)
+    newest = max([*storage.names("runs"), catalog.current(storage).last_run])
+    with suppress(ValueError):  # not a name of a run
+        last = datetime.strptime(newest.partition("-")[0], _RUN_TIME).replace(tzinfo=UTC)
+        now = max(now, last + timedelta(milliseconds=1))
+    return f"{now:%Y%m%dT%H%M%S}.{now.microsecond // 1000:03}-{nonce()[:6]}"
 
 
 def versions() -> dict[str, str]:
