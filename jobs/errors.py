@@ -22,7 +22,7 @@ _SECRETS = re.compile(
     r"(?P<id>\b(?:AKIA|ASIA)[0-9A-Z]{12,})"
     r"|(?P<url>(?<=://)[^/\s:@]+:[^/\s@]+(?=@))"
     r"|(?P<header>\bAuthorization['\"]?\s*[:=]\s*['\"]?)[^'\"\n]+"
-    r"|(?P<name>\b(?:X-Amz-(?:Signature|Credential|Security-Token)"
+    r"|(?P<name>\b(?:X-(?:Amz|Goog)-(?:Signature|Credential|Security-Token)|(?<=[?&])(?:sig|signature)"
     r"|aws_?secret_?access_?key|aws_?session_?token|secret|password|token)['\"]?\s*[:=]\s*['\"]?)[^\s'\"&,}]+",
     re.IGNORECASE,
 )

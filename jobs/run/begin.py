@@ -317,7 +317,7 @@ def _new_run(
         "threads": threads_of(job),
         "generation": lock.fence.generation,
         "versions": versions(),
-        "job": job.model_dump(mode="json", exclude_none=True),
+        "job": _without_secrets(job),
     }
     lock.fence.check()
     storage.write(f"runs/{run_id}/job.json", json.dumps(record, indent=1).encode())
@@ -336,6 +336,14 @@ def _new_run(
         format=mask_format(job.masks.format),
     )  # fmt: skip
     return Run(job, record, output, generation=lock.fence.generation, live=live)
+
+
+def _without_secrets(job: Job) -> dict[str, Any]:
+    """Return the job for `job.json`. A literal webhook is left out: its URL may be a secret."""
+    table = job.model_dump(mode="json", exclude_none=True)
+    if not (job.run.webhook or "$").startswith("$"):
+        del table["run"]["webhook"]
+    return table
 
 
 def _next_run_id(storage: Storage) -> str:

@@ -53,6 +53,7 @@ def run(
         StorageError: Storage keeps failing.
         MaskfleetError: The executor failed; the message names the cause.
     """
+    webhook.check(job)
     executor = executor or InProcess()
     seconds = job.run.deadline_seconds
     deadline = math.inf if seconds is None else time.monotonic() + seconds

@@ -3,7 +3,10 @@
 import json
 import logging
 import os
+import re
+import urllib.parse
 import urllib.request
+from http.client import HTTPException
 from typing import Any
 
 from maskfleet.jobs.errors import JobError, redacted
@@ -13,28 +16,41 @@ _SECONDS = 10
 _log = logging.getLogger("maskfleet")
 
 
+def check(job: Job) -> None:
+    """Check the job's webhook, if it has one. Sends nothing.
+
+    Raises:
+        JobError: It is no URL, or the environment variable named by the job holds no http(s) URL.
+    """
+    _request(job, {})
+
+
 def post(job: Job, outcome: dict[str, Any]) -> None:
-    """Post an outcome to the job's webhook, if it has one.
+    """Post an outcome to the job's webhook, if it has one. Whatever fails is a warning.
 
     Args:
         job: The job.
         outcome: The outcome, as JSON values. Credentials in it are redacted.
-
-    Raises:
-        JobError: The environment variable named by the job holds no http(s) URL.
     """
+    try:
+        request = _request(job, outcome)
+        if request is not None:
+            with urllib.request.urlopen(request, timeout=_SECONDS):  # noqa: S310  (the URL is checked)
+                pass
+    except (OSError, HTTPException, ValueError, JobError) as error:
+        # The URL itself may be a secret.
+        _log.warning("the webhook request failed (%s); the outcome is in run.json", type(error).__name__)
+
+
+def _request(job: Job, outcome: dict[str, Any]) -> urllib.request.Request | None:
     url = job.run.webhook
     if url is None:
-        return
+        return None
     if url.startswith("$"):
         name, url = url[1:], os.environ.get(url[1:], "")
         if not url.startswith(("http://", "https://")):
             raise JobError(f"run.webhook names {name}, which holds no http(s) URL; set it, or remove run.webhook")
+    if not urllib.parse.urlsplit(url).hostname or re.search(r"[\s\x00-\x1f]", url):
+        raise JobError("run.webhook is no URL; correct it, or remove run.webhook")
     body = redacted(json.dumps(outcome)).encode()
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310  (checked above)
-    try:
-        with urllib.request.urlopen(request, timeout=_SECONDS):  # noqa: S310
-            pass
-    except OSError as error:
-        # The URL itself may be a secret.
-        _log.warning("the webhook request failed (%s); the outcome is in run.json", type(error).__name__)
+    return urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310  (as above)

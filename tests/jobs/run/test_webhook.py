@@ -1,4 +1,5 @@
 import json
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -55,3 +56,41 @@ def test_a_webhook_that_does_not_answer_is_no_failure(tmp_path, weights_file):
     draw_images(tmp_path / "in", 2)
     table = {"input": str(tmp_path / "in"), "output": str(tmp_path / "out"), "weights": weights_file}
     assert run(Job.of(table, ["run.webhook=http://127.0.0.1:9/hook"])).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("webhook", "words"), [("$NO_SUCH_HOOK", "NO_SUCH_HOOK, which holds no http"), ("http://a b/", "is no URL")]
+)
+def test_an_unusable_webhook_is_found_before_the_run(webhook, words, tmp_path, weights_file, monkeypatch):
+    monkeypatch.delenv("NO_SUCH_HOOK", raising=False)
+    draw_images(tmp_path / "in", 2)
+    table = {"input": str(tmp_path / "in"), "output": str(tmp_path / "out"), "weights": weights_file}
+    with pytest.raises(JobError, match=words):
+        run(Job.of({**table, "run": {"webhook": webhook}}))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_webhook_with_an_answer_that_is_no_http_is_no_failure(tmp_path, weights_file):
+    draw_images(tmp_path / "in", 2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            connection, _ = server.accept()
+            connection.recv(65536)
+            connection.sendall(b"SSH-2.0-hello\r\n")
+            connection.close()
+
+        threading.Thread(target=answer, daemon=True).start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+        table = {"input": str(tmp_path / "in"), "output": str(tmp_path / "out"), "weights": weights_file}
+        assert run(Job.of(table, [f"run.webhook={url}"])).exit_code == 0
+
+
+def test_a_literal_webhook_is_in_no_file_of_the_output(received, tmp_path, weights_file):
+    url, bodies = received
+    draw_images(tmp_path / "in", 2)
+    table = {"input": str(tmp_path / "in"), "output": str(tmp_path / "out"), "weights": weights_file}
+    run(Job.of(table, [f"run.webhook={url}"]))
+    assert len(bodies) == 1
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert [path for path in files if url.encode() in path.read_bytes()] == []
