@@ -23,7 +23,7 @@ from maskfleet.jobs.cores import PATIENT_THREADS
 from maskfleet.jobs.errors import MaskfleetError
 
 WORKER_ENVIRONMENT = {
-    # Set here, not in code: Ray's threads allocate memory first. See `unet.memory.keep_freed_memory`.
+    # An environment variable, since Ray's threads allocate before our code runs; see `unet.memory.keep_freed_memory`.
     "MALLOC_ARENA_MAX": "1",
     **PATIENT_THREADS,
 }

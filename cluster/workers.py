@@ -28,8 +28,8 @@ LOOK_SECONDS = 1.0
 """Seconds between two checks of the cluster's nodes."""
 
 _STARTS = 5
-"""Consecutive worker deaths tolerated before any worker is ready, plus two per worker wanted. More deaths point to the
-machine or the job."""
+"""Consecutive worker deaths tolerated during startup, plus two per worker wanted. More deaths point to the machine or
+the job."""
 
 _HEARTBEAT_SECONDS = 10.0
 """Seconds between two heartbeats of a worker."""
@@ -152,7 +152,7 @@ class Workers:
         for handle in [handle for handle in self._handles if handle.node is None and handle.needs != needs]:
             self.end(handle)
         staying = [handle for handle in self._handles if not handle.leaving]
-        # End workers that are not ready first, and none with shards.
+        # First end workers that are not ready; never end workers with shards.
         spare = sorted((handle for handle in staying if not handle.tasks), key=lambda handle: handle.node is not None)
         for handle in spare[: max(0, len(staying) - wanted)]:
             self.end(handle)

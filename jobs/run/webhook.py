@@ -20,13 +20,13 @@ def check(job: Job) -> None:
     """Check the job's webhook, if it has one. Sends nothing.
 
     Raises:
-        JobError: It is no URL, or the environment variable named by the job holds no http(s) URL.
+        JobError: It is not a URL, or the environment variable named by the job holds no http(s) URL.
     """
     _request(job, {})
 
 
 def post(job: Job, outcome: dict[str, Any]) -> None:
-    """Post an outcome to the job's webhook, if it has one. Whatever fails is a warning.
+    """Post an outcome to the job's webhook, if it has one. Any failure is only a warning.
 
     Args:
         job: The job.
@@ -39,7 +39,7 @@ def post(job: Job, outcome: dict[str, Any]) -> None:
                 pass
     except (OSError, HTTPException, ValueError, JobError) as error:
         # The URL itself may be a secret.
-        _log.warning("the webhook request failed (%s); the outcome is in run.json", type(error).__name__)
+        _log.warning("the webhook request failed (%s); the run is not affected", type(error).__name__)
 
 
 def _request(job: Job, outcome: dict[str, Any]) -> urllib.request.Request | None:
@@ -51,6 +51,6 @@ def _request(job: Job, outcome: dict[str, Any]) -> urllib.request.Request | None
         if not url.startswith(("http://", "https://")):
             raise JobError(f"run.webhook names {name}, which holds no http(s) URL; set it, or remove run.webhook")
     if not urllib.parse.urlsplit(url).hostname or re.search(r"[\s\x00-\x1f]", url):
-        raise JobError("run.webhook is no URL; correct it, or remove run.webhook")
+        raise JobError("run.webhook is not a valid URL; correct it, or remove run.webhook")
     body = redacted(json.dumps(outcome)).encode()
     return urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310  (as above)

@@ -8,7 +8,7 @@ from typing import Any
 from maskfleet.jobs.timing.stage_timers import DEVICE
 
 _GOOD = 0.97
-"""Busy share above which the device itself is the limit."""
+"""Busy share from which on the device itself is the limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
