@@ -22,7 +22,7 @@ class Worker:
         gpu_share: Number of GPUs of this worker, or a share of one. If not 0, the worker uses its node's cores per GPU
             instead of `cpus`.
         open_pipeline: Opens the pipeline; see `jobs.run.open_pipeline`.
-        generation: Generation of the lock that the driver holds.
+        generation: Generation of the driver's lock.
     """
 
     def __init__(

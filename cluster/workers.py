@@ -37,7 +37,7 @@ _HEARTBEAT_SECONDS = 10.0
 
 @dataclass(eq=False)
 class WorkerHandle:
-    """A worker as the driver sees it.
+    """The driver's record of a worker.
 
     Attributes:
         actor: The Ray actor.

@@ -116,7 +116,7 @@ class Stream:
                 raise Unreadable(Failure("decode", "timeout", message))
             answer: dict[str, Any] = json.loads(self._process.connection.recv_bytes())
         except (EOFError, OSError, ValueError) as error:
-            message = "the image crashed the reader process; inspect the file"
+            message = "the image crashed the reader process; inspect this file"
             raise Unreadable(Failure("decode", "crash", message)) from error
         if "error_class" in answer:
             raise Unreadable(Failure("decode", answer["error_class"], answer["message"]))

@@ -24,7 +24,7 @@ from maskfleet.jobs.timing.stage_timers import StageTimers
 
 @dataclass(frozen=True, kw_only=True)
 class ShardReport:
-    """The report of an attempt. Small, since it crosses processes.
+    """The report of an attempt. Small, since it is sent between processes.
 
     Attributes:
         shard: The shard.

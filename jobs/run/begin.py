@@ -48,7 +48,7 @@ class Run:
         record: Content of `job.json`: run id, fingerprint, commit mode, threads, versions.
         output: Output of the run.
         resumed: Whether an earlier command began this run.
-        generation: Generation of the lock that the driver holds.
+        generation: Generation of the driver's lock.
         live: The plan while this process is still writing it; None once all of it is stored.
     """
 
@@ -87,7 +87,7 @@ class Run:
             url: URL of the output.
             run_id: Name of the run.
             profile: AWS profile.
-            generation: Generation of the lock that the driver holds; None for a process that commits nothing.
+            generation: Generation of the driver's lock; None for a process that commits nothing.
 
         Raises:
             NotFound: There is no such run.

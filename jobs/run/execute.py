@@ -142,7 +142,7 @@ def _judged(run: Run, backlog: Backlog, failed: FailedAttempt) -> ShardReport | 
         backlog.halves(task)
     elif verdict == "give_up":
         attempts = f"{task.deaths + 1} attempt{'s' if task.deaths else ''}"
-        message = f"this image failed {attempts} ({_line(failed.error)}); inspect the file"
+        message = f"this image failed {attempts} ({_line(failed.error)}); inspect this file"
         return fail_shard(run.output, task.shard, Failure("worker", _class_of(failed.error), message))
     return None
 

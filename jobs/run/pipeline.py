@@ -30,7 +30,7 @@ of the shard and finds nothing: 7 % of this process's CPU time, measured with sm
 
 
 class Pipeline:
-    """A network on a device, with the processes and threads that keep it fed. Close it, or use it as a context.
+    """A network on a device, with the processes and threads keeping it busy. Close it, or use it as a context manager.
 
     Args:
         segmenter: The network on its device.

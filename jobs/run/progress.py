@@ -50,7 +50,7 @@ class Progress:
     _concurrency: dict[str, int] = field(default_factory=dict)
     _pixels: float = 0.0
     _forward: list[Mapping[str, Any]] = field(default_factory=list)
-    """The bare forward pass of each worker."""
+    """Speed of the bare forward pass of each worker."""
 
     def reached(self, step: str) -> None:
         """Record the end of a startup step. Only the first call for a step counts."""

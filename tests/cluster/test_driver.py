@@ -78,7 +78,7 @@ def test_a_killer_image_costs_itself_alone(
     rows = {row["key"]: row for row in statistics(tmp_path / "out")}
     killer = rows.pop("part-0/killer.png")
     assert (killer["status"], killer["stage"], killer["error_class"]) == ("failed", stage, error_class)
-    assert "inspect the file" in killer["error_message"]
+    assert "inspect this file" in killer["error_message"]
     expected = {row["key"]: row for row in statistics(reference)}
     for row in (*rows.values(), *expected.values()):
         row.pop("fingerprint")

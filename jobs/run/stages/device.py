@@ -1,4 +1,4 @@
-"""The device as the pipeline sees it."""
+"""The interface between the pipeline and a device."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
