@@ -59,7 +59,8 @@ def test_a_webhook_that_does_not_answer_is_no_failure(tmp_path, weights_file):
 
 
 @pytest.mark.parametrize(
-    ("webhook", "words"), [("$NO_SUCH_HOOK", "NO_SUCH_HOOK, which holds no http"), ("http://a b/", "is not a valid URL")]
+    ("webhook", "words"),
+    [("$NO_SUCH_HOOK", "NO_SUCH_HOOK, which holds no http"), ("http://a b/", "is not a valid URL")],
 )
 def test_an_unusable_webhook_is_found_before_the_run(webhook, words, tmp_path, weights_file, monkeypatch):
     monkeypatch.delenv("NO_SUCH_HOOK", raising=False)
