@@ -17,7 +17,7 @@ def finetune(
     job: options.JobFile,
     sets: options.Set = None,
     evaluate: Annotated[
-        bool, typer.Option("--evaluate", help="Only score the job's current weights on the held-back pairs.")
+        bool, typer.Option("--evaluate", help="Only score the job's current weights on the validation pairs.")
     ] = False,
     address: options.Address = None,
     as_json: options.AsJson = False,

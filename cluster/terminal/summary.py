@@ -76,7 +76,7 @@ def _places(job: Job, run: "RunSummary") -> Iterator[str]:
 
 
 def scores(name: str, evaluation: "Evaluation | None") -> None:
-    """Print the scores of weights on the held-back images: one line per class, with 95 % intervals.
+    """Print the scores of weights on the validation images: one line per class, with 95 % intervals.
 
     Args:
         name: First word of each line.
@@ -86,4 +86,4 @@ def scores(name: str, evaluation: "Evaluation | None") -> None:
         return
     for row in evaluation.classes:
         shown = ", ".join(f"{kind} {interval}" for kind, interval in row.intervals.items())
-        typer.echo(f"{name:<8} class {row.number} on {counted(evaluation.images, 'held-back image')}: {shown}")
+        typer.echo(f"{name:<8} class {row.number} on {counted(evaluation.images, 'validation image')}: {shown}")

@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import suppress
 from typing import Any, Self
 
 import numpy as np
@@ -103,7 +104,8 @@ class Stream:
         while self._next < stop:
             count = min(step, stop - self._next)
             request = {"start": self._next, "count": count}
-            self._process.connection.send_bytes(json.dumps(request).encode())
+            with suppress(OSError):  # a dead process shows when its answer is awaited
+                self._process.connection.send_bytes(json.dumps(request).encode())
             self._answer()
             self._rows[self._next - start :][:count] = self._pixels[: count * row].reshape(count, *shape)
             self._next += count

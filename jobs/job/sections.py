@@ -318,7 +318,7 @@ class Finetune(Section):
     pick: Literal["last", "best"] = "last"
     """Resulting weights: those of the last step, or those with the best validation score."""
     gate: Literal["better", "not-worse", "off"] = "better"
-    """Condition for accepting the new weights, against the job's weights on the held-back pairs, with 95 % confidence.
+    """Condition for accepting the new weights, against the job's weights on the validation pairs, with 95 % confidence.
     "off" accepts any."""
     on_refused: Literal["stop", "base"] = "stop"
     """If the gate refuses the new weights, `run` exits with code 3 ("stop") or uses the job's weights ("base")."""

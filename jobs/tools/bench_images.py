@@ -1,4 +1,4 @@
-"""Images of a benchmark: the first ones of an input, or drawn ones with the detail of photographs."""
+"""Images of a benchmark: the first ones of an input, or synthetic ones with the detail of photographs."""
 
 import os
 import tempfile
@@ -15,7 +15,7 @@ from maskfleet.jobs.inputs.sources import Source
 from maskfleet.jobs.job.schema import Job
 
 _DISTINCT = 1000
-"""Most distinct drawn images. Further ones are hard links to them."""
+"""Most distinct synthetic images. Further ones are hard links to them."""
 
 
 @contextmanager

@@ -52,7 +52,7 @@ def refuse_undecidable(gate: Gate, *, images: int, comparable: bool) -> None:
         return
     if images < MIN_IMAGES:
         raise JobError(
-            f"finetune.gate needs at least {MIN_IMAGES} held-back pairs, got {images}; add pairs, raise "
+            f"finetune.gate needs at least {MIN_IMAGES} validation pairs, got {images}; add pairs, raise "
             "finetune.validation_share, or set finetune.gate = 'off'"
         )
     if not comparable:
@@ -85,7 +85,7 @@ def judge(
     gain = lower_bound(new - base)
     needed = 0.0 if gate == "better" else -MARGIN
     compared = (
-        f"Dice {new.mean():.4f}, was {base.mean():.4f}, on {len(new)} held-back images; with 95 % confidence the gain "
+        f"Dice {new.mean():.4f}, was {base.mean():.4f}, on {len(new)} validation images; with 95 % confidence the gain "
         f"is at least {gain:+.4f}"
     )
     if gain > needed:

@@ -132,7 +132,7 @@ def read_pairs(
     validation = [pair for pair, held in zip(pairs, images.validation, strict=True) if held]
     if not training or not validation:
         raise JobError(
-            f"the split gives {len(training)} training and {len(validation)} held-back pairs, but both sets need at "
+            f"the split gives {len(training)} training and {len(validation)} validation pairs, but both sets need at "
             "least one; add pairs or change finetune.validation_share"
         )
     hashed = " ".join([*images.digests, *masks.digests, str(settings.validation_share), repr(values)])

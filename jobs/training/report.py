@@ -1,4 +1,4 @@
-"""The HTML report of a training: curves, scores, and the worst, median and best held-back images.
+"""The HTML report of a training: curves, scores, and the worst, median and best validation images.
 
 One self-contained file without scripts, external style sheets or external images.
 """
@@ -40,7 +40,7 @@ _STYLE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """A held-back image with its predictions.
+    """A validation image with its predictions.
 
     Attributes:
         title: Heading, such as "worst".
@@ -76,7 +76,7 @@ def page(record: TrainingRecord, rows: Sequence[dict[str, Any]], examples: Seque
         examples: Held-back images to show.
     """
     validated = [row for row in rows if row["dice"] is not None]
-    pairs = f"{_count(record.trained_on, 'training pair')}, {_count(record.new.images, 'held-back pair')}"
+    pairs = f"{_count(record.trained_on, 'training pair')}, {_count(record.new.images, 'validation pair')}"
     blocks = [
         f"<h1>Fine-tuning {escape(record.id)}</h1>",
         f"<p>{pairs}. {_gain(record)}</p>",

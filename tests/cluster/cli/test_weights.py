@@ -53,7 +53,7 @@ def test_finetune_and_evaluate_print_the_same_scores(tmp_path):
     base, new, gate, weights_line = made.stdout.splitlines()
     assert gate == "gate     not judged: finetune.gate is off"
     assert re.match(
-        r"base +class 1 on \d+ held-back images: dice \d\.\d{4} \(\d\.\d{4} … \d\.\d{4}\), iou .* recall", base
+        r"base +class 1 on \d+ validation images: dice \d\.\d{4} \(\d\.\d{4} … \d\.\d{4}\), iou .* recall", base
     )
     path = weights_line.removeprefix("weights").strip()
     scored = maskfleet("finetune", job, "--evaluate", "--set", f"weights={json.dumps(path)}")

@@ -188,6 +188,6 @@ def test_shuffled_masks_are_refused_and_the_weights_kept(tmp_path):
 
 def test_too_few_pairs_for_a_gate_are_refused_before_training(tmp_path):
     work = job(tmp_path, gate="better", validation_share=0.2)
-    with pytest.raises(JobError, match=r"finetune.gate needs at least 5 held-back pairs, got \d"):
+    with pytest.raises(JobError, match=r"finetune.gate needs at least 5 validation pairs, got \d"):
         finetune(work)
     assert not (tmp_path / "output/finetune").exists()

@@ -39,7 +39,7 @@ def test_images_are_compared_pairwise():
 def test_the_reason_states_the_figures():
     reason = verdict("better", 0.0).reason
     assert "Dice 0.7" in reason
-    assert "on 20 held-back images; with 95 % confidence the gain is at least -0.00" in reason
+    assert "on 20 validation images; with 95 % confidence the gain is at least -0.00" in reason
     assert reason.endswith("but finetune.gate = 'better' needs more than +0.00; add pairs or raise finetune.epochs")
 
 
@@ -61,7 +61,7 @@ def test_chance_passes_the_gate_about_once_in_twenty_times():
 
 
 def test_an_undecidable_gate_is_refused_before_training():
-    with pytest.raises(JobError, match=r"needs at least 5 held-back pairs, got 4; .* raise finetune.validation_share"):
+    with pytest.raises(JobError, match=r"needs at least 5 validation pairs, got 4; .* raise finetune.validation_share"):
         refuse_undecidable("better", images=MIN_IMAGES - 1, comparable=True)
     with pytest.raises(JobError, match="have different classes and cannot be compared"):
         refuse_undecidable("not-worse", images=MIN_IMAGES, comparable=False)

@@ -170,7 +170,7 @@ def test_a_value_outside_the_stated_ones_is_refused(tmp_path):
 def test_both_sets_need_pairs(tmp_path):
     images, masks = draw_pairs(tmp_path, 3)
     with pytest.raises(
-        JobError, match=r"the split gives 3 training and 0 held-back pairs, .* change finetune.validation_share"
+        JobError, match=r"the split gives 3 training and 0 validation pairs, .* change finetune.validation_share"
     ):
         read(images, masks, validation_share=1e-9)
 
