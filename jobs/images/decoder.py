@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from maskfleet.jobs.errors import Changed
 from maskfleet.jobs.images.contract import Limits
+from maskfleet.jobs.images.formats import FORMATS
 from maskfleet.jobs.images.isolation import be_quiet, limit_memory, limit_time
 from maskfleet.jobs.images.protocol import (
     POSITION,
@@ -45,6 +46,8 @@ def serve(settings: Settings, connection: Connection) -> None:
     """Answer requests until the other side closes the connection."""
     module, _, function = settings.codec.partition(":")
     codec = getattr(importlib.import_module(module), function)
+    for format_ in FORMATS:  # at the start, so that no image waits for an import
+        importlib.import_module(format_.reader)
     block = mmap.mmap(settings.block, settings.size)
     limit_memory(settings.limits.memory)
     connection.send_bytes(b"ready")
