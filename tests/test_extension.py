@@ -100,7 +100,9 @@ open(sys.argv[1], "wb").write(weights.save(Bright(3)))
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("ray", [["--no-ray"], ["--set", "cluster.threads=1"]])
+@pytest.mark.parametrize(
+    "ray", [["--no-ray"], pytest.param(["--set", "cluster.threads=1"], marks=pytest.mark.slow)], ids=["process", "ray"]
+)
 def test_a_job_uses_a_toy_of_every_kind(ray, copy, tmp_path):
     images = draw(tmp_path / "in")
     python(copy, "-c", WEIGHTS, str(tmp_path / "bright.safetensors"))

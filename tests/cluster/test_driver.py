@@ -58,6 +58,7 @@ def mark(images, kind, name="part-0/killer.png"):
     Image.fromarray(codecs.marked(kind)).save(images / name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "pipeline", "stage", "error_class"),
     [
@@ -99,6 +100,7 @@ def workers_of_this_process():
     return found
 
 
+@pytest.mark.slow
 def test_workers_and_decoders_that_are_killed_cost_nothing(tmp_path, weights_file):
     images = draw_images(tmp_path / "images", 60)
     run(job_of(images, tmp_path / "reference", weights_file))
@@ -160,6 +162,7 @@ def test_a_worker_that_cannot_start_says_why(images, tmp_path, weights_file):
         )
 
 
+@pytest.mark.slow
 def test_workers_that_ray_ends_for_want_of_memory_are_lost_workers(images, tmp_path, weights_file, monkeypatch):
     monkeypatch.setenv("RAY_memory_usage_threshold", "0.001")
     monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "50")

@@ -10,7 +10,7 @@ import pytest
 from command_line import OURS, SHADOWS, shadowed
 from conftest import draw_images
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 def run(folder: Path, weights_file: str, **environment: str) -> dict:

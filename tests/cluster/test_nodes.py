@@ -21,7 +21,7 @@ from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.outputs.verify import verify
 from maskfleet.jobs.run.execute import run
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 @pytest.fixture(autouse=True)

@@ -135,6 +135,7 @@ def job_file(folder, weights_file, name, images, *lines):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_run_is_submitted_stopped_and_resumed(head, tmp_path, weights_file):
     address, token, session = head.address, head.token, head.session
     images = draw_images(tmp_path / "images", 60)
@@ -221,6 +222,7 @@ def processes():
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_exit_codes_reach_the_client(head, tmp_path, weights_file):
     from maskfleet.jobs.ledger.lock import Lock
     from maskfleet.jobs.storage.local import LocalStorage
@@ -245,6 +247,7 @@ def test_exit_codes_reach_the_client(head, tmp_path, weights_file):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_without_a_cluster_the_output_answers(head, tmp_path, weights_file):
     job = job_file(tmp_path, weights_file, "nuclei", draw_images(tmp_path / "images", 4))
     gone = maskfleet(head, "status", "some-id", "--address", f"http://127.0.0.1:{free_port()}")

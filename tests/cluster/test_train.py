@@ -25,7 +25,7 @@ from maskfleet.jobs.training.finetune import finetune
 from maskfleet.jobs.training.plan import plan_training
 from maskfleet.unet import weights
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 STEPS = 12
 

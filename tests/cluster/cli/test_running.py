@@ -114,6 +114,7 @@ SLOW = (
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_driver_that_is_killed_again_and_again_loses_nothing(tmp_path, weights_file):
     images = draw_images(tmp_path / "images", 48)
     sets = ["--set", "run.shard_size=4", "--set", "inference.precision=fp32", "--set", "cluster.threads=1"]
@@ -143,6 +144,7 @@ def test_a_driver_that_is_killed_again_and_again_loses_nothing(tmp_path, weights
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_finishes_the_shards_in_progress(number, images, tmp_path, weights_file):
     sets = [
