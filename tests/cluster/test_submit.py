@@ -40,7 +40,7 @@ def test_the_exit_code_is_that_of_the_driver(state, code, expected):
 
 
 def test_an_installed_environment_has_its_own_interpreter(tmp_path):
-    with pytest.raises(JobError, match="leave out --python"):
+    with pytest.raises(JobError, match="omit --python"):
         operations.submit(tmp_path / "job.toml", "http://127.0.0.1:9", python="/opt/venv/bin/python", install="pip")
 
 
