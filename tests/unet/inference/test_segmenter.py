@@ -330,7 +330,9 @@ def test_a_network_of_one_channel_takes_images_without_a_channel_axis(tmp_path):
 
 
 def test_wrong_weights_and_images_are_refused_with_a_remedy(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"weights .*gone do not exist; name a safetensors file or a built-in .*nuclei"):
+    with pytest.raises(
+        FileNotFoundError, match=r"weights .*gone do not exist; name a safetensors file or a built-in .*nuclei"
+    ):
         Segmenter.load(tmp_path / "gone")
     (tmp_path / "w").write_bytes(b"junk")
     with pytest.raises(WeightsError, match="w: not a safetensors file"):
