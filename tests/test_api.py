@@ -67,6 +67,7 @@ def test_a_run_works_in_a_running_event_loop_and_in_a_thread(images, tmp_path, w
     assert found[0].ok == 24
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_run_on_ray_works_in_a_running_event_loop(images, tmp_path, weights_file):
     async def in_a_notebook():

@@ -50,6 +50,7 @@ def test_a_connection_that_was_begun_is_there_when_it_is_entered():
         assert not ray.is_initialized()
 
 
+@pytest.mark.slow
 def test_it_may_be_entered_again_as_by_a_run_whose_plan_was_cut_off():
     with closing(Connection("local")) as connection:
         connection.begin()

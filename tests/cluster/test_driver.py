@@ -137,6 +137,7 @@ def test_workers_and_decoders_that_are_killed_cost_nothing(tmp_path, weights_fil
     assert verify(str(tmp_path / "out")).problems == []
 
 
+@pytest.mark.slow
 def test_a_stopped_run_ends_what_is_in_work_and_goes_on_later(images, tmp_path, weights_file, reference):
     job = job_of(images, tmp_path / "out", weights_file, "cluster.workers=1")
     asked = threading.Event()
@@ -154,6 +155,7 @@ def test_a_stopped_run_ends_what_is_in_work_and_goes_on_later(images, tmp_path, 
     assert tree(tmp_path / "out/masks") == tree(reference / "masks")
 
 
+@pytest.mark.slow
 def test_a_worker_that_cannot_start_says_why(images, tmp_path, weights_file):
     with pytest.raises(JobError, match="device cuda is not available"):
         run(

@@ -105,7 +105,7 @@ def has_lines(page: str, *words: str) -> bool:
 
 
 WITH_CLUSTER = [page for page in PAGES if has_lines(page, "--address http", "--address 10.")]
-LONG = ("docs/finetuning.md", "docs/speed.md")
+LONG = ("docs/finetuning.md", "docs/job-file.md", "docs/one-machine.md", "docs/speed.md")
 OTHERS = [
     pytest.param(page, marks=pytest.mark.slow if page in LONG else ())
     for page in PAGES

@@ -8,6 +8,7 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from conftest import tree
 
 from maskfleet.jobs.outputs.verify import verify
@@ -51,6 +52,7 @@ def runs(out):
     return [json.loads(path.read_bytes()) for path in sorted((out / "runs").glob("*/run.json"))]
 
 
+@pytest.mark.slow
 def test_each_on_overlap_beside_a_night_that_holds_the_output(images, tmp_path, weights_file):
     out = tmp_path / "out"
     with night(images, out, weights_file) as first:
@@ -70,6 +72,7 @@ def test_each_on_overlap_beside_a_night_that_holds_the_output(images, tmp_path, 
     assert verify(str(out)).problems == []
 
 
+@pytest.mark.slow
 def test_a_holder_that_was_stopped_is_taken_over_and_commits_nothing_when_it_wakes_up(images, tmp_path, weights_file):
     out = tmp_path / "out"
     with night(images, out, weights_file) as stopped:

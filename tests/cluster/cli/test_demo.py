@@ -6,6 +6,7 @@ import pytest
 from command_line import maskfleet
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_the_demo_runs_in_an_empty_folder(tmp_path):
     done = maskfleet("demo", "--images", 8, cwd=tmp_path)

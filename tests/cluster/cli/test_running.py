@@ -33,6 +33,7 @@ def test_plan_run_status_verify(images, tmp_path, weights_file):
     assert (damaged.returncode, "is missing" in damaged.stdout) == (1, True)
 
 
+@pytest.mark.slow
 def test_a_backfill_runs_each_day_and_its_images_are_explained_and_retried(images, tmp_path, weights_file):
     for day in ("2026-11-01", "2026-11-02"):
         draw_images(tmp_path / "days" / day, 2)
@@ -55,6 +56,7 @@ def test_a_backfill_runs_each_day_and_its_images_are_explained_and_retried(image
     assert (same.returncode, "does not depend on {date}" in same.stderr) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_backfill_on_ray_continues_after_a_finished_day(tmp_path, weights_file):
     job = tmp_path / "job.toml"
     job.write_text(

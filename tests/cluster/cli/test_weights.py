@@ -43,6 +43,7 @@ def training_job(folder, **settings):
     return path
 
 
+@pytest.mark.slow
 def test_finetune_and_evaluate_print_the_same_scores(tmp_path):
     job = training_job(tmp_path)
     planned = json.loads(maskfleet("plan", job, "--json").stdout)
@@ -79,6 +80,7 @@ def test_several_workers_train_on_the_given_cluster(tmp_path, command):
     assert (refused.returncode, "no Ray at 127.0.0.1:1" in refused.stderr) == (1, True)
 
 
+@pytest.mark.slow
 def test_a_killed_training_ends_with_the_same_bytes(tmp_path):
     from maskfleet.jobs.job.schema import Job
     from maskfleet.jobs.training.finetune import finetune

@@ -370,6 +370,7 @@ def test_no_secret_is_left_anywhere(images, tmp_path, weights_file, monkeypatch)
     assert not [path for path, data in tree(tmp_path / "out").items() if b"canary" in data]
 
 
+@pytest.mark.slow
 @pytest.mark.s3
 def test_a_bucket_gets_the_bytes_that_a_folder_gets(images, tmp_path, weights_file, bucket):
     local = run(job_of(images, tmp_path / "out", weights_file))

@@ -33,6 +33,7 @@ def test_objects_are_read_and_written_by_obstore(storage, monkeypatch):
     assert storage.retries == 0
 
 
+@pytest.mark.slow
 @pytest.mark.s3
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(

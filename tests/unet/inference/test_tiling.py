@@ -76,6 +76,7 @@ def difference(height, width, core, batch=1, images=1, model=None, halo=HALO):
     return float((stitched(segmenter, model, drawn, Fit(batch, core)) - whole).abs().max())
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(SIDES, SIDES, CORES, st.integers(1, 5), st.integers(1, 3))
 @example(405, 371, 64, 3, 2)
@@ -224,6 +225,7 @@ def test_batches_are_halved_and_then_images_are_cut_until_they_fit():
 LADDER = [Fit(4, 0), Fit(2, 0), Fit(1, 0), Fit(1, 208), Fit(1, 96)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("in_a_row", [1, 2, 3, 4])
 def test_memory_may_run_out_at_every_forward_call(in_a_row):
     """At each call in turn, and at up to four calls in a row, as many as there are steps down."""
