@@ -46,7 +46,7 @@ class Plan:
 def plan(job: Job) -> Plan:
     """List the input and compare it with the output, as `run` would. Writes nothing.
 
-    The table holds a row per image in memory: about 200 MB for a million images.
+    The whole table is in memory, one row per image to process.
 
     Args:
         job: The job.
