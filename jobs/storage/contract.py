@@ -5,7 +5,7 @@ abstract methods. It overrides the others if objects are files of this machine, 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import BinaryIO, ClassVar, NamedTuple, Self
@@ -23,6 +23,9 @@ OBJECTS = pa.schema(
     ]
 )
 """Schema of a listing; the fields are those of `Entry`."""
+
+Unlisted = Callable[[str, str], None]
+"""Receives the path of a folder that cannot be listed, and the reason in plain words."""
 
 _WRITES_IN_FLIGHT = 32
 
@@ -147,10 +150,16 @@ class Storage(ABC):
         """Remove a folder if it is empty."""
 
     @abstractmethod
-    def listed(self, path: str = "") -> Iterator[pa.Table]:
+    def listed(self, path: str = "", *, unlisted: Unlisted | None = None) -> Iterator[pa.Table]:
         """List every object at or below a folder, as tables of `OBJECTS`, in order of path by code point.
 
-        Yields nothing if the folder is empty or missing.
+        Yields nothing if the folder is empty or missing. An object that is named but cannot be looked at, such as a
+        dangling link, is listed with size 0: reading it raises the reason.
+
+        Args:
+            path: The folder.
+            unlisted: Receives each folder below that cannot be listed; listing goes on. What such a folder holds is
+                unknown, so that objects in it are not known to be gone. None to raise instead.
         """
 
     def walk(self, path: str = "") -> Iterator[Entry]:

@@ -13,9 +13,9 @@ import pyarrow as pa
 
 from maskfleet.jobs.errors import Denied, NotFound, StorageError
 from maskfleet.jobs.storage import local_file
-from maskfleet.jobs.storage.contract import OBJECTS, Entry, Fault, Storage
+from maskfleet.jobs.storage.contract import OBJECTS, Entry, Fault, Storage, Unlisted
+from maskfleet.jobs.storage.local_walk import TEMPORARY, walked
 
-_TEMPORARY = ".maskfleet-tmp-"
 _ROWS = 1024
 """Rows per table of a listing."""
 
@@ -106,37 +106,14 @@ class LocalStorage(Storage):
         with suppress(OSError):  # missing, or not empty
             os.rmdir(self.local_path(path))
 
-    def listed(self, path: str = "") -> Iterator[pa.Table]:
-        entries = self._below(self.local_path(path), path.strip("/"), frozenset())
+    def listed(self, path: str = "", *, unlisted: Unlisted | None = None) -> Iterator[pa.Table]:
+        entries = walked(self.local_path(path), path.strip("/"), unlisted)
         while chunk := list(itertools.islice(entries, _ROWS)):
             yield _table(chunk)
 
-    def _below(self, folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[Entry]:
-        try:
-            status = os.stat(folder)
-            # Folders sort with a trailing slash, so that paths come in order: `a.jpg`, `a/x`, `a0.jpg`.
-            items = sorted(os.scandir(folder), key=lambda item: _shown(item.name) + "/" * item.is_dir())
-        except (FileNotFoundError, NotADirectoryError):
-            return
-        except PermissionError as error:
-            raise Denied(f"cannot read folder {folder}; check its permissions") from error
-        identity = (status.st_dev, status.st_ino)
-        if identity in above:  # a link back to a parent folder
-            return
-        for item in items:
-            path = f"{prefix}/{_shown(item.name)}" if prefix else _shown(item.name)
-            try:
-                if item.is_dir():
-                    yield from self._below(item.path, path, above | {identity})
-                elif item.is_file() and not item.name.startswith(_TEMPORARY):
-                    status = item.stat()
-                    yield Entry(path, status.st_size, local_file.state(status), status.st_mtime)
-            except FileNotFoundError:  # deleted since the folder was read
-                continue
-
     def names(self, path: str) -> list[str]:
         try:
-            return sorted(name for name in os.listdir(self.local_path(path)) if not name.startswith(_TEMPORARY))
+            return sorted(name for name in os.listdir(self.local_path(path)) if not name.startswith(TEMPORARY))
         except (FileNotFoundError, NotADirectoryError):
             return []
 
@@ -156,7 +133,7 @@ class LocalStorage(Storage):
     def _temporary(self, file: str, data: bytes, *, sync: bool = True) -> str:
         folder = os.path.dirname(file)
         # In the destination folder: a rename is atomic only within one file system.
-        temporary = f"{folder}/{_TEMPORARY}{secrets.token_hex(8)}"
+        temporary = f"{folder}/{TEMPORARY}{secrets.token_hex(8)}"
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         except FileNotFoundError:
@@ -229,13 +206,8 @@ def _table(entries: Iterable[Entry]) -> pa.Table:
     )
 
 
-def _shown(name: str) -> str:
-    """Return a name as text. Bytes that are not UTF-8 are escaped."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
-
-
 def _as_stored(file: str) -> bytes:
-    """Undo the escapes of `_shown`."""
+    """Undo the escapes of `local_walk.shown`."""
     return re.sub(rb"\\x([0-9a-f]{2})", lambda found: bytes.fromhex(found[1].decode()), os.fsencode(file))
 
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from maskfleet.jobs.errors import Changed, JobError, NotFound, StorageError
-from maskfleet.jobs.storage.contract import OBJECTS, Entry, Storage
+from maskfleet.jobs.storage.contract import OBJECTS, Entry, Storage, Unlisted
 from maskfleet.jobs.storage.list_objects_xml import EVENT, Page, take_body
 from maskfleet.jobs.storage.s3_errors import final_error, is_expired, summary
 from maskfleet.jobs.storage.s3_listing import ranged_pages
@@ -142,7 +142,7 @@ class S3Storage(Storage):
         with suppress(NotFound):
             self._retried(lambda: self._call("delete_object", path), path, self.PUT_SECONDS)
 
-    def listed(self, path: str = "") -> Iterator[pa.Table]:
+    def listed(self, path: str = "", *, unlisted: Unlisted | None = None) -> Iterator[pa.Table]:
         skip = len(self.prefix) + 1 if self.prefix else 0
         folder = self._key(path).rstrip("/")
         for page in ranged_pages(lambda more: self._pages(path, more), f"{folder}/" if folder else ""):

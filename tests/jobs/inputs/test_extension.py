@@ -93,7 +93,7 @@ class MemoryStorage(Storage):
     def delete(self, path):
         self.objects.pop(self.url(path), None)
 
-    def listed(self, path="") -> Iterator[pa.Table]:
+    def listed(self, path="", *, unlisted=None) -> Iterator[pa.Table]:
         skip = len(self.root) + 1
         paths = sorted(url[skip:] for url in self.objects if url.startswith(f"{self.url(path.rstrip('/'))}/"))
         if paths:
