@@ -40,7 +40,7 @@ class Failure(NamedTuple):
     """Reason why an image has no mask.
 
     Attributes:
-        stage: `fetch`, `decode`, `segment`, `encode` or `worker`.
+        stage: `plan`, `fetch`, `decode`, `segment`, `encode` or `worker`.
         error_class: One word for programs.
         message: One sentence for people, with the remedy.
     """

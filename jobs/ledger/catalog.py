@@ -43,13 +43,18 @@ SCHEMA = pa.schema(
         pa.field("run_id", pa.string(), nullable=False),
         pa.field("shard", pa.string()),
         pa.field("input", pa.string(), nullable=False),
+        pa.field("mask", pa.string()),
     ]
 )
 """Columns of the catalog.
 
 `status` is `ok`, `failed` or `gone`. `run_id` and `shard` name the source of the row; `shard` is null in a rebuilt
-catalog. `input` is the input of the job, as written in the job file.
+catalog. `input` is the input of the job, as written in the job file. `mask` is the name of the image's mask, which no
+other image gets; it is null in rows of earlier versions, and for failed images in a rebuilt catalog.
 """
+
+UNNAMED = "mask_name"
+"""Error class of an image with a mask that the output cannot hold under its name."""
 
 _FINAL_DECODES = ("empty", "unidentified", "corrupt", "unsupported", "too_small")
 
@@ -139,7 +144,15 @@ def _rows_of(storage: Storage, delta: Iterable[File]) -> Iterator[pa.Table]:
     for file in delta:
         with pq.ParquetFile(io.BytesIO(storage.read(file.path))) as parquet:
             for group in range(parquet.num_row_groups):
-                yield parquet.read_row_group(group)
+                yield _whole(parquet.read_row_group(group))
+
+
+def _whole(table: pa.Table) -> pa.Table:
+    """Add the columns that files of earlier versions lack."""
+    for field in SCHEMA:
+        if field.name not in table.schema.names:
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+    return table
 
 
 def find(storage: Storage, version: Version, key: str) -> dict[str, Any] | None:
@@ -239,7 +252,7 @@ def _file(storage: Storage, groups: Iterable[pa.Table]) -> File:
 def file_of(groups: Iterable[pa.Table]) -> bytes:
     """Return a Parquet file of catalog rows. Only one table is held uncompressed at a time."""
     sink = io.BytesIO()
-    repetitive = [name for name in SCHEMA.names if name not in ("key", "etag")]
+    repetitive = [name for name in SCHEMA.names if name not in ("key", "etag", "mask")]
     with pq.ParquetWriter(
         sink, SCHEMA, compression="zstd", use_dictionary=repetitive, write_statistics=["key"]
     ) as writer:
@@ -253,18 +266,20 @@ def table_of(data: bytes) -> pa.Table:
     return pq.read_table(io.BytesIO(data), schema=SCHEMA)
 
 
-def from_statistics(statistics: pa.Table, *, input_: str, shards: pa.ChunkedArray | None = None) -> pa.Table:
+def from_statistics(statistics: pa.Table, *, input_: str) -> pa.Table:
     """Return the catalog rows of a statistics table.
 
     Args:
-        statistics: Rows in `jobs.ledger.statistics.SCHEMA`.
+        statistics: Rows in `jobs.ledger.statistics.SCHEMA`. Further columns `shard` and `mask` are taken over; without
+            them the shard is unknown, and the name of the mask where the rows do not have it.
         input_: Input of the job.
-        shards: Shard id of each row; None if unknown.
     """
     count = statistics.num_rows
-    shards = pa.chunked_array([pa.nulls(count, pa.string())]) if shards is None else shards
-    table = statistics.select([name for name in SCHEMA.names if name not in ("shard", "input")])
-    table = table.append_column("shard", shards).append_column("input", pa.array([input_] * count, pa.string()))
+    if "shard" not in statistics.schema.names:
+        statistics = statistics.append_column("shard", pa.nulls(count, pa.string()))
+    if "mask" not in statistics.schema.names:
+        statistics = statistics.append_column("mask", statistics["mask_member"])
+    table = statistics.append_column("input", pa.array([input_] * count, pa.string()))
     return table.select(SCHEMA.names).replace_schema_metadata(None).cast(SCHEMA)
 
 

@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, Self
 
@@ -35,7 +35,8 @@ SCHEMA = pa.schema(
 )
 """Columns of the plan: one row per image, sorted by key.
 
-`mask` is the name of the mask. `why` is the reason for planning the image: `new`, `changed`, `stale` or `failed`.
+`mask` is the name of the mask; "" if every name belongs to another image. `why` is the reason for planning the image:
+`new`, `changed`, `stale` or `failed`.
 """
 
 PART_SHARDS = 32
@@ -160,11 +161,19 @@ class Manifest:
 
     def records(self, shard: Shard) -> list[tuple[Record, str]]:
         """Return the records of a shard, each with the name of its mask. Rows, masks and batches keep this order."""
+        table = self._rows(shard, (*_RECORD, "mask"))
+        columns = [column.to_pylist() for column in table.columns]
+        return [(Record(*row[:-1]), row[-1]) for row in zip(*columns, strict=True)]
+
+    def masks(self, shard: Shard) -> pa.ChunkedArray:
+        """Return the names of a shard's masks, in the order of its records."""
+        return self._rows(shard, ("mask",))["mask"]
+
+    def _rows(self, shard: Shard, columns: Sequence[str]) -> pa.Table:
         part, group = divmod(shard.group, PART_SHARDS)
         with self._lock:  # two shards run at once, and a Parquet reader is not thread-safe
-            table = self._part(part).read_row_group(group).slice(shard.start, len(shard))
-        columns = [table[name].to_pylist() for name in (*_RECORD, "mask")]
-        return [(Record(*row[:-1]), row[-1]) for row in zip(*columns, strict=True)]
+            table = self._part(part).read_row_group(group, columns=list(columns)).slice(shard.start, len(shard))
+        return table.select(columns)
 
     def sample(self, count: int) -> list[Record]:
         """Return up to `count` records from shards spread over the first part, which is stored first."""

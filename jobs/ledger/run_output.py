@@ -41,3 +41,18 @@ class RunOutput:
             masks = masks_of(self.storage, commit, self.format)
         self.storage.export_all((f"masks/{name}", data) for name, data in masks)
         self.storage.write(f"runs/{self.run_id}/exports/{commit.shard}", b"")
+
+
+def refused_name(storage: Storage, format_: MaskFormat, name: str) -> str | None:
+    """Return why an output cannot hold a mask of this name, with the remedy; None if it can.
+
+    Args:
+        storage: Output storage.
+        format_: Mask format. Only loose masks need names that storage can hold.
+        name: Name of the mask; "" if every name belongs to another image.
+    """
+    if not name:
+        return "every name for its mask belongs to another image; rename this image"
+    if format_.loose and (reason := storage.refused(f"masks/{name}")):
+        return f"the name of its mask is too long ({reason}); rename this image, or set masks.format to tar"
+    return None

@@ -33,7 +33,7 @@ SCHEMA = pa.schema(
         _column("width", pa.int32(), "stored width in px; null if the image was not decoded"),
         _column("height", pa.int32(), "stored height in px; null if the image was not decoded"),
         _column("status", pa.string(), "ok or failed", nullable=False),
-        _column("stage", pa.string(), "stage that failed: fetch, decode, segment, encode or worker; null if ok"),
+        _column("stage", pa.string(), "stage that failed: plan, fetch, decode, segment, encode or worker; null if ok"),
         _column(
             "error_class",
             pa.string(),

@@ -213,14 +213,14 @@ def _catalog_problems(storage: Storage, inputs: Mapping[str, str]) -> Iterator[s
 
 
 def _different_keys(expected: pa.Table, found: pa.Table, finished: Sequence[str]) -> list[str]:
-    """Return the keys of rows that differ in anything but their shard.
+    """Return the keys of rows that differ in anything but their shard and the name of their mask.
 
     Rows of unfinished runs are skipped: a run may have been interrupted after its rows were added to the catalog.
     """
     of_finished = pc.is_in(found["run_id"], value_set=pa.array(finished, pa.string()))
     ahead = found["key"].filter(pc.invert(of_finished))
-    expected = expected.filter(pc.invert(pc.is_in(expected["key"], value_set=ahead))).drop_columns("shard")
-    found = found.filter(of_finished).drop_columns("shard")
+    expected = expected.filter(pc.invert(pc.is_in(expected["key"], value_set=ahead))).drop_columns(["shard", "mask"])
+    found = found.filter(of_finished).drop_columns(["shard", "mask"])
     if found.equals(expected):
         return []
     one, other = ({row["key"]: row for row in table.to_pylist()} for table in (expected, found))

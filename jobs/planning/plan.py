@@ -6,20 +6,18 @@ still being listed.
 
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from maskfleet.jobs.inputs.containers.formats import files_of
-from maskfleet.jobs.inputs.record import CHUNK, LISTED
 from maskfleet.jobs.job.sections import Selection
 from maskfleet.jobs.ledger import catalog
 from maskfleet.jobs.ledger.manifest import PART_SHARDS, SCHEMA
-from maskfleet.jobs.ledger.sorted_tables import SortedCursor
-from maskfleet.jobs.masks.names import mask_names, settled
 from maskfleet.jobs.planning.external_sort import in_key_order
+from maskfleet.jobs.planning.naming import named
 from maskfleet.jobs.planning.reasons import reasons_of
 
 LARGEST = 512
@@ -59,6 +57,7 @@ class Planning:
         source: Name of the input in the catalog. Only images of this input can be missing from the listing.
         selection: The part of the input to process.
         mean_bytes: Mean image size in bytes by URL of a container; may grow during the listing.
+        refused: Returns why the output cannot hold a mask of some name, or None. By default it holds any name.
 
     Attributes:
         listed: Images listed so far.
@@ -80,11 +79,13 @@ class Planning:
         source: str = "",
         selection: Selection | None = None,
         mean_bytes: Mapping[str, float] | None = None,
+        refused: Callable[[str], str | None] = lambda _: None,
     ) -> None:
         self._listing, self._in_order, self._shard_size = listing, in_order, shard_size
         self._known, self._fingerprint, self._source = known, fingerprint, source
         self._selection = selection or Selection()
         self._mean_bytes = {} if mean_bytes is None else mean_bytes
+        self._refused = refused
         self.listed = self.images = self.bytes = self.gone = 0
         self.reasons: Counter[str] = Counter()
         self.complete = False
@@ -144,21 +145,29 @@ class Planning:
 
     def _selected(self) -> Iterator[pa.Table]:
         """Yield the rows of images that need work and are selected by the job."""
-        known = SortedCursor(iter(self._known))
-        for table in _named(in_key_order(self._listing, sorted_already=self._in_order)):
+        listing = in_key_order(self._listing, sorted_already=self._in_order)
+        for table, seen in named(listing, iter(self._known)):
             self.listed += table.num_rows
-            seen = known.up_to(table["key"][-1].as_py(), catalog.SCHEMA)
             self._note_gone(seen, table)
-            reasons = reasons_of(table, seen, fingerprint=self._fingerprint, selection=self._selection)
+            if not table.num_rows:
+                continue
+            reasons = reasons_of(
+                table, seen, fingerprint=self._fingerprint, selection=self._selection, nameless=self._nameless(table)
+            )
             yield table.append_column("why", reasons).filter(pc.is_valid(reasons)).select(SCHEMA.names).cast(SCHEMA)
-        while (rest := known.next()) is not None:
-            self._note_gone(rest, None)
         self.complete = True
 
-    def _note_gone(self, seen: pa.Table, listed: pa.Table | None) -> None:
+    def _nameless(self, table: pa.Table) -> pa.Array:
+        """Tell which masks the output cannot hold under their names."""
+        longest = int(pc.max(pc.binary_length(table["mask"])).as_py())
+        # A name in one part is the hardest to hold for its length.
+        if longest and not self._refused("x" * longest) and not pc.any(pc.equal(table["mask"], "")).as_py():
+            return pa.array([False] * table.num_rows, pa.bool_())
+        return pa.array([not name or bool(self._refused(name)) for name in table["mask"].to_pylist()], pa.bool_())
+
+    def _note_gone(self, seen: pa.Table, listed: pa.Table) -> None:
         missing = pc.and_(pc.not_equal(seen["status"], catalog.GONE), pc.equal(seen["input"], self._source))
-        if listed is not None:
-            missing = pc.and_(missing, pc.invert(pc.is_in(seen["key"], value_set=listed["key"])))
+        missing = pc.and_(missing, pc.invert(pc.is_in(seen["key"], value_set=listed["key"])))
         rows = seen.filter(missing)
         if rows.num_rows:
             self.gone += rows.num_rows
@@ -168,25 +177,6 @@ class Planning:
         """Return the catalog rows of images found missing since the last call, or None."""
         rows, self._gone_rows = self._gone_rows, []
         return pa.concat_tables(rows) if rows else None
-
-
-def _named(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """Add each image's mask name, which depends on its neighbours in key order, whether they need work or not."""
-    held = LISTED.empty_table()
-    for table in tables:
-        held = pa.concat_tables([held, table])
-        if held.num_rows < CHUNK:
-            continue
-        if cut := settled(held["key"]):
-            yield _with_names(held.slice(0, cut))
-            held = held.slice(cut)
-    if held.num_rows:
-        yield _with_names(held)
-
-
-def _with_names(table: pa.Table) -> pa.Table:
-    table = table.combine_chunks()
-    return table.append_column("mask", mask_names(table["key"]))
 
 
 def sampled(rows: Iterator[pa.Table], count: int | None) -> Iterator[pa.Table]:

@@ -7,7 +7,9 @@ from maskfleet.jobs.job.sections import Selection
 from maskfleet.jobs.ledger import catalog
 
 
-def reasons_of(table: pa.Table, seen: pa.Table, *, fingerprint: str, selection: Selection) -> pa.ChunkedArray:
+def reasons_of(
+    table: pa.Table, seen: pa.Table, *, fingerprint: str, selection: Selection, nameless: pa.Array
+) -> pa.ChunkedArray:
     """Return the reason for planning each image; null if it needs no work or is not selected.
 
     Args:
@@ -15,6 +17,7 @@ def reasons_of(table: pa.Table, seen: pa.Table, *, fingerprint: str, selection: 
         seen: Catalog rows of the same range of keys.
         fingerprint: Fingerprint of the job.
         selection: The part of the input to process.
+        nameless: Whether the output cannot hold each image's mask under its name.
     """
     known = _known_outcomes(table, seen)
     etag = table["etag"].combine_chunks()
@@ -29,6 +32,8 @@ def reasons_of(table: pa.Table, seen: pa.Table, *, fingerprint: str, selection: 
         reasons = pc.if_else(pc.and_(failed, wanted), "failed", None)
     else:
         final = pc.fill_null(pc.is_in(known["error_class"], value_set=pa.array(catalog.final_failures())), False)
+        unnamed = pc.fill_null(pc.equal(known["error_class"], catalog.UNNAMED), False)
+        final = pc.or_(final, pc.and_(unnamed, nameless))
         retried = pc.and_(failed, pc.invert(final))
         conditions = pc.make_struct(unknown, pc.invert(same), stale, retried)
         reasons = pc.case_when(conditions, "new", "changed", "stale", "failed")

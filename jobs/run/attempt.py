@@ -4,17 +4,19 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from maskfleet.jobs.errors import StorageError
 from maskfleet.jobs.images.contract import Failure
+from maskfleet.jobs.inputs.record import Record
 from maskfleet.jobs.ledger import statistics
+from maskfleet.jobs.ledger.catalog import UNNAMED
 from maskfleet.jobs.ledger.commit import Commit, Object, nonce, put
 from maskfleet.jobs.ledger.manifest import Shard
-from maskfleet.jobs.ledger.run_output import RunOutput
+from maskfleet.jobs.ledger.run_output import RunOutput, refused_name
 from maskfleet.jobs.ledger.shard_files import STATISTICS
 from maskfleet.jobs.masks.formats import EncodedMask
 from maskfleet.jobs.run.pipeline import Pipeline
@@ -68,8 +70,10 @@ def run_shard(output: RunOutput, shard: Shard, pipeline: Pipeline) -> ShardRepor
     started = time.perf_counter()
     records = output.manifest.records(shard)
     timers = StageTimers()
-    outcomes = pipeline.run([record for record, _ in records], timers)
-    named = [Named(name, outcome) for (_, name), outcome in zip(records, outcomes, strict=True)]
+    refused = [refused_name(output.storage, output.format, name) for _, name in records]
+    wanted = [record for (record, _), reason in zip(records, refused, strict=True) if reason is None]
+    outcomes = pipeline.run(wanted, timers) if wanted else []
+    named = list(_named(records, refused, outcomes))
     with timers.timed("write"):
         commit = _write(output, shard, named)
         committed = output.commits.mode == "worker"
@@ -81,7 +85,7 @@ def run_shard(output: RunOutput, shard: Shard, pipeline: Pipeline) -> ShardRepor
         commit=commit,
         committed=committed,
         seconds=time.perf_counter() - started,
-        errors=Counter(outcome.failure.error_class for outcome in outcomes if outcome.failure),
+        errors=Counter(outcome.failure.error_class for _, outcome in named if outcome.failure),
         busy=dict(timers.busy),
         starved=dict(timers.starved),
         blocked=dict(timers.blocked),
@@ -132,6 +136,16 @@ class Named(NamedTuple):
 
     name: str
     outcome: Outcome
+
+
+def _named(
+    records: Sequence[tuple[Record, str]], refused: Sequence[str | None], outcomes: Sequence[Outcome]
+) -> Iterator[Named]:
+    """Yield every image of a shard: with its outcome, or failed because the output cannot hold its mask's name."""
+    done = iter(outcomes)
+    for (record, name), reason in zip(records, refused, strict=True):
+        failure = Failure("plan", UNNAMED, reason) if reason else None
+        yield Named(name, Outcome(record, failure=failure) if failure else next(done))
 
 
 def _masks(named: Sequence[Named]) -> dict[str, EncodedMask]:

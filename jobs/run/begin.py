@@ -22,7 +22,7 @@ from maskfleet.jobs.ledger.commit import Commits, Mode, leaves, nonce, probe
 from maskfleet.jobs.ledger.fence import Fence
 from maskfleet.jobs.ledger.lock import Lock, locked
 from maskfleet.jobs.ledger.manifest import Manifest, folder_of, freeze_so_far, is_planned, part_name
-from maskfleet.jobs.ledger.run_output import RunOutput
+from maskfleet.jobs.ledger.run_output import RunOutput, refused_name
 from maskfleet.jobs.masks.formats import mask_format
 from maskfleet.jobs.network.inference_config import fingerprint_of, load_weights, mask_values, threads_of
 from maskfleet.jobs.planning.live_plan import LivePlan, manifest_of
@@ -241,6 +241,7 @@ def start_plan(job: Job, fingerprint: str) -> Planned:
         source=job.input,
         selection=job.select,
         mean_bytes=source.mean_bytes,
+        refused=partial(refused_name, storage, mask_format(job.masks.format)),
     )
     parts = iter(planning)
     first = first_part(parts)

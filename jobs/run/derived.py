@@ -6,6 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, islice
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from maskfleet.jobs.ledger import catalog, compacted, statistics
 from maskfleet.jobs.ledger.commit import Commit
@@ -60,20 +61,25 @@ def compact(
     Yields:
         The same rows as catalog rows.
     """
-    groups = even(_tables_with_shards(output.storage, done), statistics.ROW_GROUP)
+    groups = even(_tables_with_shards(output, done), statistics.ROW_GROUP)
     for number, first in enumerate(groups):
         part = statistics.TableWriter()
         for group in chain([first], islice(groups, _GROUPS_OF_A_PART - 1)):
-            part.add(group.drop_columns("shard"))
+            part.add(group.drop_columns(["shard", "mask"]))
             for failure in group["error_class"].drop_null().value_counts().to_pylist():
                 errors[failure["values"]] += failure["counts"]
-            yield catalog.from_statistics(group, input_=input_, shards=group["shard"])
+            yield catalog.from_statistics(group, input_=input_)
         compacted.write_part(output.storage, output.run_id, number, part.close())
 
 
-def _tables_with_shards(storage: Storage, done: Iterable[tuple[Shard, Commit]]) -> Iterator[pa.Table]:
-    for shard, table in committed_tables(storage, done):
-        yield table.append_column("shard", pa.array([shard.id] * table.num_rows, pa.string()))
+def _tables_with_shards(output: RunOutput, done: Iterable[tuple[Shard, Commit]]) -> Iterator[pa.Table]:
+    """Yield the statistics of committed shards, with the shard and the name of the mask of each row."""
+    for shard, table in committed_tables(output.storage, done):
+        names = table["mask_member"]
+        if names.null_count:  # failed images, and formats without names, have them in the plan alone
+            names = pc.coalesce(names, output.manifest.masks(shard))
+        shards = pa.array([shard.id] * table.num_rows, pa.string())
+        yield table.append_column("shard", shards).append_column("mask", names)
 
 
 def rebuild_catalog(storage: Storage) -> None:

@@ -142,6 +142,10 @@ class Storage(ABC):
         with ThreadPoolExecutor(_WRITES_IN_FLIGHT) as pool:
             list(pool.map(lambda item: self.export(*item), items))
 
+    def refused(self, path: str) -> str | None:
+        """Return why no object can ever have this path, or None. Makes no request."""
+        return None
+
     @abstractmethod
     def delete(self, path: str) -> None:
         """Delete the object, if it exists."""

@@ -16,6 +16,10 @@ from maskfleet.jobs.storage import local_file
 from maskfleet.jobs.storage.contract import OBJECTS, Entry, Fault, Storage, Unlisted
 from maskfleet.jobs.storage.local_walk import TEMPORARY, walked
 
+_PART_BYTES = 255
+_PATH_BYTES = 4095
+"""Longest name in a folder, and longest path, of Linux's file systems."""
+
 _ROWS = 1024
 """Rows per table of a listing."""
 
@@ -96,6 +100,14 @@ class LocalStorage(Storage):
     def export_all(self, items: Iterable[tuple[str, bytes]]) -> None:
         for path, data in items:  # threads gain nothing: no write waits for the disk
             self.export(path, data)
+
+    def refused(self, path: str) -> str | None:
+        name = path.encode()
+        longest = max(map(len, name.split(b"/")))
+        if longest > _PART_BYTES:
+            return f"it has {longest} bytes between two slashes, and file systems hold {_PART_BYTES}"
+        whole = len(os.fsencode(self._folder)) + len(name)
+        return f"its path has {whole} bytes, and Linux allows {_PATH_BYTES}" if whole > _PATH_BYTES else None
 
     def delete(self, path: str) -> None:
         file = self.local_path(path)

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_KEY_BYTES = 1024
+"""Longest key of an object in UTF-8, with its prefix."""
+
 
 class S3Storage(Storage):
     """A bucket, or a prefix in one. Each process gets credentials from the AWS provider chain itself.
@@ -137,6 +140,10 @@ class S3Storage(Storage):
         except Changed:
             return False
         return True
+
+    def refused(self, path: str) -> str | None:
+        length = len(self._key(path).encode())
+        return f"its key has {length} bytes, and S3 allows {_KEY_BYTES}" if length > _KEY_BYTES else None
 
     def delete(self, path: str) -> None:
         with suppress(NotFound):

@@ -1,5 +1,6 @@
 import pyarrow as pa
 import pytest
+from conftest import tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -95,3 +96,17 @@ def test_a_merge_keeps_every_row_without_newest():
         "4",
         "3",
     ]
+
+
+def test_a_catalog_without_names_of_masks_is_read_and_merged_with_newer_rows(tmp_path, monkeypatch):
+    """Earlier versions wrote no column `mask`."""
+    storage = LocalStorage(str(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(catalog, "SCHEMA", catalog.SCHEMA.remove(catalog.SCHEMA.get_field_index("mask")))
+        catalog.add(storage, "001", [table(a="1", b="1")])
+    catalog.add(storage, "002", [table(b="2", c="2").set_column(9, "mask", pa.array(["b.png", "c.png"]))])
+    rows = pa.concat_tables(catalog.rows(storage, catalog.current(storage))).to_pylist()
+    assert [(row["key"], row["mask"]) for row in rows] == [("a", None), ("b", "b.png"), ("c", "c.png")]
+    assert catalog.find(storage, catalog.current(storage), "a")["etag"] == "1"
+    old = tmp_path / next(name for name in tree(tmp_path) if b"b.png" not in tree(tmp_path)[name] and "rows" in name)
+    assert "mask" in catalog.table_of(old.read_bytes()).schema.names

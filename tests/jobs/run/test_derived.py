@@ -1,6 +1,7 @@
 """Compaction alone; `test_execute.py` tests it in whole runs."""
 
 from collections import Counter
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,8 +26,9 @@ def test_compaction_holds_a_few_thousand_rows_at_a_time(tmp_path, monkeypatch):
         return table.set_column(SCHEMA.get_field_index("error_message"), SCHEMA.field("error_message"), wide)
 
     monkeypatch.setattr(derived, "rows_of", rows_of)
+    manifest = SimpleNamespace(masks=lambda shard: pa.chunked_array([[f"{shard.id}.png"] * 512]))
     output = RunOutput(
-        storage=LocalStorage(str(tmp_path)), run_id="night", fingerprint="f", manifest=None, commits=None,
+        storage=LocalStorage(str(tmp_path)), run_id="night", fingerprint="f", manifest=manifest, commits=None,
         format=mask_format("none"),
     )  # fmt: skip
     errors, held, keys = Counter(), [], []
@@ -35,6 +37,7 @@ def test_compaction_holds_a_few_thousand_rows_at_a_time(tmp_path, monkeypatch):
         held.append(pa.total_allocated_bytes() - before)
         keys += outcomes["key"].to_pylist()
         assert outcomes["shard"][0].as_py() == keys[-outcomes.num_rows][:5]
+        assert outcomes["mask"][0].as_py() == keys[-outcomes.num_rows][:5] + ".png"
     assert len(keys) == errors["corrupt"] == 51_200
     assert max(held) < 2048 * 35_000  # 51,200 rows in all
     files = [pq.ParquetFile(path) for path in sorted(tmp_path.glob("stats/night/*.parquet"))]
