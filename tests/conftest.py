@@ -4,8 +4,6 @@ import atexit
 import io
 import os
 import shutil
-import socket
-import subprocess
 import sys
 import tarfile
 import tempfile
@@ -189,57 +187,21 @@ def images(tmp_path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def s3_server(tmp_path_factory):
+def s3_server():
     """Start an S3 server, a real one if installed, else moto's. Sets the environment for the session."""
-    tool = BESIDE / "tools" / "s3-server"
-    programs = ("radosgw", "ceph-mon", "ceph-osd", "ceph", "radosgw-admin")
-    environment = {"AWS_ACCESS_KEY_ID": "TESTACCESSKEY", "AWS_SECRET_ACCESS_KEY": "TESTSECRETKEY"}
-    if tool.exists() and all(shutil.which(program) for program in programs):
-        folder = tempfile.mkdtemp(prefix="rgw-")
-        port = _free_port()
-        subprocess.run([tool, "start", folder, str(port)], check=True, stdout=subprocess.DEVNULL, timeout=120)
-        url, kind = f"http://127.0.0.1:{port}", "radosgw"
+    from faults.servers import s3_server
 
-        def end():
-            subprocess.run([tool, "stop", folder], check=True, timeout=60)
-            shutil.rmtree(folder, ignore_errors=True)
-    else:
-        from moto.server import ThreadedMotoServer
-
-        server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-        server.start()
-        url, kind, end = "http://{}:{}".format(*server.get_host_and_port()), "moto", server.stop
-    environment |= {"AWS_ENDPOINT_URL_S3": url, "AWS_DEFAULT_REGION": "us-east-1"}
-    before = {name: os.environ.get(name) for name in environment}
-    os.environ.update(environment)
-    print(f"\nS3 server: {kind} at {url}")
-    yield kind
-    for name, value in before.items():
-        os.environ.pop(name) if value is None else os.environ.update({name: value})
-    end()
-
-
-def _free_port() -> int:
-    """Return a free port. The next one is free too, for the server's monitor."""
-    while True:
-        with socket.socket() as one, socket.socket() as two:
-            one.bind(("127.0.0.1", 0))
-            port = one.getsockname()[1]
-            try:
-                two.bind(("127.0.0.1", port + 1))
-            except OSError:
-                continue
-            return port
+    with s3_server() as server:
+        print(f"\nS3 server: {server.kind} at {server.url}")
+        yield server.kind
 
 
 @pytest.fixture
 def bucket(s3_server) -> str:
     """URL of a new bucket."""
-    import s3fs
+    from faults.servers import new_bucket
 
-    name = f"test-{os.urandom(6).hex()}"
-    s3fs.S3FileSystem(skip_instance_cache=True).mkdir(name)
-    return f"s3://{name}"
+    return new_bucket()
 
 
 def tree(folder: Path) -> dict[str, bytes]:

@@ -199,7 +199,7 @@ class _translated:  # noqa: N801  (reads as a statement)
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, FileNotFoundError) and os.path.exists(_as_stored(self.file)):
+        if isinstance(error, FileNotFoundError) and _is_escaped(self.file):
             raise Fault("bad_name", f"{self.file}: the file's name is not UTF-8; rename it") from error
         if isinstance(error, FileNotFoundError | IsADirectoryError):
             raise NotFound(f"there is no file {self.file}") from error
@@ -218,9 +218,14 @@ def _table(entries: Iterable[Entry]) -> pa.Table:
     )
 
 
-def _as_stored(file: str) -> bytes:
-    """Undo the escapes of `local_walk.shown`."""
-    return re.sub(rb"\\x([0-9a-f]{2})", lambda found: bytes.fromhex(found[1].decode()), os.fsencode(file))
+def _is_escaped(file: str) -> bool:
+    """Return whether a path is the escaped one of an existing file; see `local_walk.shown`.
+
+    A path without escapes is not: a file that is missing one moment may exist the next, made by another process.
+    """
+    plain = os.fsencode(file)
+    stored = re.sub(rb"\\x([0-9a-f]{2})", lambda found: bytes.fromhex(found[1].decode()), plain)
+    return stored != plain and os.path.exists(stored)
 
 
 def _sync_folder(folder: str) -> None:

@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from maskfleet.jobs.errors import StorageError
+from maskfleet.jobs.errors import NotFound, StorageError
+from maskfleet.jobs.storage import local_file
 from maskfleet.jobs.storage.local import LocalStorage
 
 
@@ -80,3 +81,17 @@ def test_the_error_names_a_file_in_the_place_of_a_folder(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageError, match="a file is in the place of a folder"):
         LocalStorage(str(tmp_path / "file")).write("a", b"")
+
+
+def test_a_file_made_while_it_is_looked_for_is_missing_not_misnamed(tmp_path, monkeypatch):
+    storage = LocalStorage(str(tmp_path))
+
+    def made_meanwhile(file, etag):
+        try:
+            return open(file, "rb").read()
+        finally:
+            storage.create("tuning.json", b"{}")
+
+    monkeypatch.setattr(local_file, "read", made_meanwhile)
+    with pytest.raises(NotFound):
+        storage.read("tuning.json")

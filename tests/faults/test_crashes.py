@@ -1,0 +1,56 @@
+"""Death, pauses and power cuts at the calls of storage: a sample here, all with `python -m tests.faults crashes`."""
+
+import pytest
+from faults.calls import cut_power, die, freeze
+from faults.crashes import Sweep, swept
+from faults.nights import Kind
+
+PNG, TAR, TABLE = Kind("png"), Kind("tar", "tar"), Kind("parquet", "list")
+
+
+@pytest.mark.parametrize(
+    ("sweep", "points"),
+    [
+        (Sweep(PNG, every=67), 6),
+        (Sweep(TAR, every=113, first=31), 3),
+        (Sweep(PNG, act=freeze, every=131, first=50), 3),
+        (Sweep(PNG, within=True, every=331, first=100), 3),
+    ],
+    ids=["png", "tar", "pause", "within"],
+)
+def test_the_same_command_completes_after_death_or_a_pause_at_a_call(sweep, points):
+    tally = swept(sweep)
+    assert tally.problems == []
+    assert tally.points >= points - 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "sweep",
+    [
+        Sweep(PNG, every=29, first=11),
+        Sweep(PNG, every=37, changed=True),
+        Sweep(TAR, every=31, changed=True),
+        Sweep(TABLE, every=31),
+        Sweep(Kind("rle", "tar"), every=41),
+        Sweep(PNG, within=True, every=97),
+        Sweep(TAR, act=freeze, every=37),
+        Sweep(PNG, act=freeze, every=37, changed=True),
+        Sweep(TAR, act=cut_power, within=True, every=97),
+    ],
+    ids=str,
+)
+def test_many_deaths_and_pauses(sweep):
+    tally = swept(sweep)
+    assert tally.problems == []
+    assert tally.points
+
+
+@pytest.mark.slow
+@pytest.mark.s3
+@pytest.mark.parametrize("kind", [PNG, TAR], ids=str)
+@pytest.mark.parametrize("act", [die, freeze])
+def test_deaths_and_pauses_in_a_bucket(kind, act, bucket):
+    tally = swept(Sweep(kind, act=act, every=71), bucket)
+    assert tally.problems == []
+    assert tally.points
