@@ -94,6 +94,12 @@ Limit = Annotated[
 Sample = Annotated[
     int | None, typer.Option("--sample", min=1, metavar="N", help="Process only a random sample of N images.")
 ]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--exclude", metavar="GLOB", help="Leave alone images matching this pattern, such as '*.thumb.jpg'. Repeatable."
+    ),
+]
 FailureKinds = Annotated[
     list[str],
     typer.Option(

@@ -19,6 +19,7 @@ def plan(
     input_: options.Input = None,
     output: options.Output = None,
     weights: options.Weights = None,
+    exclude: options.Exclude = None,
     sets: options.Set = None,
     date: options.Date = None,
     only: options.Only = None,
@@ -43,7 +44,7 @@ def plan(
     from maskfleet.jobs.training.finetune import apply_finished_finetuning
 
     selection = {"select.only": only, "select.since": since, "select.limit": limit, "select.sample": sample}
-    given = {"input": input_, "output": output, "weights": weights, **selection}
+    given = {"input": input_, "output": output, "weights": weights, "exclude": exclude, **selection}
     work = apply_finished_finetuning(job_of(job, given=given, sets=sets or (), date=date))
     loaded = load_weights(work)
     mask_values(work, loaded)
@@ -64,6 +65,7 @@ def run(
     input_: options.Input = None,
     output: options.Output = None,
     weights: options.Weights = None,
+    exclude: options.Exclude = None,
     sets: options.Set = None,
     date: options.Date = None,
     only: options.Only = None,
@@ -85,7 +87,7 @@ def run(
       maskfleet run --input s3://bucket/images/ --output s3://bucket/masks/ --weights nuclei
     """
     selection = {"select.only": only, "select.since": since, "select.limit": limit, "select.sample": sample}
-    given = {"input": input_, "output": output, "weights": weights, **selection}
+    given = {"input": input_, "output": output, "weights": weights, "exclude": exclude, **selection}
     work = job_of(job, given=given, sets=sets or (), date=date)
     return run_job(work, address=address, no_ray=no_ray, as_json=as_json)
 

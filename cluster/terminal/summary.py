@@ -20,8 +20,10 @@ def summary(job: Job, run: "RunSummary") -> None:
     """Print the outcome of a run."""
     if not run.images:
         typer.echo(f"nothing to do: every image is up to date (run {run.run_id})")
+        for line in _left_alone(run):
+            typer.echo(line)
         return
-    for line in (*_counts(run), *_speed(run), *_places(job, run)):
+    for line in (*_counts(run), *_left_alone(run), *_speed(run), *_places(job, run)):
         typer.echo(line)
     if run.exit_code:
         err.print(
@@ -37,6 +39,12 @@ def _counts(run: "RunSummary") -> Iterator[str]:
     errors = ", ".join(f"{count} {name}" for name, count in run.errors.items())
     yield f"run      {run.run_id}, {run.status} in {run.seconds:.1f} s"
     yield f"images   {run.images}: {run.ok} ok, {run.failed} failed{f' ({errors})' if errors else ''}"
+
+
+def _left_alone(run: "RunSummary") -> Iterator[str]:
+    if run.left_alone:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in run.left_alone.items())
+        yield f"left     {counted(sum(run.left_alone.values()), 'file')} alone: {reasons}"
 
 
 def _speed(run: "RunSummary") -> Iterator[str]:

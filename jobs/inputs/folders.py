@@ -11,16 +11,20 @@ from collections.abc import Iterator
 import pyarrow as pa
 from fsspec.utils import glob_translate
 
-from maskfleet.jobs.errors import JobError
+from maskfleet.jobs.errors import JobError, StorageError
 from maskfleet.jobs.inputs.containers.formats import endings
 from maskfleet.jobs.inputs.lists import LISTS
 from maskfleet.jobs.inputs.record import Record, records, rows_up_to
 from maskfleet.jobs.inputs.selector import Selector, containers_in
 
+_MARK = re.compile(r"[*?\[]")
+
 
 class Folders:
     """Folders and prefixes: every image and container below."""
 
+    searches = True
+
     def claims(self, location: str, selector: Selector) -> bool:
         return True
 
@@ -28,23 +32,48 @@ class Folders:
         return True
 
     def files(self, location: str, selector: Selector) -> Iterator[pa.Table | Record]:
+        selector.outputs.refuse(location, is_folder=True)
         return _below(location, None, selector)
 
 
 class Globs:
-    """Patterns with `*`, `**`, `?` or `[…]`."""
+    """Patterns with `*`, `**`, `?` or `[…]`. A name of an existing file or folder is no pattern."""
+
+    searches = True
 
     def claims(self, location: str, selector: Selector) -> bool:
-        return any(mark in location for mark in "*?[")
+        return bool(_MARK.search(location)) and bool(_split(location, selector)[1])
 
     def in_order(self, location: str) -> bool:
         return True
 
     def files(self, location: str, selector: Selector) -> Iterator[pa.Table | Record]:
-        fixed = re.split(r"[*?\[]", location, maxsplit=1)[0]
-        folder, slash, _ = fixed.rpartition("/")
-        pattern = location[len(folder) + len(slash) :]
-        return _below(folder or (slash or "."), re.compile(glob_translate(pattern)), selector)
+        selector.outputs.refuse(location, is_folder=False)
+        folder, pattern = _split(location, selector)
+        return _below(folder, re.compile(glob_translate(pattern)), selector)
+
+
+def _split(location: str, selector: Selector) -> tuple[str, str]:
+    """Split a glob into the folder to list and the pattern below it, "" if the whole location exists."""
+    scheme, separator, rest = location.rpartition("://")
+    parts = rest.split("/")
+    for place in range(1 if separator else 0, len(parts)):  # the first part of a URL is a bucket
+        here = f"{scheme}{separator}{'/'.join(parts[: place + 1])}"
+        if _MARK.search(parts[place]) and not _exists(here, selector):
+            folder = "/".join(parts[:place]) or ("/" if place else ".")
+            return f"{scheme}{separator}{folder}", "/".join(parts[place:])
+    return location, ""
+
+
+def _exists(location: str, selector: Selector) -> bool:
+    try:
+        storage, path = selector.files.found(location)
+        file = storage.local_path(path)
+        if file is not None:
+            return os.path.lexists(file)
+        return storage.exists(path) or any(table.num_rows for table in storage.listed(path))
+    except StorageError:  # listing the folder above gives the reason
+        return False
 
 
 def _below(location: str, pattern: re.Pattern[str] | None, selector: Selector) -> Iterator[pa.Table | Record]:
@@ -58,7 +87,8 @@ def _below(location: str, pattern: re.Pattern[str] | None, selector: Selector) -
             )
         if not os.path.isdir(folder):
             raise JobError(f"input folder {location} does not exist; correct 'input'")
-    return _in_order(selector.wanted(storage, objects, pattern) for objects in storage.listed())
+    objects = storage.listed(unlisted=selector.left_alone.unlisted)
+    return _in_order(selector.wanted(storage, rows, pattern, in_order=True) for rows in objects)
 
 
 def _either(names: tuple[str, ...]) -> str:

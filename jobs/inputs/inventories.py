@@ -30,6 +30,8 @@ _OBJECTS = pa.schema([field.with_nullable(True) for field in OBJECTS])
 class Inventories:
     """The manifest of an S3 Inventory."""
 
+    searches = True
+
     def claims(self, location: str, selector: Selector) -> bool:
         return location.rsplit("/", 1)[-1] == _MANIFEST
 
@@ -37,11 +39,13 @@ class Inventories:
         return False
 
     def files(self, location: str, selector: Selector) -> Iterator[pa.Table | Record]:
-        storage, path = selector.files.found(location)
         try:
+            storage, path = selector.files.found(location)
             manifest = storage.read(path)
         except NotFound as error:
             raise JobError(f"inventory {location} does not exist; correct 'input'") from error
+        except Fault as error:
+            raise JobError(f"inventory {location}: {error}") from error
 
         def opened(bucket: str, key: str) -> RangedFile:
             storage = selector.files.storage(f"s3://{bucket}")
@@ -51,7 +55,7 @@ class Inventories:
         bucket, found = listed(manifest, location, opened)
         storage = selector.files.storage(f"s3://{bucket}")
         for objects in found:
-            rows, start = selector.wanted(storage, objects), 0
+            rows, start = selector.wanted(storage, objects, in_order=False), 0
             for place in containers_in(rows):
                 yield rows.slice(start, place - start)
                 yield from records(rows.slice(place, 1))

@@ -15,8 +15,12 @@ from maskfleet.jobs.inputs.selector import Selector
 class InputKind(Protocol):
     """A kind of input. A new one is one module with such a class and one line in `KINDS`."""
 
+    @property
+    def searches(self) -> bool:
+        """Whether its files are found by a search. If not, each is named, and a useless one is a failed row."""
+
     def claims(self, location: str, selector: Selector) -> bool:
-        """Return whether the location is of this kind, by its form. Makes no request."""
+        """Return whether the location is of this kind, by its form. Asks storage only about wildcards."""
 
     def in_order(self, location: str) -> bool:
         """Return whether records come in key order, so that the first are processed before the last are listed."""

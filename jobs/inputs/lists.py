@@ -4,28 +4,37 @@ Keys: a relative line as written, a URL without its scheme (`bucket/a/b.png`), a
 
 The column of URLs is the one named by the job, else the first of `url`, `uri`, `path`, `key`, `file`, `filename`,
 `file_name`, `image`, `image_url` in any case, else the only one. A CSV file with one column and no such name has no
-header.
+header. Its fields are separated by the one of `,`, `;` and tab whose header has the column.
+
+An entry that cannot be found is a record too: reading it gives the reason.
 """
 
 import csv
 import hashlib
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import groupby, islice
+from contextlib import suppress
+from itertools import chain, groupby, islice
+from typing import NamedTuple
 
 import pyarrow as pa
 
-from maskfleet.jobs.errors import JobError, NotFound
+from maskfleet.jobs.errors import Denied, JobError, NotFound, StorageError
 from maskfleet.jobs.inputs.containers import image_columns
-from maskfleet.jobs.inputs.containers.formats import container_of, is_member
+from maskfleet.jobs.inputs.containers.formats import container_of, is_member, part_of_file
+from maskfleet.jobs.inputs.outputs import OWN
 from maskfleet.jobs.inputs.record import Record, tables
-from maskfleet.jobs.inputs.selector import Selector, is_container, record_of
+from maskfleet.jobs.inputs.selector import EXCLUDED, Selector, is_container, is_image, record_of
+from maskfleet.jobs.job import places
 from maskfleet.jobs.storage.contract import Fault
 from maskfleet.jobs.storage.ranged import RangedFile
-from maskfleet.jobs.storage.schemes import split_url
 
+REPEATED = "repeated line"
+
+_SEPARATORS = (",", ";", "\t")
+_LINES_SNIFFED = 16
 _COLUMNS = ("url", "uri", "path", "key", "file", "filename", "file_name", "image", "image_url")
 _BUFFER = 2**20
 _STATS_IN_FLIGHT = 32
@@ -36,6 +45,8 @@ _LINES_REMEMBERED = 1_000_000
 class SingleFiles:
     """One list, or one container."""
 
+    searches = False
+
     def claims(self, location: str, selector: Selector) -> bool:
         name = location.lower()
         return (name.endswith(tuple(LISTS)) or container_of(name) is not None) and not selector.is_folder(location)
@@ -44,9 +55,10 @@ class SingleFiles:
         return not location.lower().endswith(tuple(LISTS))
 
     def files(self, location: str, selector: Selector) -> Iterator[pa.Table | Record]:
+        selector.outputs.refuse(location, is_folder=False)
         name = location.rsplit("/", 1)[-1]
-        storage, path = selector.files.found(location)
         try:
+            storage, path = selector.files.found(location)
             record = record_of(storage, storage.entry(path))._replace(key=name)
             file = selector.files.ranged(record.url, record.etag, record.size)
             if not _is_list(file, name, selector.column):
@@ -69,40 +81,92 @@ def _is_list(file: RangedFile, name: str, column: str | None) -> bool:
 
 
 def _listed(location: str, lines: Iterable[str], selector: Selector) -> Iterator[Record]:
-    """Yield the record of each line, in order, asking storage for many at once."""
-    wanted = _once(lines)
+    """Yield the record of each line, in order, asking storage for many at once.
+
+    Raises:
+        StorageError: Storage answers none of many lines.
+    """
+    wanted = _once(location, lines, selector)
+    found = False
     with ThreadPoolExecutor(_STATS_IN_FLIGHT) as pool:
         while now := list(islice(wanted, _STATS_IN_FLIGHT * _LINES_PER_CALL)):
             # Several lines per call: handing one to a thread takes longer than a local `stat`.
             each = -(-len(now) // _STATS_IN_FLIGHT)
             shares = (now[start : start + each] for start in range(0, len(now), each))
-            for found in pool.map(lambda share: [_of_line(location, line, selector) for line in share], shares):
-                yield from found
+            answers = [
+                answer
+                for answers in pool.map(lambda share: [_of_line(line, url, selector) for line, url in share], shares)
+                for answer in answers
+            ]
+            _raise_if_lost(answers, before=found)
+            found = found or any(answer.error is None for answer in answers)
+            yield from (answer.record for answer in answers if answer.record is not None)
 
 
-def _of_line(location: str, line: str, selector: Selector) -> Record:
-    url = line if "://" in line or line.startswith("/") else f"{location.rpartition('/')[0] or '.'}/{line}"
-    root, path = split_url(url)
-    storage = selector.files.storage(root)
+class _Answer(NamedTuple):
+    """What storage says of a line.
+
+    Attributes:
+        record: The image or container; None if it is left alone.
+        error: Refusal or failure of the storage, which may concern this line only, or all.
+    """
+
+    record: Record | None
+    error: StorageError | None = None
+
+
+def _raise_if_lost(answers: Sequence[_Answer], *, before: bool) -> None:
+    """Raise if storage answered none of the lines.
+
+    Args:
+        answers: Answers of many lines.
+        before: Whether it answered lines before these. Then it may still refuse all of these, one by one.
+    """
+    errors = [answer.error for answer in answers if answer.error is not None]
+    if len(errors) == len(answers) and not (before and all(isinstance(error, Denied) for error in errors)):
+        raise errors[0]
+
+
+def _of_line(line: str, url: str, selector: Selector) -> _Answer:
     key = re.sub(r"^[a-z0-9]+://|^/+", "", line)
-    if is_member(url):
-        raise JobError(f"list {location} names a part of a file ({line}); name the file to process all of it")
+    if selector.exclusions.match(key):
+        selector.left_alone.add(EXCLUDED)
+        return _Answer(None)
+    error: StorageError | None = None
     try:
-        return record_of(storage, storage.entry(path))._replace(key=key)
-    except NotFound:
-        return Record(key, storage.url(path), None, None)  # becomes a failed row
+        if selector.outputs.holds(url):
+            selector.left_alone.add(OWN)
+            return _Answer(None)
+        storage, path = selector.files.found(url)
+        return _Answer(record_of(storage, storage.entry(path))._replace(key=key))
+    except (NotFound, Fault, ValueError):  # a ValueError is a NUL in a name
+        pass
+    except StorageError as failure:
+        error = failure
+    return _Answer(Record(key, part_of_file(url) if is_member(url) else url, None, None), error)
 
 
-def _once(lines: Iterable[str]) -> Iterator[str]:
-    """Drop repeated lines. In very long lists, only the first million lines are remembered."""
+def _url(location: str, line: str) -> str:
+    """Return the URL of a line. Relative ones start at the folder of the list."""
+    if "://" not in line:
+        return line if line.startswith("/") else f"{location.rpartition('/')[0] or '.'}/{line}"
+    with suppress(ValueError):  # of another machine; reading it gives the reason
+        return places.plain(line)
+    return line
+
+
+def _once(location: str, lines: Iterable[str], selector: Selector) -> Iterator[tuple[str, str]]:
+    """Yield each line with its URL, the first for each URL. In very long lists, a million of them are remembered."""
     seen: set[bytes] = set()
     for line in lines:
-        digest = hashlib.blake2b(line.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        url = _url(location, line)
+        digest = hashlib.blake2b(url.encode("utf-8", "surrogatepass"), digest_size=16).digest()
         if digest in seen:
+            selector.left_alone.add(REPEATED)
             continue
         if len(seen) < _LINES_REMEMBERED:
             seen.add(digest)
-        yield line
+        yield line, url
 
 
 def _in_any_order(files: Iterator[Record]) -> Iterator[pa.Table | Record]:
@@ -146,7 +210,10 @@ def _of_text(file: RangedFile, name: str, column: str | None) -> Iterator[str]:
 
 
 def _of_csv(file: RangedFile, name: str, column: str | None) -> Iterator[str]:
-    rows = csv.reader(_text(file))
+    text = _text(file)
+    start = list(islice(text, _LINES_SNIFFED))
+    separator = _separator(name, start, column)
+    rows = csv.reader(chain(start, text), delimiter=separator)
     first = next(rows, None)
     if first is None:
         return
@@ -159,6 +226,40 @@ def _of_csv(file: RangedFile, name: str, column: str | None) -> Iterator[str]:
     for row in rows:
         if len(row) > place:
             yield row[place]
+
+
+def _separator(name: str, start: Sequence[str], column: str | None) -> str:
+    """Return what separates the fields of a CSV file: the one of `_SEPARATORS` whose header names a column of URLs.
+
+    Args:
+        name: Name of the list.
+        start: First lines.
+        column: Column of URLs; None to find it.
+
+    Raises:
+        JobError: Another one than the comma makes sense of the lines, but no header says so.
+    """
+    for separator in _SEPARATORS:
+        header = next(csv.reader(start[:1], delimiter=separator), [])
+        if _column(header, column) is not None:
+            return separator
+    for separator in _SEPARATORS[1:]:
+        if start and all(_is_row(line, separator) for line in start):
+            raise JobError(
+                f"list {name} seems to have columns separated by {separator!r}, but no header names one of URLs; "
+                "add a header with the column 'url'"
+            )
+    return _SEPARATORS[0]
+
+
+def _is_row(line: str, separator: str) -> bool:
+    """Return whether a line has several fields, of which one names an image or container and the whole line none."""
+    fields = [field.strip(' "') for field in line.strip().split(separator)]
+    return len(fields) > 1 and not _is_input(line.strip(' "\r\n')) and any(map(_is_input, fields))
+
+
+def _is_input(name: str) -> bool:
+    return is_image(name) or is_container(name)
 
 
 def _of_parquet(file: RangedFile, name: str, column: str | None) -> Iterator[str]:

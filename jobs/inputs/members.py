@@ -5,15 +5,18 @@ from typing import Any
 
 from maskfleet.jobs.errors import Changed, NotFound
 from maskfleet.jobs.inputs.containers.contract import Container, Listing, Member, MemberUrl
+from maskfleet.jobs.inputs.containers.parquet_files import NO_IMAGES
 from maskfleet.jobs.inputs.indexes import Indexes
 from maskfleet.jobs.inputs.record import Record
+from maskfleet.jobs.inputs.selector import TABLE, LeftAlone
 from maskfleet.jobs.storage.contract import Fault
 from maskfleet.jobs.storage.ranged import RangedFile
 
 
 def records_of(
-    container: Record, kind: Container[Any], file: RangedFile, *, listing: Listing, indexes: Indexes | None = None
-) -> Iterator[Record]:
+    container: Record, kind: Container[Any], file: RangedFile, *, listing: Listing,
+    indexes: Indexes | None = None, left_alone: LeftAlone | None = None,
+) -> Iterator[Record]:  # fmt: skip
     """Yield the images of a container in key order.
 
     An unusable image is a record too, and so is a container that cannot be listed. Reading it raises the reason.
@@ -24,6 +27,7 @@ def records_of(
         file: The same file, to read from.
         listing: Settings of the job for the listing.
         indexes: Indexes of files listed before.
+        left_alone: Receives a file that holds no images; None to make it a failed row, since the input names it.
 
     Raises:
         StorageError: Storage failed. A missing, changed or damaged file raises nothing.
@@ -36,6 +40,9 @@ def records_of(
     except Changed:
         yield _faulty(container, "changed")
     except Fault as fault:
+        if fault.error_class == NO_IMAGES and left_alone is not None:
+            left_alone.add(TABLE)
+            return
         yield _faulty(container, fault.error_class)
 
 

@@ -4,8 +4,8 @@ A key is a path relative to a folder (`folders`), a line of a list (`lists`) or 
 Inside a container, it is the container's key and the member's name (`members`).
 """
 
-from collections import Counter, deque
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 
 import pyarrow as pa
@@ -17,8 +17,9 @@ from maskfleet.jobs.inputs.indexes import Indexes
 from maskfleet.jobs.inputs.kinds import InputKind, kind_of
 from maskfleet.jobs.inputs.members import records_of
 from maskfleet.jobs.inputs.prefetch import Prefetched
-from maskfleet.jobs.inputs.record import Record, records, table_of, tables
-from maskfleet.jobs.inputs.selector import Selector, is_image
+from maskfleet.jobs.inputs.record import Record, records, tables
+from maskfleet.jobs.inputs.selector import EXCLUDED, Selector, is_image
+from maskfleet.jobs.storage.contract import Fault
 from maskfleet.jobs.storage.files import Files
 
 _CONTAINERS_AHEAD = 8
@@ -34,6 +35,7 @@ class Source:
         column: Column of images or of URLs, in tables; None to find it.
         profile: AWS profile.
         indexes: Indexes of containers listed before.
+        exclude: Patterns of images to leave alone; see `selector.Exclusions`.
 
     Attributes:
         mean_bytes: Mean size of a member in bytes, by the URL of its file. Filled during iteration, for containers
@@ -42,12 +44,12 @@ class Source:
 
     def __init__(
         self, location: str, *, output: str, column: str | None = None, profile: str | None = None,
-        indexes: Indexes | None = None,
+        indexes: Indexes | None = None, exclude: Sequence[str] = (),
     ) -> None:  # fmt: skip
         self.mean_bytes: dict[str, float] = {}
         self._location, self._indexes = location, indexes
         self._files = Files(profile=profile)
-        self._selector = Selector(self._files, output=output, column=column)
+        self._selector = Selector(self._files, output=output, column=column, exclude=exclude)
 
     @property
     def in_order(self) -> bool:
@@ -55,9 +57,14 @@ class Source:
         return self._kind.in_order(self._location)
 
     @property
-    def ignored(self) -> Counter[str]:
-        """Files left alone so far, counted by ending. Filled during iteration."""
-        return self._selector.ignored
+    def left_alone(self) -> dict[str, int]:
+        """Files left alone so far, counted by the rule, the most frequent first. Filled during iteration."""
+        return self._selector.left_alone.counts
+
+    def overlooked(self, keys: pa.ChunkedArray) -> pa.BooleanArray:
+        """Return which keys prove nothing by their absence from the listing: excluded, or in an unlisted folder."""
+        unknown, exclusions = self._selector.left_alone.unknown, self._selector.exclusions
+        return pa.array([exclusions.match(key) or unknown(key) for key in keys.to_pylist()], pa.bool_())
 
     def tables(self) -> Iterator[pa.Table]:
         """Yield each image once, as tables of `LISTED`, always in the same order.
@@ -105,16 +112,31 @@ class Source:
                     item.close()
 
     def _images(self, container: Record) -> Iterator[pa.Table]:
-        if container.size is None or container.etag is None:
-            # An inventory may omit them, and a file read in ranges must be one version throughout.
+        return tables(self._counted(self._members(container)))
+
+    def _members(self, container: Record) -> Iterator[Record]:
+        if not container.size or container.etag is None:
+            # An inventory may omit them, a dangling link has none, and a file read in ranges must be one version.
             storage, path = self._files.found(container.url)
             try:
                 entry = storage.entry(path)
-            except NotFound:
-                return iter([table_of([container])])  # reading it raises the reason
+            except (NotFound, Fault):
+                return iter([container])  # reading it raises the reason
             container = container._replace(size=entry.size, etag=entry.etag)
         kind = container_of(container.url)
         assert kind is not None
         file = self._files.ranged(container.url, container.etag, container.size)
         listing = Listing(is_image, self._selector.column, partial(self.mean_bytes.__setitem__, container.url))
-        return tables(records_of(container, kind, file, listing=listing, indexes=self._indexes))
+        return records_of(
+            container, kind, file, listing=listing, indexes=self._indexes,
+            left_alone=self._selector.left_alone if self._kind.searches else None,
+        )  # fmt: skip
+
+    def _counted(self, images: Iterator[Record]) -> Iterator[Record]:
+        """Count and drop excluded images."""
+        exclusions = self._selector.exclusions
+        for image in images:
+            if exclusions and exclusions.match(image.key):
+                self._selector.left_alone.add(EXCLUDED)
+            else:
+                yield image

@@ -1,26 +1,74 @@
-"""Paths and URLs in a job, written so that every worker finds the same place."""
+"""Paths and URLs in a job, written so that every worker finds the same place, and compared as places.
+
+Two texts may name one place: by a link, `..`, `file://`, another scheme or a slash at the end.
+"""
 
 import os
 import re
 from datetime import UTC, date, datetime
+from urllib.parse import unquote
+
+_SAME_SCHEMES = {"s3a": "s3", "s3n": "s3"}
+"""Hadoop's names for S3."""
 
 
 def absolute(place: str, *, names_allowed: bool = False) -> str:
-    """Return a URL as it is and a local path as an absolute path: workers may run in another folder.
+    """Return a local path as an absolute path, and a URL in its usual form: workers may run in another folder.
+
+    `~` at the start is the home folder. A variable at the start is refused: a job has the same meaning everywhere.
 
     Args:
         place: Path or URL as given.
         names_allowed: Whether a bare word is a name, such as a built-in model's, and not a path.
 
     Raises:
-        ValueError: The place is empty or contains credentials.
+        ValueError: The place is empty, contains credentials, or starts with a variable or an unknown user's home.
     """
     if not place.strip():
         raise ValueError("must not be empty")
     if re.search(r"://[^/]*:[^/]*@", place):
         raise ValueError("must not contain a user name and password; set 'profile' or use the environment")
-    is_name = names_allowed and not re.search(r"[/.]", place)
-    return place if "://" in place or is_name else os.path.abspath(place)
+    if place.startswith("$"):
+        raise ValueError("starts with a variable, and variables are not filled in; write the path, or ./$… for a name")
+    if names_allowed and not re.search(r"[/.~]", place):
+        return place
+    return plain(place) if "://" in place else os.path.abspath(_expanded(place))
+
+
+def plain(url: str) -> str:
+    """Return a URL in the one form that storage uses: `file://` as a path, `s3a://` as `s3://`.
+
+    Raises:
+        ValueError: A `file://` URL names another machine.
+    """
+    scheme, _, rest = url.partition("://")
+    if scheme.lower() != "file":
+        return f"{_SAME_SCHEMES.get(scheme.lower(), scheme)}://{rest}"
+    machine, slash, path = rest.partition("/")
+    if machine.lower() not in ("", "localhost") or not slash:
+        raise ValueError(f"names the machine {machine!r}; write file:///… or the path itself")
+    return os.path.abspath("/" + unquote(path).lstrip("/"))
+
+
+def below(place: str, folder: str) -> str | None:
+    """Return the path of a place within a folder, "" for the folder itself; None if it lies elsewhere.
+
+    Args:
+        place: Absolute path or URL.
+        folder: Absolute path or URL.
+    """
+    for name in (_plain, canonical):
+        here, there = name(place), name(folder)
+        if here == there:
+            return ""
+        if here.startswith(f"{there.rstrip('/')}/"):
+            return here[len(there.rstrip("/")) + 1 :]
+    return None
+
+
+def canonical(place: str) -> str:
+    """Return the one name of a place: without links, `..` or slashes at its end."""
+    return _plain(place) if "://" in place else os.path.realpath(place)
 
 
 def filled(place: str, *, day: date | None, name: str) -> str:
@@ -32,3 +80,17 @@ def filled(place: str, *, day: date | None, name: str) -> str:
         name: Value of `{name}`.
     """
     return place.replace("{date}", (day or datetime.now(UTC).date()).isoformat()).replace("{name}", name)
+
+
+def _expanded(path: str) -> str:
+    home = os.path.expanduser(path)
+    if path.startswith("~") and home == path:
+        raise ValueError("starts with the home folder of an unknown user; write the path, or ./~… for a name")
+    return home
+
+
+def _plain(place: str) -> str:
+    if "://" not in place:
+        return os.path.abspath(place)
+    scheme, _, rest = place.partition("://")
+    return f"{scheme}://{rest.strip('/')}"

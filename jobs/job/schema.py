@@ -34,6 +34,9 @@ class Job(Section):
     filled in."""
     column: str | None = None
     """Column of images or URLs in Parquet files and lists. Without it: found by type and name."""
+    exclude: tuple[str, ...] = ()
+    """Images to leave alone: globs such as "**/seg.png" or "*.thumb.jpg", also for members of containers. One without a
+    slash is compared with each part of a path, others with the path from the folder of the input on."""
     output: str
     """Folder or s3:// prefix for masks, statistics and records. `{date}` and `{name}` are filled in."""
     weights: tuple[str, ...]
@@ -56,6 +59,17 @@ class Job(Section):
     @classmethod
     def _several(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+    @field_validator("exclude", mode="before")
+    @classmethod
+    def _patterns(cls, value: Any) -> Any:
+        patterns = (value,) if isinstance(value, str) else value
+        for pattern in patterns if isinstance(patterns, list | tuple) else ():
+            if isinstance(pattern, str) and not pattern.strip("/"):
+                raise ValueError("must not be empty")
+            if isinstance(pattern, str) and any("**" in part and part != "**" for part in pattern.split("/")):
+                raise ValueError("may have ** only as a whole part of a path, such as **/thumbs/*")
+        return patterns
 
     @field_validator("input", "output")
     @classmethod

@@ -95,6 +95,8 @@ class Frozen:
             images after the last planned key.
         why: Number of planned images by reason.
         gone: Number of images in the catalog no longer in the input.
+        left_alone: Number of files in the input that are no images of it, by the rule (`jobs.inputs.selector`). Unknown
+            and empty if planning was interrupted.
     """
 
     parts: int
@@ -107,6 +109,7 @@ class Frozen:
     whole: bool
     why: dict[str, int] = field(default_factory=dict)
     gone: int = 0
+    left_alone: dict[str, int] = field(default_factory=dict)
 
 
 class Manifest:

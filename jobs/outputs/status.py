@@ -1,5 +1,6 @@
 """The progress of an output's newest run, from storage alone, during the run or after it."""
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,7 @@ class Status:
         ok: Number of images with a mask.
         failed: Number of failed images.
         shards_left: Number of shards, or halves of split shards, without a commit.
+        left_alone: Number of files in the input that are no images of it, by the rule; empty while planning.
         fingerprint: Fingerprint of the run.
         weights: Id of the weights.
     """
@@ -37,6 +39,7 @@ class Status:
     ok: int
     failed: int
     shards_left: int
+    left_alone: Mapping[str, int]
     fingerprint: str
     weights: str
 
@@ -68,6 +71,7 @@ def _status(storage: Storage, run: StoredRun, manifest: Manifest) -> Status:
         ok=done - failed,
         failed=failed,
         shards_left=sum(1 for _ in pending(manifest.shards(), commits)),
+        left_alone=manifest.frozen.left_alone,
         fingerprint=run.fingerprint,
         weights=run.weights,
     )

@@ -120,6 +120,7 @@ class LivePlan:
             frozen = self._writer.freeze(
                 shards=self.shards_stored, images=planned.images, shard_size=self._shard_size, listed=planned.listed,
                 bytes=planned.bytes, whole=planned.complete, why=dict(planned.reasons), gone=planned.gone,
+                left_alone=planned.left_alone,
             )  # fmt: skip
             self._frozen = frozen
             self._ready.put(frozen)

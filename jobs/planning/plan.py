@@ -58,6 +58,8 @@ class Planning:
         selection: The part of the input to process.
         mean_bytes: Mean image size in bytes by URL of a container; may grow during the listing.
         refused: Returns why the output cannot hold a mask of some name, or None. By default it holds any name.
+        overlooked: Returns which keys prove nothing by their absence from the listing.
+        left_alone: Returns the number of files that the listing left alone so far, by the rule.
 
     Attributes:
         listed: Images listed so far.
@@ -80,16 +82,24 @@ class Planning:
         selection: Selection | None = None,
         mean_bytes: Mapping[str, float] | None = None,
         refused: Callable[[str], str | None] = lambda _: None,
+        overlooked: Callable[[pa.ChunkedArray], pa.BooleanArray] | None = None,
+        left_alone: Callable[[], dict[str, int]] = dict,
     ) -> None:
         self._listing, self._in_order, self._shard_size = listing, in_order, shard_size
         self._known, self._fingerprint, self._source = known, fingerprint, source
         self._selection = selection or Selection()
         self._mean_bytes = {} if mean_bytes is None else mean_bytes
         self._refused = refused
+        self._overlooked, self._left_alone = overlooked, left_alone
         self.listed = self.images = self.bytes = self.gone = 0
         self.reasons: Counter[str] = Counter()
         self.complete = False
         self._gone_rows: list[pa.Table] = []
+
+    @property
+    def left_alone(self) -> dict[str, int]:
+        """Files of the input that are no images of it, counted so far by the rule, the most frequent first."""
+        return self._left_alone()
 
     @property
     def done(self) -> int:
@@ -169,6 +179,8 @@ class Planning:
         missing = pc.and_(pc.not_equal(seen["status"], catalog.GONE), pc.equal(seen["input"], self._source))
         missing = pc.and_(missing, pc.invert(pc.is_in(seen["key"], value_set=listed["key"])))
         rows = seen.filter(missing)
+        if rows.num_rows and self._overlooked is not None:
+            rows = rows.filter(pc.invert(self._overlooked(rows["key"])))
         if rows.num_rows:
             self.gone += rows.num_rows
             self._gone_rows.append(rows)

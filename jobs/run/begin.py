@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from importlib.metadata import version
+from itertools import islice
 from typing import Any, NamedTuple
 
 from maskfleet.jobs.errors import Denied, JobError, NotFound, StorageError
@@ -116,7 +117,6 @@ class Planned(NamedTuple):
         known: Number of the catalog's version that the input is compared with.
         seconds: Seconds spent planning so far.
         indexes: Indexes of the tar files read while planning.
-        left_alone: Number of ignored input files by extension; grows while the input is listed.
     """
 
     planning: Planning
@@ -126,7 +126,6 @@ class Planned(NamedTuple):
     known: int
     seconds: float
     indexes: Indexes
-    left_alone: Counter[str]
 
     def is_current(self, storage: Storage) -> bool:
         """Return whether no other run has begun, or changed the catalog, since planning began."""
@@ -229,7 +228,9 @@ def start_plan(job: Job, fingerprint: str) -> Planned:
     """
     storage = open_storage(job.output, profile=job.profile)
     indexes = Indexes(storage)
-    source = Source(job.input, output=job.output, column=job.column, profile=job.profile, indexes=indexes)
+    source = Source(
+        job.input, output=job.output, column=job.column, profile=job.profile, indexes=indexes, exclude=job.exclude
+    )
     runs, known = storage.names("runs"), catalog.current(storage)
     began = time.perf_counter()
     planning = Planning(
@@ -242,11 +243,13 @@ def start_plan(job: Job, fingerprint: str) -> Planned:
         selection=job.select,
         mean_bytes=source.mean_bytes,
         refused=partial(refused_name, storage, mask_format(job.masks.format)),
+        overlooked=source.overlooked,
+        left_alone=lambda: source.left_alone,
     )
     parts = iter(planning)
     first = first_part(parts)
     if not planning.listed:
-        others = ", ".join(f"{count} {ending}" for ending, count in source.ignored.most_common(5))
+        others = ", ".join(f"{count} {reason}" for reason, count in islice(source.left_alone.items(), 5))
         raise JobError(f"no images in {job.input}{f' (only {others})' if others else ''}; correct 'input'")
     return Planned(
         planning=planning,
@@ -256,7 +259,6 @@ def start_plan(job: Job, fingerprint: str) -> Planned:
         known=known.number,
         seconds=time.perf_counter() - began,
         indexes=indexes,
-        left_alone=source.ignored,
     )
 
 
@@ -301,6 +303,7 @@ def _keep(left: Run) -> None:
 def _identity(job: Job, fingerprint: str) -> str:
     """Return a hash of everything two commands must share for one to resume the run of the other."""
     parts = [job.name, job.input, job.masks.format, fingerprint, job.select.model_dump(mode="json")]
+    parts += [job.exclude] if job.exclude else []  # runs begun before this key stay resumable
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

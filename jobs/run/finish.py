@@ -75,6 +75,7 @@ def _summary(run: Run, progress: Progress, done: list[tuple[Shard, Commit]], err
         listed=frozen.listed,
         listed_to_its_end=frozen.whole or run.job.select.limit is not None,
         gone=frozen.gone,
+        left_alone=frozen.left_alone,
         shards=len(done),
         resumed=run.resumed,
         seconds=round(progress.seconds, 3),

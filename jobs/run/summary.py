@@ -23,6 +23,7 @@ class RunSummary:
         listed: Images found in the input, including those that needed no work.
         listed_to_its_end: Whether the plan covers the whole input.
         gone: Images of earlier runs that the input no longer holds.
+        left_alone: Files of the input that are no images of it, by the rule that left them alone.
         shards: Number of shards.
         resumed: Whether an earlier command began this run.
         seconds: Seconds from the start of shard processing to the end of the run, in this command.
@@ -50,6 +51,7 @@ class RunSummary:
     listed: int
     listed_to_its_end: bool
     gone: int
+    left_alone: Mapping[str, int]
     shards: int
     resumed: bool
     seconds: float

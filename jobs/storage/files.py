@@ -4,7 +4,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from maskfleet.jobs.storage.contract import Storage
+from maskfleet.jobs.errors import JobError
+from maskfleet.jobs.storage.contract import Fault, Storage
 from maskfleet.jobs.storage.ranged import RangedFile
 from maskfleet.jobs.storage.schemes import open_storage, split_url
 
@@ -35,9 +36,19 @@ class Files:
         return storage
 
     def found(self, url: str) -> tuple[Storage, str]:
-        """Return a file's storage and its path there."""
-        root, path = split_url(url)
-        return self.storage(root), path
+        """Return a file's storage and its path there. An empty fragment at the end is not part of its name.
+
+        Raises:
+            Fault: The URL has an unknown scheme, or names no file.
+        """
+        try:
+            root, path = split_url(url.removesuffix("#"))
+            storage = self.storage(root)
+        except JobError as error:
+            raise Fault("bad_url", str(error)) from error
+        if not path:
+            raise Fault("bad_url", f"{url} names no file; name one below it")
+        return storage, path
 
     def ranged(self, url: str, etag: str | None, size: int | None = None) -> RangedFile:
         """Return a file to read in ranges.

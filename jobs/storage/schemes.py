@@ -35,18 +35,19 @@ def split_url(url: str) -> tuple[str, str]:
 
 
 def is_local(url: str) -> bool:
-    """Return whether a URL names a file of this machine.
-
-    Raises:
-        JobError: The URL has an unknown scheme.
-    """
-    return _kind(url).is_local
+    """Return whether a URL names a file of this machine."""
+    kind = SCHEMES.get(_scheme(url))
+    return kind is not None and kind.is_local
 
 
 def _kind(url: str) -> type[Storage]:
-    scheme, separator, _ = url.partition("://")
-    kind = SCHEMES.get(scheme if separator else "file")
+    kind = SCHEMES.get(_scheme(url))
     if kind is None:
         others = " or ".join(f"{name}://" for name in SCHEMES if name != "file")
         raise JobError(f"{url}: storage must be a local path or {others}")
     return kind
+
+
+def _scheme(url: str) -> str:
+    scheme, separator, _ = url.partition("://")
+    return scheme if separator else "file"

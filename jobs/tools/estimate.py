@@ -39,6 +39,7 @@ class Counts:
         images: Planned images.
         why: Planned images by reason.
         gone: Known images no longer in the input.
+        left_alone: Files of the input that are no images of it, by the rule that left them alone.
         shards: Number of shards.
         bytes: Size of the planned images in bytes.
         listing_seconds: Time taken to list the input.
@@ -50,6 +51,7 @@ class Counts:
     images: int
     why: Mapping[str, int]
     gone: int
+    left_alone: Mapping[str, int]
     shards: int
     bytes: int
     listing_seconds: float
@@ -172,6 +174,7 @@ def estimate(job: Job, planned: Planned, fingerprint: str) -> Estimate:
         images=planning.images,
         why=dict(planning.reasons),
         gone=planning.gone,
+        left_alone=planning.left_alone,
         shards=shards,
         bytes=planning.bytes,
         listing_seconds=round(planned.seconds + time.perf_counter() - began, 2),

@@ -27,7 +27,7 @@ class Plan:
         gone: Number of images of earlier runs that the input no longer holds.
         shards: Number of shards.
         bytes: Size of the images to process, in bytes. Estimated for images in Parquet files.
-        left_alone: Number of files in the input that are no images, by ending.
+        left_alone: Number of files in the input that are no images of it, by the rule that left them alone.
         fingerprint: Hash of everything that a mask depends on besides its image.
         table: One row per image to process: key, url, size in bytes, etag, and why.
     """
@@ -72,7 +72,7 @@ def plan(job: Job) -> Plan:
         gone=planning.gone,
         shards=sum(part.shards for part in parts),
         bytes=planning.bytes,
-        left_alone=dict(started.left_alone),
+        left_alone=planning.left_alone,
         fingerprint=fingerprint,
         table=table,
     )

@@ -4,12 +4,15 @@
 """
 
 import ast
+import dataclasses
+import inspect
 import re
 import sys
 from pathlib import Path
 
 from maskfleet.jobs.job.reference import markdown
 from maskfleet.jobs.ledger.statistics import SCHEMA
+from maskfleet.jobs.run.summary import RunSummary
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -20,6 +23,18 @@ def columns() -> str:
     for field in SCHEMA:
         kind = re.sub(r"(item|element): ", "", str(field.type)).replace("|", r"\|")
         lines.append(f"| `{field.name}` | {kind} | {_cell(field.metadata[b'meaning'].decode())} |")
+    return "\n".join(lines)
+
+
+def run_record() -> str:
+    """Return a Markdown table of the keys of `run.json`."""
+    lines = ["| key | meaning |", "|---|---|"]
+    for field in dataclasses.fields(RunSummary):
+        if field.name != "speed":
+            found = re.search(
+                rf"^    {field.name}: (.*?)(?=^    \w+:|\Z)", inspect.getdoc(RunSummary), re.DOTALL | re.MULTILINE
+            )
+            lines.append(f"| `{field.name}` | {_cell(found[1])} |")
     return "\n".join(lines)
 
 
@@ -47,7 +62,7 @@ def tree() -> str:
 
 GENERATED = {
     "docs/job-file.md": {"keys": lambda: markdown().strip()},
-    "docs/outputs.md": {"columns": columns},
+    "docs/outputs.md": {"columns": columns, "run": run_record},
     "docs/architecture.md": {"folders": folders, "tree": tree},
 }
 """Generated parts of each page: the name in its two HTML comments, and the function."""

@@ -150,7 +150,7 @@ def test_the_entries_of_the_toys_are_in_contributing():
 def test_the_surface_of_the_command_line_is_closed():
     """A new option is a decision, and it is made here."""
     job = ["--input", "--json", "--output", "--set", "--weights"]
-    selection = ["--date", "--limit", "--only", "--sample", "--since"]
+    selection = ["--date", "--exclude", "--limit", "--only", "--sample", "--since"]
     assert {name: options(command) for name, command in commands().items()} == {
         "run": sorted([*job, *selection, "--address", "--no-ray"]),
         "plan": sorted([*job, *selection]),

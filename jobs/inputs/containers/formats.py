@@ -1,6 +1,7 @@
 """The table of containers, and the URLs of their members.
 
-Only the URL of a container may continue with a member's place. In any other URL, `#` is a character of the name. A
+Only the URL of a container may continue with a member's place. In any other URL, `#` is a character of the name. A file
+whose own name has this form gets an empty fragment (`whole`), dropped by `jobs.storage.files` when it opens the file. A
 member found unusable by the listing has a `fault` in its fragment, and reading it raises that fault.
 """
 
@@ -24,10 +25,12 @@ CONTAINERS: tuple[Container[Any], ...] = (
 """All kinds of containers."""
 
 _BAD_NAME = "bad_name"
+_PART = "part_of_file"
 
 _FAULTS = {
     _BAD_NAME: "the file's name is not UTF-8; rename it",
     "missing": "the file is gone; it was deleted while it was listed, or the list is out of date",
+    _PART: "the list names a part of a file; name the file to process all of it",
     "changed": "the file changed while it was listed; run again to plan it as it is now",
 }
 """Faults of any file; see `Container.faults`."""
@@ -53,7 +56,7 @@ def faults() -> dict[str, str]:
 
 def final_faults() -> tuple[str, ...]:
     """Return the error classes that the same bytes give again. New runs do not retry them."""
-    return (*(name for container in CONTAINERS for name in container.faults), _BAD_NAME)
+    return (*(name for container in CONTAINERS for name in container.faults), _BAD_NAME, _PART)
 
 
 def is_member(url: str) -> bool:
@@ -75,6 +78,17 @@ def member_url(url: str) -> MemberUrl | None:
         where = f", byte {place['offset']}" if "offset" in place else ""
         raise Fault(fault, f"{found['file']}{where}: {faults().get(fault, fault)}")
     return MemberUrl(found["file"], place)
+
+
+def whole(url: str) -> str:
+    """Return the URL of a file with an empty fragment, if it would be taken for that of a member."""
+    marked = url.endswith("#") or (container_of(url) is None and is_member(url))
+    return f"{url}#" if marked else url
+
+
+def part_of_file(url: str) -> str:
+    """Return the URL of a member as that of an unusable one: only the listing of a file may name its members."""
+    return MemberUrl(url.rpartition("#")[0], {"fault": _PART}).url
 
 
 def files_of(urls: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -68,6 +68,11 @@ def images_of(schema: pa.Schema, column: str | None) -> Images | None:
     return Images(column, None) if column is not None and column in plain else None
 
 
+def candidates(schema: pa.Schema) -> list[str]:
+    """Return the names of the columns that may hold images."""
+    return [field.name for field in schema if _has_bytes(field.type) or _is_binary(field.type)]
+
+
 def _has_bytes(kind: pa.DataType) -> bool:
     return pa.types.is_struct(kind) and any(field.name == "bytes" and _is_binary(field.type) for field in kind)
 

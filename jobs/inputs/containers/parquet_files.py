@@ -18,6 +18,9 @@ from maskfleet.jobs.storage.contract import Fault
 from maskfleet.jobs.storage.files import Files
 from maskfleet.jobs.storage.ranged import RangedFile
 
+NO_IMAGES = "no_images"
+"""Error class of a file without images, which is no input if it only lies beside others."""
+
 
 class Row(NamedTuple):
     """A row of a Parquet file.
@@ -39,9 +42,8 @@ class ParquetFiles(Container[Row]):
     endings = (".parquet",)
     place = r"row=\d+&column=[^&#]+"
     faults = {  # noqa: RUF012  (a constant)
-        "no_column": (
-            "the Parquet file has no column of images, or several; name one with 'column', or leave the file out"
-        ),
+        "no_column": "the Parquet file has several columns of images, or not the one named; name one with 'column'",
+        NO_IMAGES: "the Parquet file has no column of images; leave it out",
         "damaged_parquet": "the Parquet file does not open; write it again",
         "no_bytes": "the row has no image bytes; embed the image's file",
     }
@@ -52,7 +54,8 @@ class ParquetFiles(Container[Row]):
         table = image_columns.opened(file)
         images = image_columns.images_of(table.schema_arrow, listing.column)
         if images is None:
-            raise Fault("no_column", self.faults["no_column"])
+            fault = "no_column" if image_columns.candidates(table.schema_arrow) else NO_IMAGES
+            raise Fault(fault, self.faults[fault])
         size = image_columns.column_bytes(table.metadata, images.column)
         listing.report_mean(size / max(1, table.metadata.num_rows))
         for number, name in enumerate(image_columns.names(table, images)):

@@ -111,6 +111,8 @@ class MemoryStorage(Storage):
 class Drawings:
     """Drawn images: `drawings:3` are three."""
 
+    searches = True
+
     def claims(self, location, selector):
         return "drawings:" in location
 

@@ -6,7 +6,9 @@ import pytest
 from conftest import draw_images, jpeg, tar
 
 from maskfleet.jobs.errors import JobError
+from maskfleet.jobs.inputs.fetch import Inputs
 from maskfleet.jobs.inputs.sources import Source
+from maskfleet.jobs.storage.contract import Fault
 
 NAMES = ["part-0/image-000.jpg", "part-1/image-001.png", "gone.png"]
 
@@ -72,5 +74,7 @@ def test_a_list_may_name_tars(tmp_path):
 
 def test_a_list_may_not_name_members(tmp_path):
     (tmp_path / "list.txt").write_text("x.tar#offset=512&size=9\n")
-    with pytest.raises(JobError, match="names a part of a file .x.tar#offset=512&size=9."):
-        keys(tmp_path / "list.txt")
+    (record,) = Source(str(tmp_path / "list.txt"), output="/nowhere")
+    assert record.key == "x.tar#offset=512&size=9"
+    with pytest.raises(Fault, match="names a part of a file; name the file to process all of it"):
+        Inputs().read(record)

@@ -23,7 +23,7 @@ def test_a_folder_yields_its_images_and_counts_the_rest(tmp_path):
     assert [record.key for record in found] == ["part-0/image-000.jpg", "part-0/image-002.tif", "part-1/image-001.png"]
     assert found[0].url == str(tmp_path / "in/part-0/image-000.jpg")
     assert found[0].size == os.path.getsize(found[0].url)
-    assert source.ignored == {".txt": 1, ".png": 1, ".db": 1}
+    assert source.left_alone == {".txt": 1, "hidden": 1, ".db": 1}
 
 
 def test_an_output_inside_the_input_is_not_listed(tmp_path):

@@ -25,7 +25,7 @@ def test_the_scheme_gives_the_kind_of_storage(tmp_path):
 
 
 def test_an_unknown_scheme_or_a_missing_bucket_is_a_job_error():
-    for call in (open_storage, split_url, is_local):
+    for call in (open_storage, split_url):
         with pytest.raises(JobError, match="storage must be a local path or s3://"):
             call("gs://b/x")
     with pytest.raises(JobError, match="names no bucket"):
