@@ -19,6 +19,7 @@ from typing import Any
 import ray
 from ray.job_config import JobConfig
 
+from maskfleet.cluster.sizing import OBJECT_STORE_BYTES
 from maskfleet.jobs.cores import PATIENT_THREADS
 from maskfleet.jobs.errors import MaskfleetError
 
@@ -74,7 +75,7 @@ def connected(address: str | None, environment: Mapping[str, str]) -> Iterator[d
     if address == "local":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         _own_token()
-        own = {"include_dashboard": False, "object_store_memory": 128 * 2**20}
+        own = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     try:
         _check_reachable(address)
         with _environment(environment if own else {}):

@@ -10,6 +10,9 @@ from maskfleet.jobs.job.sections import WorkerRange
 Resources = Mapping[str, float]
 """Resources of a node under Ray's names: "CPU", "GPU", "memory" in bytes, …"""
 
+OBJECT_STORE_BYTES = 128 * 2**20
+"""Object store of a local Ray. No pixel enters it."""
+
 _WORKER_BYTES = 2 * 2**30
 """Memory assumed per worker without a GPU, in bytes."""
 

@@ -187,13 +187,27 @@ def images(tmp_path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def s3_server():
+def running_s3():
     """Start an S3 server, a real one if installed, else moto's. Sets the environment for the session."""
     from faults.servers import s3_server
 
     with s3_server() as server:
         print(f"\nS3 server: {server.kind} at {server.url}")
-        yield server.kind
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3_server(running_s3) -> str:
+    """Kind of the running S3 server: `radosgw` or `moto`."""
+    return running_s3.kind
+
+
+@pytest.fixture
+def s3_user(running_s3) -> Callable[[dict], dict[str, str]]:
+    """Make a user with one policy and return its keys, as environment variables. Needs the real server."""
+    if running_s3.kind != "radosgw":
+        pytest.skip("moto checks no policy, and the real S3 server (radosgw) is not installed")
+    return running_s3.user
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from maskfleet.cluster.cli import bench, demo, generate, operations, outputs, running, weights
+from maskfleet.cluster.cli import bench, demo, doctor, generate, operations, outputs, running, weights
 from maskfleet.cluster.cli.help import Command, Group
 from maskfleet.cluster.terminal import console
 from maskfleet.cluster.terminal.signals import STOPPED
@@ -24,6 +24,7 @@ from maskfleet.jobs.errors import MaskfleetError, redacted
 COMMANDS: dict[str, dict[str, Callable[..., Any] | typer.Typer]] = {
     "First steps": {
         "demo": demo.demo,
+        "doctor": doctor.doctor,
     },
     "Process images": {
         "plan": running.plan,
@@ -92,7 +93,7 @@ def _exit_code(command: Callable[[], Any]) -> int:
 
 def _complain(error: Exception, code: int) -> int:
     if _log.isEnabledFor(logging.DEBUG):
-        traceback.print_exception(error)
+        typer.echo(redacted("".join(traceback.format_exception(error))), err=True)
     first = (str(error).strip().splitlines() or [""])[0]
     if isinstance(error, MaskfleetError):
         _print_error(redacted(first))

@@ -27,6 +27,12 @@ OptionalJobFile = Annotated[
     Path | None,
     typer.Argument(metavar="JOB", help="Job file (TOML). Without it, give --input, --output and --weights."),
 ]
+OptionalCheckedJob = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="JOB", help="Job file (TOML). Without it, give --input and --output, or check the machine only."
+    ),
+]
 OutputOrJob = Annotated[
     str, typer.Argument(metavar="OUTPUT", help="Output of a job (folder or s3:// prefix), or its job file.")
 ]

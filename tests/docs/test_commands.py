@@ -130,7 +130,7 @@ def test_the_lines_of_a_page_run_with_a_cluster(page, prepared, tmp_path, monkey
 def test_every_line_is_known(page):
     """A line neither run nor listed, for example of a new tool, is an error here even if its page is slow."""
     for block in blocks(page):
-        assert block.language in {"bash", "toml", "python", "sql", ""}, f"{page}:{block.line}"
+        assert block.language in {"bash", "toml", "python", "sql", "json", ""}, f"{page}:{block.line}"
         if block.language == "bash":
             for command in block.commands():
                 assert _reason(command) or command.startswith(("maskfleet ", "duckdb -c ")), f"{page}: {command}"

@@ -1,5 +1,6 @@
 """S3 servers for tests: a real one if it is installed, else moto's, in processes of their own."""
 
+import json
 import os
 import shutil
 import socket
@@ -39,6 +40,28 @@ class S3Server:
     def gateway(self, verb: str) -> None:
         """Kill (`gateway-kill`) or start (`gateway-start`) the real server's gateway; its data stay."""
         subprocess.run([TOOL, verb, self.folder], check=True, stdout=subprocess.DEVNULL, timeout=60)
+
+    def user(self, policy: dict) -> dict[str, str]:
+        """Make a user of the real server with this policy alone. Return its keys, as environment variables."""
+        import boto3
+
+        name = f"user-{os.urandom(4).hex()}"
+        keys = {"AWS_ACCESS_KEY_ID": name.upper(), "AWS_SECRET_ACCESS_KEY": os.urandom(16).hex()}
+        access = [f"--access-key={keys['AWS_ACCESS_KEY_ID']}", f"--secret-key={keys['AWS_SECRET_ACCESS_KEY']}"]
+        admin = ["radosgw-admin", "-c", f"{self.folder}/ceph.conf", "-n", "client.rgw"]
+        for command in (
+            ["user", "create", f"--uid={name}", f"--display-name={name}", *access],
+            ["caps", "add", "--uid=test", "--caps=user-policy=*"],
+        ):
+            subprocess.run([*admin, *command], check=True, capture_output=True, timeout=60)
+        iam = boto3.client(
+            "iam",
+            endpoint_url=self.url,
+            aws_access_key_id=_KEYS["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=_KEYS["AWS_SECRET_ACCESS_KEY"],
+        )
+        iam.put_user_policy(UserName=name, PolicyName="only", PolicyDocument=json.dumps(policy))
+        return keys
 
 
 @contextmanager

@@ -1,0 +1,64 @@
+"""Asks a Ray cluster for its versions and its dashboard, in a process of its own: Ray can hang or end its process.
+
+`python -m maskfleet.cluster.doctor.ask ADDRESS` prints one JSON object.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+_SECONDS = 25
+_TOKENS = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+
+
+def asked(address: str, *, with_token: bool) -> dict[str, Any] | None:
+    """Return the answer of a cluster, or None if it does not answer.
+
+    Args:
+        address: HOST:PORT of its head, or "auto".
+        with_token: Whether to send this user's token, if there is one.
+
+    Returns:
+        `ray`, `python` and `dashboard`: the versions of the cluster, and HOST:PORT of its dashboard or None.
+    """
+    environment = {name: value for name, value in os.environ.items() if with_token or name not in _TOKENS}
+    if not with_token:
+        environment["RAY_AUTH_MODE"] = "disabled"
+    command = [sys.executable, "-P", "-m", "maskfleet.cluster.doctor.ask", address]
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=_SECONDS, check=True
+        )  # fmt: skip
+        answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    except (subprocess.SubprocessError, OSError, ValueError, IndexError):
+        return None
+    return answer
+
+
+def main() -> None:
+    """Print the answer of the cluster named by the first argument."""
+    from maskfleet.cluster import auth
+
+    if os.environ.get("RAY_AUTH_MODE") != "disabled":
+        auth.settle()
+    from ray._private import ray_constants, services
+    from ray._raylet import GcsClient
+
+    client = GcsClient(address=services.canonicalize_bootstrap_address_or_die(sys.argv[1]))
+    about = client.internal_kv_get(b"CLUSTER_METADATA", namespace=ray_constants.KV_NAMESPACE_CLUSTER)
+    dashboard = client.internal_kv_get(b"dashboard", namespace=ray_constants.KV_NAMESPACE_DASHBOARD)
+    versions = json.loads(about)
+    answer = {
+        "ray": versions["ray_version"],
+        "python": versions["python_version"],
+        "dashboard": dashboard.decode() if dashboard else None,
+    }
+    sys.stdout.write(f"{json.dumps(answer)}\n")
+    sys.stdout.flush()
+    os._exit(0)  # Ray's threads need no farewell
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""The policies of SECURITY.md, each given to a user of its own on the real S3 server."""
+
+import json
+
+import pytest
+from docs.pages import blocks
+
+from docs import world
+from maskfleet.jobs.errors import Denied, MaskfleetError
+from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.outputs.gc import collect
+from maskfleet.jobs.outputs.verify import verify
+from maskfleet.jobs.run.execute import run
+from maskfleet.jobs.storage.schemes import open_storage
+from maskfleet.jobs.tools.doctor import places
+from maskfleet.jobs.tools.doctor.contract import Subject
+
+RUN, READ, GC = [json.loads(block.text) for block in blocks("SECURITY.md") if block.language == "json"]
+INPUT, OUTPUT = "s3://microscopy/plates/", "s3://microscopy/masks/"
+
+
+@pytest.fixture
+def become(s3_user, monkeypatch):
+    """Act as a new user with one policy."""
+
+    def acted(policy):
+        for name, value in s3_user(policy).items():
+            monkeypatch.setenv(name, value)
+
+    return acted
+
+
+@pytest.mark.s3
+def test_each_policy_of_the_page_suffices_and_grants_no_more(become, weights_file, monkeypatch):
+    world.fill_bucket()
+    job = Job.of({"input": INPUT, "output": OUTPUT, "weights": weights_file, "run": {"shard_size": 2}})
+    become(RUN)
+    assert run(job).ok == 4
+    assert run(job).images == 0
+    found = places.output_rights(Subject(job=job))
+    assert (found.verdict, "delete is refused" in found.text) == ("warning", True)
+    assert places.input_rights(Subject(job=job)).verdict == "ok"
+    assert places.commits(Subject(job=job)).verdict == "ok"
+    with pytest.raises(Denied):
+        open_storage(INPUT).write("planted.jpg", b"")
+
+    become(READ)
+    assert (verify(OUTPUT).images, verify(OUTPUT).problems) == (4, [])
+    found = places.output_rights(Subject(job=job))
+    assert (found.verdict, "put failed" in found.text) == ("problem", True)
+    with pytest.raises(Denied):
+        open_storage(INPUT).read("d.jpg")
+    with pytest.raises(MaskfleetError):
+        run(job)
+
+    become(GC)
+    open_storage(OUTPUT).write("runs/x/shards/s/a/masks.tar", b"left over")
+    collect(OUTPUT, profile=None, grace=0, delete=True)
+    assert not open_storage(OUTPUT).exists("runs/x/shards/s/a/masks.tar")
+    assert verify(OUTPUT).problems == []
+    assert places.output_rights(Subject(job=job)).verdict == "ok"
+    with pytest.raises(Denied):
+        open_storage(INPUT).read("d.jpg")
