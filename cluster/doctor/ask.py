@@ -3,6 +3,7 @@
 `python -m maskfleet.cluster.doctor.ask ADDRESS` prints one JSON object.
 """
 
+import importlib
 import json
 import os
 import subprocess
@@ -44,9 +45,9 @@ def main() -> None:
     if os.environ.get("RAY_AUTH_MODE") != "disabled":
         auth.settle()
     from ray._private import ray_constants, services
-    from ray._raylet import GcsClient
 
-    client = GcsClient(address=services.canonicalize_bootstrap_address_or_die(sys.argv[1]))
+    gcs: Any = importlib.import_module("ray._raylet")  # compiled, without types
+    client = gcs.GcsClient(address=services.canonicalize_bootstrap_address_or_die(sys.argv[1]))
     about = client.internal_kv_get(b"CLUSTER_METADATA", namespace=ray_constants.KV_NAMESPACE_CLUSTER)
     dashboard = client.internal_kv_get(b"dashboard", namespace=ray_constants.KV_NAMESPACE_DASHBOARD)
     versions = json.loads(about)

@@ -48,6 +48,7 @@ def access(subject: Subject) -> Finding:
     address = _address(subject)
     if address is None:
         return local_access(os.environ)
+    dashboard: str | None
     if address.startswith(("http://", "https://")):
         dashboard = urlsplit(address).netloc
         is_open = _is_open(address)

@@ -12,7 +12,7 @@ import torch
 
 from maskfleet.jobs.cores import cores
 from maskfleet.jobs.storage.schemes import is_local
-from maskfleet.jobs.tools.doctor.contract import Finding, Subject
+from maskfleet.jobs.tools.doctor.contract import Finding, Subject, Verdict
 from maskfleet.unet.precision import native
 
 _GIB = 2**30
@@ -32,15 +32,15 @@ def device(subject: Subject) -> Finding:
     if count:
         precisions = ", ".join(native(torch.device("cuda")))
         names = " and ".join(sorted({torch.cuda.get_device_name(number) for number in range(count)}))
-        driver = f"driver {_driver() or 'unknown'}, CUDA {torch.version.cuda}"
-        return Finding("ok", f"{count} × {names}, {driver}, {precisions}")
+        versions = f"driver {_driver() or 'unknown'}, CUDA {torch.version.cuda}"
+        return Finding("ok", f"{count} × {names}, {versions}, {precisions}")
     wanted = subject.job is not None and subject.job.inference.device == "cuda"
     if (driver := _driver()) is None:
         text = f"no GPU: CPU only, {cores()} cores, {', '.join(native(torch.device('cpu')))}"
         if wanted:
             return Finding("problem", text, "use a machine with a GPU, or set inference.device to 'auto'")
         return Finding("ok", text)
-    verdict = "problem" if wanted else "warning"
+    verdict: Verdict = "problem" if wanted else "warning"
     text = f"an NVIDIA GPU (driver {driver}) that PyTorch {torch.__version__} cannot use: CPU only"
     if torch.version.cuda is None:
         return Finding(verdict, text, "install a CUDA build of PyTorch")
