@@ -212,7 +212,7 @@ def add(
         raise Locked(f"another run has just changed the catalog of {storage.root}; wait for it, then run again")
     # Readers of the previous version may still be at work. Nobody reads older ones.
     for number in _versions(storage)[:-2]:
-        storage.delete(_path(number))
+        storage.discard(_path(number))
     return new
 
 

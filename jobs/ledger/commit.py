@@ -192,15 +192,15 @@ def probe(storage: Storage) -> Mode:
     Raises:
         Denied: The output is not writable.
     """
-    path = f".maskfleet-probe/{nonce()}"
+    path, race = (f".maskfleet-probe/{nonce()}" for _ in range(2))
     try:
         created = storage.create(path, b"first")
         if not created or storage.create(path, b"second") or storage.read(path) != b"first":
             return "driver"
-        storage.delete(path)
         with ThreadPoolExecutor(_RACERS) as pool:
-            wins = list(pool.map(lambda racer: storage.create(path, str(racer).encode()), range(_RACERS)))
+            wins = list(pool.map(lambda racer: storage.create(race, str(racer).encode()), range(_RACERS)))
         # No win is a lost response, tolerated by the protocol. Two wins mean that storage ignores the condition.
         return "worker" if sum(wins) <= 1 else "driver"
     finally:
-        storage.delete(path)
+        storage.discard(path)
+        storage.discard(race)

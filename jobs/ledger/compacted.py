@@ -76,7 +76,7 @@ def _move(storage: Storage, fence: Fence, run_id: str) -> None:
         fence.check()
         # Created, not written: an existing file is an earlier copy or newer statistics of the same run.
         storage.create(f"{new}/{name}", data)
-        storage.delete(f"{old}/{name}")
+        storage.discard(f"{old}/{name}")
     storage.remove_folder(old)
 
 

@@ -86,7 +86,7 @@ class Lock:
         if (not created and self._read(mine).get("nonce") != self._nonce) or self._newest() != mine:
             raise Locked(f"another run has just locked {self._storage.root}; wait for it, or choose another output")
         for generation in range(max(1, mine - 8), mine):
-            self._storage.delete(self._path(generation))
+            self._storage.discard(self._path(generation))
         return mine
 
     def _refuse_if_held(self, generation: int) -> None:

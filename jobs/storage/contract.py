@@ -7,12 +7,12 @@ abstract methods. It overrides the others if objects are files of this machine, 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import BinaryIO, ClassVar, NamedTuple, Self
 
 import pyarrow as pa
 
-from maskfleet.jobs.errors import NotFound, StorageError
+from maskfleet.jobs.errors import Denied, NotFound, StorageError
 
 OBJECTS = pa.schema(
     [
@@ -149,6 +149,11 @@ class Storage(ABC):
     @abstractmethod
     def delete(self, path: str) -> None:
         """Delete the object, if it exists."""
+
+    def discard(self, path: str) -> None:
+        """Delete an object that nobody needs. It stays if the right to delete is missing: a run can do without it."""
+        with suppress(Denied):
+            self.delete(path)
 
     def remove_folder(self, path: str) -> None:  # noqa: B027  (buckets have no folders)
         """Remove a folder if it is empty."""

@@ -30,6 +30,7 @@ def become(s3_user, monkeypatch):
     return acted
 
 
+@pytest.mark.slow
 @pytest.mark.s3
 def test_each_policy_of_the_page_suffices_and_grants_no_more(become, weights_file, monkeypatch):
     world.fill_bucket()
