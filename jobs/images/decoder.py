@@ -1,16 +1,14 @@
 """The program of a decoding process: reads groups of images, decodes them, and writes their pixels into shared memory.
 
-Started by `jobs.images.isolation` without credentials. It imports neither torch nor pyarrow nor a storage client.
+Started by `jobs.isolation.process` without credentials and without a right to open files: it gets their descriptors. It
+imports neither torch nor pyarrow nor a storage client.
 """
 
 import importlib
-import json
 import mmap
-import sys
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
@@ -19,10 +17,9 @@ from numpy.typing import NDArray
 from maskfleet.jobs.errors import Changed
 from maskfleet.jobs.images.contract import Limits
 from maskfleet.jobs.images.formats import FORMATS
-from maskfleet.jobs.images.isolation import be_quiet, limit_memory, limit_time
+from maskfleet.jobs.images.pace import Pace
 from maskfleet.jobs.images.protocol import (
     POSITION,
-    READING,
     File,
     Placed,
     Refused,
@@ -31,67 +28,74 @@ from maskfleet.jobs.images.protocol import (
     Settings,
     Unread,
     send_replies,
+    shortened,
 )
+from maskfleet.jobs.isolation.channel import Channel
+from maskfleet.jobs.isolation.child import Serve, limit_time
 from maskfleet.jobs.storage import local_file
 
 Codec = Callable[..., tuple[NDArray[np.uint8], tuple[int, int]]]
 """Decoding function; see `jobs.images.decode.decode` for its contract."""
 
-_THREADS = 16
-_SLOW_SECONDS = 1e-3
-"""Mean seconds per file above which a group's files are read in parallel: then reading is waiting, not work."""
 
-
-def serve(settings: Settings, connection: Connection) -> None:
-    """Answer requests until the other side closes the connection."""
+def program(values: dict[str, Any]) -> Serve:
+    """Load the codec and every reader; return the function that answers requests."""
+    settings = Settings.of_json(values)
     module, _, function = settings.codec.partition(":")
     codec = getattr(importlib.import_module(module), function)
     for format_ in FORMATS:  # at the start, so that no image waits for an import
         importlib.import_module(format_.reader)
-    block = mmap.mmap(settings.block, settings.size)
-    limit_memory(settings.limits.memory)
-    connection.send_bytes(b"ready")
-    be_quiet()
-    reader = FileReader()
-    decoder = _GroupDecoder(codec, block, settings)
-    while True:
-        try:
-            request, sent = Request.receive(connection)
-        except EOFError:
-            return
-        decoder.report(READING)
-        data, reading = reader.read(request.files)
-        send_replies(connection, decoder.replies(request.slot, _encoded(request.images, sent, data, reading)))
+    decoder = _GroupDecoder(codec, mmap.mmap(settings.block, settings.size), settings)
+    reader = FileReader(decoder.report)
+
+    def serve(channel: Channel) -> None:
+        while True:
+            request, descriptors, sent = Request.receive(channel)
+            data, reading = reader.read(request.files, descriptors)
+            send_replies(channel, decoder.replies(request.slot, _encoded(request.images, sent, data, reading)))
+
+    return serve
 
 
 class FileReader:
-    """Reads the files of a group: one after another while storage is fast, in parallel once it is slow."""
+    """Reads the files of a group: one after another while storage is fast, in parallel once it is slow.
 
-    def __init__(self) -> None:
-        self._threads: ThreadPoolExecutor | None = None
-        self._slow = False
+    Args:
+        report: Receives the number of files still to be read, negative.
+    """
 
-    def read(self, files: Sequence[File]) -> tuple[list[bytes | None], float]:
-        """Return the bytes of each file, or None if it is not as expected, and the mean seconds per file."""
-        if not files:
-            return [], 0.0
-        began = time.perf_counter()
-        if self._slow:
-            self._threads = self._threads or ThreadPoolExecutor(_THREADS)
-            read = list(self._threads.map(_read, files))
-        else:
-            read = [_read(file) for file in files]
-        self._slow = sum(seconds for _, seconds in read) > _SLOW_SECONDS * len(files)
-        return [data for data, _ in read], (time.perf_counter() - began) / len(files)
+    def __init__(self, report: Callable[[int], None]) -> None:
+        self._report = report
+        self._pace = Pace()
+        self._left = 0
 
+    def read(self, files: Sequence[File], descriptors: Sequence[int]) -> tuple[list[bytes | None], float]:
+        """Read files and close them.
 
-def _read(file: File) -> tuple[bytes | None, float]:
-    began = time.perf_counter()
-    try:
-        data = local_file.read(file.path, file.etag)
-    except (OSError, ValueError, MemoryError, Changed):
-        data = None
-    return data, time.perf_counter() - began
+        Args:
+            files: Files of the group.
+            descriptors: Descriptors of those handed over, in order.
+
+        Returns:
+            The bytes of each file, or None if it is not as expected, and the mean seconds per file.
+        """
+        self._left = len(files)
+        self._report(-self._left)
+        handed = iter(descriptors)
+        return self._pace.map(self._read, [(file.etag, next(handed) if file.handed else None) for file in files])
+
+    def _read(self, file: tuple[str | None, int | None]) -> bytes | None:
+        etag, descriptor = file
+        if descriptor is None:
+            return None
+        try:
+            return local_file.read_open(descriptor, etag)
+        except (OSError, ValueError, MemoryError, Changed):
+            return None
+        finally:
+            os.close(descriptor)
+            self._left -= 1
+            self._report(-self._left)
 
 
 def _encoded(
@@ -166,7 +170,7 @@ class _GroupDecoder:
             error_class = "memory"
             message = f"decoding needs more than run.decode_memory = {self._limits.memory} bytes"
         except Exception as error:  # any error of a codec concerns this image alone
-            error_class, message = getattr(error, "error_class", "corrupt"), str(error)
+            error_class, message = getattr(error, "error_class", "corrupt"), shortened(str(error))
         else:
             if pixels.size <= self._limits.slot:
                 return pixels, size
@@ -175,13 +179,3 @@ class _GroupDecoder:
         return Refused(
             error_class=str(error_class), message=message, seconds=time.perf_counter() - began, reading=reading
         )
-
-
-def main() -> None:
-    """Serve the connection named in the first argument."""
-    values = json.loads(sys.argv[1])
-    serve(Settings.of_json(values), Connection(values["socket"]))
-
-
-if __name__ == "__main__":
-    main()

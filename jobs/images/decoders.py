@@ -1,8 +1,7 @@
 """A pool of decoding processes. A crash on hostile bytes costs one image, and no process holds credentials.
 
-Each process (`jobs.images.decoder`) receives groups of encoded images, or the names of local files, and writes their
-pixels into a slot of one block of shared memory. Memory, time and pixels are limited; dead and hanging processes are
-replaced.
+Each process (`jobs.images.decoder`) receives groups of encoded images, or opened local files, and writes their pixels
+into a slot of one block of shared memory. Memory, time and pixels are limited; dead and hanging processes are replaced.
 """
 
 import mmap
@@ -16,9 +15,10 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from maskfleet.jobs.images.contract import Decoded, Failure, Fetched, Limits, LocalFile
-from maskfleet.jobs.images.isolation import shared_block
-from maskfleet.jobs.images.process import TRIES, DecoderProcess, Died
+from maskfleet.jobs.images.process import TRIES, DecoderProcess, DiedOn, Stalled
 from maskfleet.jobs.images.protocol import Placed, Refused, Reply, Unread
+from maskfleet.jobs.isolation.block import shared_block
+from maskfleet.jobs.isolation.confinement import MEANS
 from maskfleet.jobs.timing.stage_timers import StageTimers, Wait
 
 CODEC = "maskfleet.jobs.images.decode:decode"
@@ -96,6 +96,11 @@ class Decoders:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def means(self) -> list[str]:
+        """Means of the kernel that hold every process; see `jobs.isolation.confinement.MEANS`."""
+        return [name for name in MEANS if all(name in process.means for process in self._all)]
 
     @property
     def process_ids(self) -> list[int]:
@@ -181,7 +186,7 @@ class Decoders:
         while todo:
             try:
                 replies = process.ask([item.data for item in todo], slot)
-            except Died as death:
+            except DiedOn as death:
                 culprit = todo[death.position]
                 deaths[culprit.number] += 1
                 if deaths[culprit.number] >= TRIES:
@@ -189,6 +194,12 @@ class Decoders:
                     failure = Failure("decode", death.error_class, message)
                     answers[culprit.number] = Decoded.failed(culprit.number, failure)
                     todo.pop(death.position)
+                continue
+            except Stalled:
+                # Storage hangs. Read here, it gives an error of its own.
+                read = [_read_here(item) if isinstance(item.data, LocalFile) else item for item in todo]
+                answers |= {item.number: item for item in read if isinstance(item, Decoded)}
+                todo = [item for item in read if isinstance(item, _Encoded)]
                 continue
             rest = {item.number: item for item in todo[len(replies) :]}
             for item, reply in zip(todo, replies, strict=False):
@@ -217,9 +228,13 @@ class Decoders:
                 failure = Failure("decode", reply.error_class, reply.message)
                 return Decoded.failed(item.number, failure, seconds=reply.seconds, reading=reply.reading)
             case Unread():
-                assert isinstance(item.data, LocalFile)
-                data = item.data.read()
-                return Decoded.failed(item.number, data) if isinstance(data, Failure) else item._replace(data=data)
+                return _read_here(item)
+
+
+def _read_here(item: _Encoded) -> Decoded | _Encoded:
+    assert isinstance(item.data, LocalFile)
+    data = item.data.read()
+    return Decoded.failed(item.number, data) if isinstance(data, Failure) else item._replace(data=data)
 
 
 def _awaited_group(images: Iterator[tuple[int, Fetched]], wait: Wait) -> _Group:

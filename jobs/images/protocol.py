@@ -5,19 +5,28 @@ reply is parsed for every image.
 """
 
 import json
+import math
 import struct
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from multiprocessing.connection import Connection
+from functools import partial
 from typing import Any, NamedTuple, Self
 
 from maskfleet.jobs.images.contract import Limits
+from maskfleet.jobs.isolation.channel import Channel
 
 POSITION = struct.Struct("<q")
-"""Layout, in the shared block, of the position in its group of the image being decoded."""
+"""Layout, in the shared block, of how far a decoding process is with its group. It only ever grows: from the number of
+files still to be read, negative, to the position of the image being decoded."""
 
-READING = -1
-"""Position while the process reads files."""
+RECEIVING = -(2**32)
+"""Before the process has the request."""
+
+_MOST_BYTES = 2**20
+"""Size of the longest accepted answer; an honest one is a tenth of it."""
+
+_MOST_LETTERS = 1000
+"""Length of the longest message about an image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +59,15 @@ class Settings:
 
 
 class File(NamedTuple):
-    """A file read by the decoding process; see `jobs.images.contract.LocalFile`."""
+    """A file read by the decoding process from its descriptor.
 
-    path: str
+    Attributes:
+        etag: State that it must have; see `jobs.images.contract.LocalFile`.
+        handed: Whether its descriptor comes with the request. If not, the answer is `Unread`.
+    """
+
     etag: str | None
+    handed: bool
 
 
 class Request(NamedTuple):
@@ -77,27 +91,34 @@ class Request(NamedTuple):
         """Files read by the decoding process."""
         return [image for image in self.images if isinstance(image, File)]
 
-    def send(self, connection: Connection, data: Sequence[bytes]) -> None:
+    def send(self, channel: Channel, data: Sequence[bytes], *, descriptors: Sequence[int], seconds: float) -> None:
         """Send the request.
 
         Args:
-            connection: Socket to the decoding process.
+            channel: Channel to the decoding process.
             data: Bytes of the images sent.
+            descriptors: Descriptors of the files handed over, in order.
+            seconds: Time limit of each of the two messages in seconds.
+
+        Raises:
+            TimeoutError: The process has not taken it in time.
+            OSError: The process has ended.
         """
-        connection.send_bytes(json.dumps(self).encode())
+        channel.send(json.dumps(self).encode(), descriptors=descriptors, seconds=seconds)
         if self.sent:
-            connection.send_bytes(b"".join(data))
+            channel.send(b"".join(data), seconds=seconds)
 
     @classmethod
-    def receive(cls, connection: Connection) -> "tuple[Request, memoryview]":
-        """Wait for a request; return it and the bytes of its images, one after another.
+    def receive(cls, channel: Channel) -> "tuple[Request, list[int], memoryview]":
+        """Wait for a request; return it, the descriptors of its files, and the bytes of its images one after another.
 
         Raises:
             EOFError: The other side is closed.
         """
-        slot, images = json.loads(connection.recv_bytes())
+        message, descriptors = channel.receive_files()
+        slot, images = json.loads(message)
         request = cls(slot, [image if isinstance(image, int) else File(*image) for image in images])
-        return request, memoryview(connection.recv_bytes() if request.sent else b"")
+        return request, descriptors, memoryview(channel.receive() if request.sent else b"")
 
 
 class Placed(NamedTuple):
@@ -132,7 +153,7 @@ class Refused(NamedTuple):
 
 
 class Unread(NamedTuple):
-    """The file of an image could not be read as expected."""
+    """The file of an image was not handed over, or could not be read as expected."""
 
 
 Reply = Placed | Refused | Unread
@@ -141,19 +162,54 @@ Reply = Placed | Refused | Unread
 _KINDS: dict[str, type[Placed | Refused | Unread]] = {kind.__name__: kind for kind in (Placed, Refused, Unread)}
 
 
-def send_replies(connection: Connection, replies: Sequence[Reply]) -> None:
+def send_replies(channel: Channel, replies: Sequence[Reply]) -> None:
     """Send the answers to a request."""
-    connection.send_bytes(json.dumps([(type(reply).__name__, *reply) for reply in replies]).encode())
+    channel.send(json.dumps([(type(reply).__name__, *reply) for reply in replies]).encode())
 
 
-def receive_replies(connection: Connection) -> list[Reply]:
-    """Receive the answers to a request, up to its last image that fitted into the slot.
+def receive_replies(channel: Channel, request: Request, limits: Limits, *, seconds: float) -> list[Reply]:
+    """Receive the answers to a request, up to its last image that fitted into the slot. Believe none unchecked.
 
     Raises:
         EOFError: The other side is closed.
-        ValueError: The message is malformed.
+        TimeoutError: The answers have begun to arrive and do not end in time.
+        ValueError: An answer is malformed, or names memory outside the slot.
     """
     try:
-        return [_KINDS[kind](*fields) for kind, *fields in json.loads(connection.recv_bytes())]
-    except (KeyError, TypeError) as error:
+        values = json.loads(channel.receive(seconds=seconds, most=_MOST_BYTES))
+        replies = [_KINDS[kind](*fields) for kind, *fields in values]
+        checked = all(map(partial(_possible, request.slot, limits), replies, request.images))
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError("malformed reply") from error
+    if not checked or len(replies) > len(request.images):
+        raise ValueError("impossible reply")
+    return replies
+
+
+def _possible(slot: int, limits: Limits, reply: Reply, image: int | File) -> bool:
+    match reply:
+        case Placed(offset, height, width, mask_height, mask_width, seconds, reading):
+            sides = height, width, mask_height, mask_width
+            return (
+                all(type(value) is int for value in (offset, *sides))
+                and min(sides) > 0
+                and slot <= offset
+                and offset + height * width * limits.channels <= slot + limits.slot
+                and mask_height * mask_width <= max(limits.max_pixels, height * width)
+                and _a_time(seconds)
+                and _a_time(reading)
+            )
+        case Refused(error_class, message, seconds, reading):
+            words = isinstance(error_class, str) and isinstance(message, str) and error_class.isidentifier()
+            return words and len(message) <= _MOST_LETTERS and _a_time(seconds) and _a_time(reading)
+        case Unread():
+            return isinstance(image, File)
+
+
+def _a_time(seconds: float) -> bool:
+    return 0 <= seconds < math.inf
+
+
+def shortened(message: str) -> str:
+    """Return a message about an image in the length that is accepted."""
+    return message if len(message) <= _MOST_LETTERS else message[: _MOST_LETTERS - 1] + "…"

@@ -7,13 +7,11 @@ no LZW without further packages. Rows are converted for the network as in `jobs.
 
 import importlib
 import io
-import json
 import mmap
 import os
-import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
-from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
@@ -23,8 +21,9 @@ from PIL import Image
 from maskfleet.jobs.images.channels import from_unit, narrowed, planes_of
 from maskfleet.jobs.images.contract import Limits, Undecodable
 from maskfleet.jobs.images.decode import corrupt, not_in_rows, too_small
-from maskfleet.jobs.images.formats import ImageFile, recognised
-from maskfleet.jobs.images.isolation import be_quiet, limit_memory, limit_time
+from maskfleet.jobs.images.formats import FORMATS, ImageFile, recognised
+from maskfleet.jobs.images.protocol import shortened
+from maskfleet.jobs.isolation.child import Serve, answer_each, limit_time
 
 _DTYPES = {"uchar": "u1", "ushort": "u2", "float": "f4"}
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
@@ -100,14 +99,14 @@ def _as_pillow(samples: NDArray[Any], interpretation: str) -> Image.Image:
     return planes[0] if bands == 1 else Image.merge(mode, planes)
 
 
-def serve(settings: dict[str, Any], connection: Connection) -> None:
-    """Answer one request after another until the other side closes the connection."""
+def program(settings: dict[str, Any]) -> Serve:
+    """Load the libraries; return the function that answers one request after another."""
     limits = Limits(**settings["limits"])
-    connection.send_bytes(b"ready")
-    be_quiet()
-    limit_memory(limits.memory)
     block = np.frombuffer(mmap.mmap(settings["block"], settings["size"]), np.uint8)
-    limit_time(limits.seconds)
+    with suppress(ImportError):  # told when an image needs it
+        importlib.import_module("pyvips")
+    for format_ in FORMATS:
+        importlib.import_module(format_.reader)
     opened: list[_Rows] = []
 
     def header() -> dict[str, Any]:
@@ -120,32 +119,18 @@ def serve(settings: dict[str, Any], connection: Connection) -> None:
         block[: pixels.size] = pixels.reshape(-1)
         return {}
 
-    _reply(connection, header)
-    while True:
-        try:
-            request = json.loads(connection.recv_bytes())
-        except EOFError:
-            return
+    def answer(request: dict[str, int]) -> dict[str, Any]:
         limit_time(limits.seconds)
-        _reply(connection, partial(read, request["start"], request["count"]))
+        return _answer(partial(read, **request) if request else header)
+
+    return answer_each(answer)
 
 
-def _reply(connection: Connection, work: Callable[[], dict[str, Any]]) -> None:
+def _answer(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     try:
-        answer = work()
+        return work()
     except MemoryError:
-        answer = {"error_class": "memory", "message": "reading it in rows needs more than run.decode_memory"}
+        return {"error_class": "memory", "message": "reading it in rows needs more than run.decode_memory"}
     except Exception as error:  # hostile bytes make image libraries raise nearly anything
         refusal = error if isinstance(error, Undecodable) else corrupt(error)
-        answer = {"error_class": refusal.error_class, "message": str(refusal)}
-    connection.send_bytes(json.dumps(answer).encode())
-
-
-def main() -> None:
-    """Serve the connection named in the first argument."""
-    settings = json.loads(sys.argv[1])
-    serve(settings, Connection(settings["socket"]))
-
-
-if __name__ == "__main__":
-    main()
+        return {"error_class": refusal.error_class, "message": shortened(str(refusal))}

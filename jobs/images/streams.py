@@ -1,21 +1,23 @@
 """Images too large for memory, read in rows from top to bottom by an isolated process (`jobs.images.row_reader`)."""
 
-import json
 import math
-from contextlib import suppress
-from typing import Any, Self
+from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from maskfleet.jobs.images.contract import Failure, Limits
-from maskfleet.jobs.images.isolation import DidNotStart, Isolated, shared_block
+from maskfleet.jobs.isolation.block import shared_block
+from maskfleet.jobs.isolation.process import DidNotStart, Died, Isolated
 
 STREAM_BYTES = 2**29
 """Size of the largest file that is read whole, whatever its pixels."""
 
 _BLOCK = 16 * 2**20
 """Bytes of pixels per message."""
+
+_CRASHED = "the image crashed the reader process; inspect this file"
 
 _MODULE = "maskfleet.jobs.images.row_reader"
 
@@ -53,18 +55,19 @@ class Stream:
         self._pixels = np.frombuffer(self._block.map, np.uint8)
         settings = {"file": file, "block": self._block.descriptor, "size": _BLOCK, "limits": vars(limits)}
         try:
-            self._process = Isolated(_MODULE, settings, [file, self._block.descriptor])
+            self._process = Isolated(
+                _MODULE, settings, memory=limits.memory, seconds=limits.seconds,
+                descriptors=[file, self._block.descriptor],
+            )  # fmt: skip
         except DidNotStart as error:
             self._block.close()
             message = f"the reader process failed to start ({error}); run the job again"
             raise Unreadable(Failure("decode", "crash", message)) from error
         try:
-            header = self._answer()
+            self.height, self.width = self._asked(["height", "width"])
         except Unreadable:
             self.close()
             raise
-        self.height: int = header["height"]
-        self.width: int = header["width"]
         # One buffer, reused: strips of a large image are a good part of a worker's memory.
         self._rows: NDArray[np.uint8] = np.empty((0, self.width, limits.channels), np.uint8)
         self._start = self._next = 0
@@ -103,23 +106,24 @@ class Stream:
         step = max(1, _BLOCK // row)
         while self._next < stop:
             count = min(step, stop - self._next)
-            request = {"start": self._next, "count": count}
-            with suppress(OSError):  # a dead process shows when its answer is awaited
-                self._process.connection.send_bytes(json.dumps(request).encode())
-            self._answer()
+            self._asked([], start=self._next, count=count)
             self._rows[self._next - start :][:count] = self._pixels[: count * row].reshape(count, *shape)
             self._next += count
         return self._rows[None, : stop - start]
 
-    def _answer(self) -> dict[str, Any]:
+    def _asked(self, names: Sequence[str], **request: int) -> list[int]:
+        """Ask the process, and return the numbers of these names in its answer."""
         try:
-            if not self._process.connection.poll(self._limits.seconds):
-                message = f"a block of its rows took more than {self._limits.seconds:g} s; raise run.decode_seconds"
-                raise Unreadable(Failure("decode", "timeout", message))
-            answer: dict[str, Any] = json.loads(self._process.connection.recv_bytes())
-        except (EOFError, OSError, ValueError) as error:
-            message = "the image crashed the reader process; inspect this file"
-            raise Unreadable(Failure("decode", "crash", message)) from error
-        if "error_class" in answer:
-            raise Unreadable(Failure("decode", answer["error_class"], answer["message"]))
-        return answer
+            answer = self._process.ask(request)
+        except Died as death:
+            message = f"a block of its rows took more than {self._limits.seconds:g} s; raise run.decode_seconds"
+            if death.error_class == "crash":
+                message = _CRASHED
+            raise Unreadable(Failure("decode", death.error_class, message)) from death
+        match answer:
+            case {"error_class": str(error_class), "message": str(message)}:
+                raise Unreadable(Failure("decode", error_class, message))
+            case dict() if all(type(answer.get(name)) is int and answer[name] > 0 for name in names):
+                return [answer[name] for name in names]
+            case _:
+                raise Unreadable(Failure("decode", "crash", _CRASHED))

@@ -24,18 +24,33 @@ def read(file: str, etag: str | None = None) -> bytes:
     # Without Python's file object: its extra system calls double the cost of a small file.
     descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        # The state before and after the read: a write in between would give a mixture.
-        before = os.fstat(descriptor)
-        found = state(before)
-        if etag is not None and found != etag:
-            raise changed(file)
-        data = os.read(descriptor, before.st_size + 1)
-        while len(data) < before.st_size and (more := os.read(descriptor, before.st_size + 1 - len(data))):
-            data += more
-        if len(data) != before.st_size or state(os.fstat(descriptor)) != found:
-            raise changed(file)
+        return read_open(descriptor, etag, name=file)
     finally:
         os.close(descriptor)
+
+
+def read_open(descriptor: int, etag: str | None, *, name: str = "it") -> bytes:
+    """Return the bytes of an open file.
+
+    Args:
+        descriptor: Descriptor of the file, at its beginning.
+        etag: `state` that the file must have, or None for any.
+        name: Name of the file, for the error.
+
+    Raises:
+        Changed: The file has another state, or was written to during the read.
+        OSError: The operating system failed.
+    """
+    # The state before and after the read: a write in between would give a mixture.
+    before = os.fstat(descriptor)
+    found = state(before)
+    if etag is not None and found != etag:
+        raise changed(name)
+    data = os.read(descriptor, before.st_size + 1)
+    while len(data) < before.st_size and (more := os.read(descriptor, before.st_size + 1 - len(data))):
+        data += more
+    if len(data) != before.st_size or state(os.fstat(descriptor)) != found:
+        raise changed(name)
     return data
 
 

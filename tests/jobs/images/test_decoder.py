@@ -2,9 +2,10 @@
 
 import io
 import mmap
+import os
+import socket
 import threading
-import time
-from multiprocessing import Pipe
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -12,11 +13,11 @@ from PIL import Image
 
 from maskfleet.jobs.images import decoder as module
 from maskfleet.jobs.images.contract import Limits
-from maskfleet.jobs.images.decoder import FileReader, serve
+from maskfleet.jobs.images.decoder import FileReader, program
 from maskfleet.jobs.images.decoders import CODEC
-from maskfleet.jobs.images.isolation import shared_block
 from maskfleet.jobs.images.protocol import File, Placed, Refused, Request, Settings, Unread, receive_replies
-from maskfleet.jobs.storage import local_file
+from maskfleet.jobs.isolation.block import shared_block
+from maskfleet.jobs.isolation.channel import Channel
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
 
@@ -30,19 +31,24 @@ def png():
 @pytest.fixture
 def asked(monkeypatch):
     """Asks a decoder that runs in a thread; yields its replies and the shared block."""
-    for name in ("limit_memory", "limit_time", "be_quiet"):
-        monkeypatch.setattr(module, name, lambda *_: None)
-    ours, theirs = Pipe()
+    monkeypatch.setattr(module, "limit_time", lambda _: None)
+    ours, theirs = map(Channel, socket.socketpair())
     limits = Limits(3, max_pixels=1000)
     block = shared_block(mmap.PAGESIZE + limits.slot)
     settings = Settings(block=block.descriptor, size=len(block.map), cell=0, codec=CODEC, limits=limits)
-    thread = threading.Thread(target=serve, args=(settings, theirs))
-    thread.start()
-    assert ours.recv_bytes() == b"ready"
+    serve = program(settings.to_json())
 
-    def ask(images, data):
-        Request(mmap.PAGESIZE, images).send(ours, data)
-        return receive_replies(ours), block.map
+    def run():
+        with suppress(EOFError):
+            serve(theirs)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+
+    def ask(images, data, descriptors=()):
+        request = Request(mmap.PAGESIZE, images)
+        request.send(ours, data, descriptors=descriptors, seconds=20)
+        return receive_replies(ours, request, limits, seconds=20), block.map
 
     yield ask
     ours.close()
@@ -52,8 +58,9 @@ def asked(monkeypatch):
 
 def test_replies_are_typed_and_pixels_lie_where_they_say(asked, tmp_path):
     (tmp_path / "a.png").write_bytes(png())
-    images = [len(png()), File(str(tmp_path / "a.png"), None), 4, File(str(tmp_path / "absent"), None)]
-    replies, block = asked(images, [png(), b"text"])
+    images = [len(png()), File(None, handed=True), 4, File(None, handed=False)]
+    with (tmp_path / "a.png").open("rb") as file:
+        replies, block = asked(images, [png(), b"text"], [file.fileno()])
     sent, read, refused, unread = replies
     for reply in (sent, read):
         assert isinstance(reply, Placed)
@@ -69,33 +76,16 @@ def test_a_reply_ends_with_the_last_image_that_fits(asked):
     assert 0 < len(replies) < 4 or Limits(3, max_pixels=1000).slot >= 4 * PIXELS.size
 
 
-def test_slow_files_are_read_in_parallel(tmp_path, monkeypatch):
-    files = []
-    for number in range(16):
-        (tmp_path / str(number)).write_bytes(bytes([number]))
-        files.append(File(str(tmp_path / str(number)), None))
-    reader = FileReader()
-    at_once, most = [], []
-    real = local_file.read
-
-    def slow(path, etag):
-        at_once.append(path)
-        most.append(len(at_once))
-        time.sleep(0.02)
-        at_once.remove(path)
-        return real(path, etag)
-
-    monkeypatch.setattr(local_file, "read", slow)
-    data, first = reader.read(files)
-    assert (data, max(most)) == ([bytes([number]) for number in range(16)], 1)
-    most.clear()
-    data, second = reader.read(files)
-    assert data == [bytes([number]) for number in range(16)]
-    assert max(most) > 1
-    assert 0 < second < first
-    monkeypatch.setattr(local_file, "read", real)
-    reader.read(files)
-    monkeypatch.setattr(local_file, "read", slow)
-    most.clear()
-    reader.read(files)
-    assert max(most) == 1
+def test_files_are_closed_and_counted_down(tmp_path):
+    (tmp_path / "a").write_bytes(b"a")
+    (tmp_path / "b").write_bytes(b"b")
+    left = []
+    reader = FileReader(left.append)
+    descriptors = [os.open(tmp_path / name, os.O_RDONLY) for name in "ab"]
+    files = [File(None, handed=True), File("another", handed=True), File(None, handed=False)]
+    assert reader.read(files, descriptors)[0] == [b"a", None, None]
+    assert left[0] == -3
+    assert left == sorted(left)
+    for descriptor in descriptors:
+        with pytest.raises(OSError):
+            os.fstat(descriptor)

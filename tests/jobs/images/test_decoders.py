@@ -1,3 +1,4 @@
+import errno
 import io
 import os
 import shutil
@@ -14,8 +15,10 @@ from PIL import Image
 
 from maskfleet.jobs.errors import MaskfleetError
 from maskfleet.jobs.images import decoders as module
+from maskfleet.jobs.images import process as process_module
 from maskfleet.jobs.images.contract import Failure, Limits, LocalFile
 from maskfleet.jobs.images.decoders import Decoders
+from maskfleet.jobs.isolation.channel import Channel
 from maskfleet.jobs.storage import local_file
 from maskfleet.jobs.timing.stage_timers import StageTimers
 
@@ -129,28 +132,30 @@ def test_a_file_that_kills_its_process_fails_alone(faulty, tmp_path):
     assert [(number, failure.error_class) for number, _, _, failure in found if failure] == [(7, "crash")]
 
 
-def test_waiting_for_storage_is_not_blamed_on_an_image(tmp_path):
-    # A pipe without a writer keeps its reader waiting, like storage that is down.
-    os.mkfifo(tmp_path / "slow")
+@pytest.fixture
+def slow(monkeypatch):
+    """Decoders of which reading a file that holds `slow` takes longer than an image may."""
+    with Decoders(Limits(3, seconds=0.2), processes=1, codec="faults.slow_storage:decode") as decoders:
+        yield decoders
+
+
+def test_waiting_for_storage_is_not_blamed_on_an_image(slow, tmp_path):
+    (tmp_path / "slow").write_bytes(b"slow 1.0")
     (tmp_path / "1.png").write_bytes(png(some(1)[0]))
-    limits = Limits(3, seconds=0.2)
-    with Decoders(limits, processes=1) as decoders:
-        (process,) = decoders.process_ids
-        done = threading.Event()
+    before = slow.process_ids
+    found = collected(slow, [(0, left(tmp_path / "slow")), (1, left(tmp_path / "1.png"))])
+    assert slow.process_ids == before
+    assert [failure and failure.error_class for *_, failure in found] == ["unidentified", None]
 
-        def write():
-            time.sleep(1.5)
-            while not done.wait(0.05):  # again, for a process that wrongly replaced another
-                with suppress(OSError):
-                    os.close(os.open(tmp_path / "slow", os.O_WRONLY | os.O_NONBLOCK))
 
-        writer = threading.Thread(target=write)
-        writer.start()
-        found = collected(decoders, [(0, left(tmp_path / "slow")), (1, left(tmp_path / "1.png"))])
-        done.set()
-        writer.join()
-        assert decoders.process_ids == [process]
-    assert [failure and failure.error_class for *_, failure in found] == ["empty", None]
+def test_storage_that_hangs_gives_its_own_error(slow, tmp_path, monkeypatch):
+    monkeypatch.setattr(process_module, "READ_SECONDS", 0.5)
+    (tmp_path / "slow").write_bytes(b"slow 60")
+    hung = Failure("fetch", "storage", "it hangs")
+    images = some(3)
+    items = [(0, png(images[0])), (1, LocalFile(str(tmp_path / "slow"), None, 9, lambda: hung)), (2, png(images[2]))]
+    found = collected(slow, items)
+    assert [failure for *_, failure in found] == [None, hung, None]
 
 
 @pytest.mark.parametrize(
@@ -213,6 +218,53 @@ def test_a_stopped_process_is_replaced():
         os.kill(decoders.process_ids[0], signal.SIGSTOP)
         found = collected(decoders, enumerate(map(png, some(3))))
     assert [failure for *_, failure in found] == [None] * 3
+
+
+@pytest.mark.parametrize("megabytes", [2.4, 24])
+def test_13_a_stopped_process_that_is_sent_large_images_is_replaced(megabytes):
+    image = np.random.default_rng(0).integers(0, 256, (600, 1333, 3), np.uint8)
+    encoded = png(image) + bytes(int(megabytes * 1e6) - 2_400_000)
+    with Decoders(Limits(3, seconds=0.5), processes=1) as decoders:
+        os.kill(decoders.process_ids[0], signal.SIGSTOP)
+        began = time.monotonic()
+        found = collected(decoders, [(0, encoded)])
+        assert time.monotonic() - began < 10
+    assert found[0][3] is None
+    np.testing.assert_array_equal(found[0][1], image)
+
+
+def test_a_process_stopped_again_and_again_fails_its_image():
+    with Decoders(Limits(3, seconds=0.3), processes=1) as decoders:
+        done = threading.Event()
+
+        def freeze():
+            while not done.wait(0.001):
+                with suppress(ProcessLookupError):
+                    os.kill(decoders.process_ids[0], signal.SIGSTOP)
+
+        freezer = threading.Thread(target=freeze)
+        freezer.start()
+        found = collected(decoders, [(0, b"x" * 3_000_000)])
+        done.set()
+        freezer.join()
+    assert found[0][3].error_class == "timeout"
+
+
+def test_a_limit_of_descriptors_on_their_way_costs_nothing(tmp_path, monkeypatch):
+    real = Channel.send
+
+    def send(channel, data, *, descriptors=(), seconds=None):
+        if descriptors:
+            raise OSError(errno.ETOOMANYREFS, "too many references")
+        real(channel, data, seconds=seconds)
+
+    monkeypatch.setattr(Channel, "send", send)
+    image = some(1)[0]
+    (tmp_path / "a.png").write_bytes(png(image))
+    file = LocalFile(str(tmp_path / "a.png"), None, 9, lambda: png(image))
+    with Decoders(Limits(3), processes=1) as decoders:
+        found = collected(decoders, [(0, file)])
+    np.testing.assert_array_equal(found[0][1], image)
 
 
 def test_images_beyond_a_slot_take_the_next_one():

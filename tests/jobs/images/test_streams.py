@@ -1,6 +1,9 @@
 """Images read in rows have the pixels of whole decoding, or a named refusal."""
 
 import io
+import os
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -103,6 +106,17 @@ def test_a_reader_that_dies_fails_its_image_alone(tmp_path):
         with pytest.raises(Unreadable, match="crashed the reader process") as error:
             stream.read(0, 20)
     assert error.value.failure.error_class == "crash"
+
+
+def test_13_a_stopped_reader_has_a_deadline(tmp_path):
+    path = file(tmp_path, Image.fromarray(RGB), "PNG")
+    with path.open("rb") as opened, Stream(opened.fileno(), Limits(3, seconds=2)) as stream:
+        os.kill(stream._process.pid, signal.SIGSTOP)
+        began = time.monotonic()
+        with pytest.raises(Unreadable, match="took more than 2 s") as error:
+            stream.read(0, 20)
+        assert time.monotonic() - began < 10
+    assert error.value.failure.error_class == "timeout"
 
 
 def test_smaller_copies_are_not_counted_as_pages(tmp_path):
