@@ -27,9 +27,9 @@ from maskfleet.jobs.inputs.containers.formats import container_of, is_member, pa
 from maskfleet.jobs.inputs.outputs import OWN
 from maskfleet.jobs.inputs.record import Record, tables
 from maskfleet.jobs.inputs.selector import EXCLUDED, Selector, is_container, is_image, record_of
-from maskfleet.jobs.job import places
 from maskfleet.jobs.storage.contract import Fault
 from maskfleet.jobs.storage.ranged import RangedFile
+from maskfleet.jobs.urls import plain
 
 REPEATED = "repeated line"
 
@@ -151,7 +151,7 @@ def _url(location: str, line: str) -> str:
     if "://" not in line:
         return line if line.startswith("/") else f"{location.rpartition('/')[0] or '.'}/{line}"
     with suppress(ValueError):  # of another machine; reading it gives the reason
-        return places.plain(line)
+        return plain(line)
     return line
 
 

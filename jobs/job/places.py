@@ -6,10 +6,8 @@ Two texts may name one place: by a link, `..`, `file://`, another scheme or a sl
 import os
 import re
 from datetime import UTC, date, datetime
-from urllib.parse import unquote
 
-_SAME_SCHEMES = {"s3a": "s3", "s3n": "s3"}
-"""Hadoop's names for S3."""
+from maskfleet.jobs.urls import plain
 
 
 def absolute(place: str, *, names_allowed: bool = False) -> str:
@@ -33,21 +31,6 @@ def absolute(place: str, *, names_allowed: bool = False) -> str:
     if names_allowed and not re.search(r"[/.~]", place):
         return place
     return plain(place) if "://" in place else os.path.abspath(_expanded(place))
-
-
-def plain(url: str) -> str:
-    """Return a URL in the one form that storage uses: `file://` as a path, `s3a://` as `s3://`.
-
-    Raises:
-        ValueError: A `file://` URL names another machine.
-    """
-    scheme, _, rest = url.partition("://")
-    if scheme.lower() != "file":
-        return f"{_SAME_SCHEMES.get(scheme.lower(), scheme)}://{rest}"
-    machine, slash, path = rest.partition("/")
-    if machine.lower() not in ("", "localhost") or not slash:
-        raise ValueError(f"names the machine {machine!r}; write file:///… or the path itself")
-    return os.path.abspath("/" + unquote(path).lstrip("/"))
 
 
 def below(place: str, folder: str) -> str | None:

@@ -11,10 +11,11 @@ from typing import BinaryIO, Self
 
 import pyarrow as pa
 
-from maskfleet.jobs.errors import Denied, NotFound, StorageError
+from maskfleet.jobs.errors import Denied, JobError, NotFound, StorageError
 from maskfleet.jobs.storage import local_file
 from maskfleet.jobs.storage.contract import OBJECTS, Entry, Fault, Storage, Unlisted
 from maskfleet.jobs.storage.local_walk import TEMPORARY, walked
+from maskfleet.jobs.urls import plain
 
 _PART_BYTES = 255
 _PATH_BYTES = 4095
@@ -39,11 +40,11 @@ class LocalStorage(Storage):
 
     @classmethod
     def open(cls, url: str, *, profile: str | None = None) -> Self:
-        return cls(url.removeprefix("file://"))
+        return cls(_path(url))
 
     @classmethod
     def split(cls, url: str) -> tuple[str, str]:
-        return "/", os.path.abspath(url.removeprefix("file://")).lstrip("/")
+        return "/", os.path.abspath(_path(url)).lstrip("/")
 
     def read(self, path: str, etag: str | None = None) -> bytes:
         file = self.local_path(path)
@@ -161,6 +162,13 @@ class LocalStorage(Storage):
         finally:
             os.close(descriptor)
         return temporary
+
+
+def _path(url: str) -> str:
+    try:
+        return plain(url) if "://" in url else url
+    except ValueError as error:
+        raise JobError(f"{url} {error}") from error
 
 
 def _linked_when_complete(file: str, data: bytes) -> bool:

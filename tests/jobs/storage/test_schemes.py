@@ -10,7 +10,9 @@ from maskfleet.jobs.storage.schemes import is_local, open_storage, split_url
 
 def test_a_url_is_split_into_root_and_path():
     assert split_url("s3://b/k/x.png") == ("s3://b", "k/x.png")
-    assert split_url("/a/b") == split_url("file:///a/b") == ("/", "a/b")
+    assert split_url("/a/b") == split_url("file:///a/b") == split_url("file://localhost/a/x/%2e./b") == ("/", "a/b")
+    with pytest.raises(JobError, match="file://server/x names the machine 'server'; write file:///"):
+        split_url("file://server/x")
 
 
 def test_the_scheme_gives_the_kind_of_storage(tmp_path):
