@@ -24,7 +24,7 @@ from maskfleet.jobs.storage.contract import Storage
 from maskfleet.jobs.storage.schemes import open_storage, split_url
 
 FOLDER = "catalog/indexes"
-_FORM = "1"
+_FORM = "2"
 """Version of the entries' meaning. A change makes all older indexes void."""
 
 _IN_FLIGHT = 8

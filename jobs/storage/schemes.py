@@ -37,7 +37,14 @@ def split_url(url: str) -> tuple[str, str]:
 def is_local(url: str) -> bool:
     """Return whether a URL names a file of this machine."""
     kind = SCHEMES.get(_scheme(url))
-    return kind is not None and kind.is_local
+    if kind is None or not kind.is_local:
+        return False
+    if "://" in url:
+        try:
+            kind.split(url)
+        except JobError:  # a file of another machine
+            return False
+    return True
 
 
 def _kind(url: str) -> type[Storage]:

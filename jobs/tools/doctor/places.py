@@ -21,10 +21,10 @@ def input_rights(subject: Subject) -> Finding | None:
     """List the input up to its first image, and read this image. Writes nothing."""
     if (job := subject.job) is None:
         return None
-    source = Source(job.input, output=job.output, column=job.column, profile=job.profile)
+    source = Source(job.input, output=job.output, column=job.column, profile=job.profile, exclude=job.exclude)
     first = next(iter(source), None)
     if first is None:
-        left = sum(source.ignored.values())
+        left = sum(source.left_alone.values())
         return Finding("problem", f"no image in {job.input}, {left} other files", "correct the input, or fill it")
     size = len(Inputs(profile=job.profile).read(first))
     return Finding("ok", f"list and get work in {job.input} (tried with {first.key}, {size} bytes)")

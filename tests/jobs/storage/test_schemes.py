@@ -24,6 +24,8 @@ def test_the_scheme_gives_the_kind_of_storage(tmp_path):
     assert isinstance(storage, S3Storage)
     assert (storage.root, storage.profile) == ("s3://b/prefix", "night")
     assert (storage.local_path("a/b"), is_local("s3://b/a")) == (None, False)
+    assert not is_local("file://server/x")
+    assert not is_local("https://example.org/x")
 
 
 def test_an_unknown_scheme_or_a_missing_bucket_is_a_job_error():
