@@ -237,7 +237,8 @@ def _run_loop(config: _WorkerConfig) -> None:
     if plan.id != config.plan_id:
         raise JobError("pairs or weights changed while training was starting; run the same command again")
     storage = open_storage(config.job.output, profile=config.job.profile)
-    checkpoints = Checkpoints(storage, f"{plan.folder}/checkpoints", Fence(storage, config.generation))
+    fence = Fence(storage, config.generation)
+    checkpoints = Checkpoints(fence.storage, f"{plan.folder}/checkpoints", fence)
     config.loop(
         plan,
         checkpoints,

@@ -30,6 +30,7 @@ COMMANDS: dict[str, dict[str, Callable[..., Any] | typer.Typer]] = {
         "plan": running.plan,
         "run": running.run,
         "retry": running.retry,
+        "redo": running.redo,
         "backfill": running.backfill,
     },
     "Runs and outputs": {

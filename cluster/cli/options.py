@@ -85,7 +85,7 @@ Only = Annotated[
         "--only",
         metavar="REASON",
         callback=_choice_of(get_args(Reason)),
-        help="Process only images planned for this reason: new, changed, stale or failed. Repeatable.",
+        help="Process only images planned for this reason: new, changed, stale, failed or redo. Repeatable.",
     ),
 ]
 Since = Annotated[

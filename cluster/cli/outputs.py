@@ -51,12 +51,16 @@ def verify(output: options.OutputOrJob, profile: options.Profile = None, as_json
     place = place_of(output, profile=profile)
     audit = audit_output(place.output, profile=place.profile)
     if as_json:
-        console.show_json({"runs": audit.runs, "images": audit.images, "problems": audit.problems})
+        console.show_json(vars(audit))
         return 1 if audit.problems else 0
     for run_id, state in audit.runs.items():
         typer.echo(f"run {run_id}: {state}")
     for problem in audit.problems:
         typer.echo(f"PROBLEM {problem}")
+    for command in audit.remedies:
+        typer.echo(f"REMEDY {command}")
+    for shard in audit.superseded:
+        typer.echo(shard)
     problems = counted(len(audit.problems), "problem") if audit.problems else "no problems"
     typer.echo(f"{counted(audit.images, 'row')} checked, {problems}")
     return 1 if audit.problems else 0
@@ -109,7 +113,8 @@ def gc(
 ) -> None:
     """List or delete unused files of an output.
 
-    These are uncommitted leftovers of superseded attempts, merged catalog files, and indexes of deleted tar files.
+    These are uncommitted leftovers of superseded attempts, temporary files of killed processes, merged catalog files,
+    and indexes of deleted tar files. --delete takes the output's lock: a run in progress is not disturbed.
 
     Examples:
       maskfleet gc out/
@@ -126,6 +131,8 @@ def gc(
         return
     for path in found.paths:
         typer.echo(path)
+    for reason in found.damaged:
+        typer.echo(reason)
     files, young = counted(len(found.paths), "file"), counted(found.young, "unused file")
     action = "deleted" if delete else "unused; delete with --delete"
     typer.echo(f"{files} ({counted(found.size, 'byte')}) {action}; {young} younger than {hours:g} hours kept")

@@ -1,4 +1,4 @@
-"""Commands processing images: plan, run, backfill, retry."""
+"""Commands processing images: plan, run, backfill, retry, redo."""
 
 from datetime import datetime, timedelta
 from typing import Annotated
@@ -150,6 +150,51 @@ def retry(
     newest = newest_job(place.output, profile=place.profile)
     newest["select"] = {"classes": classes}
     return run_job(Job.of(newest, sets or ()), address=address, no_ray=no_ray, as_json=as_json)
+
+
+def redo(
+    output: options.OutputOrJob,
+    keys: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY", help="Keys of images, or unique endings of them.")
+    ] = None,
+    shards: Annotated[
+        list[str] | None,
+        typer.Option("--shard", metavar="RUN/SHARD", help="All images of a shard, as verify names it. Repeatable."),
+    ] = None,
+    runs: Annotated[
+        list[str] | None, typer.Option("--run", metavar="RUN", help="All images of a run. Repeatable.")
+    ] = None,
+    sets: options.Set = None,
+    address: options.Address = None,
+    no_ray: options.NoRay = False,
+    profile: options.Profile = None,
+    as_json: options.AsJson = False,
+) -> int:
+    """Process images again whose masks or rows are lost or damaged.
+
+    Uses the newest job of their input. Images done again by a later run are left out. If the command is interrupted,
+    the next run of the job does the rest.
+
+    Examples:
+      maskfleet redo out/ well-0003.png
+      maskfleet redo out/ --shard 20261128T020000.000-1a2b3c/00003
+    """
+    from maskfleet.jobs.outputs.redo import redo as mark
+
+    if not (keys or shards or runs):
+        raise JobError("no images are named; give KEY, --shard or --run")
+    place = place_of(output, profile=profile)
+    found = mark(place.output, keys=keys or (), shards=shards or (), runs=runs or (), profile=place.profile)
+    console.say(f"{console.counted(found.images, 'image')} to do again")
+    for name in found.inputs:
+        console.say(f"no run of {name} is left; run its job: it does the images of this input")
+    code = 0
+    for number, job in enumerate(found.jobs, 1):
+        last = number == len(found.jobs)
+        code = max(code, run_job(Job.of(job, sets or ()), address=address, no_ray=no_ray, as_json=as_json, last=last))
+        if code == signals.STOPPED:
+            break
+    return code
 
 
 def run_job(job: Job, *, address: str | None, no_ray: bool, as_json: bool, last: bool = True) -> int:

@@ -15,6 +15,28 @@ _SECONDS_BETWEEN_LINES = 10
 @contextmanager
 def progress() -> Iterator[Callable[..., None]]:
     """Yield a function showing the progress of a run, given the run and its progress."""
+    with _shown() as show:
+        announced: set[str] = set()
+
+        def announce_and_show(run: Any, progress: Any) -> None:
+            if run.run_id not in announced:
+                announced.add(run.run_id)
+                if run.output.commits.mode == "driver":
+                    say(_driver_commits(run.record.get("commit_mode_reason")))
+            show(run, progress)
+
+        yield announce_and_show
+
+
+def _driver_commits(reason: str | None) -> str:
+    return (
+        f"only the driver commits, one shard at a time, since {reason or 'the storage ignores If-None-Match'}; results "
+        "are the same"
+    )
+
+
+@contextmanager
+def _shown() -> Iterator[Callable[..., None]]:
     if not err.is_terminal:
         yield _plain_progress()
         return

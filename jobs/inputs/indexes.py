@@ -72,13 +72,13 @@ class Indexes:
         with self._lock:
             self._new.append((f"{FOLDER}/{_name(url)}", sink.getvalue()))
 
-    def store(self) -> None:
-        """Write the entries added since the last call."""
+    def store(self, storage: Storage) -> None:
+        """Write the entries added since the last call, to the storage given: fenced, if a run holds the output."""
         with self._lock:
             new, self._new = self._new, []
         if new:
             with ThreadPoolExecutor(_IN_FLIGHT) as pool:
-                list(pool.map(lambda item: self._storage.write(*item), new))
+                list(pool.map(lambda item: storage.write(*item), new))
 
 
 def in_use(storage: Storage, *, profile: str | None = None) -> set[str]:

@@ -14,8 +14,9 @@ from maskfleet.jobs.job.crontab import Crontab
 from maskfleet.jobs.job.places import absolute
 from maskfleet.jobs.masks.formats import FORMATS
 
-Reason = Literal["new", "changed", "stale", "failed"]
-"""Why an image is pending: never seen, of another version, made with another fingerprint, or failed temporarily."""
+Reason = Literal["new", "changed", "stale", "failed", "redo"]
+"""Why an image is pending: never seen, of another version, made with another fingerprint, failed temporarily, or named
+by `maskfleet redo`."""
 
 FailureKind = Literal["decode", "oom", "io", "crash"]
 """Kind of failure of an image."""

@@ -32,6 +32,9 @@ from maskfleet.jobs.storage.contract import Storage
 GONE = "gone"
 """Status of a tombstone: the row of an image that is no longer in the input."""
 
+REDO = "redo"
+"""Status of an image to be done again although neither it nor the job has changed, since its mask or row is damaged."""
+
 SCHEMA = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),
@@ -48,9 +51,9 @@ SCHEMA = pa.schema(
 )
 """Columns of the catalog.
 
-`status` is `ok`, `failed` or `gone`. `run_id` and `shard` name the source of the row; `shard` is null in a rebuilt
-catalog. `input` is the input of the job, as written in the job file. `mask` is the name of the image's mask, which no
-other image gets; it is null in rows of earlier versions, and for failed images in a rebuilt catalog.
+`status` is `ok`, `failed`, `gone` or `redo`. `run_id` and `shard` name the source of the row; `shard` is null in a
+rebuilt catalog. `input` is the input of the job, as written in the job file. `mask` is the name of the image's mask,
+which no other image gets; it is null in rows of earlier versions, and for failed images in a rebuilt catalog.
 """
 
 UNNAMED = "mask_name"
@@ -200,13 +203,37 @@ def add(
     version = current(storage)
     if version.last_run >= run_id:
         return version
+    return _extended(storage, version, tables, last_run=run_id if complete else version.last_run, fence=fence)
+
+
+def mark_redo(storage: Storage, tables: Iterable[pa.Table], *, fence: Fence) -> Version:
+    """Have the next runs do images again.
+
+    Args:
+        storage: Output storage.
+        tables: Newest rows of these images, in `SCHEMA`, sorted by key.
+        fence: Fence of the lock's holder.
+
+    Raises:
+        Locked: Another driver holds the output, or made a version at the same time.
+    """
+    version = current(storage)
+    place, field = SCHEMA.get_field_index("status"), SCHEMA.field("status")
+    marked = (table.set_column(place, field, pa.array([REDO] * table.num_rows, pa.string())) for table in tables)
+    return _extended(storage, version, marked, last_run=version.last_run, fence=fence)
+
+
+def _extended(
+    storage: Storage, version: Version, tables: Iterable[pa.Table], *, last_run: str, fence: Fence | None
+) -> Version:
+    """Store rows as one more delta, in a new version. Without rows, return the version as it is."""
     added = _stored(storage, tables)
     if not added:
         return version
     deltas = _compacted(storage, [*version.deltas, added])
     if fence is not None:
         fence.check()
-    new = Version(version.number + 1, tuple(deltas), run_id if complete else version.last_run)
+    new = Version(version.number + 1, tuple(deltas), last_run)
     record = json.dumps({"last_run": new.last_run, "runs": new.deltas}).encode()
     if not storage.create(_path(new.number), record) and storage.read(_path(new.number)) != record:
         raise Locked(f"another run has just changed the catalog of {storage.root}; wait for it, then run again")

@@ -10,11 +10,12 @@ runs write the new layout, and `migrate` moves what an earlier version wrote. Re
 import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from maskfleet.jobs.errors import NotFound
+from maskfleet.jobs.errors import Damaged, NotFound
 from maskfleet.jobs.ledger import statistics
 from maskfleet.jobs.ledger.fence import Fence
 from maskfleet.jobs.storage.contract import Storage
@@ -31,23 +32,52 @@ def folder_of(run_id: str) -> str:
     return f"{FOLDER}/{run_id}"
 
 
+def run_ids(storage: Storage) -> list[str]:
+    """Return the ids of the runs with statistics, in either layout."""
+    return sorted({name.removeprefix(_OLD) for name in storage.names(FOLDER)})
+
+
 def write_part(storage: Storage, run_id: str, number: int, data: bytes) -> None:
     """Store one file of a run's statistics."""
     storage.write(f"{folder_of(run_id)}/part-{number:05}.parquet", data)
 
 
 def tables(storage: Storage, run_id: str) -> Iterator[pa.Table]:
-    """Yield the rows of a run, one file at a time, in the manifest's order."""
+    """Yield the rows of a run, one file at a time, in the manifest's order.
+
+    Raises:
+        Damaged: A file cannot be read.
+    """
     for data in _files(storage, run_id):
-        yield statistics.read(data)
+        with _read_well(storage, run_id):
+            table = statistics.read(data)
+        yield table
 
 
 def row_groups(storage: Storage, run_id: str) -> Iterator[pa.Table]:
-    """Yield the rows of a run, one row group at a time, in the manifest's order and with the columns as stored."""
+    """Yield the rows of a run, one row group at a time, in the manifest's order and with the columns as stored.
+
+    Raises:
+        Damaged: A file cannot be read.
+    """
     for data in _files(storage, run_id):
-        with pq.ParquetFile(io.BytesIO(data)) as file:
-            for group in range(file.num_row_groups):
-                yield file.read_row_group(group)
+        with _read_well(storage, run_id):
+            file = pq.ParquetFile(io.BytesIO(data))
+        for group in range(file.num_row_groups):
+            with _read_well(storage, run_id):
+                table = file.read_row_group(group)
+            yield table
+
+
+@contextmanager
+def _read_well(storage: Storage, run_id: str) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise Damaged(
+            f"{storage.url(folder_of(run_id))} is damaged; restore it, or make the run's images again: "
+            f"maskfleet redo {storage.root} --run {run_id}"
+        ) from error
 
 
 def migrate(storage: Storage, fence: Fence) -> None:

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from maskfleet.jobs.errors import Locked, NotFound
+from maskfleet.jobs.errors import Damaged, Locked, NotFound
 from maskfleet.jobs.inputs.record import Record
 from maskfleet.jobs.storage.contract import Storage
 
@@ -36,7 +36,7 @@ SCHEMA = pa.schema(
 """Columns of the plan: one row per image, sorted by key.
 
 `mask` is the name of the mask; "" if every name belongs to another image. `why` is the reason for planning the image:
-`new`, `changed`, `stale` or `failed`.
+`new`, `changed`, `stale`, `failed` or `redo`.
 """
 
 PART_SHARDS = 32
@@ -132,15 +132,19 @@ class Manifest:
 
         Raises:
             NotFound: Nothing is stored.
+            Damaged: `frozen.json` cannot be read.
         """
         frozen: Frozen | Callable[[], Frozen]
+        path = f"{folder_of(run_id)}/frozen.json"
         try:
-            frozen = Frozen(**json.loads(storage.read(f"{folder_of(run_id)}/frozen.json")))
+            frozen = Frozen(**json.loads(storage.read(path)))
+        except (ValueError, TypeError) as error:
+            raise Damaged(f"{storage.url(path)} is damaged; {_remedy(storage, run_id)}") from error
         except NotFound:
             if not storage.exists(f"{folder_of(run_id)}/{part_name(0)}"):
                 raise
             frozen = lambda: so_far(storage, run_id)  # noqa: E731  (rarely needed, and it reads every part)
-        return cls(lambda part: storage.read(f"{folder_of(run_id)}/{part_name(part)}"), frozen)
+        return cls(lambda part: _stored_part(storage, run_id, part), frozen)
 
     @property
     def is_frozen(self) -> bool:
@@ -190,6 +194,14 @@ class Manifest:
         shards = [Shard(f"{number:05}", 0, min(each, size)) for number, size in zip(chosen, rows, strict=True)]
         return [record for shard in shards for record, _ in self.records(shard)][:count]
 
+    def keys_of(self, shard_id: str) -> list[str]:
+        """Return the keys of a shard, or of a part of a split shard."""
+        number, *halves = shard_id.split(".")
+        shard = next(shard for shard in self.shards() if shard.id == number)
+        for half in halves:
+            shard = shard.halves()[int(half)]
+        return [record.key for record, _ in self.records(shard)]
+
     def find(self, key: str) -> dict[str, Any] | None:
         """Return the row of an image with its `shard`, or None. Finds the part by binary search over the first keys."""
         low, high = 0, self.frozen.parts
@@ -214,6 +226,21 @@ class Manifest:
                 self._held.pop(next(iter(self._held)))
             self._held[number] = pq.ParquetFile(io.BytesIO(self._read(number)))
         return self._held[number]
+
+
+def _stored_part(storage: Storage, run_id: str, number: int) -> bytes:
+    path = f"{folder_of(run_id)}/{part_name(number)}"
+    try:
+        data = storage.read(path)
+        pq.read_metadata(io.BytesIO(data))
+    except (NotFound, pa.ArrowInvalid) as error:
+        state = "missing" if isinstance(error, NotFound) else "damaged"
+        raise Damaged(f"{storage.url(path)} is {state}; {_remedy(storage, run_id)}") from error
+    return data
+
+
+def _remedy(storage: Storage, run_id: str) -> str:
+    return f"restore it, or make the run's images again: maskfleet redo {storage.root} --run {run_id}"
 
 
 def folder_of(run_id: str) -> str:
@@ -258,7 +285,7 @@ class ManifestWriter:
     """Stores a plan part by part.
 
     Args:
-        storage: Output storage.
+        storage: Output storage, fenced.
         run_id: The run.
 
     Attributes:
@@ -320,8 +347,8 @@ def so_far(storage: Storage, run_id: str) -> Frozen:
     digest = hashlib.sha256()
     parts = images = known = 0
     size = 1
-    while storage.exists(path := f"{folder_of(run_id)}/{part_name(parts)}"):
-        data = storage.read(path)
+    while storage.exists(f"{folder_of(run_id)}/{part_name(parts)}"):
+        data = _stored_part(storage, run_id, parts)
         digest.update(hashlib.sha256(data).digest())
         file = pq.ParquetFile(io.BytesIO(data))
         size = size if parts else file.metadata.row_group(0).num_rows

@@ -15,7 +15,7 @@ class RunOutput:
     """The output of a run.
 
     Attributes:
-        storage: Output storage.
+        storage: Output storage; fenced in a process that writes.
         run_id: Name of the run.
         fingerprint: Fingerprint of the run.
         manifest: Plan of the run.
@@ -33,6 +33,8 @@ class RunOutput:
     def export(self, commit: Commit, masks: Iterable[tuple[str, bytes]] | None = None) -> None:
         """Write the masks of a committed shard as loose files, and then note that the shard is exported.
 
+        The note is written once the masks are durable, so that after a power cut no torn mask is taken for done.
+
         Args:
             commit: Commit of the shard.
             masks: Files by name; None to read them from the shard's archive.
@@ -40,6 +42,7 @@ class RunOutput:
         if masks is None:
             masks = masks_of(self.storage, commit, self.format)
         self.storage.export_all((f"masks/{name}", data) for name, data in masks)
+        self.storage.settle("masks")
         self.storage.write(f"runs/{self.run_id}/exports/{commit.shard}", b"")
 
 

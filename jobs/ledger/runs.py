@@ -4,9 +4,9 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from maskfleet.jobs.errors import NotFound
+from maskfleet.jobs.errors import Damaged, NotFound
 from maskfleet.jobs.ledger.commit import Commits, Mode
 from maskfleet.jobs.storage.contract import Storage
 
@@ -58,17 +58,25 @@ def stored_run(storage: Storage, run_id: str) -> StoredRun:
 
     Raises:
         NotFound: There is no such run.
+        Damaged: The description cannot be read.
     """
-    record = json.loads(storage.read(f"runs/{run_id}/job.json"))
-    return StoredRun(
-        run_id=run_id,
-        created=record["created"],
-        fingerprint=record["fingerprint"],
-        weights=record["weights"]["id"],
-        mask_values=record["weights"]["mask_values"],
-        commit_mode=record["commit_mode"],
-        job=record["job"],
-    )
+    path = f"runs/{run_id}/job.json"
+    try:
+        record = json.loads(storage.read(path))
+        return StoredRun(
+            run_id=run_id,
+            created=record["created"],
+            fingerprint=record["fingerprint"],
+            weights=record["weights"]["id"],
+            mask_values=record["weights"]["mask_values"],
+            commit_mode=record["commit_mode"],
+            job=record["job"],
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise Damaged(
+            f"{storage.url(path)} is damaged; restore it, or delete the run's folder and make its images again: "
+            f"maskfleet redo {storage.root} --run {run_id}"
+        ) from error
 
 
 def stored_runs(storage: Storage, *, newest_first: bool = False) -> Iterator[StoredRun]:
@@ -79,12 +87,27 @@ def stored_runs(storage: Storage, *, newest_first: bool = False) -> Iterator[Sto
             yield stored_run(storage, run_id)
 
 
+def on_overlap(storage: Storage) -> Literal["skip", "fail", "wait"]:
+    """Return `run.on_overlap` of the newest run's job, for other commands that take the lock; "fail" without a run."""
+    newest = next(stored_runs(storage, newest_first=True), None)
+    policy: Literal["skip", "fail", "wait"] = (
+        "fail" if newest is None else newest.job.get("run", {}).get("on_overlap", "fail")
+    )
+    return policy
+
+
 def summary_of(storage: Storage, run_id: str) -> Mapping[str, Any] | None:
     """Return the content of a run's `run.json`, or None if the run is unfinished."""
+    path = f"runs/{run_id}/run.json"
     try:
-        summary: dict[str, Any] = json.loads(storage.read(f"runs/{run_id}/run.json"))
+        summary: dict[str, Any] = json.loads(storage.read(path))
     except NotFound:
         return None
+    except ValueError as error:
+        raise Damaged(
+            f"{storage.url(path)} is damaged; restore it, or make the run's images again: "
+            f"maskfleet redo {storage.root} --run {run_id}"
+        ) from error
     return summary
 
 

@@ -1,13 +1,16 @@
-"""Garbage collection: leftovers of superseded attempts, merged catalog files, indexes of deleted tars."""
+"""Garbage collection: leftovers of superseded attempts and killed writes, merged catalog files, dead indexes."""
 
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 
+from maskfleet.jobs.errors import Damaged
 from maskfleet.jobs.inputs import indexes
 from maskfleet.jobs.ledger import catalog
-from maskfleet.jobs.ledger.commit import Commits
+from maskfleet.jobs.ledger.commit import PROBES, Commits
+from maskfleet.jobs.ledger.lock import locked
+from maskfleet.jobs.ledger.runs import on_overlap
 from maskfleet.jobs.storage.contract import Entry, Storage
 from maskfleet.jobs.storage.schemes import open_storage
 
@@ -24,27 +27,45 @@ class Garbage:
         size: Their total size in bytes.
         young: Number of unreferenced files kept for their age.
         deleted: Whether the files were deleted.
+        damaged: Runs with a damaged commit, whose attempts are all kept, each with the reason.
     """
 
     paths: list[str] = field(default_factory=list)
     size: int = 0
     young: int = 0
     deleted: bool = False
+    damaged: list[str] = field(default_factory=list)
 
 
 def collect(output: str, *, profile: str | None = None, grace: float = GRACE, delete: bool = False) -> Garbage:
-    """Find files that no commit and no catalog version references, and indexes of deleted tars.
+    """Find files that nothing references: of attempts, killed writes, the catalog, and indexes of deleted tars.
+
+    Deleting takes the lock, so that no attempt loses its files before its commit. A run in progress is treated as its
+    job's `run.on_overlap` says.
 
     Args:
         output: Output of a job: path or URL.
         profile: AWS profile.
         grace: Least age of a deleted file in seconds.
         delete: Whether to delete the files. If not, nothing is changed.
+
+    Raises:
+        Locked: A run holds the output, and the files are to be deleted.
     """
     storage = open_storage(output, profile=profile)
+    if not delete:
+        return _collected(storage, profile, grace, delete=False)
+    with locked(storage, on_overlap(storage)) as lock:
+        return _collected(lock.fence.storage, profile, grace, delete=True)
+
+
+def _collected(storage: Storage, profile: str | None, grace: float, *, delete: bool) -> Garbage:
     found = Garbage(deleted=delete)
     # Files are listed before references are read, so a file committed in between is not taken for garbage.
-    for entries, referenced in chain(_attempts(storage), _catalog_files(storage), _indexes(storage, profile)):
+    everything = chain(
+        _attempts(storage, found), _catalog_files(storage), _indexes(storage, profile), _killed_writes(storage)
+    )
+    for entries, referenced in everything:
         for entry in entries:
             if entry.path in referenced:
                 continue
@@ -58,10 +79,14 @@ def collect(output: str, *, profile: str | None = None, grace: float = GRACE, de
     return found
 
 
-def _attempts(storage: Storage) -> Iterator[tuple[list[Entry], set[str]]]:
+def _attempts(storage: Storage, found: Garbage) -> Iterator[tuple[list[Entry], set[str]]]:
     for run_id in storage.names("runs"):
         entries = list(storage.walk(f"runs/{run_id}/shards"))
-        commits = Commits(storage, run_id, "driver").all() if entries else {}
+        try:
+            commits = Commits(storage, run_id, "driver").all() if entries else {}
+        except Damaged as error:  # it may name any of them
+            found.damaged.append(f"run {run_id} is left alone: {error}")
+            continue
         yield entries, {item.path for commit in commits.values() for item in commit.objects.values()}
 
 
@@ -72,3 +97,7 @@ def _catalog_files(storage: Storage) -> Iterator[tuple[list[Entry], set[str]]]:
 
 def _indexes(storage: Storage, profile: str | None) -> Iterator[tuple[list[Entry], set[str]]]:
     yield list(storage.walk(indexes.FOLDER)), indexes.in_use(storage, profile=profile)
+
+
+def _killed_writes(storage: Storage) -> Iterator[tuple[list[Entry], set[str]]]:
+    yield [*storage.leftovers(), *storage.walk(PROBES)], set()

@@ -11,14 +11,12 @@ from itertools import chain
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from maskfleet.jobs.errors import JobError, NotFound
-from maskfleet.jobs.ledger import catalog, compacted, statistics
-from maskfleet.jobs.ledger.commit import leaves
-from maskfleet.jobs.ledger.manifest import Manifest
-from maskfleet.jobs.ledger.runs import stored_run, summary_of
+from maskfleet.jobs.errors import JobError
+from maskfleet.jobs.ledger import catalog, statistics
+from maskfleet.jobs.ledger.runs import summary_of
 from maskfleet.jobs.ledger.sorted_tables import merged
 from maskfleet.jobs.planning.live_plan import gone_rows
-from maskfleet.jobs.run.derived import committed_tables
+from maskfleet.jobs.run.derived import committed_rows, rows_of_finished
 from maskfleet.jobs.storage.contract import Storage
 
 _RUNS_IN_FLIGHT = 16
@@ -106,13 +104,6 @@ def _tombstones(known: pa.Table, schema: pa.Schema) -> pa.Table:
 def _rows_of(storage: Storage, run_id: str) -> Iterator[pa.Table]:
     """Yield the rows of a run in key order."""
     if summary_of(storage, run_id) is not None:
-        groups = compacted.row_groups(storage, run_id)
-        if (first := next(groups, None)) is not None:
-            yield from chain([first], groups)
-            return
-    try:
-        run, manifest = stored_run(storage, run_id), Manifest.stored(storage, run_id)
-    except NotFound:  # interrupted before its plan was stored
-        return
-    committed = leaves(manifest.shards(), run.commits(storage).all())
-    yield from (table for _, table in committed_tables(storage, committed))
+        yield from rows_of_finished(storage, run_id)
+    else:
+        yield from committed_rows(storage, run_id)

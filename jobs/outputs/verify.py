@@ -4,30 +4,33 @@
 2. Every shard has one commit, and every file named by it has the stated size and SHA-256.
 3. Every `ok` row has its mask, with its size and SHA-256 or as run lengths in the row; no `failed` row has one.
 4. The class counts of every row are those of its mask, and the mask has the size of its image.
-5. The compacted statistics are the committed rows.
-6. Every loose mask equals the mask in its shard's archive.
+5. The compacted statistics are the committed rows, and belong to a run.
+6. Every loose mask equals the mask in its shard's archive, and no two images share one.
 7. The catalog holds the newest outcome of every image of the finished runs, and nothing else.
+
+What is wrong in a shard whose images were all done again by later runs is no problem any more.
 """
 
 import hashlib
+import shlex
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from maskfleet.jobs.errors import JobError, NotFound, StorageError
-from maskfleet.jobs.ledger import catalog, compacted, statistics
-from maskfleet.jobs.ledger.commit import Commit, checked, leaves, pending
-from maskfleet.jobs.ledger.manifest import Manifest, Shard
-from maskfleet.jobs.ledger.runs import StoredRun, state_of, stored_runs
-from maskfleet.jobs.ledger.shard_files import rows_of
+from maskfleet.jobs.errors import Damaged, JobError, NotFound
+from maskfleet.jobs.ledger import catalog, compacted
+from maskfleet.jobs.ledger.manifest import Manifest
+from maskfleet.jobs.ledger.runs import state_of, stored_run
 from maskfleet.jobs.ledger.sorted_tables import SortedCursor, merged
-from maskfleet.jobs.masks.formats import MaskFormat, mask_format
+from maskfleet.jobs.outputs.checks.run_check import UNREADABLE, LooseMask, RunCheck
 from maskfleet.jobs.run.derived import catalog_rows
 from maskfleet.jobs.storage.contract import Storage
 from maskfleet.jobs.storage.schemes import open_storage
+
+_FINISHED = ("complete", "incomplete")
 
 
 @dataclass
@@ -35,14 +38,24 @@ class Audit:
     """The result of a verification.
 
     Attributes:
-        runs: State of each run checked, by id: complete, incomplete or unfinished.
+        runs: State of each run checked, by id: complete, incomplete, unfinished or damaged.
         images: Number of rows checked.
         problems: Problems found, one sentence each. Empty if the output is valid.
+        remedies: Commands making the damaged images again, each once.
+        superseded: Damaged shards without an effect, since later runs have done all their images again.
     """
 
     runs: dict[str, str] = field(default_factory=dict)
     images: int = 0
     problems: list[str] = field(default_factory=list)
+    remedies: list[str] = field(default_factory=list)
+    superseded: list[str] = field(default_factory=list)
+
+    def add(self, problem: str, remedy: str | None = None) -> None:
+        """Add a problem and the command that cures it."""
+        self.problems.append(problem)
+        if remedy is not None and remedy not in self.remedies:
+            self.remedies.append(remedy)
 
 
 def verify(output: str, *, profile: str | None = None) -> Audit:
@@ -53,157 +66,126 @@ def verify(output: str, *, profile: str | None = None) -> Audit:
     """
     storage = open_storage(output, profile=profile)
     audit = Audit()
-    loose: dict[str, str] = {}
+    redo = f"maskfleet redo {shlex.quote(output)}"
+    loose: dict[str, LooseMask] = {}
     inputs: dict[str, str] = {}
-    for run in stored_runs(storage):
+    counts = _images_by_run(storage)
+    for run_id in storage.names("runs"):
         try:
-            manifest = Manifest.stored(storage, run.run_id)
+            run, manifest = stored_run(storage, run_id), Manifest.stored(storage, run_id)
+            state = audit.runs[run_id] = state_of(storage, run_id)
+            check = RunCheck(storage, run, manifest, finished=state in _FINISHED)
         except NotFound:
-            continue  # interrupted before its plan was stored: nothing to check
-        state = audit.runs[run.run_id] = state_of(storage, run.run_id)
-        check = _RunCheck(storage, run, manifest, finished=state != "unfinished")
-        audit.problems += (f"run {run.run_id}: {problem}" for problem in check.problems(loose))
-        audit.images += check.images
+            if storage.names(f"runs/{run_id}/commits"):
+                audit.runs[run_id] = "damaged"
+                audit.add(f"run {run_id}: it has commits, but no job.json or no plan", f"{redo} --run {run_id}")
+            continue  # otherwise it was interrupted before its plan was stored: nothing to check
+        except Damaged as error:
+            audit.runs[run_id] = "damaged"
+            if counts[run_id] or not storage.exists(f"runs/{run_id}/run.json"):
+                audit.add(f"run {run_id}: {error}", f"{redo} --run {run_id}")
+            else:
+                audit.superseded.append(f"run {run_id} is damaged; later runs did its images again")
+            continue
+        _check_run(audit, check, loose, redo, counts)
         if check.finished:
-            inputs[run.run_id] = run.input
-    if not audit.runs:
+            inputs[run_id] = run.input
+    if not audit.runs and not storage.names(compacted.FOLDER):
         raise JobError(f"there is no run in {output}; correct the path")
-    audit.problems += _loose_problems(storage, loose)
-    audit.problems += _catalog_problems(storage, inputs)
+    _check_orphans(audit, storage, counts, redo)
+    _check_loose(audit, storage, loose, redo)
+    for problem in _catalog_problems(storage, inputs):
+        audit.add(problem)
     return audit
 
 
-class _RunCheck:
-    """The check of one run.
-
-    Attributes:
-        finished: Whether the run is finished, so that everything must be there.
-        images: Number of rows checked.
-    """
-
-    def __init__(self, storage: Storage, run: StoredRun, manifest: Manifest, *, finished: bool) -> None:
-        self._storage = storage
-        self._manifest = manifest
-        self._commits = run.commits(storage).all()
-        self._format = mask_format(run.mask_format)
-        self._compacted = _CompactedCheck(storage, run.run_id)
-        self.finished = finished
-        self.images = 0
-
-    def problems(self, loose: dict[str, str]) -> Iterator[str]:
-        """Yield the problems of the run.
-
-        Args:
-            loose: Expected SHA-256 of each loose mask, by name; updated with the masks of this run.
-        """
-        missing = list(pending(self._manifest.shards(), self._commits))
-        if self.finished and missing:
-            count = "1 shard has" if len(missing) == 1 else f"{len(missing)} shards have"
-            yield f"{count} no commit, the first is {missing[0].id}"
-        for shard, commit in leaves(self._manifest.shards(), self._commits):
-            try:
-                table = rows_of(self._storage, commit)
-                yield from self._shard_problems(shard, commit, table)
-            except StorageError as error:
-                yield f"shard {shard.id}: {error}"
-                continue
-            self.images += table.num_rows
-            if self.finished:
-                self._compacted.expect(table)
-            if self._format.loose:
-                self._expect_loose(table, loose)
-        if self.finished:
-            yield from self._compacted.problems()
-
-    def _expect_loose(self, table: pa.Table, loose: dict[str, str]) -> None:
-        for row in table.select(["mask_member", "mask_sha256"]).to_pylist():
-            if row["mask_member"] is not None and self.finished:
-                loose[row["mask_member"]] = row["mask_sha256"]
-            elif row["mask_member"] is not None:
-                loose.pop(row["mask_member"], None)  # about to be replaced, or just replaced
-
-    def _shard_problems(self, shard: Shard, commit: Commit, table: pa.Table) -> Iterator[str]:
-        planned = [record.key for record, _ in self._manifest.records(shard)]
-        rows = table.to_pylist()
-        if [row["key"] for row in rows] != planned:
-            yield f"shard {shard.id}: the rows do not match the planned images one to one"
-        if commit.images != len(rows) or commit.failed != sum(row["status"] == "failed" for row in rows):
-            yield f"shard {shard.id}: the counts of its commit differ from its rows"
-        files: dict[str, bytes] = {}
-        if self._format.archive is not None and self._format.archive in commit.objects:
-            archive = checked(self._storage, commit.objects[self._format.archive])
-            files = dict(self._format.unpack(archive))
-            if not self._format.agrees(archive, table):
-                yield f"shard {shard.id}: the rows stored with its masks differ from its statistics"
-        for row in rows:
-            yield from (f"{row['key']}: {problem}" for problem in _row_problems(row, files, self._format))
-        if files:
-            count = "1 mask belongs" if len(files) == 1 else f"{len(files)} masks belong"
-            yield f"shard {shard.id}: {count} to no row, such as {next(iter(files))}"
-
-
-def _row_problems(row: dict[str, Any], files: dict[str, bytes], format_: MaskFormat) -> Iterator[str]:
-    """Yield the problems of a row, and remove its mask from the files of its shard."""
-    if row["status"] == "failed":
-        if any(value is not None for column, value in row.items() if column.startswith("mask_")):
-            yield "failed, but has a mask"
-        if not (row["stage"] and row["error_class"] and row["error_message"]):
-            yield "failed without a reason"
-        return
-    yield from format_.problems(row, files.pop(row["mask_member"], None))
-
-
-class _CompactedCheck:
-    """The comparison of a run's compacted statistics with its committed rows. Holds a few thousand rows of each."""
-
-    def __init__(self, storage: Storage, run_id: str) -> None:
-        self._folder = compacted.folder_of(run_id)
-        self._groups = compacted.row_groups(storage, run_id)
-        self._held = statistics.SCHEMA.empty_table()
-        self._expected = self._found = 0
-        self._equal = True
-
-    def expect(self, rows: pa.Table) -> None:
-        """Compare the next committed rows."""
-        while self._held.num_rows < rows.num_rows and (group := next(self._groups, None)) is not None:
-            self._found += group.num_rows
-            self._held = pa.concat_tables([self._held, group]) if self._held.num_rows else group
-        self._equal = self._equal and self._held.slice(0, rows.num_rows).equals(rows)
-        self._held = self._held.slice(rows.num_rows)
-        self._expected += rows.num_rows
-
-    def problems(self) -> Iterator[str]:
-        """Yield the difference, if any, after the last committed rows."""
-        self._found += sum(group.num_rows for group in self._groups)
-        if not self._equal or self._found != self._expected:
-            yield f"{self._folder} has {self._found} rows and differs from the {self._expected} committed rows"
-
-
-def _loose_problems(storage: Storage, loose: Mapping[str, str]) -> Iterator[str]:
-    for name, sha256 in loose.items():
-        try:
-            data = storage.read(f"masks/{name}")
-        except NotFound:
-            yield f"masks/{name} is missing"
+def _check_run(audit: Audit, check: RunCheck, loose: dict[str, LooseMask], redo: str, counts: Counter[str]) -> None:
+    damaged: dict[str, list[str]] = {}
+    for shard, problem in check.problems(loose):
+        if shard is None and check.finished and check.images and not counts[check.run_id]:
+            audit.superseded.append(f"run {check.run_id} is damaged; later runs did its images again")
+        elif shard is None:
+            audit.add(f"run {check.run_id}: {problem}", f"{redo} --run {check.run_id}")
+        else:
+            damaged.setdefault(shard, []).append(problem)
+    audit.images += check.images
+    for shard, problems in damaged.items():
+        if check.is_superseded(shard):
+            audit.superseded.append(f"run {check.run_id}: shard {shard} is damaged; later runs did its images again")
             continue
-        if hashlib.sha256(data).hexdigest() != sha256:
-            yield f"masks/{name} differs from the committed mask"
+        for problem in problems:
+            audit.add(f"run {check.run_id}: {problem}", f"{redo} --shard {check.run_id}/{shard}")
+
+
+def _images_by_run(storage: Storage) -> Counter[str]:
+    """Return how many images have their newest row in each run, by the catalog, as far as it can be read."""
+    unknown = Counter(dict.fromkeys(storage.names("runs"), 1))
+    counts: Counter[str] = Counter()
+    try:
+        version = catalog.current(storage)
+        for table in catalog.rows(storage, version):
+            rows = table.filter(pc.not_equal(table["status"], catalog.GONE))
+            for item in rows["run_id"].value_counts().to_pylist():
+                counts[item["values"]] += item["counts"]
+    except UNREADABLE:  # named below
+        return unknown
+    return counts if version.number else unknown
+
+
+def _check_orphans(audit: Audit, storage: Storage, counts: Counter[str], redo: str) -> None:
+    """Find statistics and catalog rows of runs whose folder was deleted."""
+    there = set(storage.names("runs"))
+    orphans = set(compacted.run_ids(storage)) - there
+    for run_id in sorted((orphans | set(counts)) - there):
+        what = "no image counts with it any more"
+        if counts[run_id]:
+            images = "1 image counts" if counts[run_id] == 1 else f"{counts[run_id]} images count"
+            what = f"{images} with it, and the masks are lost"
+        then = f"; delete {compacted.folder_of(run_id)}/" if run_id in orphans else ""
+        audit.add(
+            f"run {run_id}: its folder is missing; {what}{then}", f"{redo} --run {run_id}" if counts[run_id] else None
+        )
+
+
+def _check_loose(audit: Audit, storage: Storage, loose: Mapping[str, LooseMask], redo: str) -> None:
+    version = catalog.current(storage)
+    for name, known in loose.items():
+        remedy = f"{redo} --shard {known.shard}"
+        try:
+            if hashlib.sha256(storage.read(f"masks/{name}")).hexdigest() != known.sha256:
+                audit.add(f"masks/{name} differs from the committed mask", remedy)
+        except NotFound:
+            audit.add(f"masks/{name} is missing", remedy)
+        if known.shared is not None and version.number:
+            other = catalog.find(storage, version, known.shared)
+            if other is not None and other["status"] == "ok":
+                both = f"{shlex.quote(known.shared)} {shlex.quote(known.key)}"
+                audit.add(
+                    f"masks/{name} is shared by {known.shared} and {known.key}, and holds the mask of the latter",
+                    f"{redo} {both}",
+                )
 
 
 def _catalog_problems(storage: Storage, inputs: Mapping[str, str]) -> Iterator[str]:
     """Compare the catalog with the finished runs, given with their inputs. Holds a few thousand rows of each."""
-    version = catalog.current(storage)
-    if not version.number:  # the next run rebuilds it
-        return
-    newest = merged([catalog_rows(storage, run_id, input_) for run_id, input_ in inputs.items()], newest=True)
-    known = SortedCursor(catalog.rows(storage, version))
     wrong: list[str] = []
-    for expected in newest:
-        if expected.num_rows:
-            found = known.up_to(expected["key"][-1].as_py(), catalog.SCHEMA)
-            wrong += _different_keys(expected, found, list(inputs))
-    while (found := known.next()) is not None:
-        wrong += _different_keys(catalog.SCHEMA.empty_table(), found, list(inputs))
+    try:
+        version = catalog.current(storage)
+        if not version.number:  # the next run rebuilds it
+            return
+        newest = merged([catalog_rows(storage, run_id, input_) for run_id, input_ in inputs.items()], newest=True)
+        known = SortedCursor(catalog.rows(storage, version))
+        for expected in newest:
+            if expected.num_rows:
+                found = known.up_to(expected["key"][-1].as_py(), catalog.SCHEMA)
+                wrong += _different_keys(expected, found, list(inputs))
+        while (found := known.next()) is not None:
+            wrong += _different_keys(catalog.SCHEMA.empty_table(), found, list(inputs))
+    except Damaged:  # statistics, named with their run
+        return
+    except UNREADABLE:
+        yield "the catalog cannot be read; delete catalog/, and the next run rebuilds it"
+        return
     if wrong:
         count = "1 image" if len(wrong) == 1 else f"{len(wrong)} images"
         yield (
@@ -215,9 +197,11 @@ def _catalog_problems(storage: Storage, inputs: Mapping[str, str]) -> Iterator[s
 def _different_keys(expected: pa.Table, found: pa.Table, finished: Sequence[str]) -> list[str]:
     """Return the keys of rows that differ in anything but their shard and the name of their mask.
 
-    Rows of unfinished runs are skipped: a run may have been interrupted after its rows were added to the catalog.
+    Rows of unfinished runs are skipped: a run may have been interrupted after its rows were added to the catalog. So
+    are images to be done again.
     """
     of_finished = pc.is_in(found["run_id"], value_set=pa.array(finished, pa.string()))
+    of_finished = pc.and_(of_finished, pc.not_equal(found["status"], catalog.REDO))
     ahead = found["key"].filter(pc.invert(of_finished))
     expected = expected.filter(pc.invert(pc.is_in(expected["key"], value_set=ahead))).drop_columns(["shard", "mask"])
     found = found.filter(of_finished).drop_columns(["shard", "mask"])

@@ -33,7 +33,7 @@ class LivePlan:
     """A plan being stored.
 
     Args:
-        storage: Output storage.
+        storage: Output storage, fenced.
         run_id: Id of the run.
         planning: The plan being made.
         first: First part, already taken from `planning`; empty if there is nothing to do.
@@ -103,7 +103,7 @@ class LivePlan:
             self._storage.write(path, catalog.file_of([gone]))
             self._gone_files += 1
         if self._indexes is not None:
-            self._indexes.store()
+            self._indexes.store(self._storage)
         if images := part.table.num_rows:
             self._writer.add(part_of(part.table, part.shard_size))
             self._ready.put(_StoredPart(self.shards_stored, images, part.shard_size))

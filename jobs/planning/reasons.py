@@ -1,4 +1,4 @@
-"""The reason for planning an image: it is new, changed, stale (made with another fingerprint), or failed before."""
+"""The reason for planning an image: it is to be redone, new, changed, stale (of another fingerprint), or failed."""
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -27,6 +27,7 @@ def reasons_of(
     )
     stale = pc.invert(pc.fill_null(pc.equal(known["fingerprint"], fingerprint), False))
     failed = pc.fill_null(pc.equal(known["status"], "failed"), False)
+    redo = pc.fill_null(pc.equal(known["status"], catalog.REDO), False)
     if selection.classes:
         wanted = catalog.in_classes(known["stage"], known["error_class"], selection.classes)
         reasons = pc.if_else(pc.and_(failed, wanted), "failed", None)
@@ -35,8 +36,8 @@ def reasons_of(
         unnamed = pc.fill_null(pc.equal(known["error_class"], catalog.UNNAMED), False)
         final = pc.or_(final, pc.and_(unnamed, nameless))
         retried = pc.and_(failed, pc.invert(final))
-        conditions = pc.make_struct(unknown, pc.invert(same), stale, retried)
-        reasons = pc.case_when(conditions, "new", "changed", "stale", "failed")
+        conditions = pc.make_struct(redo, unknown, pc.invert(same), stale, retried)
+        reasons = pc.case_when(conditions, "redo", "new", "changed", "stale", "failed")
     if selection.only:
         reasons = pc.if_else(pc.is_in(reasons, value_set=pa.array(selection.only)), reasons, None)
     if selection.since is not None:

@@ -19,7 +19,7 @@ from maskfleet.jobs.inputs.indexes import Indexes
 from maskfleet.jobs.inputs.sources import Source
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.ledger import catalog, compacted
-from maskfleet.jobs.ledger.commit import Commits, Mode, leaves, nonce, probe
+from maskfleet.jobs.ledger.commit import Commits, Probed, leaves, nonce, probe
 from maskfleet.jobs.ledger.fence import Fence
 from maskfleet.jobs.ledger.lock import Lock, locked
 from maskfleet.jobs.ledger.manifest import Manifest, folder_of, freeze_so_far, is_planned, part_name
@@ -98,6 +98,7 @@ class Run:
         job = Job.model_validate(record["job"])
         fence = None if generation is None else Fence(storage, generation)
         commits = Commits(storage, run_id, record["commit_mode"], fence)
+        storage = storage if fence is None else fence.storage
         manifest = Manifest.stored(storage, run_id)
         output = RunOutput(
             storage=storage, run_id=run_id, fingerprint=record["fingerprint"], manifest=manifest, commits=commits,
@@ -158,9 +159,10 @@ def begin(job: Job, stop: Stop = lambda: False) -> Iterator[Run]:
         planned = None if _unfinished(storage, job, fingerprint) else start_plan(job, fingerprint)
         if planned is not None:
             refuse_other_channels(job, weights, planned.manifest)
-        mode = _commit_mode(storage)
+        commits = _commit_mode(storage)
         lock = locked(storage, job.run.on_overlap, stop)
     with lock:
+        storage = lock.fence.storage
         compacted.migrate(storage, lock.fence)
         run_id = _unfinished(storage, job, fingerprint)
         if run_id is not None:
@@ -168,7 +170,7 @@ def begin(job: Job, stop: Stop = lambda: False) -> Iterator[Run]:
         else:
             if planned is None or not planned.is_current(storage):
                 planned = start_plan(job, fingerprint)
-            run = _new_run(storage, job, weights, planned, fingerprint=fingerprint, mode=mode, lock=lock)
+            run = _new_run(storage, job, weights, planned, fingerprint=fingerprint, commits=commits, lock=lock)
         try:
             yield run
         finally:
@@ -181,8 +183,8 @@ def begin(job: Job, stop: Stop = lambda: False) -> Iterator[Run]:
 def _repair(storage: Storage, job: Job, fingerprint: str, stop: Stop) -> None:
     """Rebuild a lost catalog, and keep the work of an unfinished run that no command will resume."""
     if not catalog.current(storage).number and storage.names(compacted.FOLDER):
-        with locked(storage, job.run.on_overlap, stop):
-            rebuild_catalog(storage)
+        with locked(storage, job.run.on_overlap, stop) as lock:
+            rebuild_catalog(lock.fence.storage)
     if _left_behind(storage, job, fingerprint) is None:
         return
     with locked(storage, job.run.on_overlap, stop) as lock:
@@ -209,7 +211,7 @@ def _as_job_errors() -> Iterator[None]:
         raise JobError(str(error)) from error
 
 
-def _commit_mode(storage: Storage) -> Mode:
+def _commit_mode(storage: Storage) -> Probed:
     try:
         return probe(storage)
     except StorageError as error:
@@ -308,7 +310,7 @@ def _identity(job: Job, fingerprint: str) -> str:
 
 
 def _new_run(
-    storage: Storage, job: Job, weights: Weights, planned: Planned, *, fingerprint: str, mode: Mode, lock: Lock
+    storage: Storage, job: Job, weights: Weights, planned: Planned, *, fingerprint: str, commits: Probed, lock: Lock
 ) -> Run:
     run_id = _next_run_id(storage)
     record = {
@@ -317,7 +319,8 @@ def _new_run(
         "identity": _identity(job, fingerprint),
         "fingerprint": fingerprint,
         "weights": {"id": weights.id, "mask_values": weights.mask_values, "metadata": dict(weights.metadata)},
-        "commit_mode": mode,
+        "commit_mode": commits.mode,
+        "commit_mode_reason": commits.why,
         "threads": threads_of(job),
         "generation": lock.fence.generation,
         "versions": versions(),
@@ -334,10 +337,9 @@ def _new_run(
         indexes=planned.indexes,
     )
     manifest = Manifest(lambda part: storage.read(f"{folder_of(run_id)}/{part_name(part)}"), lambda: live.frozen)
-    commits = Commits(storage, run_id, mode, lock.fence)
     output = RunOutput(
-        storage=storage, run_id=run_id, fingerprint=fingerprint, manifest=manifest, commits=commits,
-        format=mask_format(job.masks.format),
+        storage=storage, run_id=run_id, fingerprint=fingerprint, manifest=manifest,
+        commits=Commits(storage, run_id, commits.mode, lock.fence), format=mask_format(job.masks.format),
     )  # fmt: skip
     return Run(job, record, output, generation=lock.fence.generation, live=live)
 

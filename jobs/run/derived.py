@@ -8,11 +8,12 @@ from itertools import chain, islice
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from maskfleet.jobs.errors import Damaged, NotFound
 from maskfleet.jobs.ledger import catalog, compacted, statistics
-from maskfleet.jobs.ledger.commit import Commit
-from maskfleet.jobs.ledger.manifest import Shard
+from maskfleet.jobs.ledger.commit import Commit, leaves
+from maskfleet.jobs.ledger.manifest import Manifest, Shard
 from maskfleet.jobs.ledger.run_output import RunOutput
-from maskfleet.jobs.ledger.runs import stored_runs, summary_of
+from maskfleet.jobs.ledger.runs import stored_run, stored_runs, summary_of
 from maskfleet.jobs.ledger.shard_files import rows_of
 from maskfleet.jobs.ledger.sorted_tables import even
 from maskfleet.jobs.planning.live_plan import gone_rows
@@ -97,5 +98,28 @@ def catalog_rows(storage: Storage, run_id: str, input_: str) -> Iterator[pa.Tabl
         run_id: The run.
         input_: Input of the job.
     """
-    rows = (catalog.from_statistics(table, input_=input_) for table in compacted.tables(storage, run_id))
+    rows = (catalog.from_statistics(table, input_=input_) for table in rows_of_finished(storage, run_id))
     return catalog.with_tombstones(rows, gone_rows(storage, run_id), run_id)
+
+
+def rows_of_finished(storage: Storage, run_id: str) -> Iterator[pa.Table]:
+    """Yield the rows of a finished run in key order: the compacted ones, or the committed ones if those are lost."""
+    groups = compacted.row_groups(storage, run_id)
+    try:
+        first = next(groups, None)
+    except Damaged:
+        first = None
+    if first is not None:
+        yield from chain([first], groups)
+        return
+    yield from committed_rows(storage, run_id)
+
+
+def committed_rows(storage: Storage, run_id: str) -> Iterator[pa.Table]:
+    """Yield the committed rows of a run in key order; none if it was interrupted before its plan was stored."""
+    try:
+        run, manifest = stored_run(storage, run_id), Manifest.stored(storage, run_id)
+    except NotFound:
+        return
+    committed = leaves(manifest.shards(), run.commits(storage).all())
+    yield from (table for _, table in committed_tables(storage, committed))

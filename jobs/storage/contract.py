@@ -137,10 +137,23 @@ class Storage(ABC):
         """Write a derived object, one that can be made again. Need not wait until it is durable."""
         self.write(path, data)
 
-    def export_all(self, items: Iterable[tuple[str, bytes]]) -> None:
-        """Export paths and their data, several at a time."""
+    def export_all(self, items: Iterable[tuple[str, bytes]], *, before: Callable[[], None] = lambda: None) -> None:
+        """Export paths and their data, several at a time.
+
+        Args:
+            items: Paths and their data.
+            before: Called before each write, from several threads. What it raises ends the export.
+        """
+
+        def one(item: tuple[str, bytes]) -> None:
+            before()
+            self.export(*item)
+
         with ThreadPoolExecutor(_WRITES_IN_FLIGHT) as pool:
-            list(pool.map(lambda item: self.export(*item), items))
+            list(pool.map(one, items))
+
+    def settle(self, path: str) -> None:  # noqa: B027  (a bucket's objects are durable once written)
+        """Wait until everything exported below a folder is durable."""
 
     def refused(self, path: str) -> str | None:
         """Return why no object can ever have this path, or None. Makes no request."""
@@ -175,6 +188,10 @@ class Storage(ABC):
         """List the same objects one by one, for small folders."""
         for table in self.listed(path):
             yield from map(Entry, *(column.to_pylist() for column in table.columns))
+
+    def leftovers(self) -> Iterator[Entry]:
+        """List temporary files of writes that were killed. Listings and names leave them out."""
+        return iter(())
 
     @abstractmethod
     def names(self, path: str) -> list[str]:

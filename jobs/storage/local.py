@@ -1,11 +1,12 @@
 """A local folder as storage: fsynced temporary files, and `os.link` for create-if-absent."""
 
+import ctypes
 import itertools
 import os
 import re
 import secrets
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import BinaryIO, Self
 
@@ -23,6 +24,9 @@ _PATH_BYTES = 4095
 
 _ROWS = 1024
 """Rows per table of a listing."""
+
+_SYNCFS = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+"""The call of the C library that Python lacks; None outside Linux."""
 
 
 class LocalStorage(Storage):
@@ -98,8 +102,9 @@ class LocalStorage(Storage):
             if not _linked_when_complete(file, data):
                 os.replace(self._temporary(file, data, sync=False), file)
 
-    def export_all(self, items: Iterable[tuple[str, bytes]]) -> None:
+    def export_all(self, items: Iterable[tuple[str, bytes]], *, before: Callable[[], None] = lambda: None) -> None:
         for path, data in items:  # threads gain nothing: no write waits for the disk
+            before()
             self.export(path, data)
 
     def refused(self, path: str) -> str | None:
@@ -109,6 +114,11 @@ class LocalStorage(Storage):
             return f"it has {longest} bytes between two slashes, and file systems hold {_PART_BYTES}"
         whole = len(os.fsencode(self._folder)) + len(name)
         return f"its path has {whole} bytes, and Linux allows {_PATH_BYTES}" if whole > _PATH_BYTES else None
+
+    def settle(self, path: str) -> None:
+        file = self.local_path(path)
+        with _translated(file), suppress(FileNotFoundError):
+            _sync_file_system(file)
 
     def delete(self, path: str) -> None:
         file = self.local_path(path)
@@ -123,6 +133,15 @@ class LocalStorage(Storage):
         entries = walked(self.local_path(path), path.strip("/"), unlisted)
         while chunk := list(itertools.islice(entries, _ROWS)):
             yield _table(chunk)
+
+    def leftovers(self) -> Iterator[Entry]:
+        for folder, _, names in os.walk(self.local_path("")):
+            for name in names:
+                if name.startswith(TEMPORARY):
+                    with suppress(FileNotFoundError):
+                        status = os.stat(f"{folder}/{name}")
+                        path = os.path.relpath(f"{folder}/{name}", self.root)
+                        yield Entry(path, status.st_size, local_file.state(status), status.st_mtime)
 
     def names(self, path: str) -> list[str]:
         try:
@@ -240,5 +259,17 @@ def _sync_folder(folder: str) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_file_system(folder: str) -> None:
+    """Make everything written to a folder's file system durable: one call for a shard's masks, not one for each."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if _SYNCFS is None:
+            os.sync()
+        elif _SYNCFS(descriptor):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), folder)
     finally:
         os.close(descriptor)

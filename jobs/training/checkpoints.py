@@ -34,7 +34,7 @@ class Checkpoints:
     """The checkpoints of one training.
 
     Args:
-        storage: Output storage.
+        storage: Output storage, fenced.
         folder: Folder of the checkpoints within the output.
         fence: Fence of the process holding the output.
     """
@@ -60,7 +60,7 @@ class Checkpoints:
         for checkpoint in self._committed():
             try:
                 return checkpoint, {name: checked(self._storage, item) for name, item in checkpoint.objects.items()}
-            except (Damaged, NotFound):
+            except Damaged:
                 self._storage.delete(self._record_path(checkpoint.step))  # the step can then be committed again
         return None
 

@@ -137,6 +137,7 @@ def finetune(
         raise JobError(f"finetune.workers = {job.finetune.workers} needs Ray; omit --no-ray, or set it to 1")
     storage = open_storage(job.output, profile=job.profile)
     with locked(storage, job.run.on_overlap, stopped) as lock:
+        storage = lock.fence.storage
         record = _stored_record(plan, storage)
         if record is None:
             record = _train(plan, storage, lock.fence, loop=loop, on_step=on_step, stopped=stopped)

@@ -3,22 +3,27 @@
 An export reads commits alone, may be repeated at any time, and writes nothing into its source.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from maskfleet.jobs.errors import JobError
+from maskfleet.jobs.errors import Damaged, JobError
 from maskfleet.jobs.inputs.fetch import Inputs
+from maskfleet.jobs.ledger import statistics
 from maskfleet.jobs.ledger.commit import Commit
 from maskfleet.jobs.ledger.keys import chosen
-from maskfleet.jobs.ledger.runs import StoredRun, stored_runs
+from maskfleet.jobs.ledger.manifest import Manifest
+from maskfleet.jobs.ledger.runs import StoredRun, stored_runs, summary_of
 from maskfleet.jobs.ledger.shard_files import rows_of
+from maskfleet.jobs.masks.names import mask_names
 from maskfleet.jobs.outputs.exports.forms import EXPORTS
+from maskfleet.jobs.outputs.rows import newest_rows
 from maskfleet.jobs.outputs.stored_masks import StoredMask, stored_masks
+from maskfleet.jobs.planning.live_plan import gone_rows
 from maskfleet.jobs.storage.contract import Storage
 from maskfleet.jobs.storage.schemes import open_storage
 
@@ -96,29 +101,65 @@ class _Newest(NamedTuple):
 
 
 def _newest(storage: Storage, only: str | None) -> Iterator[_Newest]:
-    """Yield the newest outcomes shard by shard, the newest run first. Holds the keys of all images in memory."""
+    """Yield the newest outcomes shard by shard, the newest run first. Holds the keys of all images in memory.
+
+    Images missing from the newest complete listing of their input are left out, as in the tables.
+    """
     later = pa.array([], pa.string())
+    names = _Names()
     for run in stored_runs(storage, newest_first=True):
         keys = [later]
-        for commit in _commits(storage, run):
-            table = rows_of(storage, commit)
+        commits, damaged = run.commits(storage).readable()
+        for shard, error in damaged.items():
+            _raise_unless_done_again(storage, run, shard, later, error)
+        for commit in _in_order(commits):
+            table = _rows_of(storage, run, commit, later)
             keys.append(table["key"].combine_chunks())
             rows = table.filter(pc.invert(pc.is_in(table["key"], value_set=later)))
             if only is not None:
                 rows = rows.filter(pc.equal(rows["key"], only))
             ok = rows.filter(pc.equal(rows["status"], "ok"))
-            yield _Newest(stored_masks(storage, run, commit, ok.to_pylist()), rows.num_rows - ok.num_rows)
+            masks = [names.distinct(mask) for mask in stored_masks(storage, run, commit, ok.to_pylist())]
+            yield _Newest(masks, rows.num_rows - ok.num_rows)
+        if summary_of(storage, run.run_id) is not None:
+            keys += [table["key"].combine_chunks() for table in gone_rows(storage, run.run_id)]
         later = pa.concat_arrays(keys)
 
 
-def _commits(storage: Storage, run: StoredRun) -> Iterator[Commit]:
-    return (commit for _, commit in sorted(run.commits(storage).all().items()) if not commit.split)
+def _rows_of(storage: Storage, run: StoredRun, commit: Commit, later: pa.Array) -> pa.Table:
+    """Return the rows of a shard; none if they are damaged and later runs have done all of its images."""
+    try:
+        return rows_of(storage, commit)
+    except Damaged as error:
+        _raise_unless_done_again(storage, run, commit.shard, later, error)
+        return statistics.SCHEMA.empty_table()
+
+
+def _raise_unless_done_again(storage: Storage, run: StoredRun, shard: str, later: pa.Array, error: Damaged) -> None:
+    keys = pa.array(Manifest.stored(storage, run.run_id).keys_of(shard), pa.string())
+    if not pc.all(pc.is_in(keys, value_set=later)).as_py():
+        raise error
+
+
+class _Names:
+    """Distinct names of exported masks. Outputs of earlier versions may hold two images with one name."""
+
+    def __init__(self) -> None:
+        self._keys: dict[str, str] = {}
+
+    def distinct(self, mask: StoredMask) -> StoredMask:
+        """Return the mask, named after its whole key if a newer mask of another image has its name."""
+        key, name = str(mask.row["key"]), mask.name
+        while self._keys.setdefault(name, key) != key:
+            full = str(mask_names(pa.chunked_array([[key, f"{key}x"]]))[0])  # beside another ending, it keeps its own
+            name = full if name != full else f"{name}.png"
+        return mask if name == mask.name else replace(mask, row=mask.row | {"mask_member": name})
+
+
+def _in_order(commits: Mapping[str, Commit]) -> Iterator[Commit]:
+    return (commit for _, commit in sorted(commits.items()) if not commit.split)
 
 
 def _key_ending_with(storage: Storage, ending: str) -> str:
-    matching: dict[str, None] = {}
-    for run in stored_runs(storage, newest_first=True):
-        for commit in _commits(storage, run):
-            keys = rows_of(storage, commit)["key"]
-            matching |= dict.fromkeys(keys.filter(pc.ends_with(keys, ending)).to_pylist())
-    return chosen(ending, matching)
+    keys = (table["key"].filter(pc.ends_with(table["key"], ending)) for table in newest_rows(storage, ["key"]))
+    return chosen(ending, (key for part in keys for key in part.to_pylist()))

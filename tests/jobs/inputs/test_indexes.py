@@ -20,7 +20,7 @@ def test_an_index_belongs_to_one_version_of_a_tar(tmp_path):
     indexes.add("/in/a.tar", "e", MEMBERS)
     indexes.add("/in/none.tar", "e", [])
     assert Indexes(storage).get("/in/a.tar", "e") is None  # a plan alone writes nothing
-    indexes.store()
+    indexes.store(storage)
     assert Indexes(storage).get("/in/a.tar", "e") == MEMBERS
     assert Indexes(storage).get("/in/none.tar", "e") == []
     assert Indexes(storage).get("/in/a.tar", "other") is None
@@ -31,7 +31,7 @@ def test_an_index_is_void_once_there_is_a_new_image_format(tmp_path, monkeypatch
     storage = LocalStorage(str(tmp_path))
     indexes = Indexes(storage)
     indexes.add("/in/a.tar", "e", MEMBERS)
-    indexes.store()
+    indexes.store(storage)
     monkeypatch.setattr(module, "ENDINGS", (*module.ENDINGS, ".new"))
     assert Indexes(storage).get("/in/a.tar", "e") is None
 
@@ -41,7 +41,7 @@ def test_a_damaged_index_is_ignored(tmp_path, damage):
     storage = LocalStorage(str(tmp_path))
     indexes = Indexes(storage)
     indexes.add("/in/a.tar", "e", MEMBERS)
-    indexes.store()
+    indexes.store(storage)
     (name,) = storage.names("catalog/indexes")
     storage.write(f"catalog/indexes/{name}", damage)
     assert Indexes(storage).get("/in/a.tar", "e") is None

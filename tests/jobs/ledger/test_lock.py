@@ -1,15 +1,19 @@
+import errno
+import functools
+import itertools
 import json
 import os
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 
-from maskfleet.jobs.errors import Locked
+from maskfleet.jobs.errors import Locked, Skipped
 from maskfleet.jobs.ledger.commit import Commit, Commits
-from maskfleet.jobs.ledger.lock import Lock, waited
+from maskfleet.jobs.ledger.lock import Lock, Watch, locked
 from maskfleet.jobs.storage.local import LocalStorage
 from maskfleet.jobs.storage.schemes import open_storage
 
@@ -68,11 +72,151 @@ def foreign(storage, **more):
     storage.write("lock/000003.json", json.dumps(record | more).encode())
 
 
-def test_a_holder_on_another_machine_is_superseded_once_it_is_stale(storage):
+def test_a_holder_on_another_machine_is_superseded_once_its_record_does_not_change(storage):
     foreign(storage)
+    watch = Watch()
     with pytest.raises(Locked, match="on other"):
+        Lock(storage, watch=watch, stale=0.2)
+    time.sleep(0.3)
+    Lock(storage, watch=watch, stale=0.2).release()
+
+
+def locks(storage, on_overlap, **more):
+    """Take the lock as a run does, with a holder that is stale after 0.3 s."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("maskfleet.jobs.ledger.lock.Lock", functools.partial(Lock, stale=0.3))
+        return locked(storage, on_overlap, pause=0.05, **more)
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+def test_a_dead_holder_whose_clock_was_wrong_is_superseded(storage, hours):
+    """Finding 19 of the attacks: a clock ahead made the lock eternal."""
+    foreign(storage, renewed=time.time() + hours * 3600)
+    locks(storage, "fail").release()
+
+
+@pytest.mark.parametrize(("hours", "error"), [(1, Locked), (-1, Locked), (-1, Skipped)])
+def test_a_live_holder_whose_clock_is_wrong_keeps_the_output(tmp_path, hours, error):
+    storage = LocalStorage(str(tmp_path))
+    done = threading.Event()
+
+    def renews():
+        for number in itertools.count():
+            foreign(storage, renewed=time.time() + hours * 3600 + number)
+            if done.wait(0.05):
+                return
+
+    thread = threading.Thread(target=renews)
+    thread.start()
+    try:
+        with pytest.raises(error, match="on other"):
+            locks(storage, "skip" if error is Skipped else "fail")
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_waiting_for_a_holder_that_may_be_dead_can_be_stopped(storage):
+    foreign(storage, renewed=0)
+    began = time.monotonic()
+    with pytest.raises(Locked):
+        locked(storage, "fail", lambda: True)
+    assert time.monotonic() - began < 5
+
+
+def test_an_unreadable_record_is_superseded_when_it_stays_so(tmp_path):
+    storage = LocalStorage(str(tmp_path))
+    storage.write("lock/000003.json", b"{")
+    with pytest.raises(Locked):
         Lock(storage)
-    foreign(storage, renewed=time.time() - 61)
+    locks(storage, "fail").release()
+    assert storage.names("lock")[0].startswith("000004.")
+
+
+def test_an_error_of_the_file_system_does_not_end_the_renewing(tmp_path):
+    """Finding 19 of the attacks: ESTALE in a listing ended the thread, and the lock was lost a minute later."""
+
+    class Stale(LocalStorage):
+        failures = 0
+
+        def names(self, path):
+            if threading.current_thread().name == "lock" and self.failures < 2:
+                self.failures += 1
+                raise OSError(errno.ESTALE, "Stale file handle")
+            return super().names(path)
+
+    storage = Stale(str(tmp_path))
+    with Lock(storage, renew=0.05):
+        first = json.loads(storage.read("lock/000001.json"))["renewed"]
+        end = time.monotonic() + 5
+        while json.loads(storage.read("lock/000001.json"))["renewed"] == first:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+    assert storage.failures == 2
+
+
+# Storage that ignores the condition --------------------------------------------------------------
+
+
+class IgnoresConditions(LocalStorage):
+    def create(self, path, data):
+        self.write(path, data)
+        return True
+
+
+class Interrupted:
+    """A storage running something before or after one of its calls."""
+
+    def __init__(self, storage, call, action, *, after):
+        self._storage, self._left, self._action, self._after = storage, call, action, after
+
+    def __getattr__(self, name):
+        found = getattr(self._storage, name)
+        return self._counted(found) if callable(found) else found
+
+    def _counted(self, call):
+        def counted(*arguments):
+            self._left -= 1
+            if self._left == -1 and not self._after:
+                self._action()
+            result = call(*arguments)
+            if self._left == -1 and self._after:
+                self._action()
+            return result
+
+        return counted
+
+
+@pytest.mark.parametrize("kind", [LocalStorage, IgnoresConditions])
+@pytest.mark.parametrize("after", [False, True])
+def test_of_two_simultaneous_locks_at_most_one_holds_a_generation(tmp_path, kind, after):
+    """Finding 18 of the attacks: on storage that ignores If-None-Match both held generation 1."""
+    for call in range(9):
+        storage = kind(str(tmp_path / str(call)))
+        held = []
+
+        def other(storage=storage, held=held):
+            with suppress(Locked):
+                held.append(Lock(storage))
+
+        with suppress(Locked):
+            held.append(Lock(Interrupted(storage, call, other, after=after), renew=600))
+        assert len(held) == len({lock.fence.generation for lock in held}), call
+        if kind is LocalStorage:  # a run is not lost because two began at once
+            assert held
+        for lock in held:
+            lock.release()
+
+
+def test_a_loser_puts_the_record_of_the_holder_back(tmp_path):
+    storage = IgnoresConditions(str(tmp_path))
+    held = []
+    # The other has listed the generations, and creates the first one after this one holds it.
+    late = Interrupted(storage, 1, lambda: held.append(Lock(storage, renew=600)), after=False)
+    with pytest.raises(Locked):
+        Lock(late)
+    assert json.loads(storage.read("lock/000001.json"))["nonce"] == held[0]._nonce
+    held[0].release()
     Lock(storage).release()
 
 
@@ -97,9 +241,7 @@ def test_a_suspended_holder_is_superseded_and_cannot_commit_when_it_wakes_up(sto
     lock = Lock(storage, renew=600)
     commits = Commits(storage, "r", "worker", lock.fence)
     assert commits.commit(Commit("00000", "a", {}, 1, 0)).generation == 1
-    record = json.loads(storage.read("lock/000001.json"))
-    storage.write("lock/000001.json", json.dumps(record | {"renewed": time.time() - 61}).encode())  # silent since
-    second = Lock(storage)
+    second = locks(storage, "wait")
     with pytest.raises(Locked, match="took over .* while this one did not respond"):
         commits.commit(Commit("00001", "b", {}, 1, 0))
     assert commits.get("00001") is None
@@ -113,7 +255,7 @@ def test_waiting_ends_when_the_holder_releases_the_lock(tmp_path):
     lock = Lock(storage)
     threading.Timer(0.3, lock.release).start()
     began = time.monotonic()
-    waited(storage, pause=0.05).release()
+    locked(storage, "wait", pause=0.05).release()
     assert time.monotonic() - began >= 0.3
     with Lock(storage), pytest.raises(Locked):
-        waited(storage, lambda: True)
+        locked(storage, "wait", lambda: True)

@@ -30,7 +30,7 @@ def test_only_old_files_without_a_commit_are_garbage(tmp_path, weights_file):
     assert (found.size, found.young, found.deleted) == (5, 1, False)
     assert tree(out) == before
     assert collect(str(out), delete=True).deleted
-    assert set(before) - set(tree(out)) == set(found.paths)
+    assert {path for path in set(before) - set(tree(out)) if not path.startswith("lock/")} == set(found.paths)
     assert verify(str(out)).problems == []
 
 
@@ -55,7 +55,7 @@ def test_indexes_of_deleted_tars_are_garbage(tmp_path, bucket):
     indexes = Indexes(storage)
     for url in (f"{tmp_path}/a.tar", f"{tmp_path}/gone.tar", f"{bucket}/b.tar", f"{bucket}/gone.tar"):
         indexes.add(url, "e", [])
-    indexes.store()
+    indexes.store(storage)
     storage.write("catalog/indexes/damaged.parquet", b"PAR1")
     assert len(collect(str(tmp_path / "out"), grace=-1, delete=True).paths) == 3
     assert Indexes(storage).get(f"{tmp_path}/a.tar", "e") == Indexes(storage).get(f"{bucket}/b.tar", "e") == []

@@ -76,7 +76,7 @@ def change_catalog(output):
         (uncommit, "1 shard has no commit, the first is 00002"),
         (repaint, "differs from the committed mask"),
         (lambda output: one(output, "masks/part-1/*.png").unlink(), "is missing"),
-        (lose_object, "there is no file"),
+        (lose_object, "stats.parquet is missing"),
         (count_wrong, "the counts of its commit differ from its rows"),
         (change_catalog, "the catalog differs from the finished runs in 2 images, such as part-0/image-006"),
     ],
