@@ -7,7 +7,7 @@ from maskfleet.jobs.errors import Denied, StorageError
 from maskfleet.jobs.inputs.fetch import Inputs
 from maskfleet.jobs.inputs.sources import Source
 from maskfleet.jobs.job.schema import Job
-from maskfleet.jobs.ledger.commit import nonce, probe
+from maskfleet.jobs.ledger.commit import PROBES, nonce, probe
 from maskfleet.jobs.storage.contract import Storage
 from maskfleet.jobs.storage.schemes import open_storage
 from maskfleet.jobs.tools.doctor.contract import Finding, Subject
@@ -61,17 +61,16 @@ def commits(subject: Subject) -> Finding | None:
         return None
     storage = _output(subject.job)
     try:
-        mode = probe(storage)
+        found = probe(storage)
     except Denied:  # `output_rights` says so
         return None
     finally:
-        storage.remove_folder(".maskfleet-probe")
-    if mode == "worker":
+        storage.remove_folder(PROBES)
+    if found.mode == "worker":
         return Finding("ok", "create-if-absent works: every worker commits its own shards")
     return Finding(
         "warning",
-        "create-if-absent is ignored or refused by this storage: only the driver commits, "
-        "and only the lock keeps a second driver away",
+        f"{found.why}: only the driver commits, one shard at a time",
         "start this job on one machine only, or choose another storage; see docs/guarantees.md",
     )
 

@@ -147,7 +147,7 @@ class Crashing:
 
     def __getattr__(self, name):
         call = getattr(self._storage, name)
-        return self._change(call) if name in ("create", "write", "delete", "remove_folder") else call
+        return self._change(call) if name in ("create", "write", "delete", "discard", "remove_folder") else call
 
     def _change(self, call):
         def changed(*arguments):
