@@ -1,15 +1,30 @@
 """Reads the bytes of records, wherever they are: whole files, or members of containers."""
 
-import tempfile
-from collections.abc import Iterator, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
+from maskfleet.jobs.errors import Changed, Denied, NotFound, StorageError
+from maskfleet.jobs.images.contract import Failure
 from maskfleet.jobs.inputs.containers.contract import Container, MemberReader, Reference
 from maskfleet.jobs.inputs.containers.formats import container_of, member_url
 from maskfleet.jobs.inputs.record import Record
-from maskfleet.jobs.storage.contract import Fault
+from maskfleet.jobs.storage.contract import UNKNOWN, Fault
 from maskfleet.jobs.storage.files import Files
+from maskfleet.jobs.storage.ranged import copied
+
+T = TypeVar("T")
+
+_OTHERS = 3
+"""Other files that are tried when one cannot be read."""
+
+_ASKING_SECONDS = 30.0
+"""Time after which no further file is tried."""
+
+_VERDICT_SECONDS = 10.0
+"""Time for which storage is not asked again."""
 
 
 class Inputs:
@@ -24,6 +39,8 @@ class Inputs:
 
     def __init__(self, *, profile: str | None = None) -> None:
         self.files = Files(profile=profile)
+        self._asking = threading.Lock()
+        self._verdicts: dict[str, tuple[bool, float]] = {}
 
     def reader(self, records: Sequence[Record]) -> "Reader":
         """Return a reader of the records. Reading is fastest in this order."""
@@ -47,10 +64,7 @@ class Inputs:
                 yield file
             return
         container, member = found
-        with tempfile.TemporaryFile() as file:
-            for piece in container.reader(self.files, [member]).pieces(member):
-                file.write(piece)
-            file.seek(0)
+        with copied(container.reader(self.files, [member]).pieces(member)) as file:
             yield file
 
     def local_path(self, record: Record) -> str:
@@ -59,6 +73,44 @@ class Inputs:
         file = storage.local_path(path)
         assert file is not None
         return file
+
+    def answers(self, record: Record, others: Sequence[Record]) -> bool:
+        """Return whether other files of a record's storage can be read, so that its failure is its own.
+
+        Args:
+            record: Record that storage failed to read.
+            others: Records of the same job. If none lies in another file there, storage is asked for an absent one.
+        """
+        storage, path = self.files.found(_file(record))
+        with self._asking:
+            answers, told = self._verdicts.get(storage.root, (None, 0.0))
+            if answers is None or time.monotonic() - told > _VERDICT_SECONDS:
+                answers = self._another_is_read(record, others)
+                if answers is None:
+                    answers = storage.answers(path)
+                self._verdicts[storage.root] = answers, time.monotonic()
+            return answers
+
+    def _another_is_read(self, record: Record, others: Sequence[Record]) -> bool | None:
+        """Return whether one of a few other files is read; None if they do not tell."""
+        root = self.files.found(_file(record))[0].root
+        files = {_file(other): other for other in others if _file(other) != _file(record)}
+        beside = [other for file, other in files.items() if self.files.found(file)[0].root == root]
+        failed = False
+        end = time.monotonic() + _ASKING_SECONDS
+        for other in beside[:: -(-len(beside) // _OTHERS) or 1]:
+            if time.monotonic() > end:
+                break
+            storage, path = self.files.found(_file(other))
+            try:
+                storage.read_range(path, 0, 1, other.etag)
+            except (NotFound, Changed, Denied, Fault):
+                continue
+            except StorageError:
+                failed = True
+                continue
+            return True
+        return False if failed else None
 
     def close(self) -> None:
         """End the threads."""
@@ -103,6 +155,64 @@ class Reader:
             return storage.read(path, record.etag)
         container, member = found
         return self._readers[container].read(member)
+
+    def read_alone(self, record: Record) -> bytes:
+        """Return the bytes of a record without its neighbours in a container; see `read`."""
+        found = _reference(record)
+        if found is None:
+            return self.read(record)
+        container, member = found
+        return b"".join(self._readers[container].pieces(member))
+
+
+def read_or_fail(
+    inputs: Inputs, record: Record, others: Sequence[Record], read: Callable[[], T], again: Callable[[], T]
+) -> T | Failure:  # fmt: skip
+    """Return what `read` returns, or why this one image cannot be read.
+
+    Args:
+        inputs: Reader of records.
+        record: The image.
+        others: Records of the same job, to tell a failure of one image from one of storage.
+        read: Reads the image.
+        again: Reads it once more, after storage failed for it alone.
+
+    Raises:
+        Denied: Credentials are missing or wrong, which affects every image.
+        StorageError: Storage fails for other images too.
+    """
+    for last, attempt in enumerate((read, again)):
+        try:
+            return attempt()
+        except (NotFound, Changed, Fault) as error:
+            return _failure(record, error)
+        except Denied:
+            raise
+        except StorageError as error:
+            if not inputs.answers(record, others):
+                raise
+            if last:
+                return Failure("fetch", "storage", str(error))
+    raise AssertionError("unreachable")
+
+
+def _failure(record: Record, error: NotFound | Changed | Fault) -> Failure:
+    match error:
+        case Fault():
+            return Failure("fetch", error.error_class, str(error))
+        case Changed():
+            return Failure("fetch", "changed", str(error))
+    why = "" if record.etag == UNKNOWN else "; it was deleted after planning, or the list is out of date"
+    return Failure("fetch", "missing", f"{error}{why}")
+
+
+def _file(record: Record) -> str:
+    """Return the URL of a record's file."""
+    try:
+        found = member_url(record.url)
+    except Fault:
+        found = None
+    return record.url if found is None else found.file
 
 
 def _reference(record: Record) -> tuple[Container[Any], Reference] | None:

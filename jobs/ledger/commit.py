@@ -287,6 +287,9 @@ def probe(storage: Storage) -> Probed:
         created = storage.create(path, b"first")
         if not created or storage.create(path, b"second") or storage.read(path) != b"first":
             return ignored
+        if not storage.conditional:
+            refused = "the file system has no hard links" if storage.is_local else "the storage refuses If-None-Match"
+            return Probed("driver", refused)
         with ThreadPoolExecutor(_RACERS) as pool:
             wins = list(pool.map(lambda racer: storage.create(race, str(racer).encode()), range(_RACERS)))
         # No win is a lost response, tolerated by the protocol. Two wins mean that storage ignores the condition.

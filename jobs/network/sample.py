@@ -1,19 +1,18 @@
 """A few decoded images of a job, for measurements and checks before a run."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from maskfleet.jobs.errors import Changed, Denied, NotFound
 from maskfleet.jobs.images.contract import STREAM, Failure, Limits
 from maskfleet.jobs.images.decoders import Decoders
 from maskfleet.jobs.images.streams import STREAM_BYTES, Stream, Unreadable
-from maskfleet.jobs.inputs.fetch import Inputs
+from maskfleet.jobs.inputs.fetch import Inputs, read_or_fail
 from maskfleet.jobs.inputs.record import Record
 from maskfleet.jobs.job.schema import Job
-from maskfleet.jobs.storage.contract import Fault
 
 IMAGES = 16
 """Largest number of images in a sample."""
@@ -60,17 +59,19 @@ def limits_of(job: Job, *, channels: int, min_side: int) -> Limits:
 
 
 def sample(job: Job, records: Sequence[Record], *, channels: int, min_side: int) -> list[Example]:
-    """Read and decode the images of some records, in their order. See `limits_of`."""
+    """Read and decode the images of some records, in their order. See `limits_of`.
+
+    Raises:
+        Denied: Credentials are missing or wrong.
+        StorageError: Storage fails for every image.
+    """
     inputs = Inputs(profile=job.profile)
     reader = inputs.reader(records)
 
     def fetched(record: Record) -> bytes | Failure:
         if (record.size or 0) > STREAM_BYTES:
             return Failure("decode", STREAM, "larger than the limit for reading at once")
-        try:
-            return reader.read(record)
-        except (NotFound, Changed, Denied, Fault) as error:
-            return Failure("fetch", "missing", str(error))
+        return read_or_fail(inputs, record, records, partial(reader.read, record), partial(reader.read_alone, record))
 
     limits = limits_of(job, channels=channels, min_side=min_side)
     with Decoders(limits, processes=1) as decoders:
@@ -88,16 +89,19 @@ def sample(job: Job, records: Sequence[Record], *, channels: int, min_side: int)
     ]
     for number in large:
         looked_at = number in large[:_LARGE]
-        examples[number] = _corner(inputs, records[number], limits) if looked_at else Example(records[number])
+        examples[number] = _corner(inputs, records[number], records, limits) if looked_at else Example(records[number])
     return examples
 
 
-def _corner(inputs: Inputs, record: Record, limits: Limits) -> Example:
+def _corner(inputs: Inputs, record: Record, others: Sequence[Record], limits: Limits) -> Example:
     """Return the corner of an image that is read in rows."""
-    try:
+
+    def corner() -> Example:
         with inputs.opened(record) as file, Stream(file.fileno(), limits) as stream:
             return Example(record, stream.read(0, min(_SIDE, stream.height))[0, :, :_SIDE].copy())
+
+    try:
+        found = read_or_fail(inputs, record, others, corner, corner)
     except Unreadable as error:
-        return Example(record, failure=error.failure)
-    except (NotFound, Changed, Denied, Fault) as error:
-        return Example(record, failure=Failure("fetch", "missing", str(error)))
+        found = error.failure
+    return Example(record, failure=found) if isinstance(found, Failure) else found

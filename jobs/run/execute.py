@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from maskfleet.jobs.errors import MaskfleetError, Stopped, Unfinished
+from maskfleet.jobs.errors import Denied, MaskfleetError, Stopped, Unfinished
 from maskfleet.jobs.images.contract import Failure
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.ledger.commit import pending
@@ -50,6 +50,7 @@ def run(
         Locked: Another run holds the output.
         Stopped: `stopped` returned True.
         Unfinished: The deadline passed before the last shard.
+        Denied: Storage refuses most images.
         StorageError: Storage keeps failing.
         MaskfleetError: The executor failed; the message names the cause.
     """
@@ -84,7 +85,7 @@ def run(
 
 
 def _run_once(job: Job, executor: Executor, on_progress: OnProgress | None, stop: Stop) -> RunSummary:
-    progress = Progress()
+    progress, refusals = Progress(), Refusals()
     with begin(job, stop) as run:
         backlog = backlog_of(run, progress)
         if on_progress:
@@ -95,10 +96,51 @@ def _run_once(job: Job, executor: Executor, on_progress: OnProgress | None, stop
                     if (report := _settled(run, backlog, ended)) is not None:
                         progress.add(report)
                         attempts.recorded(report)
+                        refusals.add(report)
                     progress.images = run.images
                     if on_progress:
                         on_progress(run, progress)
         return finish(run, progress)
+
+
+_REFUSALS = {
+    "denied": "grant the credentials s3:GetObject on the input, or correct the owner and mode of its files",
+    "refused": "restore archived objects and enable their KMS keys",
+    "storage": "mend the storage of the input",
+}
+"""Error classes of images that storage refuses, each with the remedy."""
+
+_REFUSED_SHARDS = 8
+
+
+class Refusals:
+    """Ends a run once storage refuses most of its images, which points to the input as a whole.
+
+    Args:
+        shards: Smallest number of shards with mostly refused images to end the run.
+    """
+
+    def __init__(self, *, shards: int = _REFUSED_SHARDS) -> None:
+        self._shards = shards
+        self._refused = self._others = 0
+
+    def add(self, report: ShardReport) -> None:
+        """Count a committed shard.
+
+        Raises:
+            Denied: Most images of most shards are refused.
+        """
+        images = {name: report.errors.get(name, 0) for name in _REFUSALS}
+        if 2 * sum(images.values()) <= report.commit.images:
+            self._others += 1
+            return
+        self._refused += 1
+        if self._refused >= self._shards and self._refused > self._others:
+            most = max(images, key=images.__getitem__)
+            raise Denied(
+                f"storage refuses most images of {self._refused} of {self._refused + self._others} shards ({most}); "
+                f"{_REFUSALS[most]}, then run the same command again"
+            )
 
 
 def backlog_of(run: Run, progress: Progress) -> Backlog:

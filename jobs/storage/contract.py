@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
-from typing import BinaryIO, ClassVar, NamedTuple, Self
+from typing import Any, BinaryIO, ClassVar, NamedTuple, Self
 
 import pyarrow as pa
 
@@ -27,6 +27,10 @@ OBJECTS = pa.schema(
 Unlisted = Callable[[str, str], None]
 """Receives the path of a folder that cannot be listed, and the reason in plain words."""
 
+UNKNOWN = "unknown"
+"""ETag of an object that a listing names but cannot look at."""
+
+_ABSENT = ".maskfleet-absent"
 _WRITES_IN_FLIGHT = 32
 
 
@@ -57,23 +61,39 @@ class Fault(StorageError):
         super().__init__(message)
         self.error_class = error_class
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.error_class, str(self))
+
+
+class DeniedObject(Fault, Denied):
+    """One object that credentials or permissions do not suffice to read. Others may be readable."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("denied", message)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self),)
+
 
 class Storage(ABC):
     """Objects below a root folder or prefix. Paths are relative to the root. Safe from several threads.
 
     Every method raises `Denied` if credentials or permissions do not suffice, and `StorageError` if storage keeps
-    failing.
+    failing. It raises no other errors.
 
     Attributes:
         is_local: Whether objects are files of this machine.
         root: URL or absolute path of the root.
         retries: Number of requests repeated so far.
+        conditional: Whether `create` is atomic. False once storage has refused the condition: then `create` looks for
+            the object first, and writes it if it is absent.
     """
 
     is_local: ClassVar[bool] = False
 
     root: str
     retries: int = 0
+    conditional: bool = True
 
     @classmethod
     @abstractmethod
@@ -104,10 +124,24 @@ class Storage(ABC):
             etag: ETag that the object must still have, or None for any.
 
         Raises:
-            NotFound: The object does not exist.
+            NotFound: The object does not exist, or no object can have this name.
             Changed: The object has another ETag.
-            Fault: The object exists but cannot be named.
+            Fault: The object exists but cannot be read; `DeniedObject` if permissions do not suffice for it.
         """
+
+    def answers(self, path: str) -> bool:
+        """Return whether storage answers a request for an absent object in the folder of another one.
+
+        If it does, the failure of the other one is its own.
+        """
+        folder, slash, _ = path.rpartition("/")
+        try:
+            self.read(f"{folder}{slash}{_ABSENT}")
+        except (NotFound, Fault):
+            return True
+        except StorageError:
+            return False
+        return True
 
     @abstractmethod
     def read_range(self, path: str, start: int, length: int, etag: str | None = None) -> bytes:
@@ -176,7 +210,7 @@ class Storage(ABC):
         """List every object at or below a folder, as tables of `OBJECTS`, in order of path by code point.
 
         Yields nothing if the folder is empty or missing. An object that is named but cannot be looked at, such as a
-        dangling link, is listed with size 0: reading it raises the reason.
+        dangling link, is listed with size 0 and the ETag `UNKNOWN`: reading it raises the reason.
 
         Args:
             path: The folder.

@@ -1,6 +1,7 @@
 """A local folder as storage: fsynced temporary files, and `os.link` for create-if-absent."""
 
 import ctypes
+import errno
 import itertools
 import os
 import re
@@ -14,7 +15,7 @@ import pyarrow as pa
 
 from maskfleet.jobs.errors import Denied, JobError, NotFound, StorageError
 from maskfleet.jobs.storage import local_file
-from maskfleet.jobs.storage.contract import OBJECTS, Entry, Fault, Storage, Unlisted
+from maskfleet.jobs.storage.contract import OBJECTS, DeniedObject, Entry, Fault, Storage, Unlisted
 from maskfleet.jobs.storage.local_walk import TEMPORARY, walked
 from maskfleet.jobs.urls import plain
 
@@ -30,7 +31,7 @@ _SYNCFS = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
 
 
 class LocalStorage(Storage):
-    """A local folder. `create` needs a file system with hard links.
+    """A local folder. `create` is atomic on a file system with hard links.
 
     Args:
         root: Path of the folder. It need not exist yet.
@@ -52,12 +53,12 @@ class LocalStorage(Storage):
 
     def read(self, path: str, etag: str | None = None) -> bytes:
         file = self.local_path(path)
-        with _translated(file):
+        with _reading(file):
             return local_file.read(file, etag)
 
     def read_range(self, path: str, start: int, length: int, etag: str | None = None) -> bytes:
         file = self.local_path(path)
-        with _translated(file), open(file, "rb", buffering=0) as stream:
+        with _reading(file), open(file, "rb", buffering=0) as stream:
             stream.seek(start)
             data = stream.read(length)
             while len(data) < length and (more := stream.read(length - len(data))):
@@ -70,35 +71,54 @@ class LocalStorage(Storage):
     @contextmanager
     def opened(self, path: str, etag: str | None = None) -> Iterator[BinaryIO]:
         file = self.local_path(path)
-        with _translated(file), open(file, "rb") as stream:
+        with _reading(file):
+            stream = open(file, "rb")  # noqa: SIM115  (errors of the caller are no errors of the file)
+        with stream:
             yield stream
-            state = local_file.state(os.fstat(stream.fileno()))
+            with _reading(file):
+                state = local_file.state(os.fstat(stream.fileno()))
         if etag is not None and state != etag:
             raise local_file.changed(file)
 
     def write(self, path: str, data: bytes) -> None:
         file = self.local_path(path)
-        with _translated(file):
+        with _writing(file):
             temporary = self._temporary(file, data)
             os.replace(temporary, file)
             _sync_folder(os.path.dirname(file))
 
     def create(self, path: str, data: bytes) -> bool:
         file = self.local_path(path)
-        with _translated(file):
+        with _writing(file):
             temporary = self._temporary(file, data)
             try:
-                os.link(temporary, file)
+                if not self._linked(temporary, file):
+                    if os.path.lexists(file):
+                        return False
+                    os.replace(temporary, file)
             except FileExistsError:
                 return False
             finally:
-                os.unlink(temporary)
+                with suppress(FileNotFoundError):
+                    os.unlink(temporary)
             _sync_folder(os.path.dirname(file))
+        return True
+
+    def _linked(self, temporary: str, file: str) -> bool:
+        """Give a complete file its name, unless the file system has no hard links."""
+        try:
+            os.link(temporary, file)
+        except OSError as error:
+            # The temporary file was made in the same folder, so no permission is missing.
+            if error.errno not in _NO_LINKS:
+                raise
+            self.conditional = False
+            return False
         return True
 
     def export(self, path: str, data: bytes) -> None:
         file = self.local_path(path)
-        with _translated(file):
+        with _writing(file):
             if not _linked_when_complete(file, data):
                 os.replace(self._temporary(file, data, sync=False), file)
 
@@ -117,12 +137,12 @@ class LocalStorage(Storage):
 
     def settle(self, path: str) -> None:
         file = self.local_path(path)
-        with _translated(file), suppress(FileNotFoundError):
+        with _writing(file), suppress(FileNotFoundError):
             _sync_file_system(file)
 
     def delete(self, path: str) -> None:
         file = self.local_path(path)
-        with _translated(file), suppress(FileNotFoundError):
+        with _writing(file), suppress(FileNotFoundError):
             os.unlink(file)
 
     def remove_folder(self, path: str) -> None:
@@ -144,14 +164,16 @@ class LocalStorage(Storage):
                         yield Entry(path, status.st_size, local_file.state(status), status.st_mtime)
 
     def names(self, path: str) -> list[str]:
+        folder = self.local_path(path)
         try:
-            return sorted(name for name in os.listdir(self.local_path(path)) if not name.startswith(TEMPORARY))
-        except (FileNotFoundError, NotADirectoryError):
+            with _reading(folder):
+                return sorted(name for name in os.listdir(folder) if not name.startswith(TEMPORARY))
+        except NotFound:
             return []
 
     def entry(self, path: str) -> Entry:
         file = self.local_path(path)
-        with _translated(file):
+        with _reading(file):
             status = os.stat(file)
         if not stat.S_ISREG(status.st_mode):
             raise NotFound(f"{file} is not a file")
@@ -217,25 +239,79 @@ def _write_all(descriptor: int, data: bytes) -> None:
         rest = rest[os.write(descriptor, rest) :]
 
 
+_NO_LINKS = {errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.EMLINK}
+_NO_FOLDER_SYNC = {errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES}
+
+_Errors = Callable[[str, OSError | ValueError], StorageError]
+
+
 class _translated:  # noqa: N801  (reads as a statement)
     """Translates errors of the operating system into those of `jobs.errors`."""
 
-    def __init__(self, file: str) -> None:
-        self.file = file
+    def __init__(self, errors: _Errors, file: str) -> None:
+        self.errors, self.file = errors, file
 
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, FileNotFoundError) and _is_escaped(self.file):
-            raise Fault("bad_name", f"{self.file}: the file's name is not UTF-8; rename it") from error
-        if isinstance(error, FileNotFoundError | IsADirectoryError):
-            raise NotFound(f"there is no file {self.file}") from error
-        if isinstance(error, NotADirectoryError | FileExistsError):
-            raise StorageError(f"cannot create {self.file}: a file is in the place of a folder; move it") from error
-        if isinstance(error, PermissionError):
-            raise Denied(f"{self.file}: permission denied; check the owner and mode of its folder") from error
-        if isinstance(error, OSError):
-            raise StorageError(f"{self.file}: {error.strerror or error}") from error
+        if isinstance(error, OSError | ValueError):
+            raise self.errors(self.file, error) from error
+
+
+def _reading(file: str) -> _translated:
+    return _translated(_read_error, file)
+
+
+def _writing(file: str) -> _translated:
+    return _translated(_write_error, file)
+
+
+def _read_error(file: str, error: OSError | ValueError) -> StorageError:
+    number = error.errno if isinstance(error, OSError) else None
+    match error:
+        case FileNotFoundError() if _is_escaped(file):
+            return Fault("bad_name", f"{file}: the file's name is not UTF-8; rename it")
+        case FileNotFoundError() if os.path.islink(file):
+            return NotFound(f"{file} is a link that leads to no file; fetch the file, or delete the link")
+        case FileNotFoundError():
+            return NotFound(f"there is no file {file}")
+        case IsADirectoryError():
+            return NotFound(f"{file} is a folder, not a file")
+        case NotADirectoryError():
+            return NotFound(f"there is no file {file}: a file is in the place of a folder")
+        case PermissionError():
+            return DeniedObject(f"{file}: permission denied; check the owner and mode of the file and its folder")
+        case ValueError():
+            return NotFound(f"there is no file {file!r}: no file can have this name")
+    if number == errno.ELOOP:
+        return NotFound(f"{file} is a link that leads to itself; correct or delete it")
+    if number == errno.ENAMETOOLONG:
+        return NotFound(f"there is no file {file}: no file can have a name as long")
+    return StorageError(f"{file} cannot be read: {_text(number)}; check the disk or mount")
+
+
+def _write_error(file: str, error: OSError | ValueError) -> StorageError:
+    number = error.errno if isinstance(error, OSError) else None
+    match error:
+        case FileNotFoundError():
+            return NotFound(f"there is no file {file}")
+        case IsADirectoryError():
+            return StorageError(f"cannot create {file}: a folder is in its place; move it")
+        case NotADirectoryError() | FileExistsError():
+            return StorageError(f"cannot create {file}: a file is in the place of a folder; move it")
+        case PermissionError() if number == errno.EPERM:  # FAT, FUSE, an immutable folder
+            return Denied(f"{file}: the file system does not permit this; choose another folder for the output")
+        case PermissionError():
+            return Denied(f"{file}: permission denied; check the owner and mode of its folder")
+    if number == errno.ENAMETOOLONG:
+        return StorageError(f"cannot create {file}: its name is too long for the file system")
+    if number in {None, errno.EINVAL, errno.EILSEQ}:
+        return StorageError(f"cannot create {file!r}: the file system has no such names")
+    return StorageError(f"{file} cannot be written: {_text(number)}; make room, or choose another folder")
+
+
+def _text(number: int | None) -> str:
+    return os.strerror(number) if number else "unknown error"
 
 
 def _table(entries: Iterable[Entry]) -> pa.Table:
@@ -256,11 +332,16 @@ def _is_escaped(file: str) -> bool:
 
 
 def _sync_folder(folder: str) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Make the names in a folder durable, where the file system can."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
 
 
 def _sync_file_system(folder: str) -> None:

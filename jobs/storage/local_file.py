@@ -21,8 +21,8 @@ def read(file: str, etag: str | None = None) -> bytes:
         Changed: The file has another state, or was written to during the read.
         OSError: The operating system failed.
     """
-    # Without Python's file object: its extra system calls double the cost of a small file.
-    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    # Without Python's file object: its extra system calls double the cost of a small file. A pipe must not block.
+    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         return read_open(descriptor, etag, name=file)
     finally:

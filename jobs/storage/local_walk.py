@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from maskfleet.jobs.errors import Denied, StorageError
 from maskfleet.jobs.storage import local_file
-from maskfleet.jobs.storage.contract import Entry, Unlisted
+from maskfleet.jobs.storage.contract import UNKNOWN, Entry, Unlisted
 
 TEMPORARY = ".maskfleet-tmp-"
 """Beginning of the names of files that are being written."""
@@ -91,7 +91,7 @@ def _entry(item: os.DirEntry[str], path: str) -> Entry | None:
         # A dangling link, a link to itself, or a file in a folder that may not be searched: reading it tells why.
         if isinstance(error, FileNotFoundError) and not item.is_symlink():
             return None
-        return Entry(path, 0, "unknown", 0.0)
+        return Entry(path, 0, UNKNOWN, 0.0)
     if not stat.S_ISREG(status.st_mode):
         return None
     return Entry(path, status.st_size, local_file.state(status), status.st_mtime)

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
@@ -17,7 +18,7 @@ from obstore.store import S3Store
 
 if TYPE_CHECKING:
     from obstore import GetOptions
-    from obstore.store import S3Credential
+    from obstore.store import ClientConfig, S3Credential
 
 T = TypeVar("T")
 
@@ -39,12 +40,16 @@ class Access(NamedTuple):
         endpoint: URL of the server.
         region: Region in the signatures.
         credentials: Returns key, secret and token.
+        seconds: Time limit of a request.
+        authorities: File of certificates that are trusted too, or None.
     """
 
     bucket: str
     endpoint: str
     region: str
     credentials: Callable[[], tuple[str, str, str | None]]
+    seconds: float = 120.0
+    authorities: str | None = None
 
 
 class ObstoreClient:
@@ -64,12 +69,7 @@ class ObstoreClient:
             virtual_hosted_style_request=named,
             region=access.region,
             credential_provider=lambda: _credential(access),
-            client_options={
-                "allow_http": host.scheme == "http",
-                "connect_timeout": "5s",
-                "read_timeout": "30s",
-                "timeout": "120s",
-            },
+            client_options=_client_options(access),
             retry_config={"max_retries": 0},
         )
         self._lock = threading.Lock()
@@ -116,6 +116,18 @@ class ObstoreClient:
             self._failures += 1
             if self._failures >= _FAILURES:
                 self._failures, self._not_before = 0, time.monotonic() + _PAUSE_SECONDS
+
+
+def _client_options(access: Access) -> "ClientConfig":
+    options: ClientConfig = {
+        "allow_http": access.endpoint.startswith("http://"),
+        "connect_timeout": timedelta(seconds=5),
+        "read_timeout": timedelta(seconds=30),
+        "timeout": timedelta(seconds=access.seconds),
+    }
+    if access.authorities is not None:
+        options["root_certificate"] = Path(access.authorities).read_bytes()
+    return options
 
 
 def _credential(access: Access) -> "S3Credential":

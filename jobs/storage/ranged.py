@@ -1,8 +1,13 @@
-"""An object as a file: each read is a request for a range of one version of the object."""
+"""An object as a file: each read is a request for a range of one version of the object; or a local copy of it."""
 
 import io
-from typing import Any
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO
 
+from maskfleet.jobs.errors import StorageError
 from maskfleet.jobs.storage.contract import Storage
 
 
@@ -58,3 +63,38 @@ class RangedFile(io.RawIOBase):
         """Return `length` bytes from `start` on, or fewer at the end of the object."""
         length = min(length, self._size - start)
         return self._storage.read_range(self._path, start, length, self._etag) if length > 0 else b""
+
+
+@contextmanager
+def copied(pieces: Iterable[bytes]) -> Iterator[BinaryIO]:
+    """Give an object's pieces as a local file without a name, for objects larger than memory.
+
+    Raises:
+        StorageError: The folder of temporary files has no room.
+    """
+    with _unnamed() as file:
+        for piece in pieces:
+            _append(file, piece)
+        file.seek(0)
+        yield file
+
+
+def _unnamed() -> BinaryIO:
+    try:
+        file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115  (closed by the caller)
+    except OSError as error:
+        raise _no_room(error) from error
+    return file
+
+
+def _append(file: BinaryIO, piece: bytes) -> None:
+    try:
+        file.write(piece)
+        file.flush()
+    except OSError as error:
+        raise _no_room(error) from error
+
+
+def _no_room(error: OSError) -> StorageError:
+    reason = os.strerror(error.errno or 0)
+    return StorageError(f"no copy in the folder of temporary files ({reason}); make room there, or set TMPDIR")

@@ -6,8 +6,8 @@ it is tried first for reads and writes.
 
 import asyncio
 import itertools
+import os
 import random
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -19,9 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from maskfleet.jobs.errors import Changed, JobError, NotFound, StorageError
-from maskfleet.jobs.storage.contract import OBJECTS, Entry, Storage, Unlisted
+from maskfleet.jobs.storage.contract import OBJECTS, Entry, Fault, Storage, Unlisted
 from maskfleet.jobs.storage.list_objects_xml import EVENT, Page, take_body
-from maskfleet.jobs.storage.s3_errors import final_error, is_expired, summary
+from maskfleet.jobs.storage.ranged import copied
+from maskfleet.jobs.storage.s3_errors import code_of, final_error, is_expired, misdirected, refuses_condition, summary
 from maskfleet.jobs.storage.s3_listing import ranged_pages
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class S3Storage(Storage):
         return self._read(path, etag, (start, start + length))
 
     def _read(self, path: str, etag: str | None, span: tuple[int, int] | None) -> bytes:
+        end = time.monotonic() + self.GET_SECONDS
         obstore = self._opened_obstore()
         if obstore is not None and (data := obstore.read(self._key(path), etag, span)) is not None:
             return data
@@ -89,7 +91,7 @@ class S3Storage(Storage):
             answer = await self._call("get_object", path, **more)
             return bytes(await answer["Body"].read())
 
-        return self._retried(get, path, self.GET_SECONDS)
+        return self._retried(get, path, self.GET_SECONDS, end=end, reads=True)
 
     def _opened_obstore(self) -> "ObstoreClient | None":
         if not self._obstore_is_open:
@@ -101,44 +103,57 @@ class S3Storage(Storage):
 
     def _made_obstore(self) -> "ObstoreClient | None":
         """Return a client of the server, region and credentials found by s3fs; None if obstore is not installed."""
-        filesystem = self._filesystem()
-
-        async def credentials() -> tuple[str, str, str | None]:
-            found = await (await filesystem.session.get_credentials()).get_frozen_credentials()
-            return found.access_key, found.secret_key, found.token
 
         def asked(request: Callable[[], Coroutine[Any, Any, T]]) -> T:
-            return asyncio.run_coroutine_threadsafe(request(), filesystem.loop).result(self.GET_SECONDS)
+            loop = self._filesystem().loop
+            return asyncio.run_coroutine_threadsafe(request(), loop).result(self.GET_SECONDS)
+
+        async def credentials() -> tuple[str, str, str | None]:
+            found = await (await self._filesystem().session.get_credentials()).get_frozen_credentials()
+            return found.access_key, found.secret_key, found.token
 
         try:
             from maskfleet.jobs.storage.obstore_client import Access, ObstoreClient
 
-            client = asked(filesystem.set_session).meta
+            client = asked(self._filesystem().set_session).meta
             asked(credentials)
-            access = Access(self.bucket, client.endpoint_url, client.region_name, lambda: asked(credentials))
+            access = Access(
+                self.bucket, client.endpoint_url, client.region_name, lambda: asked(credentials),
+                seconds=self.GET_SECONDS, authorities=self._filesystem().session.get_config_variable("ca_bundle"),
+            )  # fmt: skip
             return ObstoreClient(access)
         except Exception:  # not installed, or s3fs will report the reason
             return None
 
     @contextmanager
     def opened(self, path: str, etag: str | None = None) -> Iterator[BinaryIO]:
-        with tempfile.TemporaryFile() as file:
-            for start in range(0, self.entry(path).size, self.PART):
-                file.write(self.read_range(path, start, self.PART, etag))
-            file.seek(0)
+        starts = range(0, self.entry(path).size, self.PART)
+        with copied(self.read_range(path, start, self.PART, etag) for start in starts) as file:
             yield file
 
     def write(self, path: str, data: bytes) -> None:
+        end = time.monotonic() + self.PUT_SECONDS
         obstore = self._opened_obstore()
         if obstore is not None and obstore.write(self._key(path), data):
             return
-        self._retried(lambda: self._call("put_object", path, Body=data), path, self.PUT_SECONDS)
+        self._retried(lambda: self._call("put_object", path, Body=data), path, self.PUT_SECONDS, end=end)
 
     def create(self, path: str, data: bytes) -> bool:
-        try:
-            self._retried(lambda: self._call("put_object", path, Body=data, IfNoneMatch="*"), path, self.PUT_SECONDS)
-        except Changed:
+        if self.conditional:
+            try:
+                self._retried(
+                    lambda: self._call("put_object", path, Body=data, IfNoneMatch="*"), path, self.PUT_SECONDS
+                )
+                return True
+            except Changed:
+                return False
+            except StorageError as error:
+                if not refuses_condition(error):
+                    raise
+                self.conditional = False
+        if self.exists(path):
             return False
+        self.write(path, data)
         return True
 
     def refused(self, path: str) -> str | None:
@@ -178,8 +193,17 @@ class S3Storage(Storage):
             arguments["ContinuationToken"] = page.more
 
     def entry(self, path: str) -> Entry:
-        head = self._retried(lambda: self._call("head_object", path), path, self.GET_SECONDS)
+        try:
+            head = self._head(path)
+        except Fault:
+            head = None
+        if head is None:  # an answer to HEAD has no body with the reason: GET raises it, or renews the credentials
+            self.read_range(path, 0, 1)
+            head = self._head(path)
         return Entry(path, head["ContentLength"], head["ETag"].strip('"'), head["LastModified"].timestamp())
+
+    def _head(self, path: str) -> Any:
+        return self._retried(lambda: self._call("head_object", path), path, self.GET_SECONDS, reads=True)
 
     def _key(self, path: str) -> str:
         return f"{self.prefix}/{path}" if self.prefix else path
@@ -207,14 +231,27 @@ class S3Storage(Storage):
                     "connect_timeout": 5,
                     "read_timeout": 30,
                     "retries": {"mode": "standard", "total_max_attempts": 1},
+                    **_checksums(session),
                 },
             )
             self._fs.retries = 1
         return self._fs
 
-    def _retried(self, request: Callable[[], Coroutine[Any, Any, T]], path: str, seconds: float) -> T:
-        """Return the answer to a request, retried with full jitter for up to `seconds` in total."""
-        end = time.monotonic() + seconds
+    def _retried(
+        self, request: Callable[[], Coroutine[Any, Any, T]], path: str, seconds: float, *, end: float | None = None,
+        reads: bool = False,
+    ) -> T:  # fmt: skip
+        """Return the answer to a request, retried with full jitter for up to `seconds` in total.
+
+        Args:
+            request: Makes the request.
+            path: Path of the object, for errors.
+            seconds: Time limit, for errors.
+            end: Its end by the monotonic clock; None for `seconds` from now.
+            reads: Whether the request reads one object.
+        """
+        end = time.monotonic() + seconds if end is None else end
+        renewed = False
         for attempt in itertools.count():
             try:
                 filesystem = self._filesystem()
@@ -225,20 +262,40 @@ class S3Storage(Storage):
                     future.cancel()
                     raise
             except Exception as error:  # each library below raises its own types
-                verdict = final_error(error, self.url(path))
-                pause = random.uniform(0, min(20.0, 0.1 * 2**attempt))
-                if verdict is not None and not (is_expired(error) and attempt == 0):
+                verdict = final_error(error, self.url(path), reads=reads)
+                expired = is_expired(error) and not renewed
+                if attempt == 0 and code_of(error) in {None, "400"}:
+                    verdict = self._misdirected(path) or verdict
+                if verdict is not None and not expired:
                     raise verdict from error
+                pause = random.uniform(0, min(20.0, 0.1 * 2**attempt))
                 if time.monotonic() + pause >= end:
                     raise StorageError(
                         f"{self.url(path)}: storage failed for {seconds:.0f} s ({summary(error)}); "
                         "run the same command again once it is back"
                     ) from error
-                if is_expired(error):
-                    self._fs, self._obstore_is_open = None, False
+                if expired:
+                    renewed, self._fs, self._obstore_is_open = True, None, False
                 self.retries += 1
                 time.sleep(pause)
         raise AssertionError("unreachable")
+
+    def _misdirected(self, path: str) -> StorageError | None:
+        client = getattr(self._fs, "_s3", None)
+        return None if client is None else misdirected(self.url(path), client.meta.endpoint_url)
+
+
+def _checksums(session: Any) -> dict[str, str]:
+    """Return the settings of checksums: the user's, else none beyond what S3 requires.
+
+    botocore's default sends a checksum behind the body, which many servers refuse over TLS.
+    """
+    try:
+        said = session.get_scoped_config()
+    except Exception:  # no such profile: the first request reports it
+        said = {}
+    names = ("request_checksum_calculation", "response_checksum_validation")
+    return {name: "when_required" for name in names if name not in said and f"AWS_{name.upper()}" not in os.environ}
 
 
 def _s3_storage(root: str, profile: str | None) -> S3Storage:

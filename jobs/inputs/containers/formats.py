@@ -32,6 +32,8 @@ _FAULTS = {
     "missing": "the file is gone; it was deleted while it was listed, or the list is out of date",
     _PART: "the list names a part of a file; name the file to process all of it",
     "changed": "the file changed while it was listed; run again to plan it as it is now",
+    "denied": "the file may not be read; grant the credentials access, or correct its owner and mode",
+    "refused": "storage refuses the file; restore it from its archive, or enable its KMS key",
 }
 """Faults of any file; see `Container.faults`."""
 

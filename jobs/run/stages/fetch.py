@@ -5,19 +5,17 @@ Local files are not fetched here: the decoding processes read them.
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Literal
 
-from maskfleet.jobs.errors import Changed, Denied, NotFound
 from maskfleet.jobs.images.contract import STREAM, Failure, Fetched, LocalFile
 from maskfleet.jobs.images.streams import STREAM_BYTES
 from maskfleet.jobs.inputs.containers.formats import is_member
-from maskfleet.jobs.inputs.fetch import Inputs, Reader
+from maskfleet.jobs.inputs.fetch import Inputs, Reader, read_or_fail
 from maskfleet.jobs.inputs.record import Record
 from maskfleet.jobs.run.stages.shard_pass import Movement, Outcome, ShardPass
-from maskfleet.jobs.storage.contract import Fault
 from maskfleet.jobs.storage.schemes import is_local
 
 REQUESTS = 32
@@ -54,8 +52,8 @@ class Fetch:
         """Yield the index of each image of a shard with its encoded bytes, a local file to read, or its failure.
 
         Raises:
-            Denied: Access to a bucket is denied.
-            StorageError: Storage keeps failing.
+            Denied: Credentials are missing or wrong.
+            StorageError: Storage keeps failing, for other images too.
         """
         records = [outcome.record for outcome in shard.outcomes]
         reader = self._inputs.reader(records)
@@ -63,7 +61,7 @@ class Fetch:
         pending: deque[tuple[slice, Future[list[Fetched]]]] = deque()
         while True:
             while len(pending) < REQUESTS and (group := next(groups, None)) is not None:
-                pending.append((group, self._submit(reader, shard.outcomes[group])))
+                pending.append((group, self._submit(reader, records, shard.outcomes[group])))
             if not pending:
                 return
             group, future = pending.popleft()
@@ -76,28 +74,30 @@ class Fetch:
             if ahead:  # all requests in flight are answered, so decoding is the bottleneck
                 shard.timers.add("fetch", blocked=time.perf_counter() - handed_on)
 
-    def _submit(self, reader: Reader, group: Sequence[Outcome]) -> Future[list[Fetched]]:
+    def _submit(self, reader: Reader, records: Sequence[Record], group: Sequence[Outcome]) -> Future[list[Fetched]]:
+        fetched = partial(self._fetched, reader, records)
         if _kind(group[0].record) != "file":
-            return self._threads.submit(lambda: [self._fetched(reader, outcome) for outcome in group])
+            return self._threads.submit(lambda: [fetched(outcome) for outcome in group])
         files: Future[list[Fetched]] = Future()
-        files.set_result([self._file(reader, outcome) for outcome in group])
+        files.set_result([self._file(outcome, partial(fetched, outcome)) for outcome in group])
         return files
 
-    def _file(self, reader: Reader, outcome: Outcome) -> LocalFile | Failure:
+    def _file(self, outcome: Outcome, fetched: Callable[[], bytes | Failure]) -> LocalFile | Failure:
         record = outcome.record
         size = record.size or 0
         if size > STREAM_BYTES:
             return _TOO_LARGE
-        return LocalFile(self._inputs.local_path(record), record.etag, size, partial(self._fetched, reader, outcome))
+        return LocalFile(self._inputs.local_path(record), record.etag, size, fetched)
 
-    def _fetched(self, reader: Reader, outcome: Outcome) -> bytes | Failure:
-        if (outcome.record.size or 0) > STREAM_BYTES:
+    def _fetched(self, reader: Reader, records: Sequence[Record], outcome: Outcome) -> bytes | Failure:
+        record = outcome.record
+        if (record.size or 0) > STREAM_BYTES:
             return _TOO_LARGE
         started = time.perf_counter()
         try:
-            return reader.read(outcome.record)
-        except (NotFound, Changed, Denied, Fault) as error:
-            return fetch_failure(outcome.record, error)
+            return read_or_fail(
+                self._inputs, record, records, partial(reader.read, record), partial(reader.read_alone, record)
+            )
         finally:
             self._movement.note()
             outcome.seconds["fetch"] = time.perf_counter() - started
@@ -129,23 +129,3 @@ def _kind(record: Record) -> _Kind:
     if is_member(record.url):
         return "part"
     return "file" if is_local(record.url) else "object"
-
-
-def fetch_failure(record: Record, error: NotFound | Changed | Denied | Fault) -> Failure:
-    """Return the failure of an image that cannot be fetched.
-
-    Raises:
-        Denied: Access to the whole bucket is denied, which affects every image.
-    """
-    match error:
-        case Fault():
-            return Failure("fetch", error.error_class, str(error))
-        case NotFound():
-            return Failure("fetch", "missing", f"{error}; it was deleted after planning, or the list is out of date")
-        case Changed():
-            return Failure("fetch", "changed", str(error))
-        case Denied():
-            # Missing permissions fail one image if it is a local file, and the whole job if it lies in a bucket.
-            if not is_local(record.url):
-                raise error
-            return Failure("fetch", "denied", str(error))

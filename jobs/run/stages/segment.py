@@ -2,21 +2,19 @@
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from maskfleet.jobs.errors import Changed, Denied, NotFound
 from maskfleet.jobs.images.contract import Failure, Limits
 from maskfleet.jobs.images.streams import Stream, Unreadable
-from maskfleet.jobs.inputs.fetch import Inputs
+from maskfleet.jobs.inputs.fetch import Inputs, read_or_fail
 from maskfleet.jobs.masks.formats import Encoder
 from maskfleet.jobs.run.stages.batch import Batch
 from maskfleet.jobs.run.stages.device import Device
-from maskfleet.jobs.run.stages.fetch import fetch_failure
 from maskfleet.jobs.run.stages.shard_pass import Movement, Outcome, ShardPass
-from maskfleet.jobs.storage.contract import Fault
 from maskfleet.jobs.timing.stage_timers import ResourcePool
 
 if TYPE_CHECKING:  # `verify` and `status` import this module and must not wait for torch
@@ -84,12 +82,14 @@ class SegmentInRows:
     def run(self, outcome: Outcome, shard: ShardPass) -> None:
         """Read, segment and encode one image."""
         started = time.perf_counter()
+        records = [other.record for other in shard.outcomes]
+        segmented = partial(self._run, outcome, shard)
         try:
-            self._run(outcome, shard)
+            failure = read_or_fail(self._inputs, outcome.record, records, segmented, segmented)
+            if failure is not None:
+                outcome.fail(failure)
         except Unreadable as error:
             outcome.fail(error.failure)
-        except (NotFound, Changed, Denied, Fault) as error:
-            outcome.fail(fetch_failure(outcome.record, error))
         except (ValueError, MemoryError) as error:
             outcome.fail(_failure(error))
         outcome.seconds["segment"] = time.perf_counter() - started
