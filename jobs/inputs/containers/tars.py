@@ -6,7 +6,8 @@ import pyarrow as pa
 
 from maskfleet.jobs.inputs.containers import spans
 from maskfleet.jobs.inputs.containers.contract import Container, Listing, Member, MemberReader, Reference
-from maskfleet.jobs.inputs.containers.tar_headers import TarMember, members
+from maskfleet.jobs.inputs.containers.tar_headers import TarMember
+from maskfleet.jobs.inputs.containers.tar_members import members
 from maskfleet.jobs.storage.files import Files
 from maskfleet.jobs.storage.ranged import RangedFile
 
@@ -17,7 +18,11 @@ class Tars(Container[TarMember]):
     endings = (".tar",)
     place = spans.PLACE
     faults = {  # noqa: RUF012  (a constant)
-        "damaged_tar": "no valid header here, or the tar ends too early; members before it are done, write it again",
+        "damaged_tar": (
+            "no valid header here, or the tar ends too early, so members are missing; the rest is done, write it again"
+        ),
+        "too_many_members": "the tar has too many members to list, and those from here on are missing; split it",
+        "long_name": "the member's name is longer than 4,096 characters; rename it",
         "unsafe_name": "the member's name points outside the folder (path traversal); rename it",
         "duplicate_name": (
             "an earlier member of the tar has this name, and which one is meant cannot be known; rename it"
@@ -41,8 +46,13 @@ class Tars(Container[TarMember]):
     def member(self, entry: TarMember) -> Member:
         if entry.fault is None:
             return Member(entry.name, {"offset": str(entry.offset), "size": str(entry.size)}, entry.size)
-        # A damaged header has no name. A duplicate needs one of its own.
-        name = {"damaged_tar": f"damaged@{entry.offset}", "duplicate_name": f"{entry.name}@{entry.offset}"}
+        # A stretch of damage has no name. A duplicate and a shortened name need one of their own.
+        name = {
+            "damaged_tar": f"damaged@{entry.offset}",
+            "too_many_members": f"more@{entry.offset}",
+            "duplicate_name": f"{entry.name}@{entry.offset}",
+            "long_name": f"{entry.name}@{entry.offset}",
+        }
         place = {"offset": str(entry.offset)}
         return Member(name.get(entry.fault, entry.name), place, fault=entry.fault)
 

@@ -56,7 +56,7 @@ def test_an_unchanged_tar_is_not_listed_again(tmp_path, weights_file, monkeypatc
         file.write(b"\0damage")
     job = Job.of({"input": str(folder), "output": str(tmp_path / "out"), "weights": weights_file})
     first = run(job)
-    assert (first.images, first.ok) == (5, 4)
+    assert (first.images, first.ok) == (6, 5)
     read = []
     whole = LocalStorage.read_range
 
@@ -67,7 +67,7 @@ def test_an_unchanged_tar_is_not_listed_again(tmp_path, weights_file, monkeypatc
 
     monkeypatch.setattr(LocalStorage, "read_range", counted)
     second = run(job)
-    assert (second.images, second.listed, second.gone, read) == (0, 5, 0, [])
+    assert (second.images, second.listed, second.gone, read) == (0, 6, 0, [])
     stale = start_plan(job, "another fingerprint")
     assert stale.first.table["url"].to_pylist() == [record.url for record in Source(str(folder), output="/nowhere")]
     read.clear()

@@ -142,7 +142,7 @@ def test_a_large_row_group_is_read_in_any_order_with_bounded_memory(tmp_path, mo
 
 @pytest.fixture
 def hostile(tmp_path):
-    """Write eight good images among damaged ones. Return the folder and the offsets of two damaged headers."""
+    """Write nine good images among damaged ones. Return the folder and the offsets of two damaged headers."""
     folder = tmp_path / "in"
     damaged = tar(folder / "damaged.tar", [(f"{number}.jpg", jpeg(number)) for number in range(4)])
     data = bytearray(damaged.read_bytes())
@@ -174,6 +174,7 @@ def test_damage_becomes_a_row_and_the_rest_is_segmented(hostile, tmp_path, weigh
         f"cut.tar/damaged@{second}": "damaged_tar",
         "damaged.tar/0.jpg": None,
         "damaged.tar/1.jpg": None,
+        "damaged.tar/3.jpg": None,
         f"damaged.tar/damaged@{offset}": "damaged_tar",
         "names.tar/../../x.jpg": "unsafe_name",
         "names.tar/a.jpg": None,
@@ -186,7 +187,7 @@ def test_damage_becomes_a_row_and_the_rest_is_segmented(hostile, tmp_path, weigh
         "rows.parquet/000000003-d.jpg": None,
     }
     assert f"damaged.tar, byte {offset}: no valid header" in rows[f"damaged.tar/damaged@{offset}"]["error_message"]
-    assert (report.images, report.failed) == (14, 7)
+    assert (report.images, report.failed) == (15, 7)
     assert verify(str(tmp_path / "out")).problems == []
     assert set(tmp_path.parent.rglob("*")) - before == set((tmp_path / "out").rglob("*")) | {tmp_path / "out"}
     # All of these faults are final.
