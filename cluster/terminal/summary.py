@@ -26,13 +26,18 @@ def summary(job: Job, run: "RunSummary") -> None:
     for line in (*_counts(run), *_left_alone(run), *_speed(run), *_places(job, run)):
         typer.echo(line)
     if run.exit_code:
-        err.print(
-            f"maskfleet: {run.failed / run.images:.1%} of the images failed and run.max_error_rate allows "
-            f"{job.run.max_error_rate:.1%}; the statistics table has the reason for each image",
-            style="bold red",
-            highlight=False,
-            soft_wrap=True,
-        )
+        err.print(f"maskfleet: {_shortcoming(job, run)}", style="bold red", highlight=False, soft_wrap=True)
+
+
+def _shortcoming(job: Job, run: "RunSummary") -> str:
+    if run.damaged_containers:
+        files = counted(run.damaged_containers, "tar or Parquet file")
+        have = "is" if run.damaged_containers == 1 else "are"
+        return f"{files} {have} damaged, and some of the images in there are missing; the statistics table names them"
+    return (
+        f"{run.failed / run.images:.1%} of the images failed and run.max_error_rate allows "
+        f"{job.run.max_error_rate:.1%}; the statistics table has the reason for each image"
+    )
 
 
 def _counts(run: "RunSummary") -> Iterator[str]:

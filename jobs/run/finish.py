@@ -2,11 +2,15 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from maskfleet.jobs.errors import StorageError
+from maskfleet.jobs.inputs.containers import formats
 from maskfleet.jobs.ledger import catalog
 from maskfleet.jobs.ledger.commit import Commit, leaves, pending
 from maskfleet.jobs.ledger.fence import Fence
@@ -33,18 +37,23 @@ def finish(run: Run, progress: Progress) -> RunSummary:
         raise StorageError(f"{has.format(', '.join(missing[:5]))} no commit; run the same command again")
     done = list(leaves(output.manifest.shards(), commits))
     export_rest(output, done)
-    errors = _written(run, done)
-    summary = _summary(run, progress, done, errors)
+    errors, damaged = _written(run, done)
+    summary = _summary(run, progress, done, errors=errors, damaged=len(damaged))
     Fence(output.storage, run.generation).check()
     output.storage.write(f"runs/{run.run_id}/run.json", json.dumps(summary.to_json(), indent=1).encode())
     return summary
 
 
-def _written(run: Run, done: Iterable[tuple[Shard, Commit]]) -> Counter[str]:
-    """Write the compacted statistics and the next catalog version; return the number of failures by error class."""
+def _written(run: Run, done: Iterable[tuple[Shard, Commit]]) -> tuple[Counter[str], set[str]]:
+    """Write the compacted statistics and the next catalog version.
+
+    Returns:
+        The number of failures by error class, and the keys of the damaged containers.
+    """
     storage = run.output.storage
     errors: Counter[str] = Counter()
-    rows = compact(run.output, done, run.job.input, errors)
+    damaged: set[str] = set()
+    rows = _noting_damage(compact(run.output, done, run.job.input, errors), damaged)
     catalog.add(
         storage,
         run.run_id,
@@ -54,14 +63,25 @@ def _written(run: Run, done: Iterable[tuple[Shard, Commit]]) -> Counter[str]:
     # Drain it: for a known run the catalog reads nothing, but the statistics must still be written.
     for _ in rows:
         pass
-    return errors
+    return errors, damaged
 
 
-def _summary(run: Run, progress: Progress, done: list[tuple[Shard, Commit]], errors: Counter[str]) -> RunSummary:
+def _noting_damage(rows: Iterator[pa.Table], damaged: set[str]) -> Iterator[pa.Table]:
+    """Pass on catalog rows. Add the key of each container that nobody can list completely."""
+    classes = pa.array(formats.damage())
+    for table in rows:
+        keys = table["key"].filter(pc.fill_null(pc.is_in(table["error_class"], value_set=classes), False))
+        damaged.update(key.rpartition("/")[0] for key in keys.to_pylist())
+        yield table
+
+
+def _summary(
+    run: Run, progress: Progress, done: list[tuple[Shard, Commit]], *, errors: Counter[str], damaged: int
+) -> RunSummary:
     output, frozen = run.output, run.output.manifest.frozen
     failed = sum(commit.failed for _, commit in done)
     images = sum(commit.images for _, commit in done)
-    complete = not images or failed / images <= run.job.run.max_error_rate
+    complete = not damaged and (not images or failed / images <= run.job.run.max_error_rate)
     tuned = tuning.read(output.storage, run.run_id)
     return RunSummary(
         run_id=run.run_id,
@@ -71,6 +91,7 @@ def _summary(run: Run, progress: Progress, done: list[tuple[Shard, Commit]], err
         ok=images - failed,
         failed=failed,
         errors=dict(errors.most_common()),
+        damaged_containers=damaged,
         planned=frozen.why,
         listed=frozen.listed,
         listed_to_its_end=frozen.whole or run.job.select.limit is not None,

@@ -113,6 +113,7 @@ class Container(ABC, Generic[E]):
         endings: File name endings in lower case, with the dot. Names match in any case.
         place: Regular expression for the fragment of a member's URL.
         faults: Error classes, each with an explanation and the remedy. All are final: the same bytes give them again.
+        damage: Error classes of a row that stands for images nobody can count. A run with such a row is incomplete.
         in_order: Whether entries come in order of member name. If not, they are sorted in memory.
         index: Schema of entries kept in the output, so that the next run need not list an unchanged file; None if
             listing is cheap.
@@ -122,6 +123,7 @@ class Container(ABC, Generic[E]):
     endings: ClassVar[tuple[str, ...]]
     place: ClassVar[str]
     faults: ClassVar[Mapping[str, str]]
+    damage: ClassVar[tuple[str, ...]] = ()
     in_order: ClassVar[bool] = False
     index: ClassVar[pa.Schema | None] = None
     entry: Callable[..., E]

@@ -61,6 +61,11 @@ def final_faults() -> tuple[str, ...]:
     return (*(name for container in CONTAINERS for name in container.faults), _BAD_NAME, _PART)
 
 
+def damage() -> tuple[str, ...]:
+    """Return the error classes of rows that stand for an unknown number of images; see `Container.damage`."""
+    return tuple(name for container in CONTAINERS for name in container.damage)
+
+
 def is_member(url: str) -> bool:
     """Return whether a URL names a member."""
     return _form(CONTAINERS).fullmatch(url) is not None

@@ -30,6 +30,7 @@ class Tars(Container[TarMember]):
         "link": "the member is a link to another file; write the tar with --dereference --hard-dereference",
         "sparse": "the member is stored sparse; write the tar without --sparse",
     }
+    damage = ("damaged_tar", "too_many_members")
     index = pa.schema(
         [
             pa.field("name", pa.string(), nullable=False),
