@@ -9,6 +9,7 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from itertools import islice
 from urllib.parse import unquote_plus
 
 import pyarrow as pa
@@ -16,10 +17,12 @@ import pyarrow.compute as pc
 import pyarrow.csv as arrow_csv
 
 from maskfleet.jobs.errors import JobError, NotFound
-from maskfleet.jobs.inputs.containers import image_columns
-from maskfleet.jobs.inputs.record import Record, records
+from maskfleet.jobs.inputs.containers.parquet_pool import table_of_file
+from maskfleet.jobs.inputs.containers.parquet_protocol import Unreadable
+from maskfleet.jobs.inputs.record import CHUNK, Record, records
 from maskfleet.jobs.inputs.selector import Selector, containers_in
-from maskfleet.jobs.storage.contract import OBJECTS, Fault
+from maskfleet.jobs.storage.contract import OBJECTS
+from maskfleet.jobs.storage.files import Files
 from maskfleet.jobs.storage.ranged import RangedFile
 
 _MANIFEST = "manifest.json"
@@ -52,7 +55,7 @@ class Inventories:
             entry = storage.entry(key)
             return RangedFile(storage, key, entry.size, entry.etag)
 
-        bucket, found = listed(manifest, location, opened)
+        bucket, found = listed(manifest, location, opened, selector.files)
         storage = selector.files.storage(f"s3://{bucket}")
         for objects in found:
             rows, start = selector.wanted(storage, objects, in_order=False), 0
@@ -63,13 +66,16 @@ class Inventories:
             yield rows.slice(start)
 
 
-def listed(manifest: bytes, name: str, opened: Callable[[str, str], RangedFile]) -> tuple[str, Iterator[pa.Table]]:
+def listed(
+    manifest: bytes, name: str, opened: Callable[[str, str], RangedFile], files: Files
+) -> tuple[str, Iterator[pa.Table]]:
     """List the newest version of each object in an inventory.
 
     Args:
         manifest: Content of the `manifest.json`.
         name: URL of the manifest, for errors.
         opened: Opens an object, given bucket and key, to read in ranges.
+        files: The open storages of the process.
 
     Returns:
         The bucket, and tables of `OBJECTS`. Sizes and ETags are null if the inventory has none.
@@ -82,20 +88,20 @@ def listed(manifest: bytes, name: str, opened: Callable[[str, str], RangedFile])
         bucket, kind = str(record["sourceBucket"]), str(record["fileFormat"])
         there = str(record["destinationBucket"]).rsplit(":", 1)[-1]
         names = [column.strip() for column in str(record["fileSchema"]).split(",")] if kind == "CSV" else []
-        files = [str(item["key"]) for item in record["files"]]
+        parts = [str(item["key"]) for item in record["files"]]
     except (ValueError, KeyError, TypeError) as error:
         raise JobError(f"{name} is not a manifest of an S3 Inventory ({error!r}); correct 'input'") from error
     if kind not in ("CSV", "Parquet"):
         raise JobError(f"inventory {name} has the format {kind}; configure it as CSV or Parquet")
 
     def objects() -> Iterator[pa.Table]:
-        for key in files:
+        for key in parts:
             try:
                 file = opened(there, key)
-                yield from _of_csv(file, names) if kind == "CSV" else _of_parquet(file)
+                yield from _of_csv(file, names) if kind == "CSV" else _of_parquet(file, files)
             except NotFound as error:
                 raise JobError(f"inventory {name} lacks its file {key}; use a complete inventory") from error
-            except (Fault, OSError, EOFError, csv.Error, ValueError, LookupError) as error:
+            except (Unreadable, OSError, EOFError, csv.Error, ValueError, LookupError) as error:
                 raise JobError(f"inventory {name}: file {key} cannot be read ({error!r}); use another one") from error
 
     return bucket, objects()
@@ -134,19 +140,20 @@ def _plain(keys: pa.ChunkedArray) -> pa.ChunkedArray:
     return pa.chunked_array([pc.replace_with_mask(keys, encoded, pa.array(decoded, pa.string()))])
 
 
-def _of_parquet(file: RangedFile) -> Iterator[pa.Table]:
-    table = image_columns.opened(file)
-    there = set(table.schema_arrow.names)
-    wanted = ["key", *({"size", "e_tag", "is_latest", "is_delete_marker"} & there)]
-    for batch in table.iter_batches(columns=wanted, use_threads=False):
-        rows = pa.table(batch)
-        if "is_latest" in there:
-            rows = rows.filter(pc.fill_null(rows["is_latest"], True))
-        if "is_delete_marker" in there:
-            rows = rows.filter(pc.invert(pc.fill_null(rows["is_delete_marker"], False)))
-        nulls = pa.nulls(rows.num_rows)
-        columns = [rows[name] if name in wanted else nulls for name in ("key", "size", "e_tag")]
-        yield _without_folders(pa.table([*columns, nulls], _OBJECTS.names).cast(_OBJECTS))
+def _of_parquet(file: RangedFile, files: Files) -> Iterator[pa.Table]:
+    table = table_of_file(file, files)
+    there, _, _ = table.ask("columns", None).header
+    wanted = ["key", *({"size", "e_tag", "is_latest", "is_delete_marker"} & set(there))]
+    rows = table.values(wanted)
+    while chunk := list(islice(rows, CHUNK)):
+        columns = dict(zip(wanted, zip(*chunk, strict=True), strict=True))
+        nulls = [None] * len(chunk)
+        latest = columns.get("is_latest", nulls)
+        deleted = columns.get("is_delete_marker", nulls)
+        kept = pa.array([one is not False and not other for one, other in zip(latest, deleted, strict=True)])
+        found = [columns.get(name, nulls) for name in ("key", "size", "e_tag")]
+        arrays = [pa.array(values, field.type) for values, field in zip([*found, nulls], _OBJECTS, strict=True)]
+        yield _without_folders(pa.table(arrays, _OBJECTS).filter(kept))
 
 
 def _without_folders(objects: pa.Table) -> pa.Table:

@@ -22,8 +22,9 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from maskfleet.jobs.errors import Denied, JobError, NotFound, StorageError
-from maskfleet.jobs.inputs.containers import image_columns
-from maskfleet.jobs.inputs.containers.formats import container_of, is_member, part_of_file
+from maskfleet.jobs.inputs.containers.formats import container_of, faults, is_member, part_of_file
+from maskfleet.jobs.inputs.containers.parquet_pool import table_of_file
+from maskfleet.jobs.inputs.containers.parquet_protocol import Unreadable
 from maskfleet.jobs.inputs.outputs import OWN
 from maskfleet.jobs.inputs.record import Record, tables
 from maskfleet.jobs.inputs.selector import EXCLUDED, Selector, is_container, is_image, record_of
@@ -61,23 +62,23 @@ class SingleFiles:
             storage, path = selector.files.found(location)
             record = record_of(storage, storage.entry(path))._replace(key=name)
             file = selector.files.ranged(record.url, record.etag, record.size)
-            if not _is_list(file, name, selector.column):
+            if not _is_list(file, name, selector):
                 return iter([record])
         except NotFound as error:
             raise JobError(f"input {location} does not exist; correct 'input'") from error
         except Fault as error:
             raise JobError(f"input {location}: {error}") from error
-        return _in_any_order(_listed(location, lines(file, location, selector.column), selector))
+        except Unreadable as refusal:
+            raise JobError(f"input {location}: {faults()[refusal.error_class]}") from refusal
+        return _in_any_order(_listed(location, lines(file, location, selector), selector))
 
 
-def _is_list(file: RangedFile, name: str, column: str | None) -> bool:
+def _is_list(file: RangedFile, name: str, selector: Selector) -> bool:
     """Return whether a single file is a list. A Parquet file without images is one."""
     if not name.lower().endswith(".parquet"):
         return name.lower().endswith(tuple(LISTS))
-    schema = image_columns.opened(file).schema_arrow
-    if column is not None and column in schema.names:
-        return bool(_is_text(schema.field(column).type))
-    return image_columns.images_of(schema, None) is None
+    names, texts, has_images = table_of_file(file, selector.files).ask("columns", selector.column).header
+    return selector.column in texts if selector.column in names else not has_images
 
 
 def _listed(location: str, lines: Iterable[str], selector: Selector) -> Iterator[Record]:
@@ -181,35 +182,38 @@ def _in_any_order(files: Iterator[Record]) -> Iterator[pa.Table | Record]:
 # Formats of lists --------------------------------------------------------------------------------
 
 
-def lines(file: RangedFile, name: str, column: str | None) -> Iterator[str]:
+def lines(file: RangedFile, name: str, selector: Selector) -> Iterator[str]:
     """Yield the entries of a list in order, without empty lines and, in text files, comments.
 
     Args:
         file: The list.
         name: Name of the list. Its ending gives the format.
-        column: Column of URLs; None to find it.
+        selector: Selection of the job, with the column of URLs.
 
     Raises:
         JobError: The column does not exist, or the file is not in the format of its ending.
     """
     read = next(read for ending, read in LISTS.items() if name.lower().endswith(ending))
     try:
-        yield from (line for line in map(str.strip, read(file, name, column)) if line)
+        yield from (line for line in map(str.strip, read(file, name, selector)) if line)
     except UnicodeDecodeError as error:
         raise JobError(f"list {name} is not UTF-8 text; save it as UTF-8") from error
-    except (csv.Error, Fault) as error:
+    except csv.Error as error:
         raise JobError(f"list {name} cannot be read: {error}") from error
+    except Unreadable as refusal:
+        raise JobError(f"list {name}: {faults()[refusal.error_class]}") from refusal
 
 
 def _text(file: RangedFile) -> io.TextIOWrapper:
     return io.TextIOWrapper(io.BufferedReader(file, _BUFFER), "utf-8-sig", newline="")
 
 
-def _of_text(file: RangedFile, name: str, column: str | None) -> Iterator[str]:
+def _of_text(file: RangedFile, name: str, selector: Selector) -> Iterator[str]:
     return (line for line in _text(file) if not line.lstrip().startswith("#"))
 
 
-def _of_csv(file: RangedFile, name: str, column: str | None) -> Iterator[str]:
+def _of_csv(file: RangedFile, name: str, selector: Selector) -> Iterator[str]:
+    column = selector.column
     text = _text(file)
     start = list(islice(text, _LINES_SNIFFED))
     separator = _separator(name, start, column)
@@ -262,28 +266,23 @@ def _is_input(name: str) -> bool:
     return is_image(name) or is_container(name)
 
 
-def _of_parquet(file: RangedFile, name: str, column: str | None) -> Iterator[str]:
-    table = image_columns.opened(file)
-    texts = [field.name for field in table.schema_arrow if _is_text(field.type)]
-    place = _column(texts, column)
-    if place is None and column is None and len(texts) == 1:
+def _of_parquet(file: RangedFile, name: str, selector: Selector) -> Iterator[str]:
+    table = table_of_file(file, selector.files)
+    _, texts, _ = table.ask("columns", None).header
+    place = _column(texts, selector.column)
+    if place is None and selector.column is None and len(texts) == 1:
         place = 0
     if place is None:
-        raise _no_column(name, column, texts)
-    for batch in table.iter_batches(columns=[texts[place]], use_threads=False):
-        yield from (value for value in batch.column(0).to_pylist() if value)
+        raise _no_column(name, selector.column, texts)
+    yield from (value for (value,) in table.values([texts[place]]) if value)
 
 
-LISTS: dict[str, Callable[[RangedFile, str, str | None], Iterator[str]]] = {
+LISTS: dict[str, Callable[[RangedFile, str, Selector], Iterator[str]]] = {
     ".txt": _of_text,
     ".csv": _of_csv,
     ".parquet": _of_parquet,
 }
 """Formats of lists, by file name ending."""
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _column(names: list[str], wanted: str | None) -> int | None:

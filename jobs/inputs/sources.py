@@ -126,7 +126,8 @@ class Source:
         kind = container_of(container.url)
         assert kind is not None
         file = self._files.ranged(container.url, container.etag, container.size)
-        listing = Listing(is_image, self._selector.column, partial(self.mean_bytes.__setitem__, container.url))
+        report = partial(self.mean_bytes.__setitem__, container.url)
+        listing = Listing(self._files, is_image, self._selector.column, report)
         return records_of(
             container, kind, file, listing=listing, indexes=self._indexes,
             left_alone=self._selector.left_alone if self._kind.searches else None,

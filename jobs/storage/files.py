@@ -1,18 +1,25 @@
 """Files at any URL. Each storage is opened once; ranges are read concurrently in threads."""
 
-from collections.abc import Callable
+import threading
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from maskfleet.jobs.errors import JobError
 from maskfleet.jobs.storage.contract import Fault, Storage
 from maskfleet.jobs.storage.ranged import RangedFile
 from maskfleet.jobs.storage.schemes import open_storage, split_url
 
-T = TypeVar("T")
-
 _RANGES_IN_FLIGHT = 16
-_SUMMARIES = 64
+
+
+class Closable(Protocol):
+    """Something to be closed."""
+
+    def close(self) -> None:
+        """End it."""
+
+
+C = TypeVar("C", bound=Closable)
 
 
 class Files:
@@ -25,7 +32,8 @@ class Files:
     def __init__(self, *, profile: str | None = None) -> None:
         self._profile = profile
         self._stores: dict[str, Storage] = {}
-        self._summaries: dict[tuple[str, str | None], Any] = {}
+        self._companions: dict[type[Any], Any] = {}
+        self._lock = threading.Lock()
         self._ranges = ThreadPoolExecutor(_RANGES_IN_FLIGHT, "range")
 
     def storage(self, root: str) -> Storage:
@@ -69,18 +77,18 @@ class Files:
         storage, path = self.found(url)
         return self._ranges.submit(storage.read_range, path, start, size, etag)
 
-    def summary(self, url: str, etag: str | None, make: Callable[[], T]) -> T:
-        """Return the result of `make` for this version of a file, such as its footer. Recent results are cached."""
-        found: T | None = self._summaries.get((url, etag))
-        if found is None:
-            found = make()
-            if len(self._summaries) >= _SUMMARIES:
-                self._summaries.clear()
-            self._summaries[url, etag] = found
-        return found
+    def companion(self, kind: type[C]) -> C:
+        """Return the one object of a class that is closed with these files, such as a pool of processes."""
+        with self._lock:
+            if kind not in self._companions:
+                self._companions[kind] = kind()
+            found: C = self._companions[kind]
+            return found
 
     def close(self) -> None:
-        """End the threads."""
+        """End the threads and the companions."""
+        for companion in self._companions.values():
+            companion.close()
         self._ranges.shutdown(cancel_futures=True)
 
     @property

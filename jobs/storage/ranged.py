@@ -5,17 +5,23 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from maskfleet.jobs.errors import StorageError
-from maskfleet.jobs.storage.contract import Storage
+
+
+class Ranges(Protocol):
+    """What a file is read from: a storage, or another process that has one."""
+
+    def read_range(self, path: str, start: int, length: int, etag: str | None = None) -> bytes:
+        """Return a part of an object; see `jobs.storage.contract.Storage.read_range`."""
 
 
 class RangedFile(io.RawIOBase):
     """An object of known size, open for reading. Buffers nothing: wrap it in `io.BufferedReader` for small reads.
 
     Args:
-        storage: Storage of the object.
+        storage: Storage of the object, or what else reads its ranges.
         path: Path of the object.
         size: Size in bytes.
         etag: ETag that the object must still have, or None for any.
@@ -24,7 +30,7 @@ class RangedFile(io.RawIOBase):
         StorageError: On reading, as `Storage.read_range`.
     """
 
-    def __init__(self, storage: Storage, path: str, size: int, etag: str | None) -> None:
+    def __init__(self, storage: Ranges, path: str, size: int, etag: str | None) -> None:
         super().__init__()
         self._storage, self._path, self._size, self._etag = storage, path, size, etag
         self._position = 0

@@ -74,11 +74,13 @@ class Listing:
     """Settings of a job for listing a container.
 
     Attributes:
+        files: Opens files by URL.
         is_image: Returns whether a name has the ending of an image.
         column: Column of the images, for tables; None to find it.
         report_mean: Receives the mean size of a member in bytes, from containers without the size of each.
     """
 
+    files: Files
     is_image: Callable[[str], bool]
     column: str | None = None
     report_mean: Callable[[float], None] = lambda _: None

@@ -1,24 +1,30 @@
-"""Columns of images in Parquet files, read by row group with bounded memory.
+"""Columns of images in Parquet files. Foreign bytes are parsed here, so only the reading process may use this module.
 
-A column of images is a struct with a field `bytes`, as in Hugging Face datasets (`{bytes, path}`), or plain binary. The
-schema in the file's footer tells.
+A column of images is a struct with a field `bytes`, as in Hugging Face datasets (`{bytes, path}`), or plain binary; if a
+job names it, also a list of bytes. The schema in the file's footer tells.
 """
 
-import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from maskfleet.jobs.storage.contract import Fault
+from maskfleet.jobs.inputs.containers.parquet_protocol import Unreadable
 from maskfleet.jobs.storage.ranged import RangedFile
 
 _BUFFER = 4 * 2**20
-_ROWS_AT_ONCE = 16
-_NAMES_AT_ONCE = 8192
-_KEPT_BYTES = 64 * 2**20
-"""Bytes of rows kept when passed on the way to others. Beyond that, they are read again in their turn."""
+_BATCH_BYTES = 16 * 2**20
+_BATCH_ROWS = 16
+_MOST_GROUPS = 2**20
+_MOST_ROWS = 10**6
+"""Largest number of rows in a file that has more rows than bytes. Such a file says the same row again and again."""
+
+_LONGEST_TEXT = 4096
+"""Characters of a text that are kept, from its end."""
+
+_SIGNATURE = 28
+"""Bytes that follow a footer in plain text if columns are encrypted. Arrow aborts when asked about these columns."""
 
 
 class Images(NamedTuple):
@@ -33,39 +39,162 @@ class Images(NamedTuple):
     names: str | None
 
 
-def opened(file: RangedFile, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
-    """Open a Parquet file that is read in ranges.
+class Table:
+    """A Parquet file.
 
     Args:
         file: The file.
-        metadata: Footer of the file, if known; it is then not read.
+
+    Attributes:
+        groups: Number of rows of each row group.
 
     Raises:
-        Fault: The file is damaged or not a Parquet file.
+        Unreadable: The file is damaged, encrypted, or not a Parquet file.
     """
+
+    def __init__(self, file: RangedFile) -> None:
+        size = file.size()
+        tail = file.at(max(0, size - 8), 8)
+        if tail[4:] == b"PARE":
+            raise Unreadable("encrypted")
+        self._file = pq.ParquetFile(pa.PythonFile(file, "r"), buffer_size=_BUFFER, pre_buffer=False)
+        metadata = self._file.metadata
+        self._signed = metadata.serialized_size + _SIGNATURE == int.from_bytes(tail[:4], "little")
+        if metadata.num_row_groups > _MOST_GROUPS or metadata.num_rows > max(_MOST_ROWS, size):
+            raise Unreadable("too_large_parquet")
+        self.groups = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+        if min(self.groups, default=0) < 0 or sum(self.groups) != metadata.num_rows:
+            raise Unreadable("damaged_parquet")
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Names and types of the columns."""
+        return self._file.schema_arrow
+
+    def check(self, column: str) -> None:
+        """Read one row of a column if it may be encrypted.
+
+        Raises:
+            Unreadable: The column is encrypted.
+        """
+        if self._signed and self.groups:
+            try:
+                next(self.batches(column, [0], 1), None)
+            except OSError as error:
+                raise Unreadable("encrypted") from error
+
+    def mean_size(self, column: str, groups: Sequence[int] | None = None) -> float:
+        """Return the mean size of a column's rows in bytes, uncompressed, as the footer says."""
+        metadata = self._file.metadata
+        numbers = range(metadata.num_row_groups) if groups is None else groups
+        rows = sum(self.groups[number] for number in numbers)
+        if self._signed:
+            return float(sum(metadata.row_group(number).total_byte_size for number in numbers) / max(1, rows))
+        paths = [metadata.schema.column(place).path for place in range(metadata.num_columns)]
+        places = [place for place, path in enumerate(paths) if f"{path}.".startswith(f"{column}.")]
+        chunks = (metadata.row_group(number).column(place) for number in numbers for place in places)
+        return float(sum(chunk.total_uncompressed_size for chunk in chunks) / max(1, rows))
+
+    def values(self, columns: list[str], at_once: int) -> Iterator[list[Any]]:
+        """Yield the values of some columns, row by row. Several columns may have no paths."""
+        for batch in self._file.iter_batches(at_once, None, columns, use_threads=False):
+            arrays = [batch.column(name) for name in columns] if len(columns) > 1 else [_leaf(batch.column(0))]
+            yield from map(list, zip(*map(_plain, arrays), strict=True))
+
+    def batches(self, column: str, groups: list[int], at_once: int) -> Iterator[pa.Array]:
+        """Yield the values of a column, some rows at a time."""
+        for batch in self._file.iter_batches(at_once, groups, [column], use_threads=False):
+            yield _leaf(batch.column(0))
+
+    def rows(self, column: str, group: int) -> Iterator[bytes | None]:
+        """Yield the bytes of each row of a row group, or None."""
+        at_once = int(max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(1, self.mean_size(column, [group])))))
+        for values in self.batches(column, [group], at_once):
+            for place in range(len(values)):
+                yield _bytes(values[place])
+
+
+def _leaf(values: pa.Array) -> pa.Array:
+    """Return the only field of a struct, and of structs in it. Arrow reads no other fields."""
+    while pa.types.is_struct(values.type):
+        values = values.flatten()[0]  # keeps the fields of a null struct null
+    return values
+
+
+def _plain(values: pa.Array) -> list[Any]:
+    """Return values of simple types. Texts that are not UTF-8 or very long are made usable as names."""
+    if not is_text(values.type):
+        plain: list[Any] = values.to_pylist()
+        return plain
     try:
-        return pq.ParquetFile(pa.PythonFile(file, "r"), metadata=metadata, buffer_size=_BUFFER, pre_buffer=False)
-    except (pa.ArrowException, OSError) as error:
-        raise Fault("damaged_parquet", f"the Parquet file cannot be opened ({_line(error)}); write it again") from error
+        texts: list[str | None] = values.to_pylist()
+    except UnicodeDecodeError:
+        raw = values.cast(pa.large_binary()).to_pylist()
+        texts = [None if text is None else text.decode("utf-8", "backslashreplace") for text in raw]
+    return [text and text[-_LONGEST_TEXT:].replace("\0", "\\0") for text in texts]
+
+
+def _bytes(scalar: Any) -> bytes | None:
+    if not isinstance(scalar, pa.ListScalar):
+        value: bytes | None = scalar.as_py()
+        return value
+    values = scalar.values
+    if values is None or values.null_count:
+        return None
+    return bytes(values.to_numpy().tobytes())
 
 
 def images_of(schema: pa.Schema, column: str | None) -> Images | None:
     """Find the column of images: the named one, else the only one, else the one called `image`.
 
+    Structs come before plain binary. A name may be a path, such as `sample.image`.
+
     Returns:
         The columns, or None if there is no such column, or more than one.
     """
-    structs = [field.name for field in schema if _has_bytes(field.type)]
-    plain = [field.name for field in schema if _is_binary(field.type)]
-    if column is None:
-        kinds = [kind for kind in (structs, plain) if kind]
-        found = kinds[0] if kinds else []
-        column = "image" if "image" in found else found[0] if len(found) == 1 else None
-    if column in structs:
-        kind = schema.field(column).type
-        has_path = any(field.name == "path" and pa.types.is_string(field.type) for field in kind)
-        return Images(f"{column}.bytes", f"{column}.path" if has_path else None)
-    return Images(column, None) if column is not None and column in plain else None
+    if column is not None:
+        return _named(schema, column)
+    for is_kind in (_has_bytes, _is_binary):
+        if found := [field.name for field in schema if is_kind(field.type)]:
+            name = "image" if "image" in found else found[0]
+            return _named(schema, name) if name == "image" or len(found) == 1 else None
+    return None
+
+
+def may_have_images(schema: pa.Schema) -> bool:
+    """Return whether any column may hold images. Lists of bytes are images only if a job says so."""
+    return any(_has_bytes(field.type) or _is_binary(field.type) for field in schema)
+
+
+def _named(schema: pa.Schema, path: str) -> Images | None:
+    """Find the column at a path: a struct with bytes, or bytes."""
+    found = _field(schema, path)
+    if found is None:
+        return None
+    kind = found.type
+    if _has_bytes(kind):
+        has_path = any(field.name == "path" and is_text(field.type) for field in kind)
+        return Images(f"{path}.bytes", f"{path}.path" if has_path else None)
+    return Images(path, None) if _is_binary(kind) or _is_bytes_list(kind) else None
+
+
+def _field(fields: Any, path: str) -> pa.Field | None:
+    """Find a field by its path. A name may hold dots itself."""
+    for field in fields:
+        if field.name == path:
+            return field
+        if path.startswith(f"{field.name}.") and pa.types.is_struct(field.type):
+            found = _field(field.type, path[len(field.name) + 1 :])
+            if found is not None:
+                return found
+    return None
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Return whether a type is text."""
+    if pa.types.is_dictionary(kind):
+        return is_text(kind.value_type)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def candidates(schema: pa.Schema) -> list[str]:
@@ -74,97 +203,18 @@ def candidates(schema: pa.Schema) -> list[str]:
 
 
 def _has_bytes(kind: pa.DataType) -> bool:
-    return pa.types.is_struct(kind) and any(field.name == "bytes" and _is_binary(field.type) for field in kind)
+    return pa.types.is_struct(kind) and any(
+        field.name == "bytes" and (_is_binary(field.type) or _is_bytes_list(field.type)) for field in kind
+    )
 
 
 def _is_binary(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    if pa.types.is_dictionary(kind):
+        return _is_binary(kind.value_type)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
 
 
-def names(file: pq.ParquetFile, images: Images) -> Iterator[str | None]:
-    """Yield the name of each row, or None. Reads only the names.
-
-    Raises:
-        Fault: The file is damaged.
-    """
-    if images.names is None:
-        yield from (None for _ in range(file.metadata.num_rows))
-        return
-    for values in _batches(file, images.names, None, _NAMES_AT_ONCE):
-        yield from values.to_pylist()
-
-
-def column_bytes(metadata: pq.FileMetaData, column: str) -> int:
-    """Return the uncompressed size of a column in bytes, from the file's footer."""
-    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-    chunks = (group.column(place) for group in groups for place in range(group.num_columns))
-    return sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == column)
-
-
-def _batches(file: pq.ParquetFile, column: str, groups: list[int] | None, rows: int) -> Iterator[pa.Array]:
-    try:
-        for batch in file.iter_batches(rows, groups, [column], use_threads=False):
-            values: pa.Array = batch.column(0)
-            if pa.types.is_struct(values.type):
-                # `flatten` keeps the fields of a null struct null.
-                values = values.flatten()[0]
-            yield values
-    except (pa.ArrowException, OSError) as error:
-        raise Fault("damaged_parquet", f"the Parquet file is damaged ({_line(error)}); write it again") from error
-
-
-class GroupRows:
-    """The images of one row group. Safe from several threads.
-
-    Args:
-        file: The file.
-        column: Path of the column of bytes.
-        group: Number of the row group.
-        wanted: Rows to read, counted within the group, once each; fastest in ascending order.
-    """
-
-    def __init__(self, file: pq.ParquetFile, column: str, group: int, wanted: Iterable[int]) -> None:
-        self._file, self._column, self._group = file, column, group
-        self._wanted = set(wanted)
-        self._lock = threading.Lock()
-        self._passed: dict[int, bytes | None] = {}
-        self._held = 0
-        self._values: Iterator[pa.Array] = iter(())
-        self._next = file.metadata.row_group(group).num_rows  # the first call starts from the beginning
-
-    def read(self, row: int) -> bytes:
-        """Return the bytes of a row, counted within the group.
-
-        Raises:
-            Fault: The row has no bytes, or the group is damaged before its end.
-        """
-        with self._lock:
-            if row not in self._passed:
-                self._advance(row)
-            data = self._passed.pop(row)
-            self._wanted.discard(row)
-            self._held -= len(data or b"")
-        if data is None:
-            message = f"row {row} of row group {self._group} has no bytes in {self._column}; embed the image's file"
-            raise Fault("no_bytes", message)
-        return data
-
-    def _advance(self, row: int) -> None:
-        if row < self._next:
-            self._values = _batches(self._file, self._column, [self._group], _ROWS_AT_ONCE)
-            self._next = 0
-        while self._next <= row:
-            values = next(self._values, None)
-            if values is None:
-                raise Fault("damaged_parquet", f"row group {self._group} ends before row {row}; write the file again")
-            for place in range(len(values)):
-                number = self._next + place
-                if number == row or (number in self._wanted and self._held < _KEPT_BYTES):
-                    self._passed[number] = values[place].as_py()
-                    self._held += len(self._passed[number] or b"")
-            self._next += len(values)
-
-
-def _line(error: Exception) -> str:
-    lines: list[Any] = str(error).strip().splitlines()
-    return str(lines[0]) if lines else type(error).__name__
+def _is_bytes_list(kind: pa.DataType) -> bool:
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+        return False
+    return bool(pa.types.is_uint8(kind.value_type) or pa.types.is_int8(kind.value_type))

@@ -5,21 +5,27 @@ neighbours in a run are neighbours in the file.
 """
 
 import itertools
+import json
 import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import pyarrow.parquet as pq
-
-from maskfleet.jobs.inputs.containers import image_columns
 from maskfleet.jobs.inputs.containers.contract import Container, Listing, Member, MemberReader, Reference
+from maskfleet.jobs.inputs.containers.parquet_pool import OpenTable, ParquetPool, table_of_file
+from maskfleet.jobs.inputs.containers.parquet_protocol import Unreadable
 from maskfleet.jobs.storage.contract import Fault
 from maskfleet.jobs.storage.files import Files
 from maskfleet.jobs.storage.ranged import RangedFile
 
 NO_IMAGES = "no_images"
 """Error class of a file without images, which is no input if it only lies beside others."""
+
+_KEPT_BYTES = 64 * 2**20
+"""Bytes of rows kept when passed on the way to others. Beyond that, they are read again in their turn."""
+
+_OF_A_ROW = {"damaged_parquet": "damaged_row", "too_large_parquet": "too_large_row"}
+"""Faults of a row, by the fault of the file that it comes from."""
 
 
 class Row(NamedTuple):
@@ -44,22 +50,41 @@ class ParquetFiles(Container[Row]):
     faults = {  # noqa: RUF012  (a constant)
         "no_column": "the Parquet file has several columns of images, or not the one named; name one with 'column'",
         NO_IMAGES: "the Parquet file has no column of images; leave it out",
-        "damaged_parquet": "the Parquet file does not open; write it again",
+        "damaged_parquet": "the Parquet file cannot be read to its end, so images are missing; write it again",
+        "encrypted": "the image column, or the file's footer, is encrypted; write the file without encryption",
+        "too_large_parquet": (
+            "reading the Parquet file takes more than 2 GiB of memory, or it has more rows than bytes; write it again "
+            "with smaller row groups"
+        ),
+        "damaged_row": "this part of the Parquet file is damaged; write the file again",
+        "too_large_row": (
+            "reading this part of the Parquet file takes more than 2 GiB of memory, or the image has over 512 MiB; "
+            "write smaller row groups, or the image as a file"
+        ),
         "no_bytes": "the row has no image bytes; embed the image's file",
     }
+    damage = ("damaged_parquet", "encrypted", "too_large_parquet")
     in_order = True
     entry = Row
 
     def entries(self, file: RangedFile, listing: Listing) -> Iterator[Row]:
-        table = image_columns.opened(file)
-        images = image_columns.images_of(table.schema_arrow, listing.column)
-        if images is None:
-            fault = "no_column" if image_columns.candidates(table.schema_arrow) else NO_IMAGES
-            raise Fault(fault, self.faults[fault])
-        size = image_columns.column_bytes(table.metadata, images.column)
-        listing.report_mean(size / max(1, table.metadata.num_rows))
-        for number, name in enumerate(image_columns.names(table, images)):
-            yield Row(number, name, images.column)
+        table = table_of_file(file, listing.files)
+        try:
+            column, names, rows, mean = table.ask("images", listing.column).header
+            listing.report_mean(mean)
+            if names is None:
+                yield from (Row(number, None, column) for number in range(rows))
+                return
+            number = 0
+            for (name,) in table.values([names]):
+                yield Row(number, name, column)
+                number += 1
+            if number != rows:
+                raise Unreadable("damaged_parquet")
+        except Unreadable as refusal:
+            raise _fault(refusal.error_class, "the file") from refusal
+        finally:
+            table.release()
 
     def member(self, entry: Row) -> Member:
         last = (entry.name or "").rstrip("/").rsplit("/", 1)[-1]
@@ -68,6 +93,11 @@ class ParquetFiles(Container[Row]):
 
     def reader(self, files: Files, members: Sequence[Reference]) -> MemberReader:
         return _RowReader(files, members)
+
+
+def _fault(error_class: str, what: str) -> Fault:
+    """Return the fault of a file or a row, explained."""
+    return Fault(error_class, f"{what}: {ParquetFiles.faults.get(error_class, 'reading takes too long; try again')}")
 
 
 class _RowReader(MemberReader):
@@ -82,41 +112,94 @@ class _RowReader(MemberReader):
         self._lock = threading.Lock()
 
     def read(self, member: Reference) -> bytes:
-        return self._table(member).read(int(member.place["row"]))
+        row = int(member.place["row"])
+        try:
+            return self._table(member).read(row)
+        except Unreadable as refusal:
+            error_class = _OF_A_ROW.get(refusal.error_class, refusal.error_class)
+            raise _fault(error_class, f"row {row} of {member.file}") from refusal
 
     def _table(self, member: Reference) -> "_Table":
         version = member.file, member.etag
         with self._lock:
             if version not in self._tables:
                 file = self._files.ranged(*version)
-                footer = self._files.summary(*version, lambda: image_columns.opened(file).metadata)
-                table = image_columns.opened(file, footer)
-                self._tables[version] = _Table(table, member.place["column"], self._rows[version])
+                pool = self._files.companion(ParquetPool)
+                opened = OpenTable(pool, file, version if member.etag is not None else object())
+                self._tables[version] = _Table(opened, member.place["column"], self._rows[version])
             return self._tables[version]
 
 
 class _Table:
-    """Rows of one file, by number."""
+    """Rows of one file, by number, each to be read once. Safe from several threads.
 
-    def __init__(self, file: pq.ParquetFile, column: str, wanted: Sequence[int]) -> None:
-        sizes = [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
-        self._starts = [0, *itertools.accumulate(sizes)]
-        self._file, self._column = file, column
-        self._wanted: dict[int, list[int]] = {}
-        for row in wanted:
-            group = self._group(row)
-            self._wanted.setdefault(group, []).append(row - self._starts[group])
-        self._groups: dict[int, image_columns.GroupRows] = {}
+    Args:
+        table: The file.
+        column: Path of the column of bytes.
+        wanted: Rows to read; fastest in ascending order.
+    """
+
+    def __init__(self, table: OpenTable, column: str, wanted: Sequence[int]) -> None:
+        self._table, self._column = table, column
+        self._wanted = set(wanted)
         self._lock = threading.Lock()
-
-    def _group(self, row: int) -> int:
-        return bisect_right(self._starts, row) - 1
+        self._starts: list[int] = []
+        self._held: dict[int, bytes | str] = {}
+        self._held_bytes = 0
+        self._unreadable: dict[int, str] = {}
 
     def read(self, row: int) -> bytes:
-        group = self._group(row)
-        # A file has one reader, so its row groups take turns.
-        with self._lock:
-            if group not in self._groups:
-                wanted = self._wanted[group]
-                self._groups[group] = image_columns.GroupRows(self._file, self._column, group, wanted)
-            return self._groups[group].read(row - self._starts[group])
+        """Return the bytes of a row.
+
+        Raises:
+            Unreadable: The row has none, or cannot be read.
+        """
+        with self._lock:  # a file has one reader, so its rows take turns
+            try:
+                if row not in self._held:
+                    self._fetch(row)
+                found = self._held.pop(row)
+            finally:
+                self._wanted.discard(row)
+                if not self._wanted:
+                    self._table.release()
+            if isinstance(found, str):
+                raise Unreadable(found)
+            self._held_bytes -= len(found)
+            return found
+
+    def _fetch(self, row: int) -> None:
+        """Read until a row is held, and keep other wanted rows on the way to it."""
+        if not self._starts:
+            groups: list[int] = json.loads(self._table.ask("groups").data)
+            self._starts = [0, *itertools.accumulate(groups)]
+        group = bisect_right(self._starts, row) - 1
+        if group in self._unreadable:
+            raise Unreadable(self._unreadable[group])
+        try:
+            start, stop = self._starts[group : group + 2]
+            wanted = sorted(other for other in self._wanted if start <= other < stop and other not in self._held)
+            while row not in self._held:
+                wanted = self._pass(start, group, row, wanted)
+        except (Unreadable, ValueError) as error:
+            # Further rows of the group would cost as much, and end the same.
+            self._unreadable[group] = error.error_class if isinstance(error, Unreadable) else "damaged_parquet"
+            raise Unreadable(self._unreadable[group]) from error
+
+    def _pass(self, start: int, group: int, row: int, wanted: list[int]) -> list[int]:
+        """Read some rows of a group; return the rows still to be passed."""
+        answer = self._table.ask("rows", self._column, group, row - start, [other - start for other in wanted])
+        place = 0
+        passed = set()
+        for number, size in answer.header:
+            passed.add(start + number)
+            data = {None: "no_bytes", -1: "too_large_row"}.get(size)
+            found = answer.data[place : place + size] if data is None else data
+            place += size if data is None else 0
+            if start + number == row or self._held_bytes < _KEPT_BYTES:
+                self._held[start + number] = found
+                self._held_bytes += 0 if data else size
+        left = [other for other in wanted if other not in passed]
+        if len(left) == len(wanted):
+            raise Unreadable("damaged_parquet")
+        return left

@@ -20,6 +20,7 @@ from maskfleet.jobs.inputs import inventories
 from maskfleet.jobs.inputs.sources import Source
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.run.execute import run
+from maskfleet.jobs.storage.files import Files
 from maskfleet.jobs.storage.local import LocalStorage
 from maskfleet.jobs.storage.ranged import RangedFile
 from maskfleet.jobs.storage.schemes import open_storage
@@ -120,7 +121,9 @@ def test_a_csv_inventory_yields_the_newest_versions(rows):
         names = "Bucket, Key, IsLatest, IsDeleteMarker, Size, ETag"
         manifest = {"sourceBucket": "b", "destinationBucket": "c", "fileFormat": "CSV", "fileSchema": names}
         data = json.dumps(manifest | {"files": [{"key": "x.csv.gz"}]}).encode()
-        _, tables = inventories.listed(data, "m", lambda _, key: RangedFile(storage, key, entry.size, entry.etag))
+        _, tables = inventories.listed(
+            data, "m", lambda _, key: RangedFile(storage, key, entry.size, entry.etag), Files()
+        )
         found = [tuple(row.values())[:3] for table in tables for row in table.to_pylist()]
     text.seek(0)
     expected = [

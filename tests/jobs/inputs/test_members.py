@@ -132,7 +132,7 @@ def test_a_large_row_group_is_read_in_any_order_with_bounded_memory(tmp_path, mo
     images = [(None, jpeg(number)) for number in range(100)]
     hugging_face(tmp_path / "in/x.parquet", images, compression="none", use_dictionary=False)
     records = list(Source(str(tmp_path / "in"), output="/nowhere"))
-    monkeypatch.setattr("maskfleet.jobs.inputs.containers.image_columns._KEPT_BYTES", 5000)
+    monkeypatch.setattr("maskfleet.jobs.inputs.containers.parquet_files._KEPT_BYTES", 5000)
     for order in (range(100), range(99, -1, -1), [50, 3, 99, 4, 0]):
         inputs = Inputs()
         reader = inputs.reader([records[number] for number in order])

@@ -1,0 +1,95 @@
+"""Messages between this process and a process reading Parquet: JSON on the socket, bytes in a block of shared memory.
+
+This process asks; the other one reads the file through it, piece by piece, and answers with bytes and a header. Nothing
+from the other process is unpickled or parsed by native code here.
+"""
+
+import json
+import mmap
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+AREA = 4 * 2**20
+"""Size of the shared block in bytes, and so of a piece."""
+
+LONGEST_HEADER = 64 * 2**20
+"""Size in bytes of the largest message on the socket."""
+
+
+class Answer(NamedTuple):
+    """The answer to a request.
+
+    Attributes:
+        header: JSON value.
+        data: Bytes.
+    """
+
+    header: Any
+    data: bytes
+
+
+class Unreadable(Exception):
+    """The file, or a part of it, cannot be read.
+
+    Attributes:
+        error_class: Key of `parquet_files.ParquetFiles.faults`.
+    """
+
+    def __init__(self, error_class: str) -> None:
+        super().__init__(error_class)
+        self.error_class = error_class
+
+
+class Channel:
+    """The other process's side of the messages.
+
+    Args:
+        connection: Socket to the process that asks.
+        block: The shared block.
+    """
+
+    def __init__(self, connection: Connection, block: mmap.mmap) -> None:
+        self._connection, self._block = connection, block
+
+    def request(self) -> list[Any]:
+        """Wait for a request: its name and its arguments.
+
+        Raises:
+            EOFError: The other side is closed.
+        """
+        request: list[Any] = json.loads(self._connection.recv_bytes())
+        return request
+
+    def read_range(self, path: str, start: int, length: int, etag: str | None = None) -> bytes:
+        """Return bytes of the file; see `jobs.storage.ranged.Ranges`.
+
+        Raises:
+            OSError: The other process could not read them.
+        """
+        pieces = []
+        for place in range(start, start + length, AREA):
+            size = min(AREA, start + length - place)
+            if self._exchange("read", place, size) != size:
+                raise OSError("the file cannot be read")
+            pieces.append(bytes(memoryview(self._block)[:size]))
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def answer(self, answer: Answer) -> None:
+        """Send an answer."""
+        data = memoryview(answer.data)
+        for start in range(0, len(data), AREA):
+            piece = data[start : start + AREA]
+            self._block[: len(piece)] = piece
+            self._exchange("data", len(piece))
+        self._send("done", answer.header)
+
+    def refuse(self, refusal: Unreadable) -> None:
+        """Answer that there is nothing to be read."""
+        self._send("fault", refusal.error_class)
+
+    def _exchange(self, *message: Any) -> int:
+        self._send(*message)
+        return int(json.loads(self._connection.recv_bytes()))
+
+    def _send(self, *message: Any) -> None:
+        self._connection.send_bytes(json.dumps(message).encode())
