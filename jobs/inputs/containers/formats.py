@@ -31,6 +31,7 @@ _FAULTS = {
     _BAD_NAME: "the file's name is not UTF-8; rename it",
     "missing": "the file is gone; it was deleted while it was listed, or the list is out of date",
     _PART: "the list names a part of a file; name the file to process all of it",
+    "slow_parquet": "reading the Parquet file takes too long; run again, and if that does not help, write it again",
     "changed": "the file changed while it was listed; run again to plan it as it is now",
     "denied": "the file may not be read; grant the credentials access, or correct its owner and mode",
     "refused": "storage refuses the file; restore it from its archive, or enable its KMS key",

@@ -97,7 +97,8 @@ class ParquetFiles(Container[Row]):
 
 def _fault(error_class: str, what: str) -> Fault:
     """Return the fault of a file or a row, explained."""
-    return Fault(error_class, f"{what}: {ParquetFiles.faults.get(error_class, 'reading takes too long; try again')}")
+    slow = "reading the Parquet file takes too long; run again, and if that does not help, write it again"
+    return Fault(error_class, f"{what}: {ParquetFiles.faults.get(error_class, slow)}")
 
 
 class _RowReader(MemberReader):

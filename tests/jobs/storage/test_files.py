@@ -26,12 +26,16 @@ def test_a_storage_is_opened_once(url, tmp_path):
     assert files.found(url)[0] is files.found(str(tmp_path))[0]
 
 
-def test_a_summary_is_made_once_per_version(url):
-    files, made = Files(), []
+def test_a_companion_is_made_once_and_closed_with_the_files():
+    class Companion:
+        closed = False
 
-    def summary(number):
-        return lambda: made.append(number) or number
+        def close(self):
+            self.closed = True
 
-    assert [files.summary(url, "1", summary(1)), files.summary(url, "1", summary(2))] == [1, 1]
-    assert files.summary(url, "2", summary(3)) == 3
-    assert made == [1, 3]
+    files = Files()
+    companion = files.companion(Companion)
+    assert files.companion(Companion) is companion
+    assert Files().companion(Companion) is not companion
+    files.close()
+    assert companion.closed
