@@ -21,7 +21,7 @@ from maskfleet.jobs.inputs.containers.parquet_pool import table_of_file
 from maskfleet.jobs.inputs.containers.parquet_protocol import Unreadable
 from maskfleet.jobs.inputs.record import CHUNK, Record, records
 from maskfleet.jobs.inputs.selector import Selector, containers_in
-from maskfleet.jobs.storage.contract import OBJECTS
+from maskfleet.jobs.storage.contract import OBJECTS, Fault
 from maskfleet.jobs.storage.files import Files
 from maskfleet.jobs.storage.ranged import RangedFile
 
@@ -101,7 +101,7 @@ def listed(
                 yield from _of_csv(file, names) if kind == "CSV" else _of_parquet(file, files)
             except NotFound as error:
                 raise JobError(f"inventory {name} lacks its file {key}; use a complete inventory") from error
-            except (Unreadable, OSError, EOFError, csv.Error, ValueError, LookupError) as error:
+            except (Unreadable, Fault, OSError, EOFError, csv.Error, ValueError, LookupError) as error:
                 raise JobError(f"inventory {name}: file {key} cannot be read ({error!r}); use another one") from error
 
     return bucket, objects()
