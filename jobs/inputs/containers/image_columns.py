@@ -1,7 +1,7 @@
 """Columns of images in Parquet files. Foreign bytes are parsed here, so only the reading process may use this module.
 
-A column of images is a struct with a field `bytes`, as in Hugging Face datasets (`{bytes, path}`), plain binary, or a list
-of bytes if a job names it. The schema in the file's footer tells.
+A column of images is a struct with a field `bytes`, as in Hugging Face datasets (`{bytes, path}`), plain binary, or a
+list of bytes if a job names it. The schema in the file's footer tells.
 """
 
 from collections.abc import Iterator, Sequence

@@ -8,8 +8,9 @@ from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from maskfleet.jobs.inputs.containers.parquet_process import TRIES, Died, ReadingProcess
+from maskfleet.jobs.inputs.containers.parquet_process import TRIES, ReadingProcess
 from maskfleet.jobs.inputs.containers.parquet_protocol import Answer, Unreadable
+from maskfleet.jobs.isolation.process import Died
 from maskfleet.jobs.storage.files import Files
 from maskfleet.jobs.storage.ranged import RangedFile
 
@@ -148,7 +149,7 @@ class OpenTable:
                         process.version = self.version
                     return process.ask(self._file, name, *arguments)
             except Died as death:
-                if death.hung:
+                if death.error_class == "timeout":
                     raise Unreadable("slow_parquet") from death
         raise Unreadable("damaged_parquet")
 

@@ -1,15 +1,14 @@
 """A process reading Parquet as its parent sees it: it is asked, served with the ranges that it reads, and watched."""
 
 import json
-import socket
-import struct
 import time
 from collections.abc import Hashable
 from typing import Any
 
 from maskfleet.jobs.errors import MaskfleetError
-from maskfleet.jobs.images.isolation import DidNotStart, Isolated, shared_block
 from maskfleet.jobs.inputs.containers.parquet_protocol import AREA, LONGEST_HEADER, Answer, Unreadable
+from maskfleet.jobs.isolation.block import shared_block
+from maskfleet.jobs.isolation.process import DidNotStart, Died, Isolated
 from maskfleet.jobs.storage.ranged import RangedFile
 
 TRIES = 3
@@ -33,18 +32,6 @@ _READ_MORE = 64 * 2**20
 _MOST_DATA = 2**29 + 2 * AREA
 
 
-class Died(Exception):
-    """The process crashed, hung, or broke the rules.
-
-    Attributes:
-        hung: Whether it did not answer in time.
-    """
-
-    def __init__(self, *, hung: bool = False) -> None:
-        super().__init__("the process reading Parquet died")
-        self.hung = hung
-
-
 class ReadingProcess:
     """A process reading Parquet, with at most one file open.
 
@@ -64,8 +51,9 @@ class ReadingProcess:
         for attempt in range(1, TRIES + 1):
             try:
                 self._process = Isolated(
-                    _MODULE, {"block": self._block.descriptor, "memory": MEMORY}, [self._block.descriptor]
-                )
+                    _MODULE, {"block": self._block.descriptor}, memory=MEMORY, seconds=_SECONDS,
+                    descriptors=[self._block.descriptor],
+                )  # fmt: skip
                 break
             except DidNotStart as error:
                 if error.by_itself or attempt == TRIES:
@@ -74,10 +62,7 @@ class ReadingProcess:
                         f"a process reading Parquet failed to start ({error}); check that maskfleet is installed for "
                         "this interpreter"
                     ) from error
-        self._connection = self._process.connection
-        with socket.fromfd(self._connection.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as ours:
-            for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):  # for a message that stops in the middle
-                ours.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", round(_SECONDS), 0))
+        self._channel = self._process.channel
 
     @property
     def pid(self) -> int:
@@ -110,8 +95,10 @@ class ReadingProcess:
             kind, result = self._exchange(served, [name, *arguments])
             if kind not in ("done", "fault"):
                 raise ValueError("an unknown kind of message")
-        except (EOFError, OSError, ValueError, TypeError) as error:
-            raise Died from error
+        except TimeoutError as error:
+            raise Died("timeout", "reading takes too long") from error
+        except (EOFError, OSError, ValueError, TypeError, LookupError, RecursionError) as error:
+            raise Died("crash", "it killed the process reading it") from error
         if served.failure is not None:
             self.usable = True
             raise served.failure
@@ -123,13 +110,12 @@ class ReadingProcess:
 
     def _exchange(self, served: "_Served", request: list[Any]) -> list[Any]:
         """Send a request, serve the process until its last message, and return this message."""
-        self._connection.send_bytes(json.dumps(request).encode())
+        self._channel.send(json.dumps(request).encode(), seconds=_SECONDS)
         while True:
             began = time.monotonic()
-            if not self._connection.poll(max(0.0, served.seconds)):
-                raise Died(hung=True)
-            message: list[Any] = json.loads(self._connection.recv_bytes(LONGEST_HEADER))
+            received = self._channel.receive(seconds=max(0.001, served.seconds), most=LONGEST_HEADER)
             served.seconds -= time.monotonic() - began
+            message: list[Any] = json.loads(received)
             if message[0] == "read":
                 data = served.read(*message[1:])
                 self._block.map[: len(data or b"")] = data or b""
@@ -141,7 +127,7 @@ class ReadingProcess:
                 return message
 
     def _reply(self, number: int) -> None:
-        self._connection.send_bytes(b"%d" % number)
+        self._channel.send(b"%d" % number, seconds=_SECONDS)
 
 
 class _Served:

@@ -1,22 +1,21 @@
 """The program of a process reading Parquet: Arrow parses foreign bytes here, so that a crash costs a file and no run.
 
-Started by `jobs.images.isolation`. It keeps one file open, and the place that was read last; every request also works
+Started by `jobs.isolation.process`. It keeps one file open, and the place that was read last; every request also works
 in another process, from the start.
 """
 
 import json
 import mmap
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from multiprocessing.connection import Connection
 from typing import Any
 
 import pyarrow as pa
 
-from maskfleet.jobs.images.isolation import be_quiet, limit_memory, limit_time
 from maskfleet.jobs.inputs.containers import image_columns
-from maskfleet.jobs.inputs.containers.parquet_protocol import AREA, Answer, Channel, Unreadable
+from maskfleet.jobs.inputs.containers.parquet_protocol import AREA, Answer, Server, Unreadable
+from maskfleet.jobs.isolation.channel import Channel
+from maskfleet.jobs.isolation.child import Serve, limit_time
 from maskfleet.jobs.storage.ranged import RangedFile
 
 _SECONDS = 300.0
@@ -30,11 +29,11 @@ class Reader:
     """Answers requests about one file after another.
 
     Args:
-        channel: Reads the file through the other process.
+        server: Reads the file through the other process.
     """
 
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
+    def __init__(self, server: Server) -> None:
+        self._server = server
         self._table: image_columns.Table
         self._scan: tuple[Any, ...] = ()
         self._next = 0
@@ -60,7 +59,7 @@ class Reader:
 
     def _open(self, size: int) -> Answer:
         self._scan = ()
-        self._table = image_columns.Table(RangedFile(self._channel, "", size, None))
+        self._table = image_columns.Table(RangedFile(self._server, "", size, None))
         return Answer(None, b"")
 
     def _groups(self) -> Answer:
@@ -125,32 +124,20 @@ class Reader:
             self._next += 1
 
 
-def serve(settings: dict[str, Any], connection: Connection) -> None:
-    """Answer requests until the other side closes the connection."""
+def program(settings: dict[str, Any]) -> Serve:
+    """Prepare Arrow; return the function that answers requests."""
     block = mmap.mmap(settings["block"], AREA)
     pa.set_memory_pool(pa.system_memory_pool())  # others reserve large parts of the limited address space
-    limit_memory(settings["memory"])
-    connection.send_bytes(b"ready")
-    be_quiet()
-    channel = Channel(connection, block)
-    reader = Reader(channel)
-    while True:
-        try:
-            name, *arguments = channel.request()
-        except EOFError:
-            return
-        limit_time(_SECONDS)
-        try:
-            channel.answer(reader.answer(name, arguments))
-        except Unreadable as refusal:
-            channel.refuse(refusal)
 
+    def serve(channel: Channel) -> None:
+        server = Server(channel, block)
+        reader = Reader(server)
+        while True:
+            name, *arguments = server.request()
+            limit_time(_SECONDS)
+            try:
+                server.answer(reader.answer(name, arguments))
+            except Unreadable as refusal:
+                server.refuse(refusal)
 
-def main() -> None:
-    """Serve the connection named in the first argument."""
-    settings = json.loads(sys.argv[1])
-    serve(settings, Connection(settings["socket"]))
-
-
-if __name__ == "__main__":
-    main()
+    return serve

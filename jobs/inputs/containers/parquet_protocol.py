@@ -6,8 +6,9 @@ from the other process is unpickled or parsed by native code here.
 
 import json
 import mmap
-from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
+
+from maskfleet.jobs.isolation.channel import Channel
 
 AREA = 4 * 2**20
 """Size of the shared block in bytes, and so of a piece."""
@@ -40,16 +41,16 @@ class Unreadable(Exception):
         self.error_class = error_class
 
 
-class Channel:
+class Server:
     """The other process's side of the messages.
 
     Args:
-        connection: Socket to the process that asks.
+        channel: Channel to the process that asks.
         block: The shared block.
     """
 
-    def __init__(self, connection: Connection, block: mmap.mmap) -> None:
-        self._connection, self._block = connection, block
+    def __init__(self, channel: Channel, block: mmap.mmap) -> None:
+        self._channel, self._block = channel, block
 
     def request(self) -> list[Any]:
         """Wait for a request: its name and its arguments.
@@ -57,7 +58,7 @@ class Channel:
         Raises:
             EOFError: The other side is closed.
         """
-        request: list[Any] = json.loads(self._connection.recv_bytes())
+        request: list[Any] = json.loads(self._channel.receive())
         return request
 
     def read_range(self, path: str, start: int, length: int, etag: str | None = None) -> bytes:
@@ -89,7 +90,7 @@ class Channel:
 
     def _exchange(self, *message: Any) -> int:
         self._send(*message)
-        return int(json.loads(self._connection.recv_bytes()))
+        return int(json.loads(self._channel.receive()))
 
     def _send(self, *message: Any) -> None:
-        self._connection.send_bytes(json.dumps(message).encode())
+        self._channel.send(json.dumps(message).encode())
