@@ -179,7 +179,7 @@ class _Table:
             raise Unreadable(self._unreadable[group])
         try:
             start, stop = self._starts[group : group + 2]
-            wanted = sorted(other for other in self._wanted if start <= other < stop and other not in self._held)
+            wanted = sorted({row, *(other for other in self._wanted - self._held.keys() if start <= other < stop)})
             while row not in self._held:
                 wanted = self._pass(start, group, row, wanted)
         except (Unreadable, ValueError) as error:
