@@ -28,16 +28,18 @@ class Pace:
         """Return the result for each item, in order, and the mean seconds per item."""
         if not items:
             return [], 0.0
-
-        def timed(item: Item) -> tuple[Result, float]:
-            began = time.perf_counter()
-            return function(item), time.perf_counter() - began
-
         began = time.perf_counter()
         if self.slow:
+
+            def timed(item: Item) -> tuple[Result, float]:
+                began = time.perf_counter()
+                return function(item), time.perf_counter() - began
+
             self._threads = self._threads or ThreadPoolExecutor(_THREADS)
-            results = list(self._threads.map(timed, items))
+            timings = list(self._threads.map(timed, items))
+            results, waited = [result for result, _ in timings], sum(seconds for _, seconds in timings)
         else:
-            results = [timed(item) for item in items]
-        self.slow = sum(seconds for _, seconds in results) > _SLOW_SECONDS * len(items)
-        return [result for result, _ in results], (time.perf_counter() - began) / len(items)
+            results = [function(item) for item in items]
+            waited = time.perf_counter() - began
+        self.slow = waited > _SLOW_SECONDS * len(items)
+        return results, (time.perf_counter() - began) / len(items)

@@ -175,10 +175,11 @@ def receive_replies(channel: Channel, request: Request, limits: Limits, *, secon
         TimeoutError: The answers have begun to arrive and do not end in time.
         ValueError: An answer is malformed, or names memory outside the slot.
     """
+    possible = partial(_possible, request.slot, request.slot + limits.slot, limits)
     try:
         values = json.loads(channel.receive(seconds=seconds, most=_MOST_BYTES))
         replies = [_KINDS[kind](*fields) for kind, *fields in values]
-        checked = all(map(partial(_possible, request.slot, limits), replies, request.images))
+        checked = all(map(possible, replies, request.images))
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError("malformed reply") from error
     if not checked or len(replies) > len(request.images):
@@ -186,28 +187,25 @@ def receive_replies(channel: Channel, request: Request, limits: Limits, *, secon
     return replies
 
 
-def _possible(slot: int, limits: Limits, reply: Reply, image: int | File) -> bool:
-    match reply:
-        case Placed(offset, height, width, mask_height, mask_width, seconds, reading):
-            sides = height, width, mask_height, mask_width
-            return (
-                all(type(value) is int for value in (offset, *sides))
-                and min(sides) > 0
-                and slot <= offset
-                and offset + height * width * limits.channels <= slot + limits.slot
-                and mask_height * mask_width <= max(limits.max_pixels, height * width)
-                and _a_time(seconds)
-                and _a_time(reading)
-            )
-        case Refused(error_class, message, seconds, reading):
-            words = isinstance(error_class, str) and isinstance(message, str) and error_class.isidentifier()
-            return words and len(message) <= _MOST_LETTERS and _a_time(seconds) and _a_time(reading)
-        case Unread():
-            return isinstance(image, File)
-
-
-def _a_time(seconds: float) -> bool:
-    return 0 <= seconds < math.inf
+def _possible(first: int, end: int, limits: Limits, reply: Reply, image: int | File) -> bool:
+    """Return whether an answer is well-formed, and its pixels lie between two offsets in the block."""
+    if type(reply) is Placed:
+        offset, height, width, mask_height, mask_width, seconds, reading = reply
+        return (
+            type(offset) is type(height) is type(width) is type(mask_height) is type(mask_width) is int
+            and height > 0 < width
+            and mask_height > 0 < mask_width
+            and first <= offset
+            and offset + height * width * limits.channels <= end
+            and mask_height * mask_width <= max(limits.max_pixels, height * width)
+            and 0 <= seconds < math.inf
+            and 0 <= reading < math.inf
+        )
+    if type(reply) is Refused:
+        error_class, message, seconds, reading = reply
+        words = type(error_class) is type(message) is str and error_class.isidentifier()
+        return words and len(message) <= _MOST_LETTERS and 0 <= seconds < math.inf and 0 <= reading < math.inf
+    return isinstance(image, File)
 
 
 def shortened(message: str) -> str:
