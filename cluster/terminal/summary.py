@@ -23,7 +23,7 @@ def summary(job: Job, run: "RunSummary") -> None:
         for line in _left_alone(run):
             typer.echo(line)
         return
-    for line in (*_counts(run), *_left_alone(run), *_speed(run), *_places(job, run)):
+    for line in (*_counts(run), *_left_alone(run), *_speed(run), *_isolation(run), *_places(job, run)):
         typer.echo(line)
     if run.exit_code:
         err.print(f"maskfleet: {_shortcoming(job, run)}", style="bold red", highlight=False, soft_wrap=True)
@@ -50,6 +50,16 @@ def _left_alone(run: "RunSummary") -> Iterator[str]:
     if run.left_alone:
         reasons = ", ".join(f"{count} {reason}" for reason, count in run.left_alone.items())
         yield f"left     {counted(sum(run.left_alone.values()), 'file')} alone: {reasons}"
+
+
+def _isolation(run: "RunSummary") -> Iterator[str]:
+    from maskfleet.jobs.isolation.confinement import MEANS
+
+    if run.decoder_isolation is not None and (missing := [name for name in MEANS if name not in run.decoder_isolation]):
+        yield (
+            f"safety   decoded without {' and '.join(missing)}, which the kernel or its container withholds: a hostile "
+            "image might reach what this user can; see docs/security.md"
+        )
 
 
 def _speed(run: "RunSummary") -> Iterator[str]:

@@ -43,6 +43,7 @@ class ShardReport:
         short_of_memory: By image size, the batch and tile sizes tried until they fitted into memory.
         worker: Host and process id of the worker; "" if none was involved.
         pixels: Number of pixels after scaling.
+        isolation: Means of the kernel that held the decoding processes; None if none was involved.
     """
 
     shard: Shard
@@ -59,6 +60,7 @@ class ShardReport:
     short_of_memory: Mapping[str, list[str]] = field(default_factory=dict)
     worker: str = ""
     pixels: float = 0.0
+    isolation: Sequence[str] | None = None
 
 
 def run_shard(output: RunOutput, shard: Shard, pipeline: Pipeline) -> ShardReport:
@@ -95,6 +97,7 @@ def run_shard(output: RunOutput, shard: Shard, pipeline: Pipeline) -> ShardRepor
         short_of_memory=pipeline.short_of_memory(),
         worker=worker_name(),
         pixels=pixels * pipeline.decoders.limits.scale**2,
+        isolation=pipeline.decoders.means,
     )
 
 

@@ -108,6 +108,7 @@ def _summary(
         tuning=None if tuned is None else asdict(tuned),
         short_of_memory=progress.short_of_memory,
         commit_mode=output.commits.mode,
+        decoder_isolation=progress.isolation,
         fingerprint=output.fingerprint,
         generation=run.generation,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),

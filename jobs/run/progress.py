@@ -26,6 +26,7 @@ class Progress:
         start: Seconds of each startup step, in order: plan, ray, worker, shard.
         measured: Images in shards with stage timers.
         short_of_memory: By image size, the batch and tile sizes tried until they fitted.
+        isolation: Means of the kernel that held every decoding process so far; None before the first.
         serving: First start and last end of each worker's shards in seconds, by its own clock.
         begun: Monotonic time at the start of the command.
         started: Monotonic time since which shards can be handed out.
@@ -41,6 +42,7 @@ class Progress:
     start: dict[str, float] = field(default_factory=dict)
     measured: int = 0
     short_of_memory: dict[str, list[str]] = field(default_factory=dict)
+    isolation: list[str] | None = None
     serving: dict[str, tuple[float, float]] = field(default_factory=dict)
     begun: float = field(default_factory=time.monotonic)
     started: float = field(default_factory=time.monotonic)
@@ -83,6 +85,9 @@ class Progress:
         if report.worker not in self.serving and report.forward:
             self._forward.append(report.forward)
         self._concurrency.update(report.concurrency)
+        if report.isolation is not None:
+            before = report.isolation if self.isolation is None else self.isolation
+            self.isolation = [means for means in before if means in report.isolation]
         self.measured += report.commit.images
         self._pixels += report.pixels
         first, last = self.serving.get(report.worker, (report.began, 0.0))

@@ -1,6 +1,6 @@
 """The outcome of a run, as `run` returns it and as `run.json` stores it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
@@ -37,6 +37,7 @@ class RunSummary:
         tuning: Precision and batch sizes chosen at the start (see `jobs.network.tuning.Tuning`); None if not tuned.
         short_of_memory: By image size ("width×height"), the batch and tile sizes tried until they fitted.
         commit_mode: "worker", or "driver" if the storage has no create-if-absent.
+        decoder_isolation: Means of the kernel that held every decoding process, of "landlock" and "seccomp".
         fingerprint: Hash of everything that affects a mask, except its image.
         generation: Generation of the output's lock.
         finished: End of the run, ISO 8601 in UTC.
@@ -66,6 +67,7 @@ class RunSummary:
     tuning: Mapping[str, Any] | None
     short_of_memory: Mapping[str, list[str]]
     commit_mode: str
+    decoder_isolation: Sequence[str] | None
     fingerprint: str
     generation: int
     finished: str

@@ -399,6 +399,7 @@ def test_run_json_is_last_and_whole(images, tmp_path, weights_file):
     report = run(job_of(images, tmp_path / "out", weights_file))
     record = json.loads((tmp_path / f"out/runs/{report.run_id}/run.json").read_text())
     assert record == report.to_json()
+    assert set(record["decoder_isolation"]) <= {"landlock", "seccomp"}
     job = json.loads((tmp_path / f"out/runs/{report.run_id}/job.json").read_text())
     assert job["fingerprint"] == record["fingerprint"]
     assert job["versions"]["torch"]
