@@ -22,6 +22,15 @@ def test_a_url_with_credentials_is_refused():
         Job.of(GOOD | {"input": "s3://id:secret@bucket/x"})
 
 
+@pytest.mark.parametrize("name", ["X-Amz-Signature", "X-Goog-Signature", "sig", "Signature", "token"])
+def test_a_signed_url_is_refused_and_not_shown(name):
+    with pytest.raises(JobError, match="must not contain a signature") as error:
+        Job.of(GOOD | {"input": f"s3://bucket/x?a=b&{name}=canary"})
+    assert "canary" not in str(error.value)
+    for place in ("s3://bucket/token=1/x", "s3://bucket/x?.png", "in/x?token=1"):
+        assert Job.of(GOOD | {"input": place}).input.endswith(place)
+
+
 def test_date_and_name_are_filled_in():
     table = {"input": "s3://b/{date}/x{no}", "output": "s3://b/out/{name}/{date}", "weights": "nuclei", "name": "n"}
     job = Job.of(table, day=date(2026, 11, 1))
