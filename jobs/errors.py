@@ -33,6 +33,19 @@ def redacted(text: str) -> str:
     return _SECRETS.sub(lambda match: (match["name"] or match["header"] or "") + "***", text)
 
 
+def unsigned(url: str) -> str:
+    """Return a URL with the credentials in its query and before its host replaced by `***`. Its path stays.
+
+    Rows and jobs are stored with their URLs, and a signed one is a credential.
+    """
+    if "://" not in url:
+        return url
+    place, mark, query = url.partition("?")
+    scheme, _, rest = place.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{redacted(f'{scheme}://{host}')}{slash}{path}{redacted(mark + query)}"
+
+
 class MaskfleetError(Exception):
     """Base of all errors raised on purpose.
 

@@ -150,24 +150,32 @@ def test_no_secret_is_written_by_a_run_on_ray(local):
 
 
 @pytest.mark.slow
-def test_no_secret_is_written_by_a_failing_run(local):
-    """With --debug too, where tracebacks of foreign libraries are shown."""
+def test_no_secret_is_written_by_commands_that_fail(local):
+    """With --debug, where tracebacks of foreign libraries are shown."""
     signature = local.secrets["signature"]
-    local.environment |= {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9"}
     for place in (
         f"https://host/images.tar?X-Amz-Signature={signature}",
-        f"https://host/images.tar?sig={signature}",
         f"s3://bucket/in?X-Amz-Signature={signature}&X-Amz-Credential={signature}",
         f"s3://user:{signature}@bucket/in",
     ):
         done = local.call("--debug", "run", local.job, "--no-ray", "--set", f"input={json.dumps(place)}")
         assert done.returncode == 2, done.stderr
-    lines = [f"https://host/a.png?sig={signature}", f"s3://bucket/b.png?X-Goog-Signature={signature}"]
-    (local.folder / "list.txt").write_text("\n".join([*lines, local.table["input"] + "/damaged.png"]))
-    local.call("--debug", "run", local.job, "--no-ray", "--set", f"input={local.folder / 'list.txt'}")
     literal = f"http://user:{local.secrets['webhook']}@127.0.0.1:9/hook"
     local.call("--debug", "run", local.job, "--no-ray", "--set", f"run.webhook={json.dumps(literal)}")
-    local.call("--debug", "submit", local.job, "--address", "http://127.0.0.1:9")
+    assert local.call("--debug", "submit", local.job, "--address", "http://127.0.0.1:9").returncode == 1
+    local.search_everything()
+
+
+@pytest.mark.slow
+def test_no_signature_of_a_list_is_written(local):
+    """Signed URLs are rows without their signature."""
+    signature = local.secrets["signature"]
+    lines = [f"https://host/a.png?sig={signature}", f"https://user:{signature}@host/b.png?X-Goog-Signature={signature}"]
+    (local.folder / "list.txt").write_text("\n".join([*lines, local.table["input"] + "/part-1/image-001.png"]))
+    done = local.call("--debug", "run", local.job, "--no-ray", "--set", f"input={local.folder / 'list.txt'}")
+    assert (done.returncode, "1 ok" in done.stdout, "2 failed" in done.stdout) == (0, True, True), done.stdout
+    done = local.call("explain", local.output, "b.png?X-Goog-Signature=***")
+    assert "failed" in done.stdout, done.stderr
     local.search_everything()
 
 

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from maskfleet.jobs.errors import Denied, JobError, NotFound, StorageError
+from maskfleet.jobs.errors import Denied, JobError, NotFound, StorageError, unsigned
 from maskfleet.jobs.inputs.containers.formats import container_of, faults, is_member, part_of_file
 from maskfleet.jobs.inputs.containers.parquet_pool import table_of_file
 from maskfleet.jobs.inputs.containers.parquet_protocol import Unreadable
@@ -167,7 +167,7 @@ def _once(location: str, lines: Iterable[str], selector: Selector) -> Iterator[t
             continue
         if len(seen) < _LINES_REMEMBERED:
             seen.add(digest)
-        yield line, url
+        yield unsigned(line), unsigned(url)
 
 
 def _in_any_order(files: Iterator[Record]) -> Iterator[pa.Table | Record]:

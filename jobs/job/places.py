@@ -7,7 +7,7 @@ import os
 import re
 from datetime import UTC, date, datetime
 
-from maskfleet.jobs.errors import redacted
+from maskfleet.jobs.errors import unsigned
 from maskfleet.jobs.urls import plain
 
 
@@ -27,7 +27,7 @@ def absolute(place: str, *, names_allowed: bool = False) -> str:
         raise ValueError("must not be empty")
     if re.search(r"://[^/]*:[^/]*@", place):
         raise ValueError("must not contain a user name and password; set 'profile' or use the environment")
-    if "://" in place and redacted(query := place[place.find("?") :]) != query:
+    if unsigned(place) != place:
         raise ValueError("must not contain a signature, since a job is stored; set 'profile' or use the environment")
     if place.startswith("$"):
         raise ValueError("starts with a variable, and variables are not filled in; write the path, or ./$… for a name")

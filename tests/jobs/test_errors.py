@@ -1,6 +1,6 @@
 import pytest
 
-from maskfleet.jobs.errors import JobError, redacted
+from maskfleet.jobs.errors import JobError, redacted, unsigned
 
 
 @pytest.mark.parametrize(
@@ -20,3 +20,14 @@ from maskfleet.jobs.errors import JobError, redacted
 def test_errors_carry_no_secrets(text):
     assert "hunter22" not in redacted(text)
     assert "AKIAABCDEFGHIJKLMNOP" not in str(JobError(text))
+
+
+def test_a_url_is_stored_without_its_credentials():
+    for url, stored in {
+        "https://host/a.png?sig=abc&x=1": "https://host/a.png?sig=***&x=1",
+        "s3://user:pass@bucket/a.png": "s3://***@bucket/a.png",
+        "s3://bucket/token=abc/a.png": "s3://bucket/token=abc/a.png",
+        "token=abc/a.png?token=abc": "token=abc/a.png?token=abc",
+        "https://host/a?x#sig=1": "https://host/a?x#sig=1",
+    }.items():
+        assert unsigned(url) == stored
