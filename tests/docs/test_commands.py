@@ -40,7 +40,7 @@ ONE_STEP = "--set finetune.steps=1 --set finetune.crop=32 --set finetune.batch_s
 
 SMALLER = {
     r"command-line\.md: maskfleet run job\.toml$": "--address 10.0.0.5:6379",
-    r": maskfleet (run|retry|backfill)\b(?!.*--(no-ray|address))": "--no-ray",
+    r": maskfleet (run|retry|redo|backfill)\b(?!.*--(no-ray|address))": "--no-ray",
     r": maskfleet bench (run|null)\b": "--no-ray --images 4 --side 32 --pairs 1",
     r": maskfleet bench codecs\b": "--images 4 --side 32",
     r": maskfleet bench forward\b": "--pairs 1 --shape 32x32",

@@ -156,6 +156,7 @@ def test_the_surface_of_the_command_line_is_closed():
         "plan": sorted([*job, *selection]),
         "explain": ["--json", "--profile"],
         "retry": ["--address", "--class", "--json", "--no-ray", "--profile", "--set"],
+        "redo": ["--address", "--json", "--no-ray", "--profile", "--run", "--set", "--shard"],
         "gc": ["--delete", "--grace", "--json", "--profile"],
         "backfill": ["--address", "--from", "--json", "--no-ray", "--set", "--to"],
         "status": ["--address", "--json", "--profile"],
