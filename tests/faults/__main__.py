@@ -72,9 +72,13 @@ def _crashes(given) -> int:
         kind, ACTS[given.act], within=given.within, changed=given.changed, every=given.every, first=given.first
     )
     with s3_server() if given.s3 else nullcontext():
-        tally = crashes.swept(sweep, new_bucket() if given.s3 else None)
+        tally = crashes.swept(sweep, new_bucket() if given.s3 else None, _said)
     print(f"{kind}{' in a bucket' if given.s3 else ''}, {given.act}: {tally}")
     return bool(tally.problems)
+
+
+def _said(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _soak(given) -> int:

@@ -101,7 +101,7 @@ def counted(point: Point | None = None) -> Counter:
     """Count every storage call of this process from now on, or every system call of local storage."""
     counter = Counter(point)
     if point is not None and point.within:
-        local.os = _System(counter)
+        _count_within(counter)
         return counter
     for kind in (LocalStorage, S3Storage):
         for name in METHODS:
@@ -112,8 +112,19 @@ def counted(point: Point | None = None) -> Counter:
 def counted_within() -> Counter:
     """Count every system call by which local storage changes a folder."""
     counter = Counter()
-    local.os = _System(counter)
+    _count_within(counter)
     return counter
+
+
+def _count_within(counter: Counter) -> None:
+    system = local.os = _System(counter)
+    sync = local._sync_file_system
+
+    def synced(file):
+        counter.call(f"syncfs {file}", sync, (file,), {})
+        system.synced()
+
+    local._sync_file_system = synced
 
 
 def _counted(counter, name, method):
@@ -145,6 +156,11 @@ class _System:
         for path in self._torn.values():
             if os.path.exists(path):
                 os.truncate(path, os.path.getsize(path) // 2)
+
+    def synced(self) -> None:
+        """Note that the whole file system is synced."""
+        self._torn.clear()
+        self._nameless.clear()
 
     def _counted(self, name):
         function = getattr(os, name)

@@ -65,12 +65,13 @@ class Sweep:
         return islice(both, self.first - 1, None, self.every)
 
 
-def swept(sweep: Sweep, bucket: str | None = None) -> Tally:
+def swept(sweep: Sweep, bucket: str | None = None, say=lambda line: None) -> Tally:
     """Inject the faults one by one, each into the output of the nights before it.
 
     Args:
         sweep: The faults.
         bucket: URL of an empty bucket; None for folders.
+        say: Called with a line after each fault.
     """
     tally, began = Tally(), time.monotonic()
     names = (f"out-{number}" for number in count())
@@ -92,6 +93,7 @@ def swept(sweep: Sweep, bucket: str | None = None) -> Tally:
                     tally.points += 1
                     tally.problems += (f"{where}: {problem}" for problem in found)
                 nights.remove(output)
+                say(f"{where}: {'not reached' if found is None else found or 'well'}")
     tally.seconds = time.monotonic() - began
     return tally
 
