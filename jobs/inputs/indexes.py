@@ -8,10 +8,12 @@ the file.
 
 import hashlib
 import io
+import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,10 +26,23 @@ from maskfleet.jobs.storage.contract import Storage
 from maskfleet.jobs.storage.schemes import open_storage, split_url
 
 FOLDER = "catalog/indexes"
+_LEFT_ALONE = b"left_alone"
 _FORM = "2"
 """Version of the entries' meaning. A change makes all older indexes void."""
 
 _IN_FLIGHT = 8
+
+
+class Index(NamedTuple):
+    """What the listing of a container found.
+
+    Attributes:
+        entries: Its images.
+        left_alone: Number of its other files, by the rule that left them alone.
+    """
+
+    entries: Sequence[Any]
+    left_alone: Mapping[str, int] = MappingProxyType({})
 
 
 class Indexes:
@@ -43,8 +58,8 @@ class Indexes:
         self._there: set[str] | None = None
         self._new: list[tuple[str, bytes]] = []
 
-    def get(self, url: str, etag: str) -> list[Any] | None:
-        """Return the entries of a container in this version, or None if unknown."""
+    def get(self, url: str, etag: str) -> Index | None:
+        """Return the index of a container in this version, or None if unknown."""
         with self._lock:
             if self._there is None:
                 self._there = set(self._storage.names(FOLDER))
@@ -56,16 +71,22 @@ class Indexes:
         except (NotFound, pa.ArrowInvalid):
             return None
         container, schema = _kind(url)
-        if not table.schema.equals(schema) or table.schema.metadata != _metadata(url, etag):
+        metadata = dict(table.schema.metadata or {})
+        left_alone = json.loads(metadata.pop(_LEFT_ALONE, b"{}"))
+        if not table.schema.equals(schema) or metadata != _metadata(url, etag):
             return None
-        return list(map(container.entry, *(column.to_pylist() for column in table.columns)))
+        return Index(list(map(container.entry, *(column.to_pylist() for column in table.columns))), left_alone)
 
-    def add(self, url: str, etag: str, entries: Sequence[Any]) -> None:
-        """Remember the entries of a container until `store`."""
+    def add(self, url: str, etag: str, index: Index) -> None:
+        """Remember the index of a container until `store`."""
         _, schema = _kind(url)
+        entries, metadata = (
+            index.entries,
+            _metadata(url, etag) | {_LEFT_ALONE: json.dumps(dict(index.left_alone)).encode()},
+        )
         table = pa.Table.from_arrays(
             [pa.array([entry[place] for entry in entries], field.type) for place, field in enumerate(schema)],
-            schema=schema.with_metadata(_metadata(url, etag)),
+            schema=schema.with_metadata(metadata),
         )
         sink = io.BytesIO()
         pq.write_table(table, sink, compression="zstd", use_dictionary=False, write_statistics=False)

@@ -1,21 +1,23 @@
 """Records of the images inside a container: `<container's key>/<member's name>`, and a URL with the member's place."""
 
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from maskfleet.jobs.errors import Changed, NotFound
 from maskfleet.jobs.inputs.containers.contract import Container, Listing, Member, MemberUrl
 from maskfleet.jobs.inputs.containers.parquet_files import NO_IMAGES
-from maskfleet.jobs.inputs.indexes import Indexes
+from maskfleet.jobs.inputs.indexes import Index, Indexes
 from maskfleet.jobs.inputs.record import Record
-from maskfleet.jobs.inputs.selector import TABLE, LeftAlone
+from maskfleet.jobs.inputs.selector import TABLE, LeftAlone, reason_of
 from maskfleet.jobs.storage.contract import Fault
 from maskfleet.jobs.storage.ranged import RangedFile
 
 
 def records_of(
-    container: Record, kind: Container[Any], file: RangedFile, *, listing: Listing,
-    indexes: Indexes | None = None, left_alone: LeftAlone | None = None,
+    container: Record, kind: Container[Any], file: RangedFile, *, listing: Listing, left_alone: LeftAlone,
+    named: bool = False, indexes: Indexes | None = None,
 ) -> Iterator[Record]:  # fmt: skip
     """Yield the images of a container in key order.
 
@@ -26,37 +28,55 @@ def records_of(
         kind: The file's kind.
         file: The same file, to read from.
         listing: Settings of the job for the listing.
+        left_alone: Receives the other members, and a file that holds no images.
+        named: Whether the input names the file. Then one without images is a failed row.
         indexes: Indexes of files listed before.
-        left_alone: Receives a file that holds no images; None to make it a failed row, since the input names it.
 
     Raises:
         StorageError: Storage failed. A missing, changed or damaged file raises nothing.
     """
     try:
-        found = (_record(container, kind.member(entry)) for entry in _entries(container, kind, file, listing, indexes))
+        found = (
+            _record(container, kind.member(entry))
+            for entry in _entries(container, kind, file, listing, left_alone, indexes)
+        )
         yield from found if kind.in_order else sorted(found, key=lambda record: record.key)
     except NotFound:
         yield _faulty(container, "missing")
     except Changed:
         yield _faulty(container, "changed")
     except Fault as fault:
-        if fault.error_class == NO_IMAGES and left_alone is not None:
+        if fault.error_class == NO_IMAGES and not named:
             left_alone.add(TABLE)
             return
         yield _faulty(container, fault.error_class)
 
 
 def _entries(
-    container: Record, kind: Container[Any], file: RangedFile, listing: Listing, indexes: Indexes | None
-) -> Iterator[Any]:
+    container: Record, kind: Container[Any], file: RangedFile, listing: Listing, left_alone: LeftAlone,
+    indexes: Indexes | None,
+) -> Iterator[Any]:  # fmt: skip
+    others: Counter[str] = Counter()
+
+    def is_image(name: str) -> bool:
+        wanted = listing.is_image(name)
+        if not wanted:
+            others[reason_of(name)] += 1
+        return wanted
+
+    counted = replace(listing, is_image=is_image)
     if indexes is None or kind.index is None:
-        return kind.entries(file, listing)
-    etag = str(container.etag)
-    entries = indexes.get(container.url, etag)
-    if entries is None:
-        entries = list(kind.entries(file, listing))
-        indexes.add(container.url, etag, entries)
-    return iter(entries)
+        yield from kind.entries(file, counted)
+    else:
+        etag = str(container.etag)
+        index = indexes.get(container.url, etag)
+        if index is None:
+            index = Index(list(kind.entries(file, counted)), others)
+            indexes.add(container.url, etag, index)
+        others = Counter(index.left_alone)
+        yield from index.entries
+    for reason, count in others.items():
+        left_alone.add(reason, count)
 
 
 def _record(container: Record, member: Member) -> Record:

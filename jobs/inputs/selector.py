@@ -202,6 +202,11 @@ def ending_of(path: str) -> str:
     return NO_ENDING if found is None else found[0]
 
 
+def reason_of(path: str) -> str:
+    """Return the rule that leaves a file alone which is no image."""
+    return HIDDEN if re.search(_HIDDEN, path) else ending_of(path)
+
+
 def _paths(objects: pa.Table) -> pa.StringArray:
     return objects["path"].combine_chunks()
 

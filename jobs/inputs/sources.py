@@ -130,7 +130,7 @@ class Source:
         listing = Listing(self._files, is_image, self._selector.column, report)
         return records_of(
             container, kind, file, listing=listing, indexes=self._indexes,
-            left_alone=self._selector.left_alone if self._kind.searches else None,
+            left_alone=self._selector.left_alone, named=not self._kind.searches,
         )  # fmt: skip
 
     def _counted(self, images: Iterator[Record]) -> Iterator[Record]:

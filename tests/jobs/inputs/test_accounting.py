@@ -63,6 +63,16 @@ def test_row_10b_hidden_folders_are_left_alone_in_tars_too(tmp_path):
     assert listed(tmp_path / "x.tar")[0] == ["x.tar/../c.jpg", "x.tar/a.jpg"]
 
 
+def test_other_members_of_a_tar_are_counted_also_from_its_index(tmp_path, weights_file):
+    folder = tmp_path / "in"
+    names = ("0.jpg", "0.json", "0.cls", "1.gif", "._0.jpg", ".snapshot/0.jpg")
+    tar(folder / "x.tar", [(name, jpeg(0)) for name in names])
+    job = Job.of({"input": str(folder), "output": str(tmp_path / "out"), "weights": weights_file})
+    expected = {"hidden": 2, ".json": 1, ".cls": 1, ".gif": 1}
+    assert [run(job).left_alone for _ in range(2)] == [expected, expected]
+    assert listed(folder / "x.tar") == (["x.tar/0.jpg"], expected)
+
+
 def test_row_9_a_dangling_link_is_a_row_called_missing(tmp_path, weights_file):
     folder = draw_images(tmp_path / "in", 2)
     (folder / "dangling.png").symlink_to("/nowhere/x.png")
@@ -122,7 +132,7 @@ def test_row_14b_tables_of_others_beside_images_are_left_alone(tmp_path, weights
     )
     summary = run(job)
     assert (summary.listed, summary.errors) == (4, {"no_column": 1})
-    assert summary.left_alone == {"table without images": 4}
+    assert summary.left_alone == {"table without images": 4, ".json": 1}
     assert (run(job).images, listed(f"{folder}/*.parquet")[1]) == (0, {"not matched": 4, "table without images": 3})
 
 

@@ -3,7 +3,7 @@ from conftest import jpeg, tar
 
 from maskfleet.jobs.inputs import indexes as module
 from maskfleet.jobs.inputs.containers.tar_headers import TarMember
-from maskfleet.jobs.inputs.indexes import Indexes
+from maskfleet.jobs.inputs.indexes import Index, Indexes
 from maskfleet.jobs.inputs.sources import Source
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.run.begin import start_plan
@@ -11,18 +11,19 @@ from maskfleet.jobs.run.execute import run
 from maskfleet.jobs.storage.local import LocalStorage
 
 MEMBERS = [TarMember("ä/x.jpg", 512, 9), TarMember("", 4096, 0, "damaged_tar")]
+INDEX = Index(MEMBERS, {".json": 2})
 
 
 def test_an_index_belongs_to_one_version_of_a_tar(tmp_path):
     storage = LocalStorage(str(tmp_path))
     indexes = Indexes(storage)
     assert indexes.get("/in/a.tar", "e") is None
-    indexes.add("/in/a.tar", "e", MEMBERS)
-    indexes.add("/in/none.tar", "e", [])
+    indexes.add("/in/a.tar", "e", INDEX)
+    indexes.add("/in/none.tar", "e", Index([]))
     assert Indexes(storage).get("/in/a.tar", "e") is None  # a plan alone writes nothing
     indexes.store(storage)
-    assert Indexes(storage).get("/in/a.tar", "e") == MEMBERS
-    assert Indexes(storage).get("/in/none.tar", "e") == []
+    assert Indexes(storage).get("/in/a.tar", "e") == INDEX
+    assert Indexes(storage).get("/in/none.tar", "e") == Index([], {})
     assert Indexes(storage).get("/in/a.tar", "other") is None
     assert Indexes(storage).get("/in/b.tar", "e") is None
 
@@ -30,7 +31,7 @@ def test_an_index_belongs_to_one_version_of_a_tar(tmp_path):
 def test_an_index_is_void_once_there_is_a_new_image_format(tmp_path, monkeypatch):
     storage = LocalStorage(str(tmp_path))
     indexes = Indexes(storage)
-    indexes.add("/in/a.tar", "e", MEMBERS)
+    indexes.add("/in/a.tar", "e", INDEX)
     indexes.store(storage)
     monkeypatch.setattr(module, "ENDINGS", (*module.ENDINGS, ".new"))
     assert Indexes(storage).get("/in/a.tar", "e") is None
@@ -40,7 +41,7 @@ def test_an_index_is_void_once_there_is_a_new_image_format(tmp_path, monkeypatch
 def test_a_damaged_index_is_ignored(tmp_path, damage):
     storage = LocalStorage(str(tmp_path))
     indexes = Indexes(storage)
-    indexes.add("/in/a.tar", "e", MEMBERS)
+    indexes.add("/in/a.tar", "e", INDEX)
     indexes.store(storage)
     (name,) = storage.names("catalog/indexes")
     storage.write(f"catalog/indexes/{name}", damage)

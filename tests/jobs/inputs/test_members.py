@@ -69,7 +69,7 @@ def test_a_folder_may_hold_images_and_containers(tmp_path):
     assert [record.key for record in records] == sorted(expected)
     reader = Inputs().reader(records)
     assert {record.key: reader.read(record) for record in records} == expected
-    assert source.left_alone == {".tar.gz": 1, "table without images": 1}
+    assert source.left_alone == {".tar.gz": 1, "table without images": 1, ".json": 1, "hidden": 1}
     assert {record.key: record.size for record in records}["shard.tar/b/1.jpg"] == len(expected["shard.tar/b/1.jpg"])
     assert list(source) == records
     for record in records:
