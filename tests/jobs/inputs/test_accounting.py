@@ -73,19 +73,21 @@ def test_other_members_of_a_tar_are_counted_also_from_its_index(tmp_path, weight
     assert listed(folder / "x.tar") == (["x.tar/0.jpg"], expected)
 
 
-def test_row_9_a_dangling_link_is_a_row_called_missing(tmp_path, weights_file):
+def test_row_9_a_dangling_link_and_a_link_to_itself_are_rows_called_missing(tmp_path, weights_file):
     folder = draw_images(tmp_path / "in", 2)
     (folder / "dangling.png").symlink_to("/nowhere/x.png")
+    (folder / "itself.png").symlink_to("itself.png")
     (folder / "shard.tar").symlink_to("/nowhere/shard.tar")
     (folder / "notes.txt").symlink_to("/nowhere/notes.txt")
     job = Job.of(
         {"input": str(folder), "output": str(tmp_path / "out"), "weights": weights_file, "run": {"max_error_rate": 1}}
     )
     summary = run(job)
-    assert (summary.listed, summary.left_alone) == (4, {".txt": 1})
+    assert (summary.listed, summary.left_alone) == (5, {".txt": 1})
     rows = {row["key"]: row["error_class"] for row in statistics(tmp_path / "out")}
     assert rows == {
         "dangling.png": "missing",
+        "itself.png": "missing",
         "part-0/image-000.jpg": None,
         "part-1/image-001.png": None,
         "shard.tar": "missing",
@@ -94,8 +96,8 @@ def test_row_9_a_dangling_link_is_a_row_called_missing(tmp_path, weights_file):
     (folder / "dangling.png").unlink()
     (folder / "dangling.png").write_bytes((folder / "part-1/image-001.png").read_bytes())
     assert (run(job).planned, open_output(str(tmp_path / "out")).failures().num_rows) == (
-        {"changed": 1, "failed": 1},
-        1,
+        {"changed": 1, "failed": 2},
+        2,
     )
 
 
