@@ -125,7 +125,7 @@ def test_row_12b_finding_4_each_line_that_cannot_be_used_is_a_row_with_the_reaso
         "s3://bucket": "bad_url",
         "file://server/x.png": "bad_url",
         "nul\0.png": "missing",
-        "x" * 300 + ".png": "missing",
+        "x" * 300 + ".png": "mask_name",  # no mask could have its name either
         "part-0/image-000.jpg/x.png": "missing",
         "itself.png": "missing",
         "gone.png": "missing",
