@@ -10,7 +10,7 @@ MaskfleetError            one line with the remedy; the command line shows nothi
     ├── NotFound          the object does not exist
     ├── Denied            credentials are missing, wrong or insufficient, or the bucket does not exist
     ├── Changed           the object has changed since it was planned
-    ├── Damaged           the object does not match its commit
+    ├── Damaged           a record of a run is missing, unreadable or not the committed one
     └── Fault             the object, or an image inside it, is permanently unreadable (`jobs.storage.contract`)
 
 A bad image is not an error of a run: it becomes a row (`jobs.ledger.statistics`).
@@ -108,4 +108,4 @@ class Changed(StorageError):
 
 
 class Damaged(StorageError):
-    """The object does not match its commit."""
+    """A record of a run is missing or unreadable, or an object does not match its commit."""

@@ -38,7 +38,7 @@ def _driver_commits(reason: str | None) -> str:
 @contextmanager
 def _shown() -> Iterator[Callable[..., None]]:
     if not err.is_terminal:
-        yield _plain_progress()
+        yield _with_notices(_plain_progress())
         return
     columns = (
         SpinnerColumn(),
@@ -63,7 +63,21 @@ def _shown() -> Iterator[Callable[..., None]]:
                 busiest=f"busiest stage: {run.busiest}" if run.busiest else "",
             )
 
-        yield show
+        yield _with_notices(show)
+
+
+def _with_notices(show: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+    """Also print each notice of the run once, as soon as it is there."""
+    printed = 0
+
+    def noticing(run: Any, progress: Any) -> None:
+        nonlocal printed
+        for notice in progress.notices[printed:]:
+            say(notice)
+        printed = len(progress.notices)
+        show(run, progress)
+
+    return noticing
 
 
 def _plain_progress() -> Callable[..., None]:

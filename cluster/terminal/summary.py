@@ -1,6 +1,7 @@
 """Outcomes on stdout: the summary of a run, and the scores of a training."""
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import typer
@@ -20,24 +21,30 @@ def summary(job: Job, run: "RunSummary") -> None:
     """Print the outcome of a run."""
     if not run.images:
         typer.echo(f"nothing to do: every image is up to date (run {run.run_id})")
-        for line in _left_alone(run):
-            typer.echo(line)
-        return
-    for line in (*_counts(run), *_left_alone(run), *_speed(run), *_isolation(run), *_places(job, run)):
+        lines = _left_alone(run)
+    else:
+        lines = chain(_counts(run), _left_alone(run), _speed(run), _isolation(run), _places(job, run))
+    for line in lines:
         typer.echo(line)
-    if run.exit_code:
-        err.print(f"maskfleet: {_shortcoming(job, run)}", style="bold red", highlight=False, soft_wrap=True)
+    for problem in _problems(job, run) if run.exit_code else ():
+        err.print(f"maskfleet: {problem}", style="bold red", markup=False, highlight=False, soft_wrap=True)
 
 
-def _shortcoming(job: Job, run: "RunSummary") -> str:
+def _problems(job: Job, run: "RunSummary") -> Iterator[str]:
     if run.damaged_containers:
         files = counted(run.damaged_containers, "tar or Parquet file")
         have = "is" if run.damaged_containers == 1 else "are"
-        return f"{files} {have} damaged, and some of the images in there are missing; the statistics table names them"
-    return (
-        f"{run.failed / run.images:.1%} of the images failed and run.max_error_rate allows "
-        f"{job.run.max_error_rate:.1%}; the statistics table has the reason for each image"
-    )
+        yield f"{files} {have} damaged, and some of the images in there are missing; the statistics table names them"
+    if run.images and run.failed / run.images > job.run.max_error_rate:
+        yield (
+            f"{run.failed / run.images:.1%} of the images failed and run.max_error_rate allows "
+            f"{job.run.max_error_rate:.1%}; the statistics table has the reason for each image"
+        )
+    if run.exports_failed:
+        yield (
+            f"{counted(run.exports_failed, 'mask')} could not be exported, such as {run.export_failure}; correct this, "
+            "and the next run exports them"
+        )
 
 
 def _counts(run: "RunSummary") -> Iterator[str]:

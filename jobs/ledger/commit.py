@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple
 
-from maskfleet.jobs.errors import Damaged, NotFound, StorageError
+from maskfleet.jobs.errors import Damaged, NotFound
 from maskfleet.jobs.ledger.fence import Fence
 from maskfleet.jobs.ledger.manifest import Shard
 from maskfleet.jobs.storage.contract import Storage
@@ -150,7 +150,7 @@ class Commits:
 
         Raises:
             Locked: Another driver has taken over.
-            StorageError: Storage reports an existing commit but cannot return it.
+            Damaged: Storage reports an existing commit but cannot return it.
         """
         if self._fence is not None:
             self._fence.check()
@@ -162,7 +162,7 @@ class Commits:
             return commit
         first = self.get(commit.shard)
         if first is None:
-            raise StorageError(f"{self._storage.url(path)} exists but cannot be read; run the same command again")
+            raise Damaged(f"{self._storage.url(path)} exists but cannot be read; run the same command again")
         return first
 
     def _commit_alone(self, commit: Commit) -> Commit:
@@ -206,9 +206,10 @@ class Commits:
     def readable(self) -> tuple[dict[str, Commit], dict[str, Damaged]]:
         """Return the commits of the run, and the errors of those that cannot be read, by shard id."""
 
-        def read(item: tuple[str, str]) -> Commit | Damaged | None:
+        def read(item: tuple[str, str]) -> Commit | Damaged:
             try:
-                return self._read(item[1])
+                # Commits are never deleted, so one that is listed is there.
+                return self._read(item[1]) or Damaged(f"{self._storage.url(f'{self._folder}/{item[1]}')} is no file")
             except Damaged as error:
                 return error
 

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
-from maskfleet.jobs.errors import Locked
+from maskfleet.jobs.errors import Locked, StorageError
 from maskfleet.jobs.storage.contract import Storage
 
 FRESH = 1.0
@@ -98,8 +98,8 @@ class _Fenced:
         self._check()
         self._storage.export(path, data)
 
-    def export_all(self, items: Iterable[tuple[str, bytes]]) -> None:
-        self._storage.export_all(items, before=self._check)
+    def export_all(self, items: Iterable[tuple[str, bytes]]) -> dict[str, StorageError]:
+        return self._storage.export_all(items, before=self._check)
 
     def delete(self, path: str) -> None:
         self._check()

@@ -12,6 +12,7 @@ import io
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, Self
 
@@ -178,15 +179,18 @@ class Manifest:
 
     def _rows(self, shard: Shard, columns: Sequence[str]) -> pa.Table:
         part, group = divmod(shard.group, PART_SHARDS)
-        with self._lock:  # two shards run at once, and a Parquet reader is not thread-safe
+        with self._lock, _sound(part):  # two shards run at once, and a Parquet reader is not thread-safe
             table = self._part(part).read_row_group(group, columns=list(columns)).slice(shard.start, len(shard))
+            if table.num_rows != len(shard):
+                raise IndexError
         return table.select(columns)
 
     def sample(self, count: int) -> list[Record]:
         """Return up to `count` records from shards spread over the first part, which is stored first."""
         if isinstance(self._frozen, Frozen) and not self._frozen.images:
             return []
-        metadata = self._part(0).metadata
+        with _sound(0):
+            metadata = self._part(0).metadata
         groups = metadata.num_row_groups
         chosen = [groups * number // min(count, groups) for number in range(min(count, groups))]
         each = -(-count // max(1, len(chosen)))
@@ -209,15 +213,27 @@ class Manifest:
             return None
         while high - low > 1:
             middle = (low + high) // 2
-            first = self._part(middle).read_row_group(0, columns=["key"])["key"][0].as_py()
+            with _sound(middle):
+                first = self._part(middle).read_row_group(0, columns=["key"])["key"][0].as_py()
             low, high = (middle, high) if first <= key else (low, middle)
-        for group in range(self._part(low).metadata.num_row_groups):
-            rows = self._part(low).read_row_group(group)
-            place = rows["key"].index(key).as_py()
-            if place >= 0:
-                row: dict[str, Any] = rows.slice(place, 1).to_pylist()[0]
-                return row | {"shard": f"{low * PART_SHARDS + group:05}"}
+        with _sound(low):
+            for group in range(self._part(low).metadata.num_row_groups):
+                rows = self._part(low).read_row_group(group)
+                place = rows["key"].index(key).as_py()
+                if place >= 0:
+                    row: dict[str, Any] = rows.slice(place, 1).to_pylist()[0]
+                    return row | {"shard": f"{low * PART_SHARDS + group:05}"}
         return None
+
+    def check(self) -> None:
+        """Read every part.
+
+        Raises:
+            Damaged: A part is missing or unreadable.
+        """
+        for number in range(self.frozen.parts):
+            with _sound(number):
+                self._part(number)
 
     def _part(self, number: int) -> pq.ParquetFile:
         # Shards start in order, so a few open parts serve nearly all reads.
@@ -233,7 +249,7 @@ def _stored_part(storage: Storage, run_id: str, number: int) -> bytes:
     try:
         data = storage.read(path)
         pq.read_metadata(io.BytesIO(data))
-    except (NotFound, pa.ArrowInvalid) as error:
+    except (NotFound, pa.ArrowException, OSError) as error:
         state = "missing" if isinstance(error, NotFound) else "damaged"
         raise Damaged(f"{storage.url(path)} is {state}; {_remedy(storage, run_id)}") from error
     return data
@@ -241,6 +257,15 @@ def _stored_part(storage: Storage, run_id: str, number: int) -> bytes:
 
 def _remedy(storage: Storage, run_id: str) -> str:
     return f"restore it, or make the run's images again: maskfleet redo {storage.root} --run {run_id}"
+
+
+@contextmanager
+def _sound(part: int) -> Iterator[None]:
+    """Turn the errors of reading rows of a part into `Damaged`."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, IndexError) as error:
+        raise Damaged(f"{part_name(part)} of the plan is damaged; restore it") from error
 
 
 def folder_of(run_id: str) -> str:
@@ -350,9 +375,10 @@ def so_far(storage: Storage, run_id: str) -> Frozen:
     while storage.exists(f"{folder_of(run_id)}/{part_name(parts)}"):
         data = _stored_part(storage, run_id, parts)
         digest.update(hashlib.sha256(data).digest())
-        file = pq.ParquetFile(io.BytesIO(data))
-        size = size if parts else file.metadata.row_group(0).num_rows
-        images += file.metadata.num_rows
-        known += pc.sum(file.read(columns=["size"])["size"]).as_py() or 0
+        with _sound(parts):
+            file = pq.ParquetFile(io.BytesIO(data))
+            size = size if parts else file.metadata.row_group(0).num_rows
+            images += file.metadata.num_rows
+            known += pc.sum(file.read(columns=["size"])["size"]).as_py() or 0
         parts += 1
     return Frozen(parts, -(-images // size), images, size, digest.hexdigest(), images, known, whole=False)

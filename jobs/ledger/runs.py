@@ -1,14 +1,21 @@
-"""The runs of an output, as the first file of each describes it: `runs/<run_id>/job.json`."""
+"""The runs of an output, as the first file of each describes it: `runs/<run_id>/job.json`.
+
+A run ends with `run.json`, or with `set_aside.json` if damage keeps it from ever being finished. The latter says why,
+how many images were kept and lost, and which shards were lost.
+"""
 
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from maskfleet.jobs.errors import Damaged, NotFound
-from maskfleet.jobs.ledger.commit import Commits, Mode
+from maskfleet.jobs.ledger.commit import Commit, Commits, Mode
 from maskfleet.jobs.storage.contract import Storage
+
+SET_ASIDE = "set_aside"
+"""State of a run that cannot be finished."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +40,19 @@ class StoredRun:
     commit_mode: Mode
     job: Mapping[str, Any]
 
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Self:
+        """Return the run described by the content of its `job.json`."""
+        return cls(
+            run_id=record["run_id"],
+            created=record["created"],
+            fingerprint=record["fingerprint"],
+            weights=record["weights"]["id"],
+            mask_values=record["weights"]["mask_values"],
+            commit_mode=record["commit_mode"],
+            job=record["job"],
+        )
+
     @property
     def input(self) -> str:
         """Input of the job."""
@@ -52,38 +72,47 @@ class StoredRun:
         """Return the commits of the run, for reading."""
         return Commits(storage, self.run_id, self.commit_mode)
 
+    def committed(self, storage: Storage) -> dict[str, Commit]:
+        """Return the commits that count, by shard id: those that can be read, without shards that were set aside."""
+        lost = (set_aside_of(storage, self.run_id) or {}).get("lost_shards", ())
+        commits, _ = self.commits(storage).readable()
+        return {shard: commit for shard, commit in commits.items() if shard not in lost}
+
+
+def described(storage: Storage, run_id: str) -> dict[str, Any]:
+    """Return the content of a run's `job.json`.
+
+    Raises:
+        NotFound: There is no such run.
+        Damaged: It is unreadable.
+    """
+    path = f"runs/{run_id}/job.json"
+    try:
+        record: dict[str, Any] = {"run_id": run_id, **json.loads(storage.read(path))}
+        StoredRun.of(record)
+    except (ValueError, TypeError, KeyError) as error:
+        raise Damaged(
+            f"{storage.url(path)} is damaged; restore it, or delete the run's folder and make its images again: "
+            f"maskfleet redo {storage.root} --run {run_id}"
+        ) from error
+    return record
+
 
 def stored_run(storage: Storage, run_id: str) -> StoredRun:
     """Read the description of a run.
 
     Raises:
         NotFound: There is no such run.
-        Damaged: The description cannot be read.
+        Damaged: Its description is unreadable.
     """
-    path = f"runs/{run_id}/job.json"
-    try:
-        record = json.loads(storage.read(path))
-        return StoredRun(
-            run_id=run_id,
-            created=record["created"],
-            fingerprint=record["fingerprint"],
-            weights=record["weights"]["id"],
-            mask_values=record["weights"]["mask_values"],
-            commit_mode=record["commit_mode"],
-            job=record["job"],
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise Damaged(
-            f"{storage.url(path)} is damaged; restore it, or delete the run's folder and make its images again: "
-            f"maskfleet redo {storage.root} --run {run_id}"
-        ) from error
+    return StoredRun.of(described(storage, run_id))
 
 
 def stored_runs(storage: Storage, *, newest_first: bool = False) -> Iterator[StoredRun]:
-    """Yield the runs of an output in order of age. Skips runs interrupted before their description was written."""
+    """Yield the runs of an output in order of age. Skips runs without a readable description."""
     run_ids = storage.names("runs")
     for run_id in reversed(run_ids) if newest_first else run_ids:
-        with suppress(NotFound):
+        with suppress(NotFound, Damaged):
             yield stored_run(storage, run_id)
 
 
@@ -97,21 +126,25 @@ def on_overlap(storage: Storage) -> Literal["skip", "fail", "wait"]:
 
 
 def summary_of(storage: Storage, run_id: str) -> Mapping[str, Any] | None:
-    """Return the content of a run's `run.json`, or None if the run is unfinished."""
-    path = f"runs/{run_id}/run.json"
+    """Return the content of a run's `run.json`, or None if the run is not finished."""
+    return _record_of(storage, f"runs/{run_id}/run.json")
+
+
+def set_aside_of(storage: Storage, run_id: str) -> Mapping[str, Any] | None:
+    """Return the content of a run's `set_aside.json`, or None if the run was not set aside."""
+    return _record_of(storage, f"runs/{run_id}/{SET_ASIDE}.json")
+
+
+def _record_of(storage: Storage, path: str) -> Mapping[str, Any] | None:
     try:
-        summary: dict[str, Any] = json.loads(storage.read(path))
-    except NotFound:
+        record: dict[str, Any] = json.loads(storage.read(path))
+    except (NotFound, ValueError):  # what is unreadable is written again
         return None
-    except ValueError as error:
-        raise Damaged(
-            f"{storage.url(path)} is damaged; restore it, or make the run's images again: "
-            f"maskfleet redo {storage.root} --run {run_id}"
-        ) from error
-    return summary
+    return record
 
 
 def state_of(storage: Storage, run_id: str) -> str:
-    """Return the state of a run: `complete`, `incomplete` or `unfinished`."""
-    summary = summary_of(storage, run_id)
-    return "unfinished" if summary is None else str(summary["status"])
+    """Return the state of a run: `complete`, `incomplete`, `set_aside` or `unfinished`."""
+    if (summary := summary_of(storage, run_id)) is not None:
+        return str(summary["status"])
+    return "unfinished" if set_aside_of(storage, run_id) is None else SET_ASIDE

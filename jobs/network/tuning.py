@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from maskfleet.jobs.errors import JobError, NotFound
+from maskfleet.jobs.errors import Damaged, JobError, NotFound
 from maskfleet.jobs.inputs.record import Record
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.ledger.commit import Mode
@@ -91,11 +91,17 @@ class Tuning:
 
 
 def read(storage: Storage, run_id: str) -> Tuning | None:
-    """Return the stored tuning of a run, or None."""
+    """Return the stored tuning of a run, or None.
+
+    Raises:
+        Damaged: It is unreadable.
+    """
     try:
         return Tuning(**json.loads(storage.read(_path(run_id))))
     except NotFound:
         return None
+    except (ValueError, TypeError) as error:
+        raise Damaged(f"{storage.url(_path(run_id))} is unreadable; run the same command again") from error
 
 
 def settled(storage: Storage, run_id: str, mode: Mode, mine: Tuning) -> Tuning:

@@ -5,10 +5,10 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from maskfleet.jobs.errors import NotFound
+from maskfleet.jobs.errors import Damaged, NotFound
 from maskfleet.jobs.ledger import catalog
 from maskfleet.jobs.ledger.manifest import Manifest
-from maskfleet.jobs.ledger.runs import StoredRun, stored_runs
+from maskfleet.jobs.ledger.runs import StoredRun, set_aside_of, stored_runs
 from maskfleet.jobs.outputs.lookup import committed_row
 from maskfleet.jobs.planning.live_plan import gone_rows
 from maskfleet.jobs.storage.contract import Storage
@@ -87,8 +87,12 @@ def explain(output: str, name: str, *, profile: str | None = None) -> History:
     key = name if _is_in_newest_plan(storage, name) else catalog.ending(storage, version, name)
     histories: list[RunHistory] = []
     for run in stored_runs(storage):
-        with suppress(NotFound):  # interrupted before its plan was stored
+        try:
             histories.append(_history(storage, run, key, histories))
+        except NotFound:  # interrupted before its plan was stored
+            continue
+        except Damaged as error:
+            histories.append(_damaged(storage, run, error))
     newest = catalog.find(storage, version, key)
     return History(
         key=key,
@@ -101,9 +105,15 @@ def explain(output: str, name: str, *, profile: str | None = None) -> History:
 def _is_in_newest_plan(storage: Storage, key: str) -> bool:
     """Tell whether the newest run planned an image. Its outcome may be missing from the catalog."""
     for run_id in storage.names("runs")[-1:]:
-        with suppress(NotFound):
+        with suppress(NotFound, Damaged):
             return Manifest.stored(storage, run_id).find(key) is not None
     return False
+
+
+def _damaged(storage: Storage, run: StoredRun, error: Damaged) -> RunHistory:
+    aside = set_aside_of(storage, run.run_id)
+    why = str(error) if aside is None else f"unknown: the run was set aside ({aside['reason']})"
+    return RunHistory(run=run.run_id, planned=False, weights=run.weights, fingerprint=run.fingerprint, why=why)
 
 
 def _history(storage: Storage, run: StoredRun, key: str, earlier: Sequence[RunHistory]) -> RunHistory:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from maskfleet.jobs.errors import JobError, NotFound
+from maskfleet.jobs.errors import Damaged, JobError, NotFound
 from maskfleet.jobs.ledger import catalog
 from maskfleet.jobs.ledger.commit import Commit, Commits
 from maskfleet.jobs.ledger.keys import chosen
@@ -76,11 +76,25 @@ def committed_row(storage: Storage, commits: Commits, shard: str, key: str) -> t
 
 def _first_row(storage: Storage, runs: Iterable[StoredRun], key: str) -> CommittedRow | None:
     for run in runs:
-        with suppress(NotFound):  # interrupted before its plan was stored
+        try:
             planned = Manifest.stored(storage, run.run_id).find(key)
-            if planned and (found := committed_row(storage, run.commits(storage), planned["shard"], key)):
-                commit, row = found
-                return CommittedRow(run=run, commit=commit, row=row)
+            found = planned and committed_row(storage, run.commits(storage), planned["shard"], key)
+        except NotFound:  # interrupted before its plan was stored
+            continue
+        except Damaged:
+            found = _row_without_plan(storage, run, key)
+        if found:
+            commit, row = found
+            return CommittedRow(run=run, commit=commit, row=row)
+    return None
+
+
+def _row_without_plan(storage: Storage, run: StoredRun, key: str) -> tuple[Commit, dict[str, Any]] | None:
+    """Search the intact shards of a damaged run."""
+    for commit in run.committed(storage).values():
+        with suppress(Damaged):
+            if not commit.split and (found := committed_row(storage, run.commits(storage), commit.shard, key)):
+                return found
     return None
 
 

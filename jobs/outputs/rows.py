@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from maskfleet.jobs.errors import JobError
 from maskfleet.jobs.ledger import catalog, statistics
-from maskfleet.jobs.ledger.runs import summary_of
+from maskfleet.jobs.ledger.runs import state_of, summary_of
 from maskfleet.jobs.ledger.sorted_tables import merged
 from maskfleet.jobs.planning.live_plan import gone_rows
 from maskfleet.jobs.run.derived import committed_rows, rows_of_finished
@@ -103,7 +103,7 @@ def _tombstones(known: pa.Table, schema: pa.Schema) -> pa.Table:
 
 def _rows_of(storage: Storage, run_id: str) -> Iterator[pa.Table]:
     """Yield the rows of a run in key order."""
-    if summary_of(storage, run_id) is not None:
-        yield from rows_of_finished(storage, run_id)
-    else:
+    if state_of(storage, run_id) == "unfinished":
         yield from committed_rows(storage, run_id)
+    else:
+        yield from rows_of_finished(storage, run_id)

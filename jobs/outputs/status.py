@@ -1,14 +1,13 @@
 """The progress of an output's newest run, from storage alone, during the run or after it."""
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from maskfleet.jobs.errors import JobError, NotFound
+from maskfleet.jobs.errors import Damaged, JobError, NotFound
 from maskfleet.jobs.ledger.commit import pending
 from maskfleet.jobs.ledger.manifest import Manifest
-from maskfleet.jobs.ledger.runs import StoredRun, state_of, stored_runs
+from maskfleet.jobs.ledger.runs import SET_ASIDE, StoredRun, set_aside_of, state_of, stored_runs
 from maskfleet.jobs.storage.contract import Storage
 from maskfleet.jobs.storage.schemes import open_storage
 
@@ -19,7 +18,7 @@ class Status:
 
     Attributes:
         run_id: Id of the run.
-        state: `planning`, `unfinished`, `complete` or `incomplete`.
+        state: `planning`, `unfinished`, `complete`, `incomplete`, or `set_aside` if damage kept it from being finished.
         created: Start time in UTC, ISO 8601.
         images: Number of images planned so far.
         done: Number of images with a committed row.
@@ -29,6 +28,7 @@ class Status:
         left_alone: Number of files in the input that are no images of it, by the rule; empty while planning.
         fingerprint: Fingerprint of the run.
         weights: Id of the weights.
+        problem: Damage that keeps the run from being finished, or "".
     """
 
     run_id: str
@@ -42,6 +42,7 @@ class Status:
     left_alone: Mapping[str, int]
     fingerprint: str
     weights: str
+    problem: str = ""
 
 
 def status(output: str, *, profile: str | None = None) -> Status:
@@ -52,13 +53,38 @@ def status(output: str, *, profile: str | None = None) -> Status:
     """
     storage = open_storage(output, profile=profile)
     for run in stored_runs(storage, newest_first=True):
-        with suppress(NotFound):  # interrupted before its plan was stored
+        aside = set_aside_of(storage, run.run_id)
+        if aside is not None:
+            return _set_aside(run, aside)
+        try:
             return _status(storage, run, Manifest.stored(storage, run.run_id))
+        except NotFound:  # interrupted before its plan was stored
+            continue
+        except Damaged as error:
+            return _set_aside(run, {"reason": str(error)})
     raise JobError(f"there is no run in {output}; correct the path")
 
 
+def _set_aside(run: StoredRun, record: Mapping[str, Any]) -> Status:
+    kept = record.get("kept", 0)
+    return Status(
+        run_id=run.run_id,
+        state=SET_ASIDE if "kept" in record else "unfinished",
+        created=run.created,
+        images=record.get("planned") or kept,
+        done=kept,
+        ok=kept - record.get("failed", 0),
+        failed=record.get("failed", 0),
+        shards_left=0,
+        left_alone={},
+        fingerprint=run.fingerprint,
+        weights=run.weights,
+        problem=record["reason"],
+    )
+
+
 def _status(storage: Storage, run: StoredRun, manifest: Manifest) -> Status:
-    commits = run.commits(storage).all()
+    commits = run.committed(storage)
     done = sum(commit.images for commit in commits.values())
     failed = sum(commit.failed for commit in commits.values())
     state = state_of(storage, run.run_id)

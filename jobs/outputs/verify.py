@@ -15,6 +15,7 @@ import hashlib
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -23,7 +24,7 @@ import pyarrow.compute as pc
 from maskfleet.jobs.errors import Damaged, JobError, NotFound
 from maskfleet.jobs.ledger import catalog, compacted
 from maskfleet.jobs.ledger.manifest import Manifest
-from maskfleet.jobs.ledger.runs import state_of, stored_run
+from maskfleet.jobs.ledger.runs import SET_ASIDE, set_aside_of, state_of, stored_run
 from maskfleet.jobs.ledger.sorted_tables import SortedCursor, merged
 from maskfleet.jobs.outputs.checks.run_check import UNREADABLE, LooseMask, RunCheck
 from maskfleet.jobs.run.derived import catalog_rows
@@ -38,7 +39,7 @@ class Audit:
     """The result of a verification.
 
     Attributes:
-        runs: State of each run checked, by id: complete, incomplete, unfinished or damaged.
+        runs: State of each run checked, by id: complete, incomplete, unfinished, set_aside or damaged.
         images: Number of rows checked.
         problems: Problems found, one sentence each. Empty if the output is valid.
         remedies: Commands making the damaged images again, each once.
@@ -71,6 +72,12 @@ def verify(output: str, *, profile: str | None = None) -> Audit:
     inputs: dict[str, str] = {}
     counts = _images_by_run(storage)
     for run_id in storage.names("runs"):
+        if (aside := set_aside_of(storage, run_id)) is not None:
+            audit.runs[run_id] = SET_ASIDE
+            audit.images += aside.get("kept", 0)
+            with suppress(NotFound, Damaged):
+                inputs[run_id] = stored_run(storage, run_id).input
+            continue
         try:
             run, manifest = stored_run(storage, run_id), Manifest.stored(storage, run_id)
             state = audit.runs[run_id] = state_of(storage, run_id)

@@ -7,11 +7,14 @@ from queue import Empty, SimpleQueue
 
 import pyarrow as pa
 
+from maskfleet.jobs.errors import Damaged
 from maskfleet.jobs.inputs.indexes import Indexes
 from maskfleet.jobs.ledger import catalog, manifest
 from maskfleet.jobs.ledger.manifest import SCHEMA, Frozen, Manifest, ManifestWriter, Shard, part_of, shards_of
 from maskfleet.jobs.planning.plan import Planning, PlanPart
 from maskfleet.jobs.storage.contract import Storage
+
+_CLOSING_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -93,9 +96,9 @@ class LivePlan:
         return self._frozen or manifest.so_far(self._storage, self._run_id)
 
     def close(self) -> None:
-        """Stop storing after the current part, and wait for the thread."""
+        """Stop storing after the current part. A thread that hangs in a listing is left behind: it stores no more."""
         self._ending.set()
-        self._thread.join()
+        self._thread.join(_CLOSING_SECONDS)
 
     def _store(self, part: PlanPart) -> None:
         if (gone := self.planning.take_gone()) is not None:
@@ -115,6 +118,8 @@ class LivePlan:
                 if self._ending.is_set():
                     return
                 self._store(part)
+            if self._ending.is_set():
+                return
             self._store(PlanPart(SCHEMA.empty_table(), 1))
             planned = self.planning
             frozen = self._writer.freeze(
@@ -129,11 +134,19 @@ class LivePlan:
 
 
 def gone_rows(storage: Storage, run_id: str) -> Iterator[pa.Table]:
-    """Yield the catalog rows of images missing from a run's listing, in key order."""
+    """Yield the catalog rows of images missing from a run's listing, in key order.
+
+    Raises:
+        Damaged: A file of them is unreadable.
+    """
     folder = manifest.folder_of(run_id)
     for name in storage.names(folder):
         if name.startswith("gone-"):
-            yield catalog.table_of(storage.read(f"{folder}/{name}"))
+            try:
+                table = catalog.table_of(storage.read(f"{folder}/{name}"))
+            except (pa.ArrowException, OSError) as error:
+                raise Damaged(f"{storage.url(f'{folder}/{name}')} is unreadable; run the same command again") from error
+            yield table
 
 
 def manifest_of(part: PlanPart) -> Manifest:

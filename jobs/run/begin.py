@@ -1,10 +1,8 @@
 """The beginning of a run: check the weights, list the input, lock the output, and resume a run or freeze a new plan."""
 
-import hashlib
 import json
 import platform
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -19,17 +17,18 @@ from maskfleet.jobs.inputs.indexes import Indexes
 from maskfleet.jobs.inputs.sources import Source
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.ledger import catalog, compacted
-from maskfleet.jobs.ledger.commit import Commits, Probed, leaves, nonce, probe
+from maskfleet.jobs.ledger.commit import Commits, Probed, nonce, probe
 from maskfleet.jobs.ledger.fence import Fence
 from maskfleet.jobs.ledger.lock import Lock, locked
-from maskfleet.jobs.ledger.manifest import Manifest, folder_of, freeze_so_far, is_planned, part_name
-from maskfleet.jobs.ledger.run_output import RunOutput, refused_name
+from maskfleet.jobs.ledger.manifest import Manifest, folder_of, freeze_so_far, part_name
+from maskfleet.jobs.ledger.run_output import RunOutput, refused_name, stored_output
+from maskfleet.jobs.ledger.runs import StoredRun, described
 from maskfleet.jobs.masks.formats import mask_format
 from maskfleet.jobs.network.inference_config import fingerprint_of, load_weights, mask_values, threads_of
 from maskfleet.jobs.planning.live_plan import LivePlan, manifest_of
 from maskfleet.jobs.planning.mask_checks import refuse_other_channels
 from maskfleet.jobs.planning.plan import Planning, PlanPart, first_part
-from maskfleet.jobs.run.derived import compact, export_rest, rebuild_catalog
+from maskfleet.jobs.run.recovery.unfinished import identity, repair, set_aside, to_resume
 from maskfleet.jobs.storage.contract import Storage
 from maskfleet.jobs.storage.schemes import open_storage
 from maskfleet.unet.weights import Weights
@@ -92,18 +91,13 @@ class Run:
 
         Raises:
             NotFound: There is no such run.
+            Damaged: A record of it is unreadable.
         """
         storage = open_storage(url, profile=profile)
-        record = json.loads(storage.read(f"runs/{run_id}/job.json"))
-        job = Job.model_validate(record["job"])
+        record = described(storage, run_id)
         fence = None if generation is None else Fence(storage, generation)
-        commits = Commits(storage, run_id, record["commit_mode"], fence)
-        storage = storage if fence is None else fence.storage
-        manifest = Manifest.stored(storage, run_id)
-        output = RunOutput(
-            storage=storage, run_id=run_id, fingerprint=record["fingerprint"], manifest=manifest, commits=commits,
-            format=mask_format(job.masks.format),
-        )  # fmt: skip
+        output = stored_output(storage, StoredRun.of(record), fence)
+        job = Job.model_validate(record["job"])
         return cls(job, record, output, generation=generation or 0)
 
 
@@ -139,24 +133,26 @@ class Planned(NamedTuple):
 
 
 @contextmanager
-def begin(job: Job, stop: Stop = lambda: False) -> Iterator[Run]:
+def begin(job: Job, stop: Stop = lambda: False, notices: list[str] | None = None) -> Iterator[Run]:
     """Lock the output and yield the run to process: the newest unfinished run of this job, or a new one.
 
     Args:
         job: The job.
         stop: Called while another run holds the lock. Once it returns True, the wait ends.
+        notices: Receives a sentence about each earlier run that was set aside.
 
     Raises:
         JobError: Job, input, weights or output are wrong; nothing was written.
         Locked: Another run holds the output.
     """
+    notices = [] if notices is None else notices
     weights = load_weights(job)
     mask_values(job, weights)
     fingerprint = fingerprint_of(job, weights)
     storage = open_storage(job.output, profile=job.profile)
     with _as_job_errors():
-        _repair(storage, job, fingerprint, stop)
-        planned = None if _unfinished(storage, job, fingerprint) else start_plan(job, fingerprint)
+        notices += repair(storage, job, fingerprint, stop)
+        planned = None if to_resume(storage, job, fingerprint) else start_plan(job, fingerprint)
         if planned is not None:
             refuse_other_channels(job, weights, planned.manifest)
         commits = _commit_mode(storage)
@@ -164,10 +160,8 @@ def begin(job: Job, stop: Stop = lambda: False) -> Iterator[Run]:
     with lock:
         storage = lock.fence.storage
         compacted.migrate(storage, lock.fence)
-        run_id = _unfinished(storage, job, fingerprint)
-        if run_id is not None:
-            run = _resumed(job, run_id, lock)
-        else:
+        run = _resumed(storage, job, fingerprint, lock, notices)
+        if run is None:
             if planned is None or not planned.is_current(storage):
                 planned = start_plan(job, fingerprint)
             run = _new_run(storage, job, weights, planned, fingerprint=fingerprint, commits=commits, lock=lock)
@@ -180,24 +174,20 @@ def begin(job: Job, stop: Stop = lambda: False) -> Iterator[Run]:
             lock.fence.check()
 
 
-def _repair(storage: Storage, job: Job, fingerprint: str, stop: Stop) -> None:
-    """Rebuild a lost catalog, and keep the work of an unfinished run that no command will resume."""
-    if not catalog.current(storage).number and storage.names(compacted.FOLDER):
-        with locked(storage, job.run.on_overlap, stop) as lock:
-            rebuild_catalog(lock.fence.storage)
-    if _left_behind(storage, job, fingerprint) is None:
-        return
-    with locked(storage, job.run.on_overlap, stop) as lock:
-        if (left := _left_behind(storage, job, fingerprint)) is not None:
-            _keep(Run.attach(job.output, left, profile=job.profile, generation=lock.fence.generation))
-
-
-def _resumed(job: Job, run_id: str, lock: Lock) -> Run:
+def _resumed(storage: Storage, job: Job, fingerprint: str, lock: Lock, notices: list[str]) -> Run | None:
+    """Return the run to resume, if there is one. If it is damaged, it is set aside."""
+    run_id = to_resume(storage, job, fingerprint)
+    if run_id is None:
+        return None
     attach = partial(Run.attach, job.output, run_id, profile=job.profile, generation=lock.fence.generation)
-    run = attach()
-    if not run.output.manifest.is_frozen:
-        freeze_so_far(run.output.storage, run_id)
+    try:
         run = attach()
+        if not run.output.manifest.is_frozen:
+            freeze_so_far(run.output.storage, run_id)
+            run = attach()
+    except StorageError as error:
+        notices.append(set_aside(storage, run_id, error, lock.fence))
+        return None
     # The current command sets the limits, not the interrupted one.
     return replace(run, job=job, resumed=True)
 
@@ -264,51 +254,6 @@ def start_plan(job: Job, fingerprint: str) -> Planned:
     )
 
 
-def _unfinished(storage: Storage, job: Job, fingerprint: str) -> str | None:
-    """Return the newest run of the output if it is unfinished and belongs to this job, else None."""
-    newest = _newest_unfinished(storage)
-    return newest["run_id"] if newest and newest["identity"] == _identity(job, fingerprint) else None
-
-
-def _left_behind(storage: Storage, job: Job, fingerprint: str) -> str | None:
-    """Return the newest run if it is unfinished, has commits, and belongs to another job or to other settings."""
-    newest = _newest_unfinished(storage)
-    if newest is None or newest["identity"] == _identity(job, fingerprint):
-        return None
-    return newest["run_id"] if storage.names(f"runs/{newest['run_id']}/commits") else None
-
-
-def _newest_unfinished(storage: Storage) -> dict[str, Any] | None:
-    """Return the content of `job.json` of the newest run with a plan, or None if that run has a `run.json`."""
-    for run_id in reversed(storage.names("runs")):
-        try:
-            record: dict[str, Any] = json.loads(storage.read(f"runs/{run_id}/job.json"))
-        except NotFound:
-            continue
-        if not is_planned(storage, run_id):
-            continue  # interrupted before any part of its plan was stored
-        return None if storage.exists(f"runs/{run_id}/run.json") else record
-    return None
-
-
-def _keep(left: Run) -> None:
-    """Export and compact the commits of an unfinished run no command will resume, so its work counts."""
-    done = list(leaves(left.output.manifest.shards(), left.output.commits.all()))
-    export_rest(left.output, done)
-    rows = compact(left.output, done, left.job.input, Counter())
-    fence = Fence(left.output.storage, left.generation)
-    catalog.add(left.output.storage, left.run_id, rows, fence=fence, complete=False)
-    for _ in rows:
-        pass
-
-
-def _identity(job: Job, fingerprint: str) -> str:
-    """Return a hash of everything two commands must share for one to resume the run of the other."""
-    parts = [job.name, job.input, job.masks.format, fingerprint, job.select.model_dump(mode="json")]
-    parts += [job.exclude] if job.exclude else []  # runs begun before this key stay resumable
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
 def _new_run(
     storage: Storage, job: Job, weights: Weights, planned: Planned, *, fingerprint: str, commits: Probed, lock: Lock
 ) -> Run:
@@ -316,7 +261,7 @@ def _new_run(
     record = {
         "run_id": run_id,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "identity": _identity(job, fingerprint),
+        "identity": identity(job, fingerprint),
         "fingerprint": fingerprint,
         "weights": {"id": weights.id, "mask_values": weights.mask_values, "metadata": dict(weights.metadata)},
         "commit_mode": commits.mode,

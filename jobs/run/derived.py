@@ -1,8 +1,9 @@
-"""Everything derived from commits and reproducible from them: loose masks, compacted statistics and the catalog."""
+"""Tables derived from commits and reproducible from them: compacted statistics and the catalog."""
 
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from itertools import chain, islice
 
 import pyarrow as pa
@@ -13,7 +14,7 @@ from maskfleet.jobs.ledger import catalog, compacted, statistics
 from maskfleet.jobs.ledger.commit import Commit, leaves
 from maskfleet.jobs.ledger.manifest import Manifest, Shard
 from maskfleet.jobs.ledger.run_output import RunOutput
-from maskfleet.jobs.ledger.runs import stored_run, stored_runs, summary_of
+from maskfleet.jobs.ledger.runs import set_aside_of, state_of, stored_run, stored_runs, summary_of
 from maskfleet.jobs.ledger.shard_files import rows_of
 from maskfleet.jobs.ledger.sorted_tables import even
 from maskfleet.jobs.planning.live_plan import gone_rows
@@ -21,15 +22,6 @@ from maskfleet.jobs.storage.contract import Storage
 
 _GROUPS_OF_A_PART = 12
 _READS_AHEAD = 16
-
-
-def export_rest(output: RunOutput, done: Iterable[tuple[Shard, Commit]]) -> None:
-    """Export the loose masks of all committed shards not exported yet."""
-    if output.format.loose:
-        exported = set(output.storage.names(f"runs/{output.run_id}/exports"))
-        for shard, commit in done:
-            if shard.id not in exported:
-                output.export(commit)
 
 
 def committed_tables(storage: Storage, done: Iterable[tuple[Shard, Commit]]) -> Iterator[tuple[Shard, pa.Table]]:
@@ -78,16 +70,27 @@ def _tables_with_shards(output: RunOutput, done: Iterable[tuple[Shard, Commit]])
     for shard, table in committed_tables(output.storage, done):
         names = table["mask_member"]
         if names.null_count:  # failed images, and formats without names, have them in the plan alone
-            names = pc.coalesce(names, output.manifest.masks(shard))
+            with suppress(Damaged):  # without a plan, the shard's rows are all there is
+                names = pc.coalesce(names, output.manifest.masks(shard))
         shards = pa.array([shard.id] * table.num_rows, pa.string())
         yield table.append_column("shard", shards).append_column("mask", names)
 
 
-def rebuild_catalog(storage: Storage) -> None:
-    """Rebuild a lost catalog from the statistics and listings of the finished runs."""
+def rebuild_catalog(storage: Storage) -> list[str]:
+    """Rebuild a lost catalog from the statistics and listings of the finished runs.
+
+    Returns:
+        A sentence for people about each run with unreadable records. Its images are planned again.
+    """
+    notices = []
     for run in stored_runs(storage):
-        if summary_of(storage, run.run_id) is not None:
+        if state_of(storage, run.run_id) == "unfinished":
+            continue
+        try:
             catalog.add(storage, run.run_id, catalog_rows(storage, run.run_id, run.input))
+        except (Damaged, NotFound, pa.ArrowException, OSError):
+            notices.append(f"the statistics of run {run.run_id} are unreadable, so its images are done again")
+    return notices
 
 
 def catalog_rows(storage: Storage, run_id: str, input_: str) -> Iterator[pa.Table]:
@@ -99,7 +102,9 @@ def catalog_rows(storage: Storage, run_id: str, input_: str) -> Iterator[pa.Tabl
         input_: Input of the job.
     """
     rows = (catalog.from_statistics(table, input_=input_) for table in rows_of_finished(storage, run_id))
-    return catalog.with_tombstones(rows, gone_rows(storage, run_id), run_id)
+    # A run set aside has not seen its input to the end.
+    missing = gone_rows(storage, run_id) if summary_of(storage, run_id) is not None else iter(())
+    return catalog.with_tombstones(rows, missing, run_id)
 
 
 def rows_of_finished(storage: Storage, run_id: str) -> Iterator[pa.Table]:
@@ -117,6 +122,8 @@ def rows_of_finished(storage: Storage, run_id: str) -> Iterator[pa.Table]:
 
 def committed_rows(storage: Storage, run_id: str) -> Iterator[pa.Table]:
     """Yield the committed rows of a run in key order; none if it was interrupted before its plan was stored."""
+    if set_aside_of(storage, run_id) is not None:  # what was kept of it is compacted
+        return
     try:
         run, manifest = stored_run(storage, run_id), Manifest.stored(storage, run_id)
     except NotFound:

@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from maskfleet.jobs.errors import Denied, MaskfleetError, Stopped, Unfinished
+from maskfleet.jobs.errors import Denied, MaskfleetError, Stopped, StorageError, Unfinished
 from maskfleet.jobs.images.contract import Failure
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.ledger.commit import pending
+from maskfleet.jobs.ledger.fence import Fence
 from maskfleet.jobs.run import webhook
 from maskfleet.jobs.run.attempt import ShardReport, fail_shard, settle
 from maskfleet.jobs.run.backlog import Backlog
@@ -20,9 +21,13 @@ from maskfleet.jobs.run.begin import Run, Stop, begin
 from maskfleet.jobs.run.executor import Ended, Executor, FailedAttempt, InProcess
 from maskfleet.jobs.run.finish import finish
 from maskfleet.jobs.run.progress import Progress
+from maskfleet.jobs.run.recovery.unfinished import set_aside
 from maskfleet.jobs.run.summary import RunSummary
 from maskfleet.jobs.training.finetune import apply_finetuning
 from maskfleet.jobs.training.loop import OnStep
+
+_SET_ASIDE = 3
+"""Damaged runs that one command sets aside. With more, storage itself loses records."""
 
 OnProgress = Callable[[Run, Progress], None]
 """Called at the start, after every shard, and about once a second."""
@@ -64,11 +69,7 @@ def run(
 
     try:
         job = apply_finetuning(job, on_step=on_training_step, stopped=stop, loop=executor.train)
-        summary = _run_once(job, executor, on_progress, stop)
-        # A resumed run may have an incomplete plan; another run processes the remaining images.
-        while not summary.listed_to_its_end:
-            rest = _run_once(job, executor, on_progress, stop)
-            summary = replace(rest, exit_code=max(summary.exit_code, rest.exit_code))
+        summary = _run_on(job, executor, on_progress, stop)
     except Stopped:
         if time.monotonic() <= deadline:
             raise
@@ -84,23 +85,54 @@ def run(
     return summary
 
 
-def _run_once(job: Job, executor: Executor, on_progress: OnProgress | None, stop: Stop) -> RunSummary:
-    progress, refusals = Progress(), Refusals()
-    with begin(job, stop) as run:
-        backlog = backlog_of(run, progress)
-        if on_progress:
-            on_progress(run, progress)
-        if backlog:
-            with executor.attempts(run, backlog, progress, stop) as attempts:
-                for ended in attempts:
-                    if (report := _settled(run, backlog, ended)) is not None:
-                        progress.add(report)
-                        attempts.recorded(report)
-                        refusals.add(report)
-                    progress.images = run.images
-                    if on_progress:
-                        on_progress(run, progress)
-        return finish(run, progress)
+def _run_on(job: Job, executor: Executor, on_progress: OnProgress | None, stop: Stop) -> RunSummary:
+    """Carry out runs until one has listed the input to its end. A damaged run is set aside for the next one."""
+    notices: list[str] = []
+    summary: RunSummary | None = None
+    while summary is None or not summary.listed_to_its_end:
+        # A resumed run may have an incomplete plan; another run processes the remaining images.
+        rest = _run_once(job, executor, on_progress, stop, notices)
+        if rest is not None:
+            summary = replace(rest, exit_code=max(summary.exit_code if summary else 0, rest.exit_code))
+    return summary
+
+
+def _run_once(
+    job: Job, executor: Executor, on_progress: OnProgress | None, stop: Stop, notices: list[str]
+) -> RunSummary | None:  # fmt: skip
+    """Carry out one run. Returns None if it had to be set aside."""
+    progress = Progress(notices)
+    with begin(job, stop, notices) as run:
+        try:
+            _process(run, executor, on_progress, progress, stop)
+            return finish(run, progress)
+        except StorageError as error:
+            if len(notices) > _SET_ASIDE:
+                raise
+            if run.live is not None:
+                run.live.close()
+            notices.append(set_aside(run.output.storage, run.run_id, error, Fence(run.output.storage, run.generation)))
+    return None
+
+
+def _process(
+    run: Run, executor: Executor, on_progress: OnProgress | None, progress: Progress, stop: Stop
+) -> None:  # fmt: skip
+    backlog = backlog_of(run, progress)
+    if on_progress:
+        on_progress(run, progress)
+    if not backlog:
+        return
+    refusals = Refusals()
+    with executor.attempts(run, backlog, progress, stop) as attempts:
+        for ended in attempts:
+            if (report := _settled(run, backlog, ended)) is not None:
+                progress.add(report)
+                attempts.recorded(report)
+                refusals.add(report)
+            progress.images = run.images
+            if on_progress:
+                on_progress(run, progress)
 
 
 _REFUSALS = {

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 
@@ -18,8 +18,9 @@ from maskfleet.jobs.ledger.manifest import Shard
 from maskfleet.jobs.network import tuning
 from maskfleet.jobs.planning.live_plan import gone_rows
 from maskfleet.jobs.run.begin import Run
-from maskfleet.jobs.run.derived import compact, export_rest
+from maskfleet.jobs.run.derived import compact
 from maskfleet.jobs.run.progress import Progress
+from maskfleet.jobs.run.recovery.unexported import Unexported, export_again, export_rest, note
 from maskfleet.jobs.run.summary import RunSummary
 
 
@@ -36,10 +37,13 @@ def finish(run: Run, progress: Progress) -> RunSummary:
         has = "shard {} has" if len(missing) == 1 else "shards {} have"
         raise StorageError(f"{has.format(', '.join(missing[:5]))} no commit; run the same command again")
     done = list(leaves(output.manifest.shards(), commits))
-    export_rest(output, done)
+    fence = Fence(output.storage, run.generation)
+    unexported = export_rest(output, done)
     errors, damaged = _written(run, done)
-    summary = _summary(run, progress, done, errors=errors, damaged=len(damaged))
-    Fence(output.storage, run.generation).check()
+    note(output.storage, run.run_id, unexported, fence)
+    unexported += export_again(output.storage, fence, but=run.run_id)
+    summary = _summary(run, progress, done, errors=errors, damaged=len(damaged), unexported=unexported)
+    fence.check()
     output.storage.write(f"runs/{run.run_id}/run.json", json.dumps(summary.to_json(), indent=1).encode())
     return summary
 
@@ -76,12 +80,18 @@ def _noting_damage(rows: Iterator[pa.Table], damaged: set[str]) -> Iterator[pa.T
 
 
 def _summary(
-    run: Run, progress: Progress, done: list[tuple[Shard, Commit]], *, errors: Counter[str], damaged: int
+    run: Run,
+    progress: Progress,
+    done: list[tuple[Shard, Commit]],
+    *,
+    errors: Counter[str],
+    damaged: int,
+    unexported: Sequence[Unexported],
 ) -> RunSummary:
     output, frozen = run.output, run.output.manifest.frozen
     failed = sum(commit.failed for _, commit in done)
     images = sum(commit.images for _, commit in done)
-    complete = not damaged and (not images or failed / images <= run.job.run.max_error_rate)
+    complete = not damaged and not unexported and (not images or failed / images <= run.job.run.max_error_rate)
     tuned = tuning.read(output.storage, run.run_id)
     return RunSummary(
         run_id=run.run_id,
@@ -92,6 +102,8 @@ def _summary(
         failed=failed,
         errors=dict(errors.most_common()),
         damaged_containers=damaged,
+        exports_failed=len(unexported),
+        export_failure=f"masks/{unexported[0].mask}: {unexported[0].reason}" if unexported else "",
         planned=frozen.why,
         listed=frozen.listed,
         listed_to_its_end=frozen.whole or run.job.select.limit is not None,

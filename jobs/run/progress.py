@@ -16,6 +16,7 @@ class Progress:
     """Counts and seconds of a run. Its size does not grow with the number of images.
 
     Attributes:
+        notices: Sentences for people, such as one about a run set aside.
         images: Images planned so far.
         ok: Images processed successfully.
         failed: Failed images.
@@ -32,6 +33,7 @@ class Progress:
         started: Monotonic time since which shards can be handed out.
     """
 
+    notices: list[str] = field(default_factory=list)
     images: int = 0
     ok: int = 0
     failed: int = 0

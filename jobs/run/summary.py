@@ -13,14 +13,17 @@ class RunSummary:
 
     Attributes:
         run_id: Name of the run. It starts with the start time in UTC, so names sort by age.
-        status: "complete"; or "incomplete" if more images failed than `run.max_error_rate` allows, or if a container
-            is damaged, so that nobody knows how many images are missing.
+        status: "complete"; or "incomplete" if more images failed than `run.max_error_rate` allows, if a container is
+            damaged, so that nobody knows how many images are missing, or if masks of this or an earlier run could not
+            be exported.
         exit_code: 0 if complete, else 1.
         images: Images in the run; each has exactly one row.
         ok: Images processed successfully.
         failed: Failed images; their rows name the reason.
         errors: Failed images by error class, most frequent first.
         damaged_containers: Tar and Parquet files with a row that stands for an unknown number of images.
+        exports_failed: Committed masks that could not be written below `masks/`; every later run tries them again.
+        export_failure: One of them with the reason, or "".
         planned: Images by the reason for planning them: new, changed, stale or failed.
         listed: Images found in the input, including those that needed no work.
         listed_to_its_end: Whether the plan covers the whole input.
@@ -51,6 +54,8 @@ class RunSummary:
     failed: int
     errors: Mapping[str, int]
     damaged_containers: int
+    exports_failed: int
+    export_failure: str
     planned: Mapping[str, int]
     listed: int
     listed_to_its_end: bool

@@ -171,20 +171,29 @@ class Storage(ABC):
         """Write a derived object, one that can be made again. Need not wait until it is durable."""
         self.write(path, data)
 
-    def export_all(self, items: Iterable[tuple[str, bytes]], *, before: Callable[[], None] = lambda: None) -> None:
-        """Export paths and their data, several at a time.
+    def export_all(
+        self, items: Iterable[tuple[str, bytes]], *, before: Callable[[], None] = lambda: None
+    ) -> dict[str, StorageError]:  # fmt: skip
+        """Export paths and their data, several at a time. Returns the error of each path that failed.
 
         Args:
             items: Paths and their data.
             before: Called before each write, from several threads. What it raises ends the export.
         """
 
-        def one(item: tuple[str, bytes]) -> None:
+        def one(item: tuple[str, bytes]) -> tuple[str, StorageError | None]:
             before()
-            self.export(*item)
+            return item[0], self._export_error(*item)
 
         with ThreadPoolExecutor(_WRITES_IN_FLIGHT) as pool:
-            list(pool.map(one, items))
+            return {path: error for path, error in pool.map(one, items) if error is not None}
+
+    def _export_error(self, path: str, data: bytes) -> StorageError | None:
+        try:
+            self.export(path, data)
+        except StorageError as error:
+            return error
+        return None
 
     def settle(self, path: str) -> None:  # noqa: B027  (a bucket's objects are durable once written)
         """Wait until everything exported below a folder is durable."""

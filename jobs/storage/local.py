@@ -122,10 +122,15 @@ class LocalStorage(Storage):
             if not _linked_when_complete(file, data):
                 os.replace(self._temporary(file, data, sync=False), file)
 
-    def export_all(self, items: Iterable[tuple[str, bytes]], *, before: Callable[[], None] = lambda: None) -> None:
+    def export_all(
+        self, items: Iterable[tuple[str, bytes]], *, before: Callable[[], None] = lambda: None
+    ) -> dict[str, StorageError]:  # fmt: skip
+        errors = {}
         for path, data in items:  # threads gain nothing: no write waits for the disk
             before()
-            self.export(path, data)
+            if (error := self._export_error(path, data)) is not None:
+                errors[path] = error
+        return errors
 
     def refused(self, path: str) -> str | None:
         name = path.encode()

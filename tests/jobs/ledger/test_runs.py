@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from maskfleet.jobs.errors import NotFound
-from maskfleet.jobs.ledger.runs import state_of, stored_run, stored_runs, summary_of
+from maskfleet.jobs.errors import Damaged, NotFound
+from maskfleet.jobs.ledger.runs import described, state_of, stored_run, stored_runs, summary_of
 from maskfleet.jobs.storage.local import LocalStorage
 
 
@@ -45,3 +45,14 @@ def test_a_run_without_a_summary_is_unfinished(tmp_path):
     assert state_of(storage, "a") == "unfinished"
     storage.write("runs/a/run.json", b'{"status": "incomplete"}')
     assert state_of(storage, "a") == "incomplete"
+
+
+def test_an_unreadable_description_costs_its_run_alone(tmp_path):
+    storage = LocalStorage(str(tmp_path))
+    for run_id in "abc":
+        store(storage, run_id)
+    for data in (b"\xff", b"[]", b"{}", b"null"):
+        storage.write("runs/b/job.json", data)
+        assert [run.run_id for run in stored_runs(storage)] == ["a", "c"]
+        with pytest.raises(Damaged, match=r"runs/b/job.json is unreadable; restore it"):
+            described(storage, "b")
