@@ -5,7 +5,7 @@
 
 The catalog is a small log-structured merge tree. Each run adds its rows as one delta, and eight deltas of similar size
 are merged into one. A row is rewritten only when the catalog has grown eightfold, so a run's cost follows its own size.
-Everything is derived from committed statistics; `jobs.run.derived.rebuild_catalog` restores it.
+Everything is derived from committed statistics; `jobs.run.recovery.derived.rebuild_catalog` restores it.
 """
 
 import io

@@ -16,7 +16,7 @@ from maskfleet.jobs.ledger import catalog, statistics
 from maskfleet.jobs.ledger.runs import state_of, summary_of
 from maskfleet.jobs.ledger.sorted_tables import merged
 from maskfleet.jobs.planning.live_plan import gone_rows
-from maskfleet.jobs.run.derived import committed_rows, rows_of_finished
+from maskfleet.jobs.run.recovery.derived import committed_rows, rows_of_finished
 from maskfleet.jobs.storage.contract import Storage
 
 _RUNS_IN_FLIGHT = 16

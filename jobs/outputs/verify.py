@@ -27,7 +27,7 @@ from maskfleet.jobs.ledger.manifest import Manifest
 from maskfleet.jobs.ledger.runs import SET_ASIDE, set_aside_of, state_of, stored_run
 from maskfleet.jobs.ledger.sorted_tables import SortedCursor, merged
 from maskfleet.jobs.outputs.checks.run_check import UNREADABLE, LooseMask, RunCheck
-from maskfleet.jobs.run.derived import catalog_rows
+from maskfleet.jobs.run.recovery.derived import catalog_rows
 from maskfleet.jobs.storage.contract import Storage
 from maskfleet.jobs.storage.schemes import open_storage
 

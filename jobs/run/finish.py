@@ -18,8 +18,8 @@ from maskfleet.jobs.ledger.manifest import Shard
 from maskfleet.jobs.network import tuning
 from maskfleet.jobs.planning.live_plan import gone_rows
 from maskfleet.jobs.run.begin import Run
-from maskfleet.jobs.run.derived import compact
 from maskfleet.jobs.run.progress import Progress
+from maskfleet.jobs.run.recovery.derived import compact
 from maskfleet.jobs.run.recovery.unexported import Unexported, export_again, export_rest, note
 from maskfleet.jobs.run.summary import RunSummary
 

@@ -1,1 +1,1 @@
-"""What earlier runs left undone: runs to resume, to keep or to set aside, and masks to be exported again."""
+"""Work from commits alone: tables and masks derived from them, and what earlier runs left undone."""

@@ -27,7 +27,7 @@ from maskfleet.jobs.ledger.shard_files import rows_of
 from maskfleet.jobs.masks.formats import mask_format
 from maskfleet.jobs.network import tuning
 from maskfleet.jobs.planning.live_plan import gone_rows
-from maskfleet.jobs.run.derived import compact, rebuild_catalog
+from maskfleet.jobs.run.recovery.derived import compact, rebuild_catalog
 from maskfleet.jobs.run.recovery.unexported import export_rest, note
 from maskfleet.jobs.storage.contract import Fault, Storage
 

@@ -10,8 +10,8 @@ from maskfleet.jobs.ledger.manifest import Shard
 from maskfleet.jobs.ledger.run_output import RunOutput
 from maskfleet.jobs.ledger.statistics import SCHEMA
 from maskfleet.jobs.masks.formats import mask_format
-from maskfleet.jobs.run import derived
-from maskfleet.jobs.run.derived import compact
+from maskfleet.jobs.run.recovery import derived
+from maskfleet.jobs.run.recovery.derived import compact
 from maskfleet.jobs.storage.local import LocalStorage
 
 
