@@ -54,5 +54,5 @@ def test_an_unreadable_description_costs_its_run_alone(tmp_path):
     for data in (b"\xff", b"[]", b"{}", b"null"):
         storage.write("runs/b/job.json", data)
         assert [run.run_id for run in stored_runs(storage)] == ["a", "c"]
-        with pytest.raises(Damaged, match=r"runs/b/job.json is unreadable; restore it"):
+        with pytest.raises(Damaged, match="runs/b/job.json is damaged; restore it"):
             described(storage, "b")
