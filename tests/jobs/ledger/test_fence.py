@@ -28,10 +28,11 @@ CHANGES = {
     "export": lambda storage: storage.export("a", b"old"),
     "export_all": lambda storage: storage.export_all([("a", b"old"), ("b", b"old")]),
     "delete": lambda storage: storage.delete("a"),
+    "discard": lambda storage: storage.discard("a"),
 }
 HARMLESS = {
     "create", "open", "split", "read", "read_range", "opened", "listed", "walk", "names", "entry", "exists", "url",
-    "local_path", "remove_folder", "settle", "leftovers",
+    "local_path", "remove_folder", "settle", "leftovers", "refused", "answers",
 }  # fmt: skip
 
 
