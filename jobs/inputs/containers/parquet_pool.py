@@ -24,6 +24,9 @@ class ParquetPool:
     """Processes reading Parquet. The first one starts with the first file. Safe from several threads.
 
     A file in use keeps its process, and with it the place in the file, as long as there are processes enough.
+
+    Attributes:
+        started: Number of processes started so far.
     """
 
     def __init__(self) -> None:
@@ -31,6 +34,7 @@ class ParquetPool:
         self._idle: list[tuple[ReadingProcess, weakref.ref[OpenTable] | None]] = []
         self._all: set[ReadingProcess] = set()
         self._starting = 0
+        self.started = 0
         weakref.finalize(self, _stop, self._all)
 
     @property
@@ -80,6 +84,7 @@ class ParquetPool:
                 self._starting -= 1
                 if process is not None:
                     self._all.add(process)
+                    self.started += 1
                 self._changed.notify_all()
 
     def _awaited(self, table: "OpenTable") -> ReadingProcess | None:

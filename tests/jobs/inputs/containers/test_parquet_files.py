@@ -5,6 +5,8 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -292,3 +294,33 @@ def test_a_bucket_holds_damaged_files_too(tmp_path, bucket):
     assert list(read_all(f"{bucket}/in").values()) == [
         "encrypted", jpeg(0), jpeg(1), "damaged_row", "damaged_row", jpeg(4), jpeg(5),
     ]  # fmt: skip
+
+
+def test_a_file_that_kills_every_process_is_a_row(tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    pq.write_table(images(3), tmp_path / "in/a.parquet")
+    pq.write_table(images(3), tmp_path / "in/b.parquet")
+    served, killed = parquet_process._Served.read, []
+
+    def deadly(self, start, length):
+        if self._file._path.endswith("a.parquet"):
+            for pid in children():
+                killed.append(pid)
+                os.kill(pid, signal.SIGABRT)
+        return served(self, start, length)
+
+    monkeypatch.setattr(parquet_process._Served, "read", deadly)
+    monkeypatch.setattr("maskfleet.jobs.inputs.sources._CONTAINERS_AHEAD", 1)
+    found = read_all(tmp_path / "in")
+    assert found.pop("a.parquet/damaged_parquet") == "damaged_parquet"
+    assert list(found.values()) == [jpeg(number) for number in range(3)]
+    assert len(set(killed)) == 3
+
+
+def children():
+    """Ids of the reading processes of this one."""
+    here = f"PPid:\t{os.getpid()}\n"
+    for status in Path("/proc").glob("[0-9]*/status"):
+        with suppress(OSError):
+            if here in status.read_text() and b"parquet_program" in status.with_name("cmdline").read_bytes():
+                yield int(status.parent.name)
