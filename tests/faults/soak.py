@@ -50,7 +50,6 @@ class Soak:
         story: What happened, in order.
         problems: What was wrong.
         injected: Number of faults.
-        left: Temporary files left in a folder after all.
     """
 
     seed: int
@@ -58,7 +57,6 @@ class Soak:
     story: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     injected: int = 0
-    left: list[str] = field(default_factory=list)
 
     def __post_init__(self):
         self._draw = random.Random(self.seed)
@@ -179,14 +177,15 @@ class Soak:
                 self._ended(child.ended())
 
     def _cleaned(self, nights: Nights) -> None:
-        """Collect the garbage: what remains must be what was there."""
+        """Collect the garbage: what remains must be what was there, and no temporary file."""
         before = nights.verdict("out")
         url = nights.output("out")
         forked(lambda: collect(url, grace=0.0, delete=True) and None).value()
         after = nights.verdict("out")
         if (after.rows, after.masks, after.problems) != (before.rows, before.masks, before.problems):
             self.problems.append(f"gc changed the output: {after.problems}")
-        self.left = leftovers(nights.root / "out") if self.bucket is None else []
+        if self.bucket is None and (left := leftovers(nights.root / "out")):
+            self.problems.append(f"gc left {len(left)} temporary files, such as {left[0]}")
 
 
 def soaked(seed: int, bucket: str | None = None) -> Soak:
