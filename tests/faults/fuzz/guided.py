@@ -47,15 +47,11 @@ def rows(data: bytes) -> None:
     file = os.memfd_create("fuzz")
     try:
         os.write(file, data[1:])
-        try:
-            image = _Rows(file, Limits(3, max_pixels=MOST_PIXELS))
-            for start in range(0, image.height, 40):
-                image.read(start, min(40, image.height - start))
-        except (Undecodable, MemoryError):
-            return
-        except Exception as error:  # libvips's own errors; the program makes all of them `corrupt`
-            if type(error).__module__.split(".")[0] != "pyvips":
-                raise
+        image = _Rows(file, Limits(3, max_pixels=MOST_PIXELS))
+        for start in range(0, image.height, 40):
+            image.read(start, min(40, image.height - start))
+    except Exception:  # the program makes any error `corrupt`: crashes and hangs alone are found here
+        return
     finally:
         os.close(file)
 
@@ -90,8 +86,8 @@ def parquet(data: bytes) -> None:
         reader.answer("columns", [None])
         groups = reader._table.groups
         column, name, count, _ = reader.answer("images", [None]).header
-        for _ in reader._table.values([name], 9) if name else ():
-            pass
+        if name:
+            reader.answer("values", [[name], 0, 9])
         for group in range(min(len(groups), 3)):
             reader.answer("rows", [column, group, 0, list(range(min(groups[group], 20)))])
     except Unreadable:
@@ -105,7 +101,7 @@ def tars() -> list[bytes]:
     for dialect in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
         sink = io.BytesIO()
         with tarfile.open(fileobj=sink, mode="w", format=dialect) as archive:
-            for name, size in (("a.png", 10), ("ä" * 60 + ".png", 600), ("a.png", 0)):
+            for name, size in (("a.png", 10), ("ä" * 40 + ".png", 600), ("a.png", 0)):
                 member = tarfile.TarInfo(name)
                 member.size = size
                 archive.addfile(member, io.BytesIO(bytes(size)))
