@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_TLS_SECONDS = 1.0
+"""Time for asking once whether a server that does not answer as S3 speaks TLS."""
+
 _KEY_BYTES = 1024
 """Longest key of an object in UTF-8, with its prefix."""
 
@@ -265,7 +268,7 @@ class S3Storage(Storage):
                 verdict = final_error(error, self.url(path), reads=reads)
                 expired = is_expired(error) and not renewed
                 if attempt == 0 and code_of(error) in {None, "400"}:
-                    verdict = self._misdirected(path) or verdict
+                    verdict = self._misdirected(path, end - time.monotonic()) or verdict
                 if verdict is not None and not expired:
                     raise verdict from error
                 pause = random.uniform(0, min(20.0, 0.1 * 2**attempt))
@@ -280,9 +283,11 @@ class S3Storage(Storage):
                 time.sleep(pause)
         raise AssertionError("unreachable")
 
-    def _misdirected(self, path: str) -> StorageError | None:
+    def _misdirected(self, path: str, seconds: float) -> StorageError | None:
         client = getattr(self._fs, "_s3", None)
-        return None if client is None else misdirected(self.url(path), client.meta.endpoint_url)
+        if client is None or seconds <= _TLS_SECONDS:
+            return None
+        return misdirected(self.url(path), client.meta.endpoint_url, seconds=_TLS_SECONDS)
 
 
 def _checksums(session: Any) -> dict[str, str]:

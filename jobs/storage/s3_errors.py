@@ -83,15 +83,21 @@ def refuses_condition(error: StorageError) -> bool:
     return code_of(error.__cause__) in _UNCONDITIONAL
 
 
-def misdirected(url: str, endpoint: str) -> StorageError | None:
-    """Return the error for an `http://` endpoint on a port that speaks TLS, else None. Asks the port."""
+def misdirected(url: str, endpoint: str, *, seconds: float) -> StorageError | None:
+    """Return the error for an `http://` endpoint on a port that speaks TLS, else None. Asks the port.
+
+    Args:
+        url: URL of the object.
+        endpoint: URL of the server.
+        seconds: Time limit.
+    """
     host = urlsplit(endpoint)
     if host.scheme != "http" or host.hostname is None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
-        with socket.create_connection((host.hostname, host.port or 80), 3) as plain, context.wrap_socket(plain):
+        with socket.create_connection((host.hostname, host.port or 80), seconds) as plain, context.wrap_socket(plain):
             return Denied(f"{url}: {endpoint} speaks https; correct AWS_ENDPOINT_URL_S3")
     except (OSError, ValueError):
         return None

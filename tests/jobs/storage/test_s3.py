@@ -50,6 +50,36 @@ def test_a_pickled_storage_holds_no_secret(bucket):
     assert pickle.loads(data).read("a") == b"x"
 
 
+class AnswerError(Exception):
+    def __init__(self, code):
+        self.response = {"Error": {"Code": code}}
+
+
+@pytest.mark.parametrize("before", [[], ["SlowDown"], ["503", "SlowDown"]])
+def test_finding_16_expired_credentials_are_renewed_whatever_came_before(monkeypatch, before):
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    storage = S3Storage("s3://bucket")
+    opened, answers = [], [*before, "ExpiredToken"]
+    filesystem = S3Storage._filesystem
+
+    def counted(self):
+        opened.extend([1] if self._fs is None else [])
+        return filesystem(self)
+
+    monkeypatch.setattr(S3Storage, "_filesystem", counted)
+
+    async def request():
+        if answers:
+            raise AnswerError(answers.pop(0))
+        return b"answer"
+
+    assert storage._retried(request, "a", 30.0) == b"answer"
+    assert len(opened) == 2, "the credentials are read again"
+    answers += ["ExpiredToken", "ExpiredToken"]  # new credentials that have expired too
+    with pytest.raises(Denied, match="ExpiredToken"):
+        storage._retried(request, "a", 30.0)
+
+
 def test_unreachable_storage_fails_within_its_time_limit(monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
