@@ -66,6 +66,8 @@ class S3Storage(Storage):
         self._opening = threading.Lock()
         if not self.bucket:
             raise JobError(f"{root} names no bucket; write s3://bucket/prefix")
+        if self.bucket.startswith("arn:"):
+            raise JobError(f"{root} is an access point's ARN; write its alias, s3://…-s3alias/prefix")
 
     @classmethod
     def open(cls, url: str, *, profile: str | None = None) -> Self:

@@ -119,6 +119,8 @@ def _without_answer(error: BaseException, url: str, *, reads: bool) -> StorageEr
     for cause in _chain(error):
         if (text := _certificate(cause)) is not None:
             return Denied(f"{url}: {text}")
+        if isinstance(cause, RecursionError):  # botocore follows redirects without end
+            return Denied(f"{url}: {_region(error)}")
         name = type(cause).__name__
         if "Credential" in name or name in {"ProfileNotFound", "TokenRetrievalError", "SSOTokenLoadError"}:
             return Denied(
