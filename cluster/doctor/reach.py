@@ -43,26 +43,38 @@ def cluster(subject: Subject) -> Finding:
     return Finding("ok", f"{ours}; {address} answers, with the same Ray and Python")
 
 
-def access(subject: Subject) -> Finding:
+def access(subject: Subject) -> Finding | None:
     """Find out whether the cluster demands a token, and where its dashboard listens."""
     address = _address(subject)
     if address is None:
         return local_access(os.environ)
-    dashboard: str | None
-    if address.startswith(("http://", "https://")):
-        dashboard = urlsplit(address).netloc
-        is_open = _is_open(address)
-    else:
-        answer = asked(address, with_token=False)
-        is_open = answer is not None
-        dashboard = (answer or asked(address, with_token=True) or {}).get("dashboard")
-    host = (dashboard or "").rpartition(":")[0]
+    found = _dashboard_access(address) if address.startswith(("http://", "https://")) else _head_access(address)
+    if found is None:  # `cluster` says so
+        return None
+    is_open, dashboard = found
     place = f"the dashboard listens on {dashboard}" if dashboard else "it has no dashboard"
-    if is_open and host and host not in _LOCAL:
-        return Finding("problem", f"{address} takes requests without a token, and {place}", _OPEN)
-    if is_open:
-        return Finding("warning", f"{address} takes requests without a token; {place}", _OPEN)
-    return Finding("ok", f"{address} takes no request without a token; {place}")
+    if not is_open:
+        return Finding("ok", f"{address} takes no request without a token; {place}")
+    is_public = bool(dashboard) and str(dashboard).rpartition(":")[0] not in _LOCAL
+    return Finding("problem" if is_public else "warning", f"{address} takes requests without a token; {place}", _OPEN)
+
+
+def _dashboard_access(address: str) -> tuple[bool, str | None] | None:
+    """Return whether a dashboard takes a request without a token, and its own host and port; None without an answer."""
+    import requests
+
+    try:
+        is_open = requests.get(f"{address.rstrip('/')}/api/version", timeout=10).ok
+    except requests.RequestException:
+        return None
+    return is_open, urlsplit(address).netloc
+
+
+def _head_access(address: str) -> tuple[bool, str | None] | None:
+    """Return the same of a head, with the host and port of its dashboard."""
+    without = asked(address, with_token=False)
+    answer = without or asked(address, with_token=True)
+    return None if answer is None else (without is not None, answer["dashboard"])
 
 
 def local_access(environment: Mapping[str, str]) -> Finding:
@@ -102,10 +114,3 @@ def shared_memory(subject: Subject) -> Finding | None:
 def _address(subject: Subject) -> str | None:
     address = subject.address or os.environ.get("RAY_ADDRESS")
     return None if not address or address == "local" else address
-
-
-def _is_open(dashboard: str) -> bool:
-    """Return whether a dashboard takes a request without a token."""
-    import requests
-
-    return requests.get(f"{dashboard.rstrip('/')}/api/version", timeout=10).ok

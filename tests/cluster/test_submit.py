@@ -57,6 +57,7 @@ class Head(NamedTuple):
     """A running head."""
 
     address: str
+    port: int
     token: Path
     session: Path
     metrics_port: int
@@ -89,7 +90,7 @@ def head(tmp_path_factory):
     try:
         wait_for(lambda: answers(ports["dashboard-port"], process))
         address = f"http://127.0.0.1:{ports['dashboard-port']}"
-        yield Head(address, token, session, ports["metrics-export-port"], shadowed(folder / "client"))
+        yield Head(address, ports["port"], token, session, ports["metrics-export-port"], shadowed(folder / "client"))
     finally:
         below = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
         process.send_signal(signal.SIGTERM)
@@ -191,6 +192,23 @@ def test_a_run_is_submitted_stopped_and_resumed(head, tmp_path, weights_file):
     logs = [path.read_text(errors="replace") for path in session.rglob("*") if path.is_file() and "log" in str(path)]
     assert logs
     assert not [text for text in logs if token.read_text() in text]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_doctor_says_whether_a_cluster_answers_and_who_may_use_it(head):
+    def found(address, *, token):
+        done = maskfleet(head, "doctor", "--address", address, "--json", token=token)
+        assert head.token.read_text() not in done.stdout + done.stderr
+        lines = {line["check"]: line for line in json.loads(done.stdout)}
+        return lines["ray"], lines.get("ray access")
+
+    for address in (head.address, f"127.0.0.1:{head.port}"):
+        ray, access = found(address, token=True)
+        assert (ray["verdict"], access["verdict"]) == ("ok", "ok"), (ray, access)
+        assert "takes no request without a token; the dashboard listens on 127.0.0.1:" in access["text"]
+        ray, access = found(address, token=False)
+        assert (ray["verdict"], "RAY_AUTH_TOKEN_PATH" in ray["remedy"]) == ("problem", True), (ray, access)
 
 
 def workers(session):
