@@ -194,6 +194,24 @@ def test_damage_becomes_a_row_and_the_rest_is_segmented(hostile, tmp_path, weigh
     assert run(job).images == 0
 
 
+def test_a_truncated_tar_makes_a_run_incomplete_below_the_error_rate(tmp_path, weights_file):
+    folder = tmp_path / "in"
+    whole = tar(folder / "cut.tar", [(f"{number}.jpg", jpeg(number)) for number in range(40)])
+    whole.write_bytes(whole.read_bytes()[: whole.stat().st_size // 8])
+    (folder / "empty.tar").write_bytes(b"")
+    one, two = tar(tmp_path / "1.tar", [("a.jpg", jpeg(1))]), tar(tmp_path / "2.tar", [("b.jpg", jpeg(2))])
+    (folder / "two.tar").write_bytes(one.read_bytes() + two.read_bytes())
+    job = Job.of(
+        {"input": str(folder), "output": str(tmp_path / "out"), "weights": weights_file, "run": {"max_error_rate": 0.9}}
+    )
+    report = run(job)
+    assert (report.failed, report.errors, report.damaged_containers) == (2, {"damaged_tar": 2}, 2)
+    assert (report.status, report.exit_code) == ("incomplete", 1)
+    keys = {row["key"] for row in statistics(tmp_path / "out") if row["status"] == "ok"}
+    assert {"cut.tar/0.jpg", "two.tar/a.jpg", "two.tar/b.jpg"} <= keys
+    assert verify(str(tmp_path / "out")).problems == []
+
+
 def rows_offset(path, number):
     with tarfile.open(path) as archive:
         return archive.getmembers()[number].offset_data
