@@ -1,11 +1,11 @@
 """Records of the images inside a container: `<container's key>/<member's name>`, and a URL with the member's place."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from maskfleet.jobs.errors import Changed, NotFound
+from maskfleet.jobs.errors import Changed, Denied, NotFound, StorageError
 from maskfleet.jobs.inputs.containers.contract import Container, Listing, Member, MemberUrl
 from maskfleet.jobs.inputs.containers.parquet_files import NO_IMAGES
 from maskfleet.jobs.inputs.indexes import Index, Indexes
@@ -17,7 +17,7 @@ from maskfleet.jobs.storage.ranged import RangedFile
 
 def records_of(
     container: Record, kind: Container[Any], file: RangedFile, *, listing: Listing, left_alone: LeftAlone,
-    named: bool = False, indexes: Indexes | None = None,
+    answers: Callable[[], bool], named: bool = False, indexes: Indexes | None = None,
 ) -> Iterator[Record]:  # fmt: skip
     """Yield the images of a container in key order.
 
@@ -28,12 +28,13 @@ def records_of(
         kind: The file's kind.
         file: The same file, to read from.
         listing: Settings of the job for the listing.
-        left_alone: Receives the other members, and a file that holds no images.
+        left_alone: Receives the other members, a file that holds no images, and the files whose members are unknown.
+        answers: Returns whether storage answers for other files, after it failed for this one.
         named: Whether the input names the file. Then one without images is a failed row.
         indexes: Indexes of files listed before.
 
     Raises:
-        StorageError: Storage failed. A missing, changed or damaged file raises nothing.
+        StorageError: Storage failed, and not for this file alone.
     """
     try:
         found = (
@@ -44,12 +45,22 @@ def records_of(
     except NotFound:
         yield _faulty(container, "missing")
     except Changed:
+        left_alone.unknown(container.key)
         yield _faulty(container, "changed")
     except Fault as fault:
         if fault.error_class == NO_IMAGES and not named:
             left_alone.add(TABLE)
             return
+        if fault.error_class not in kind.faults:  # not its bytes, but the access to them
+            left_alone.unknown(container.key)
         yield _faulty(container, fault.error_class)
+    except Denied:
+        raise
+    except StorageError:
+        if not answers():
+            raise
+        left_alone.unknown(container.key)
+        yield _faulty(container, "storage")
 
 
 def _entries(

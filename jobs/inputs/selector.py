@@ -61,8 +61,12 @@ class LeftAlone:
                 self._counts[reason if known else OTHERS] += count
 
     def unlisted(self, path: str, reason: str) -> None:
-        """Count a folder or container that cannot be listed. What it holds is unknown."""
+        """Count a folder that cannot be listed."""
         self.add(f"unlisted: {reason.partition(';')[0]}")
+        self.unknown(path)
+
+    def unknown(self, path: str) -> None:
+        """Note a folder or container that cannot be listed tonight: what it holds is unknown."""
         with self._lock:
             self._unknown.append(f"{path}/")
 
@@ -72,7 +76,7 @@ class LeftAlone:
         with self._lock:
             return dict(self._counts.most_common())
 
-    def unknown(self, key: str) -> bool:
+    def hides(self, key: str) -> bool:
         """Return whether a key lies in a place of unknown content."""
         with self._lock:
             return any(key.startswith(place) for place in self._unknown)

@@ -62,9 +62,9 @@ class Source:
         return self._selector.left_alone.counts
 
     def overlooked(self, keys: pa.ChunkedArray) -> pa.BooleanArray:
-        """Return which keys prove nothing by their absence from the listing: excluded, or in an unlisted folder."""
-        unknown, exclusions = self._selector.left_alone.unknown, self._selector.exclusions
-        return pa.array([exclusions.match(key) or unknown(key) for key in keys.to_pylist()], pa.bool_())
+        """Return which keys prove nothing by their absence from the listing: excluded, or in a place not listed."""
+        hides, exclusions = self._selector.left_alone.hides, self._selector.exclusions
+        return pa.array([exclusions.match(key) or hides(key) for key in keys.to_pylist()], pa.bool_())
 
     def tables(self) -> Iterator[pa.Table]:
         """Yield each image once, as tables of `LISTED`, always in the same order.
@@ -115,14 +115,14 @@ class Source:
         return tables(self._counted(self._members(container)))
 
     def _members(self, container: Record) -> Iterator[Record]:
-        if not container.size or container.etag is None:
-            # An inventory may omit them, a dangling link has none, and a file read in ranges must be one version.
+        try:
             storage, path = self._files.found(container.url)
-            try:
+            if not container.size or container.etag is None:
+                # An inventory may omit them, a dangling link has none, and a file read in ranges must be one version.
                 entry = storage.entry(path)
-            except (NotFound, Fault):
-                return iter([container])  # reading it raises the reason
-            container = container._replace(size=entry.size, etag=entry.etag)
+                container = container._replace(size=entry.size, etag=entry.etag)
+        except (NotFound, Fault):
+            return iter([container])  # reading it raises the reason
         kind = container_of(container.url)
         assert kind is not None
         file = self._files.ranged(container.url, container.etag, container.size)
@@ -130,7 +130,7 @@ class Source:
         listing = Listing(self._files, is_image, self._selector.column, report)
         return records_of(
             container, kind, file, listing=listing, indexes=self._indexes,
-            left_alone=self._selector.left_alone, named=not self._kind.searches,
+            left_alone=self._selector.left_alone, answers=partial(storage.answers, path), named=not self._kind.searches,
         )  # fmt: skip
 
     def _counted(self, images: Iterator[Record]) -> Iterator[Record]:

@@ -54,7 +54,8 @@ def below(place: str, folder: str) -> str | None:
 
 def canonical(place: str) -> str:
     """Return the one name of a place: without links, `..` or slashes at its end."""
-    return _plain(place) if "://" in place else os.path.realpath(place)
+    name = _plain(place)
+    return name if "://" in name else os.path.realpath(name)
 
 
 def filled(place: str, *, day: date | None, name: str) -> str:
@@ -76,7 +77,6 @@ def _expanded(path: str) -> str:
 
 
 def _plain(place: str) -> str:
-    if "://" not in place:
-        return os.path.abspath(place)
-    scheme, _, rest = place.partition("://")
-    return f"{scheme}://{rest.strip('/')}"
+    url = plain(place) if "://" in place else os.path.abspath(place)
+    scheme, separator, rest = url.partition("://")
+    return f"{scheme}://{rest.strip('/')}" if separator else url

@@ -34,6 +34,7 @@ _FAULTS = {
     "slow_parquet": "reading the Parquet file takes too long; run again, and if that does not help, write it again",
     "changed": "the file changed while it was listed; run again to plan it as it is now",
     "denied": "the file may not be read; grant the credentials access, or correct its owner and mode",
+    "storage": "storage fails for this file alone; check the disk, or write the file again",
     "refused": "storage refuses the file; restore it from its archive, or enable its KMS key",
 }
 """Faults of any file; see `Container.faults`."""

@@ -10,7 +10,7 @@ from conftest import draw_images, jpeg, statistics, tar
 from typer.testing import CliRunner
 
 from maskfleet.cluster.cli.main import app
-from maskfleet.jobs.errors import JobError
+from maskfleet.jobs.errors import JobError, StorageError
 from maskfleet.jobs.inputs.selector import Exclusions, ending_of
 from maskfleet.jobs.inputs.sources import Source
 from maskfleet.jobs.job.schema import Job
@@ -63,6 +63,7 @@ def test_row_10b_hidden_folders_are_left_alone_in_tars_too(tmp_path):
     assert listed(tmp_path / "x.tar")[0] == ["x.tar/../c.jpg", "x.tar/a.jpg"]
 
 
+@pytest.mark.slow
 def test_other_members_of_a_tar_are_counted_also_from_its_index(tmp_path, weights_file):
     folder = tmp_path / "in"
     names = ("0.jpg", "0.json", "0.cls", "1.gif", "._0.jpg", ".snapshot/0.jpg")
@@ -119,6 +120,36 @@ def test_row_10_an_unlisted_folder_is_counted_and_its_images_are_not_gone(tmp_pa
     monkeypatch.undo()
     (folder / "part-0/image-000.jpg").unlink()
     assert (run(job).gone, open_output(str(tmp_path / "out")).rows().num_rows) == (1, 3)
+
+
+@pytest.mark.slow
+def test_finding_3_a_tar_that_storage_cannot_read_is_a_row_and_its_images_are_not_gone(
+    tmp_path, weights_file, monkeypatch
+):
+    folder = draw_images(tmp_path / "in", 2)
+    for name in ("a.tar", "b.tar"):
+        tar(folder / name, [("0.jpg", jpeg(0)), ("1.jpg", jpeg(1))])
+    table = {
+        "input": str(folder),
+        "output": str(tmp_path / "out"),
+        "weights": weights_file,
+        "run": {"max_error_rate": 1},
+    }
+    assert run(Job.of(table)).ok == 6
+    read_range = LocalStorage.read_range
+
+    def broken(self, path, *rest):
+        if path.endswith("b.tar"):
+            raise StorageError("b.tar: Input/output error")
+        return read_range(self, path, *rest)
+
+    monkeypatch.setattr(LocalStorage, "read_range", broken)
+    os.utime(folder / "b.tar", (0, 0))
+    summary = run(Job.of(table))
+    assert (summary.listed, summary.errors, summary.gone) == (5, {"storage": 1}, 0)
+    monkeypatch.setattr(LocalStorage, "answers", lambda self, path: False)
+    with pytest.raises(StorageError, match="Input/output error"):
+        listed(folder)
 
 
 def test_row_14b_tables_of_others_beside_images_are_left_alone(tmp_path, weights_file):
@@ -198,11 +229,11 @@ def test_plan_run_and_status_show_what_is_left_alone(tmp_path, weights_file):
     given = ["--input", str(folder), "--output", out, "--weights", weights_file, "--exclude", "*.seg.png"]
     expected = {".zip": 2, "hidden": 1, "excluded": 1}
     shell = CliRunner()
-    assert json.loads(shell.invoke(app, ["plan", *given, "--json"]).stdout)["left_alone"] == expected
-    assert "left alone" in shell.invoke(app, ["plan", *given]).stdout
     for _ in range(2):  # also a run with nothing to do
         done = shell.invoke(app, ["run", "--no-ray", *given])
         assert "left     4 files alone: 2 .zip, 1 hidden, 1 excluded" in done.stdout
+    assert json.loads(shell.invoke(app, ["plan", *given, "--json"]).stdout)["left_alone"] == expected
+    assert "2 .zip, 1 hidden, 1 excluded" in shell.invoke(app, ["plan", *given]).stdout
     found = status(out)
     record = json.loads((tmp_path / "out/runs" / found.run_id / "run.json").read_bytes())
     frozen = Manifest.stored(LocalStorage(out), found.run_id).frozen

@@ -123,6 +123,7 @@ def test_row_12b_finding_4_each_line_that_cannot_be_used_is_a_row_with_the_reaso
         f"file://{folder}/c%2520d.png": None,
         "https://example.org/x.png": "bad_url",
         "s3://bucket": "bad_url",
+        "https://example.org/x.tar": "bad_url",
         "file://server/x.png": "bad_url",
         "nul\0.png": "missing",
         "x" * 300 + ".png": "mask_name",  # no mask could have its name either
@@ -145,7 +146,7 @@ def test_row_12b_finding_4_each_line_that_cannot_be_used_is_a_row_with_the_reaso
     rows = {row["key"]: row for row in statistics(tmp_path / "out")}
     expected = {re.sub(r"^[a-z0-9]+://|^/+", "", line): reason for line, reason in lines.items()}
     assert {key: row["error_class"] for key, row in rows.items()} == expected
-    assert (summary.ok, summary.failed) == (4, 10)
+    assert (summary.ok, summary.failed) == (4, 11)
     assert "example.org/x.png: storage must be a local path or s3://" in rows["example.org/x.png"]["error_message"]
     assert "names no file" in rows["bucket"]["error_message"]
     assert "names the machine 'server'" in rows["server/x.png"]["error_message"]

@@ -1,6 +1,7 @@
 """Outputs are never inputs, however they are written. Finding 12, and rows 4, 4b, 6, 15 and 16 of the odd inputs."""
 
 import os
+from pathlib import Path
 
 import pytest
 from conftest import draw_images, jpeg, uploaded
@@ -11,6 +12,7 @@ from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.run.execute import run
 from maskfleet.jobs.storage.schemes import open_storage
 
+GOOD = {"input": "in", "output": "out", "weights": "nuclei"}
 IMAGES = ["part-0/image-000.jpg", "part-0/image-002.tif", "part-1/image-001.png"]
 
 
@@ -40,23 +42,22 @@ def write_output(folder, *, masks=1):
 
 
 @pytest.mark.parametrize("form", ["{in_}/out", "file://{in_}/out", "{in_}/../in/out/", "{link}/out", "{in_}/link/out"])
-def test_row_4b_the_own_output_is_no_input_however_it_is_written(folder, tmp_path, weights_file, form):
+def test_row_4b_the_own_output_is_no_input_however_it_is_written(folder, tmp_path, form):
     (tmp_path / "link").symlink_to(folder)
     (tmp_path / "elsewhere").mkdir()
     (folder / "link").symlink_to(tmp_path / "elsewhere")
-    job = job_of(folder, form.format(in_=folder, link=tmp_path / "link"), weights_file, masks={"format": "tar"})
-    assert run(job).ok == 3
-    second = run(job)
-    assert (second.images, second.listed) == (0, 3)
-    assert second.left_alone["own output"] > 3
+    output = form.format(in_=folder, link=tmp_path / "link")
+    assert listed(folder, output) == (IMAGES, {})
+    write_output(Path(Job.of(GOOD | {"output": output}).output))
+    assert listed(folder, output) == (IMAGES, {"own output": 4})
 
 
 def test_finding_12_the_own_output_behind_a_link_is_no_input(folder, tmp_path, weights_file):
     (tmp_path / "out").mkdir()
     (folder / "results").symlink_to(tmp_path / "out")
     job = job_of(folder, tmp_path / "out", weights_file)
-    assert [run(job).listed for _ in range(3)] == [3, 3, 3]
-    assert "own output" in run(job).left_alone
+    first, second = run(job), run(job)
+    assert (first.listed, second.listed, second.left_alone["own output"] > 5) == (3, 3, True)
 
 
 def test_row_4_the_output_of_another_run_is_no_input(folder, weights_file):
@@ -105,6 +106,7 @@ def test_row_16_an_input_inside_the_own_masks_or_records_is_refused(tmp_path, na
         listed(tmp_path / "out" / name, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_row_16_an_output_above_the_input_works(tmp_path, weights_file):
     folder = draw_images(tmp_path / "images", 3)
     job = job_of(folder, tmp_path, weights_file)

@@ -80,3 +80,5 @@ def test_places_are_compared_and_not_their_names(tmp_path):
     assert places.below("s3:///b/x//", "s3://b/x") == ""
     assert places.below("s3://b/xy", "s3://b/x") is None
     assert places.below("/b/x", "s3://b") is None
+    assert places.below(f"file://{link}/inner", real) == "inner"
+    assert places.below("s3a://b/x/y", "s3://b/x") == "y"

@@ -55,7 +55,7 @@ def test_a_member_with_a_fault_raises_it():
 
 
 def test_faults_are_final_unless_the_file_may_come_back():
-    assert set(faults()) - set(final_faults()) == {"missing", "changed", "denied", "refused", "slow_parquet"}
+    assert set(faults()) - set(final_faults()) == {"missing", "changed", "denied", "refused", "storage", "slow_parquet"}
 
 
 def test_the_files_of_members_are_found_at_once():
