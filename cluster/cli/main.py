@@ -19,7 +19,7 @@ from maskfleet.cluster.cli.help import Command, Group
 from maskfleet.cluster.terminal import console
 from maskfleet.cluster.terminal.signals import STOPPED
 from maskfleet.jobs.cores import PATIENT_THREADS
-from maskfleet.jobs.errors import MaskfleetError, redacted
+from maskfleet.jobs.errors import MaskfleetError, Stopped, redacted
 
 COMMANDS: dict[str, dict[str, Callable[..., Any] | typer.Typer]] = {
     "First steps": {
@@ -81,7 +81,7 @@ def _exit_code(command: Callable[[], Any]) -> int:
         return _complain(error, error.exit_code)
     except typer.Exit as error:
         return error.exit_code
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, Stopped, typer.Abort):
         return STOPPED
     except BrokenPipeError:
         return 1

@@ -1,7 +1,7 @@
 """Commands processing images: plan, run, backfill, retry, redo."""
 
 from datetime import datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -210,13 +210,15 @@ def run_job(job: Job, *, address: str | None, no_ray: bool, as_json: bool, last:
     Returns:
         The exit code.
     """
-    with signals.draining() as stopped, progress() as on_progress:
-        on_training_step = training()
+    with signals.stopping() as stop, progress() as on_progress:
+        run_with: dict[str, Any] = {
+            "on_progress": on_progress, "on_training_step": training(), "stopped": stop, "draining": stop.draining,
+        }  # fmt: skip
         try:
             if no_ray:
                 from maskfleet.jobs.run.execute import run as run_on
 
-                done = run_on(job, on_progress=on_progress, on_training_step=on_training_step, stopped=stopped)
+                done = run_on(job, **run_with)
             else:
                 from maskfleet.cluster import auth
 
@@ -231,12 +233,10 @@ def run_job(job: Job, *, address: str | None, no_ray: bool, as_json: bool, last:
 
                 fleet = Fleet(connection)
                 try:
-                    done = run_on(
-                        job, fleet, on_progress=on_progress, on_training_step=on_training_step, stopped=stopped
-                    )
+                    done = run_on(job, fleet, **run_with)
                 finally:
                     connection.close(wait=not last)
-        except Stopped:
+        except (Stopped, KeyboardInterrupt):
             return signals.stopped()
     if as_json:
         console.show_json(done.to_json())

@@ -46,10 +46,11 @@ def finetune(
         from maskfleet.cluster.train import on_ray
 
         on_workers = {"loop": on_ray(address)}
-    with signals.draining() as stopped:
+    with signals.stopping() as stop:
         try:
-            made = tuning.finetune(work, on_step=training(), stopped=stopped, **on_workers)
-        except Stopped:
+            with stop.draining():  # the step in progress ends first
+                made = tuning.finetune(work, on_step=training(), stopped=stop, **on_workers)
+        except (Stopped, KeyboardInterrupt):
             return signals.stopped()
     if as_json:
         console.show_json(made.record.to_dict())

@@ -7,7 +7,9 @@ everything derived from the commits. The executor is this process or a fleet of 
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from typing import NamedTuple
 
 from maskfleet.jobs.errors import Denied, MaskfleetError, Stopped, StorageError, Unfinished
 from maskfleet.jobs.images.contract import Failure
@@ -32,10 +34,12 @@ _SET_ASIDE = 3
 OnProgress = Callable[[Run, Progress], None]
 """Called at the start, after every shard, and about once a second."""
 
+Draining = Callable[[], AbstractContextManager[object]]
+
 
 def run(
     job: Job, executor: Executor | None = None, *, on_progress: OnProgress | None = None,
-    on_training_step: OnStep | None = None, stopped: Stop | None = None,
+    on_training_step: OnStep | None = None, stopped: Stop | None = None, draining: Draining = nullcontext,
 ) -> RunSummary:  # fmt: skip
     """Run a job: fine-tune first if the job asks for it, then segment every image that needs work.
 
@@ -48,6 +52,8 @@ def run(
         on_training_step: Called after every training step.
         stopped: Called before each shard and each training step. Once it returns True, the run stops after the shards
             in progress.
+        draining: Entered while shards or training steps are in progress. Outside of it the caller may end the run by
+            an exception at any moment: the same call resumes it.
 
     Raises:
         JobError: Job, input, weights or output are wrong; nothing was written.
@@ -68,8 +74,9 @@ def run(
         return time.monotonic() > deadline or bool(stopped and stopped())
 
     try:
-        job = apply_finetuning(job, on_step=on_training_step, stopped=stop, loop=executor.train)
-        summary = _run_on(job, executor, on_progress, stop)
+        with draining() if job.finetune.images else nullcontext():
+            job = apply_finetuning(job, on_step=on_training_step, stopped=stop, loop=executor.train)
+        summary = _run_on(job, executor, _Watched(on_progress or (lambda *_: None), stop, draining))
     except Stopped:
         if time.monotonic() <= deadline:
             raise
@@ -85,26 +92,32 @@ def run(
     return summary
 
 
-def _run_on(job: Job, executor: Executor, on_progress: OnProgress | None, stop: Stop) -> RunSummary:
+class _Watched(NamedTuple):
+    """How a caller watches and stops a run: three arguments of `run`."""
+
+    on_progress: OnProgress
+    stop: Stop
+    draining: Draining
+
+
+def _run_on(job: Job, executor: Executor, watched: _Watched) -> RunSummary:
     """Carry out runs until one has listed the input to its end. A damaged run is set aside for the next one."""
     notices: list[str] = []
     summary: RunSummary | None = None
     while summary is None or not summary.listed_to_its_end:
         # A resumed run may have an incomplete plan; another run processes the remaining images.
-        rest = _run_once(job, executor, on_progress, stop, notices)
+        rest = _run_once(job, executor, watched, notices)
         if rest is not None:
             summary = replace(rest, exit_code=max(summary.exit_code if summary else 0, rest.exit_code))
     return summary
 
 
-def _run_once(
-    job: Job, executor: Executor, on_progress: OnProgress | None, stop: Stop, notices: list[str]
-) -> RunSummary | None:  # fmt: skip
+def _run_once(job: Job, executor: Executor, watched: _Watched, notices: list[str]) -> RunSummary | None:
     """Carry out one run. Returns None if it had to be set aside."""
     progress = Progress(notices)
-    with begin(job, stop, notices) as run:
+    with begin(job, watched.stop, notices) as run:
         try:
-            _process(run, executor, on_progress, progress, stop)
+            _process(run, executor, watched, progress)
             return finish(run, progress)
         except StorageError as error:
             if len(notices) > _SET_ASIDE:
@@ -115,24 +128,20 @@ def _run_once(
     return None
 
 
-def _process(
-    run: Run, executor: Executor, on_progress: OnProgress | None, progress: Progress, stop: Stop
-) -> None:  # fmt: skip
+def _process(run: Run, executor: Executor, watched: _Watched, progress: Progress) -> None:
     backlog = backlog_of(run, progress)
-    if on_progress:
-        on_progress(run, progress)
+    watched.on_progress(run, progress)
     if not backlog:
         return
     refusals = Refusals()
-    with executor.attempts(run, backlog, progress, stop) as attempts:
+    with executor.attempts(run, backlog, progress, watched.stop) as attempts, watched.draining():
         for ended in attempts:
             if (report := _settled(run, backlog, ended)) is not None:
                 progress.add(report)
                 attempts.recorded(report)
                 refusals.add(report)
             progress.images = run.images
-            if on_progress:
-                on_progress(run, progress)
+            watched.on_progress(run, progress)
 
 
 _REFUSALS = {
