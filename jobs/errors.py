@@ -43,7 +43,7 @@ def unsigned(url: str) -> str:
     place, mark, query = url.partition("?")
     scheme, _, rest = place.partition("://")
     host, slash, path = rest.partition("/")
-    return f"{redacted(f'{scheme}://{host}')}{slash}{path}{redacted(mark + query)}"
+    return f"{redacted(f'{scheme}://{host}')}{slash}{path}{redacted(f'{mark}{query}')}"
 
 
 class MaskfleetError(Exception):

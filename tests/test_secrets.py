@@ -161,7 +161,8 @@ def test_no_secret_is_written_by_commands_that_fail(local):
         done = local.call("--debug", "run", local.job, "--no-ray", "--set", f"input={json.dumps(place)}")
         assert done.returncode == 2, done.stderr
     literal = f"http://user:{local.secrets['webhook']}@127.0.0.1:9/hook"
-    local.call("--debug", "run", local.job, "--no-ray", "--set", f"run.webhook={json.dumps(literal)}")
+    done = local.call("--debug", "run", local.job, "--no-ray", "--set", f"run.webhook={json.dumps(literal)}")
+    assert (done.returncode, "put the URL into an environment variable" in done.stderr) == (2, True)
     assert local.call("--debug", "submit", local.job, "--address", "http://127.0.0.1:9").returncode == 1
     local.search_everything()
 

@@ -10,6 +10,7 @@ from zoneinfo import available_timezones
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from maskfleet.jobs.errors import unsigned
 from maskfleet.jobs.job.crontab import Crontab
 from maskfleet.jobs.job.places import absolute
 from maskfleet.jobs.masks.formats import FORMATS
@@ -137,7 +138,15 @@ class Run(Section):
     deadline: str | None = Field(default=None, pattern=r"^[0-9]+(\.[0-9]+)?[smh]$")
     """Time after which no further shards start, such as "90m" or "6h". The next run resumes. Without it: no limit."""
     webhook: str | None = Field(default=None, pattern=r"^(https?://|\$[A-Z_][A-Z0-9_]*$)")
-    """URL that receives the outcome as JSON (POST), or `$NAME` of an environment variable holding the URL."""
+    """URL that receives the outcome as JSON (POST), or `$NAME` of an environment variable holding the URL. A URL with a
+    password or token is refused: a job is stored."""
+
+    @field_validator("webhook")
+    @classmethod
+    def _without_secrets(cls, value: str | None) -> str | None:
+        if value is not None and unsigned(value) != value:
+            raise ValueError("must not contain a password or token; put the URL into an environment variable: $NAME")
+        return value
 
     @property
     def deadline_seconds(self) -> float | None:

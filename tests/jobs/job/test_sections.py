@@ -30,3 +30,11 @@ def test_a_selection_is_checked():
     for wrong in ("select.only=old", "select.classes=bad", "select.limit=0", "run.deadline=6", "run.webhook=ftp://x"):
         with pytest.raises(JobError):
             Job.of(GOOD, [wrong])
+
+
+@pytest.mark.parametrize("url", ["https://user:canary@host/hook", "https://host/hook?a=b&token=canary"])
+def test_finding_15_a_webhook_with_a_password_or_token_is_refused(url):
+    with pytest.raises(JobError, match=r"run.webhook: must not contain a password or token; put") as error:
+        Job.of(GOOD, [f"run.webhook={url}"])
+    assert "canary" not in str(error.value)
+    assert Job.of(GOOD, ["run.webhook=https://host/hook?a=b"]).run.webhook == "https://host/hook?a=b"
