@@ -36,7 +36,7 @@ import maskfleet.jobs.storage.obstore_client
 from maskfleet.jobs.errors import JobError
 from maskfleet.jobs.images.contract import Decoded, Failure, LocalFile
 from maskfleet.jobs.images.decode import decode
-from maskfleet.jobs.images.decoders import CODEC
+from maskfleet.jobs.images.decoders import Decoders
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.ledger.lock import Lock
 from maskfleet.jobs.ledger.statistics import STAGES
@@ -217,6 +217,10 @@ class Nights:
             second = night(job)
             found = verdict(job.output)
             found.problems.extend(f"before that: {problem}" for problem in after_death)
+            if first["lost"] or second["lost"]:
+                found.problems.append(
+                    f"{first['lost']} attempts raised an error, and {second['lost']} of the night after"
+                )
             if second["images"]:
                 found.problems.append(f"the night after did {second['images']} images again")
             return first, found
@@ -273,7 +277,7 @@ def night(
     return {
         "exit_code": summary.exit_code, "images": summary.images, "failed": summary.failed, "resumed": summary.resumed,
         "calls": list(counter.names) if counter else [], "seconds": summary.seconds, "run": summary.run_id,
-        "mode": summary.commit_mode, "errors": dict(summary.errors),
+        "lost": summary.attempts_lost, "mode": summary.commit_mode, "errors": dict(summary.errors),
     }  # fmt: skip
 
 
@@ -309,11 +313,11 @@ def _pipeline(run, cpus, *, pause=0.0):
     return pipeline_around(run, device, cpus, encoder=encoder_of(run.job, _weights(run.job)), decoders=1)
 
 
-class InThisProcess:
-    """Takes the place of `jobs.images.decoders.Decoders`, since a process takes a third of a second to start."""
+class InThisProcess(Decoders):
+    """Decodes in this process, since another one takes a third of a second to start."""
 
-    def __init__(self, limits, *, processes, users=1, codec=CODEC, **_):
-        self.limits, self.process_ids = limits, []
+    def __init__(self, limits, **_):
+        self.limits, self._all = limits, []
 
     def close(self):
         pass
