@@ -29,6 +29,7 @@ from faults.children import Child, Ended, forked
 from PIL import Image
 
 import maskfleet.jobs.images.readers.png
+import maskfleet.jobs.ledger.fence
 import maskfleet.jobs.ledger.lock
 import maskfleet.jobs.run.begin
 import maskfleet.jobs.run.pipeline
@@ -263,6 +264,7 @@ def night(
     maskfleet.jobs.run.begin.load_weights = _weights
     maskfleet.jobs.run.begin.versions = _versions
     maskfleet.jobs.ledger.lock.Lock = functools.partial(Lock, renew=STALE / 4, stale=STALE)
+    maskfleet.jobs.ledger.fence.FRESH = STALE / 4
     counter = None
     if point is not None or count:
         counter = calls.counted_within() if within and point is None else calls.counted(point)

@@ -6,6 +6,7 @@ An export reads commits alone, may be repeated at any time, and writes nothing i
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import chain, count
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -149,10 +150,10 @@ class _Names:
 
     def distinct(self, mask: StoredMask) -> StoredMask:
         """Return the mask, named after its whole key if a newer mask of another image has its name."""
-        key, name = str(mask.row["key"]), mask.name
-        while self._keys.setdefault(name, key) != key:
-            full = str(mask_names(pa.chunked_array([[key, f"{key}x"]]))[0])  # beside another ending, it keeps its own
-            name = full if name != full else f"{name}.png"
+        key = str(mask.row["key"])
+        full = str(mask_names(pa.chunked_array([[key, f"{key}x"]]))[0])  # beside another ending, it keeps its own
+        names = chain([mask.name], (f"{full}{'.png' * times}" for times in count()))
+        name = next(name for name in names if self._keys.setdefault(name, key) == key)
         return mask if name == mask.name else replace(mask, row=mask.row | {"mask_member": name})
 
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import pytest
 
-from maskfleet.jobs.errors import Locked, Skipped
+from maskfleet.jobs.errors import Denied, Locked, Skipped
 from maskfleet.jobs.ledger.commit import Commit, Commits
 from maskfleet.jobs.ledger.lock import Lock, Watch, locked
 from maskfleet.jobs.storage.local import LocalStorage
@@ -259,3 +259,41 @@ def test_waiting_ends_when_the_holder_releases_the_lock(tmp_path):
     assert time.monotonic() - began >= 0.3
     with Lock(storage), pytest.raises(Locked):
         locked(storage, "wait", lambda: True)
+
+
+class Killed(Exception):
+    """The process is gone."""
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_process_killed_while_it_takes_the_lock_keeps_nobody_away(storage, after, monkeypatch):
+    monkeypatch.setattr("maskfleet.jobs.ledger.lock._is_dead", lambda holder: holder.get("pid") == os.getpid())
+
+    def killed():
+        raise Killed
+
+    reached = True
+    for call in range(12):
+        storage.write("lock/000007.json", json.dumps({"released": True}).encode())
+        try:
+            Lock(Interrupted(storage, call, killed, after=after), renew=600)
+        except Killed:
+            assert reached
+        else:
+            reached = False
+        Lock(storage, renew=600).release()
+        for name in storage.names("lock"):
+            storage.delete(f"lock/{name}")
+    assert not reached
+
+
+@pytest.mark.parametrize("kind", [LocalStorage, IgnoresConditions])
+def test_a_lock_without_the_right_to_delete_is_taken_and_passed_on(tmp_path, kind):
+    class Kept(kind):
+        def delete(self, path):
+            raise Denied("no right to delete")
+
+    storage = Kept(str(tmp_path))
+    for generation in range(1, 12):
+        with Lock(storage) as lock:
+            assert lock.fence.generation == generation

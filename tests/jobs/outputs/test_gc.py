@@ -1,10 +1,13 @@
 import os
 import time
 
+import pytest
 from conftest import draw_images, tree
 
+from maskfleet.jobs.errors import Locked, Skipped
 from maskfleet.jobs.inputs.indexes import Indexes
 from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.ledger.lock import Lock
 from maskfleet.jobs.outputs.gc import collect
 from maskfleet.jobs.outputs.verify import verify
 from maskfleet.jobs.run.execute import run
@@ -60,3 +63,81 @@ def test_indexes_of_deleted_tars_are_garbage(tmp_path, bucket):
     assert len(collect(str(tmp_path / "out"), grace=-1, delete=True).paths) == 3
     assert Indexes(storage).get(f"{tmp_path}/a.tar", "e") == Indexes(storage).get(f"{bucket}/b.tar", "e") == []
     assert collect(str(tmp_path / "out"), grace=-1).paths == []
+
+
+def aged(path, data=b"12345"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    os.utime(path, (time.time() - 99 * 3600,) * 2)
+
+
+def test_files_of_killed_writes_and_probes_are_garbage(tmp_path, weights_file):
+    """Finding 19 of the attacks: gc never saw the temporary files of killed processes."""
+    draw_images(tmp_path / "in", 4)
+    out = tmp_path / "out"
+    run(Job.of({"input": str(tmp_path / "in"), "output": str(out), "weights": weights_file}))
+    left = {"masks/part-0/.maskfleet-tmp-1a", ".maskfleet-tmp-2b", "lock/.maskfleet-tmp-3c", ".maskfleet-probe/4d"}
+    for path in left:
+        aged(out / path)
+    (out / "masks/.maskfleet-tmp-now").write_bytes(b"being written")
+    found = collect(str(out), delete=True)
+    assert (set(found.paths), found.young) == (left, 1)
+    assert not any((out / path).exists() for path in left)
+    assert verify(str(out)).problems == []
+
+
+@pytest.mark.parametrize(("on_overlap", "error"), [("fail", Locked), ("skip", Skipped)])
+def test_nothing_is_deleted_beside_a_run(tmp_path, weights_file, on_overlap, error):
+    """Finding 5 of the attacks: an attempt lost its files before its commit, which then named nothing."""
+    draw_images(tmp_path / "in", 4)
+    out = tmp_path / "out"
+    job = Job.of(
+        {"input": str(tmp_path / "in"), "output": str(out), "weights": weights_file}, [f"run.on_overlap={on_overlap}"]
+    )
+    report = run(job)
+    attempt = out / f"runs/{report.run_id}/shards/00000/being-written/masks.tar"
+    aged(attempt)
+    with Lock(LocalStorage(str(out))):
+        assert len(collect(str(out)).paths) == 1
+        with pytest.raises(error, match="is held by process"):
+            collect(str(out), grace=0, delete=True)
+    assert attempt.exists()
+    assert collect(str(out), grace=0, delete=True).paths
+    assert not attempt.exists()
+
+
+def test_a_process_that_deletes_is_fenced(tmp_path, weights_file, monkeypatch):
+    """It is stopped after listing, a run takes over and commits what it had listed, and it goes on."""
+    from maskfleet.jobs.ledger import fence
+    from maskfleet.jobs.outputs import gc
+
+    monkeypatch.setattr(fence, "FRESH", 0)
+    draw_images(tmp_path / "in", 4)
+    out = tmp_path / "out"
+    report = run(Job.of({"input": str(tmp_path / "in"), "output": str(out), "weights": weights_file}))
+    attempt = out / f"runs/{report.run_id}/shards/00000/being-written/masks.tar"
+    aged(attempt)
+    attempts = gc._attempts
+
+    def stopped(*arguments):
+        yield from attempts(*arguments)
+        (out / "lock/000099.json").write_text("{}")
+
+    monkeypatch.setattr(gc, "_attempts", lambda *arguments: list(stopped(*arguments)))
+    with pytest.raises(Locked):
+        collect(str(out), delete=True)
+    assert attempt.exists()
+
+
+def test_the_attempts_of_a_run_with_a_damaged_commit_are_kept(tmp_path, weights_file):
+    draw_images(tmp_path / "in", 4)
+    out = tmp_path / "out"
+    run(Job.of({"input": str(tmp_path / "in"), "output": str(out), "weights": weights_file}))
+    (commit,) = out.glob("runs/*/commits/00000.json")
+    commit.write_bytes(b"{")
+    for path in out.rglob("*.tar"):
+        os.utime(path, (time.time() - 99 * 3600,) * 2)
+    found = collect(str(out), delete=True)
+    assert found.paths == []
+    assert "is left alone" in found.damaged[0]
+    assert list(out.rglob("masks.tar"))

@@ -315,3 +315,48 @@ def test_the_table_of_forms_loads_neither_numpy_nor_pyarrow():
     code = "import maskfleet.jobs.outputs.exports.forms, sys; print({'numpy', 'pyarrow'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def inbox(tmp_path, weights_file):
+    """A job over an inbox that is emptied from night to night."""
+    (tmp_path / "in").mkdir()
+    job = {"input": str(tmp_path / "in"), "output": str(tmp_path / "out"), "weights": weights_file}
+    return Job.of(job, ["cluster.threads=1", "inference.precision=fp32"])
+
+
+def test_the_mask_of_a_gone_image_is_not_exported(tmp_path, weights_file):
+    """Finding 10 of the attacks: an export wrote the masks of gone images over newer ones."""
+    job = inbox(tmp_path, weights_file)
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "in/scan.png")
+    (tmp_path / "in/other.jpg").write_bytes(jpeg(1))
+    run(job)
+    (tmp_path / "in/scan.png").unlink()
+    (tmp_path / "in/scan.jpg").write_bytes(jpeg(2, side=48))
+    run(job)
+    assert export(str(tmp_path / "out"), "png", str(tmp_path / "as-png")) == Exported(2, 0)
+    names = list(tree(tmp_path / "as-png"))
+    assert len(names) == 2
+    (scan,) = (name for name in names if name.startswith("scan"))
+    with Image.open(tmp_path / "as-png" / scan) as mask:
+        assert mask.size == (48, 48)
+    with pytest.raises(JobError, match="scan.png"):
+        export(str(tmp_path / "out"), "png", str(tmp_path / "one"), key="scan.png")
+    assert verify(str(tmp_path / "out")).problems == []
+
+
+def test_two_images_with_one_name_are_both_exported_and_named_by_verify(tmp_path, weights_file, monkeypatch):
+    """Outputs of earlier versions: two lists into one output, each with a mask named scan.png."""
+    from maskfleet.jobs.outputs.exports.export import _Names
+
+    class Mask:
+        def __init__(self, key):
+            self.row, self.name = {"key": key, "mask_member": "scan.png"}, "scan.png"
+
+    monkeypatch.setattr("maskfleet.jobs.outputs.exports.export.replace", lambda mask, row: row["mask_member"])
+    names = _Names()
+    newest = Mask("scan.jpg")
+    assert names.distinct(newest) is newest
+    assert names.distinct(Mask("scan.png")) == "scan.png.png"
+    assert names.distinct(Mask("scan.tif")) == "scan.tif.png"
+    assert names.distinct(Mask("scan")) == "scan.png.png.png"
+    assert names.distinct(newest) is newest

@@ -5,7 +5,9 @@ from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
+from maskfleet.jobs.ledger.commit import Commit
 from maskfleet.jobs.ledger.manifest import Shard
 from maskfleet.jobs.ledger.run_output import RunOutput
 from maskfleet.jobs.ledger.statistics import SCHEMA
@@ -44,3 +46,45 @@ def test_compaction_holds_a_few_thousand_rows_at_a_time(tmp_path, monkeypatch):
     assert [key for file in files for key in file.read(["key"])["key"].to_pylist()] == keys
     groups = [file.metadata.row_group(group).num_rows for file in files for group in range(file.num_row_groups)]
     assert groups == [*[8192] * 6, 51_200 - 6 * 8192]
+
+
+class Noting(LocalStorage):
+    """A storage noting what it is asked to do with masks and their markers."""
+
+    def __init__(self, root):
+        super().__init__(root)
+        self.noted = []
+
+    def export(self, path, data):
+        self.noted.append(f"export {path}")
+        super().export(path, data)
+
+    def settle(self, path):
+        self.noted.append(f"settle {path}")
+        super().settle(path)
+
+    def write(self, path, data):
+        self.noted.append(f"write {path}")
+        super().write(path, data)
+
+
+def test_a_shard_is_marked_as_exported_once_its_masks_are_durable(tmp_path):
+    """Finding 20 of the attacks: the marker was fsynced and the masks were not."""
+    storage = Noting(str(tmp_path))
+    output = RunOutput(
+        storage=storage, run_id="night", fingerprint="f", manifest=None, commits=None, format=mask_format("png")
+    )
+    output.export(Commit("00003", "a", {}, 2, 0), [("a.png", b"1"), ("b/c.png", b"2")])
+    assert storage.noted == [
+        "export masks/a.png", "export masks/b/c.png", "settle masks", "write runs/night/exports/00003",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_settling_works_with_and_without_a_call_for_one_file_system(tmp_path, monkeypatch, missing):
+    if missing:
+        monkeypatch.setattr("maskfleet.jobs.storage.local._SYNCFS", None)
+    storage = LocalStorage(str(tmp_path))
+    storage.settle("masks")  # no mask was ever written
+    storage.export("masks/a.png", b"1")
+    storage.settle("masks")
