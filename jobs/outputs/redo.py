@@ -17,7 +17,7 @@ from maskfleet.jobs.errors import JobError, StorageError
 from maskfleet.jobs.ledger import catalog
 from maskfleet.jobs.ledger.lock import locked
 from maskfleet.jobs.ledger.manifest import Manifest
-from maskfleet.jobs.ledger.runs import on_overlap, stored_runs
+from maskfleet.jobs.ledger.runs import on_overlap, state_of, stored_runs
 from maskfleet.jobs.storage.contract import Storage
 from maskfleet.jobs.storage.schemes import open_storage
 
@@ -55,7 +55,7 @@ def redo(
         profile: AWS profile.
 
     Raises:
-        JobError: The output has no finished run, or no such image.
+        JobError: The output has no finished run, or no such image, or the run is yet to be finished.
         Locked: A run holds the output.
     """
     storage = open_storage(output, profile=profile)
@@ -77,6 +77,11 @@ def redo(
                 yield rows.filter(pc.not_equal(rows["status"], catalog.REDO))
 
         catalog.mark_redo(lock.fence.storage, counted(), fence=lock.fence)
+    for run_id in dict.fromkeys([*runs, *(shard.partition("/")[0] for shard in shards)]):
+        if not found.images and storage.names(f"runs/{run_id}") and state_of(storage, run_id) == "unfinished":
+            raise JobError(
+                f"run {run_id} is unfinished; run its job: it finishes the run, or sets it aside and goes on"
+            )
     of_input = {run.input: dict(run.job) for run in stored_runs(storage)}  # the newest of each input
     for name in inputs:
         if name in of_input:

@@ -4,11 +4,11 @@ import shlex
 import shutil
 
 import pytest
-from conftest import draw_images, statistics, tree
+from conftest import draw_images, once_committed, statistics, tree
 from typer.testing import CliRunner
 
 from maskfleet.cluster.cli.main import app
-from maskfleet.jobs.errors import Damaged, JobError, Locked, StorageError
+from maskfleet.jobs.errors import Damaged, JobError, Locked, Stopped, StorageError
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.ledger import catalog
 from maskfleet.jobs.ledger.lock import Lock
@@ -148,6 +148,21 @@ def test_images_are_named_by_key_or_ending(output):
         with pytest.raises(JobError, match="there is no shard"):
             redo(str(output), shards=[name])
     assert CliRunner().invoke(app, ["redo", str(output)]).exit_code == 1
+
+
+def test_an_unfinished_run_is_finished_by_its_job(output):
+    job = Job.model_validate(redoing.stored_runs(LocalStorage(str(output))).__next__().job)
+    inputs = output.parent / "more"
+    draw_images(inputs, 4)
+    asked = once_committed(output, 0)
+    with pytest.raises(Stopped):
+        run(job.model_copy(update={"input": str(inputs)}), stopped=asked)
+    unfinished = sorted(path.name for path in (output / "runs").iterdir())[-1]
+    with pytest.raises(JobError, match=f"run {unfinished} is unfinished; run its job"):
+        redo(str(output), runs=[unfinished])
+    shutil.rmtree(output / "catalog")
+    with pytest.raises(JobError, match="has no catalog; run its job first"):
+        redo(str(output), runs=[unfinished])
 
 
 def test_a_run_in_progress_is_not_disturbed(output):
