@@ -13,7 +13,7 @@ def run_of(mode, reason):
 
 
 def shown(run, capsys):
-    moment = SimpleNamespace(done=0, images=3, rate=0.0, failed=0, busiest="", shards=0)
+    moment = SimpleNamespace(done=0, images=3, rate=0.0, failed=0, busiest="", shards=0, notices=[])
     with progress() as show:
         for _ in range(3):
             show(run, moment)
