@@ -18,8 +18,9 @@ What a file becomes, by Pillow's mode, for a network of three channels, of one, 
 | .npy of (H, W)              | as L                             | as L                              | refused    |
 | .npy of (H, W, C)           | C = 1 as L, C = 3 as RGB         | C = 1 as L, C = 3 as RGB          | C: as stored |
 
-In an array, bool becomes 0 or 255, uint8 stays as stored, uint16 and floats are treated as I;16 and F. 16-bit colour
-PNG and TIFF reach the network by their high byte. Nothing is clipped. ICC profiles are ignored.
+In an array, bool becomes 0 or 255, uint8 stays as stored, uint16 and floats are treated as I;16 and F. TIFF is read by
+its tags: n bits as round(v · 255 / (2ⁿ - 1)), MINISWHITE inverted, bands after the colours dropped for one and three
+channels. 16-bit colour PNG reaches the network by its high byte. Nothing is clipped. ICC profiles are ignored.
 """
 
 from typing import Any
@@ -34,12 +35,16 @@ _AS_STORED = {"LA": 2, "RGBA": 4, "RGBX": 4, "CMYK": 4}
 """Pillow's modes whose bands a network of that many channels takes unchanged."""
 
 
-def planes_of(pixels: Image.Image | NDArray[Any], channels: int) -> list[Image.Image]:
+def planes_of(
+    pixels: Image.Image | NDArray[Any], channels: int, *, colours: int | None = None, maximum: int | None = None
+) -> list[Image.Image]:
     """Convert stored pixels to 8 bits and the channels of a network.
 
     Args:
         pixels: Pillow image, or array (H, W) or (H, W, C).
         channels: Input channels of the network.
+        colours: Bands of the array that are colours, see `ImageFile.colours`.
+        maximum: Largest number in the array, see `ImageFile.maximum`.
 
     Returns:
         One image of mode L or RGB, or one of mode L per channel.
@@ -47,7 +52,15 @@ def planes_of(pixels: Image.Image | NDArray[Any], channels: int) -> list[Image.I
     Raises:
         Undecodable: The image lacks such channels, or its type states no range of values.
     """
-    return _of_image(pixels, channels) if isinstance(pixels, Image.Image) else _of_array(pixels, channels)
+    if isinstance(pixels, Image.Image):
+        return _of_image(pixels, channels)
+    bands = 1 if pixels.ndim == 2 else pixels.shape[2]
+    if channels in (1, 3) and colours in (1, 3):
+        pixels, bands = np.atleast_3d(pixels)[..., :colours], colours
+    if bands not in (1, 3) if channels in (1, 3) else bands != channels:
+        hint = "; store the channels last, (H, W, C)" if len(pixels) in (1, 3, 4, channels) else ", use other weights"
+        raise Undecodable("unsupported", f"an image of {bands} bands; the network takes {channels}{hint}")
+    return _of_array(pixels, channels, maximum)
 
 
 def _of_image(image: Image.Image, channels: int) -> list[Image.Image]:
@@ -71,29 +84,28 @@ def _of_image(image: Image.Image, channels: int) -> list[Image.Image]:
     return [image if image.mode == mode else image.convert(mode)]  # `convert` would copy an image of the same mode
 
 
-def _of_array(array: NDArray[Any], channels: int) -> list[Image.Image]:
+def _of_array(array: NDArray[Any], channels: int, maximum: int | None) -> list[Image.Image]:
     if array.dtype == np.bool_:
         array = array * np.uint8(255)
-    elif array.dtype == np.uint16:
-        array = narrowed(array)
+    elif array.dtype in (np.uint8, np.uint16):
+        array = narrowed(array, np.iinfo(array.dtype).max if maximum is None else maximum)
     elif array.dtype.kind == "f":
         array = from_unit(array)
-    elif array.dtype != np.uint8:
+    else:
         raise Undecodable(
-            "unsupported", f"{array.dtype} arrays have no known value range; store uint8, uint16, or floats in [0, 1]"
+            "unsupported", f"{array.dtype} pixels have no known value range; store uint8, uint16, or floats in [0, 1]"
         )
-    stored = 1 if array.ndim == 2 else array.shape[2]
     planes = [Image.fromarray(np.ascontiguousarray(plane)) for plane in np.moveaxis(np.atleast_3d(array), 2, 0)]
-    if channels not in (1, 3) and stored == channels:
+    if channels not in (1, 3):
         return planes
-    if channels in (1, 3) and stored in (1, 3):
-        return _of_image(planes[0] if stored == 1 else Image.merge("RGB", planes), channels)
-    raise Undecodable("unsupported", f"an array of {stored} channels; the network takes {channels}, use other weights")
+    return _of_image(planes[0] if len(planes) == 1 else Image.merge("RGB", planes), channels)
 
 
-def narrowed(wide: NDArray[Any]) -> NDArray[np.uint8]:
-    """Convert 16 bits to 8: round(v · 255 / 65535)."""
-    return ((wide.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+def narrowed(wide: NDArray[Any], maximum: int = 65535) -> NDArray[np.uint8]:
+    """Convert numbers from 0 to `maximum` to 8 bits: round(v · 255 / maximum)."""
+    if maximum == 255:
+        return wide.astype(np.uint8, copy=False)
+    return ((wide.astype(np.uint32) * 255 + maximum // 2) // maximum).astype(np.uint8)
 
 
 def from_unit(values: NDArray[Any]) -> NDArray[np.uint8]:

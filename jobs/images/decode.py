@@ -64,7 +64,8 @@ def decode(
         plain = channels == 3 and scale == 1 and not upright and min(image.width, image.height) >= min_side
         if plain and (pixels := image.rgb(data, buffer)) is not None:
             return pixels, (image.height, image.width)
-        planes = planes_of(image.pixels(), channels)
+        pixels_ = image.pixels()
+        planes = planes_of(pixels_, channels, colours=image.colours, maximum=image.maximum)
         if upright:
             planes = [turned(plane, image.orientation()) for plane in planes]
         return _scaled(planes, channels, scale=scale, min_side=min_side), planes[0].size[::-1]

@@ -16,12 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskfleet.jobs.images.contract import Undecodable
+from maskfleet.jobs.images.foreign import HEAD, looks_like
 
 if TYPE_CHECKING:
     from PIL import Image
-
-_HEAD = 256
-"""Bytes read to recognise a format."""
 
 
 class ImageFile(Protocol):
@@ -30,10 +28,14 @@ class ImageFile(Protocol):
     Attributes:
         width: Stored width in px.
         height: Stored height in px.
+        colours: Bands of an array that are colours; the rest is alpha or unspecified. None if the array says enough.
+        maximum: Largest number of an array of integers; None if its type says it.
     """
 
     width: int
     height: int
+    colours: int | None = None
+    maximum: int | None = None
 
     def frames(self) -> int:
         """Return the number of independent images in the file; smaller copies and masks of another do not count."""
@@ -46,6 +48,18 @@ class ImageFile(Protocol):
             The pixels on the stored grid, whatever the EXIF orientation: a Pillow image, or an array (H, W) or
             (H, W, C) of any dtype. `jobs.images.channels.planes_of` interprets both.
         """
+
+    def rows(self, top: int, bottom: int) -> "Image.Image | NDArray[Any] | None":
+        """Decode some rows as `pixels` decodes all of them, in bounded memory.
+
+        Args:
+            top: First row.
+            bottom: Row after the last one.
+
+        Returns:
+            The rows; None if libvips reads the rows of this format.
+        """
+        return None
 
     def orientation(self) -> int:
         """Return the EXIF orientation, 1 to 8; 1 if none is stated. Called after `pixels`, or without them."""
@@ -72,7 +86,7 @@ class Format(NamedTuple):
         endings: Endings of file names, in lower case.
         signature: Regular expression for the first bytes of a file.
         reader: Module with a function `read_header(file: IO[bytes]) -> ImageFile`.
-        in_rows: Whether libvips reads large images of this format row by row.
+        in_rows: Whether large images of this format are read row by row, by `ImageFile.rows` or by libvips.
     """
 
     name: str
@@ -105,7 +119,9 @@ class Format(NamedTuple):
 
 
 FORMATS: tuple[Format, ...] = (
-    Format("JPEG", (".jpg", ".jpeg"), rb"\xff\xd8\xff", "maskfleet.jobs.images.readers.jpeg", in_rows=True),
+    Format(
+        "JPEG", (".jpg", ".jpeg", ".jpe", ".jfif"), rb"\xff\xd8\xff", "maskfleet.jobs.images.readers.jpeg", in_rows=True
+    ),
     Format("PNG", (".png",), rb"\x89PNG\r\n\x1a\n", "maskfleet.jobs.images.readers.png", in_rows=True),
     Format("TIFF", (".tif", ".tiff"), rb"(II|MM)([*+]\0|\0[*+])", "maskfleet.jobs.images.readers.tiff", in_rows=True),
     Format("WebP", (".webp",), rb"RIFF....WEBP", "maskfleet.jobs.images.readers.webp", in_rows=True),
@@ -125,7 +141,7 @@ def recognised(file: IO[bytes]) -> Format:
         Undecodable: It is none of `FORMATS`.
     """
     file.seek(0)
-    head = file.read(_HEAD)
+    head = file.read(HEAD)
     for format_ in FORMATS:
         if re.match(format_.signature, head, re.DOTALL):
             return format_
@@ -133,12 +149,6 @@ def recognised(file: IO[bytes]) -> Format:
 
 
 def unidentified(head: bytes) -> Undecodable:
-    """Return the refusal of a file with these first bytes, none of an image format."""
+    """Return the refusal of a file with these first bytes, which no format has."""
     *names, last = (format_.name for format_ in FORMATS)
-    return Undecodable("unidentified", f"not a {', '.join(names)} or {last} file but {_looks_like(head)}")
-
-
-def _looks_like(head: bytes) -> str:
-    if head.lstrip()[:1] in (b"<", b"{"):
-        return "text (an error page in place of the image?)"
-    return f"bytes that begin with {head[:8].hex(' ')}"
+    return Undecodable("unidentified", f"not a {', '.join(names)} or {last} file but {looks_like(head)}")

@@ -1,18 +1,17 @@
 """The program of a process for one large image, read in rows; see `jobs.images.streams`.
 
-libvips reads them (pyvips, the extra `large`). Of the readers tried, it alone gives rows of TIFF (strips or tiles, any
-compression), PNG and JPEG in bounded memory. Pillow decodes whole images only; tifffile reads no PNG, and
-no LZW without further packages. Rows are converted for the network as in `jobs.images.channels`.
+A format that gives rows by itself (TIFF) is read by its own reader, so both ways of decoding are one. libvips reads the
+others (pyvips, the extra `large`): it alone gives rows of PNG and JPEG in bounded memory. Rows are converted for the
+network as in `jobs.images.channels`.
 """
 
 import importlib
-import io
 import mmap
 import os
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,16 +33,53 @@ class _Rows:
     """Rows of an open image, as the network sees them.
 
     Args:
-        file: Descriptor of the open file.
+        file: Open file.
         limits: Limits of the image.
 
     Raises:
         Undecodable: The image cannot be read in rows.
     """
 
-    def __init__(self, file: int, limits: Limits) -> None:
+    def __init__(self, file: IO[bytes], limits: Limits) -> None:
         self._channels = limits.channels
-        header = _header(file, limits)
+        self._header = _header(file, limits)
+        self.height, self.width = self._header.height, self._header.width
+        if min(self.width, self.height) < limits.min_side:
+            raise too_small(self.width, self.height, min_side=limits.min_side)
+        self._vips = None if self._header.rows(0, 1) is not None else _Vips(file.fileno(), self._header)
+
+    def read(self, start: int, count: int) -> NDArray[np.uint8]:
+        """Decode `count` rows (count, W, C) from row `start` on."""
+        rows = self._vips.read(start, count) if self._vips else self._header.rows(start, start + count)
+        assert rows is not None
+        planes = planes_of(rows, self._channels, colours=self._header.colours, maximum=self._header.maximum)
+        return np.dstack([np.asarray(plane) for plane in planes])
+
+
+def _header(file: IO[bytes], limits: Limits) -> ImageFile:
+    format_ = recognised(file)
+    if not format_.in_rows:
+        raise not_in_rows(format_, "this size")
+    header = format_.open(file, max_pixels=limits.max_pixels)
+    if limits.scale != 1:
+        raise Undecodable("unsupported", "an image that is read in rows cannot be scaled; set inference.scale = 1")
+    if limits.upright and header.orientation() != 1:
+        raise Undecodable("unsupported", "an image that is read in rows cannot be turned; store it upright")
+    return header
+
+
+class _Vips:
+    """Rows read by libvips.
+
+    Args:
+        file: Descriptor of the open file.
+        header: Header of the image.
+
+    Raises:
+        Undecodable: libvips is missing, or does not read such pixels.
+    """
+
+    def __init__(self, file: int, header: ImageFile) -> None:
         try:
             pyvips = importlib.import_module("pyvips")
         except ImportError as error:
@@ -51,37 +87,20 @@ class _Rows:
             raise Undecodable("unsupported", message) from error
         os.lseek(file, 0, os.SEEK_SET)
         source = pyvips.Source.new_from_descriptor(file)
-        # By default libvips fills what a truncated file lacks.
-        self._image = pyvips.Image.new_from_source(source, "", access="sequential", fail_on="error")
-        self.height, self.width = int(self._image.height), int(self._image.width)
+        # By default libvips fills what a truncated file lacks, and a warning is all that it says of other damage.
+        self._image = pyvips.Image.new_from_source(source, "", access="sequential", fail_on="warning")
         if self._image.format not in _DTYPES:
             raise Undecodable(
                 "unsupported", f"{self._image.format} pixels have no known value range; store 8 or 16 bits"
             )
-        if min(self.width, self.height) < limits.min_side:
-            raise too_small(self.width, self.height, min_side=limits.min_side)
         self._region = pyvips.Region.new(self._image)
 
-    def read(self, start: int, count: int) -> NDArray[np.uint8]:
-        """Decode `count` rows (count, W, C) from row `start` on."""
+    def read(self, start: int, count: int) -> Image.Image:
+        """Decode `count` rows from row `start` on."""
         image = self._image
         data = self._region.fetch(0, start, image.width, count)
         samples = np.frombuffer(data, _DTYPES[image.format]).reshape(count, image.width, image.bands)
-        planes = planes_of(_as_pillow(samples, image.interpretation), self._channels)
-        return np.dstack([np.asarray(plane) for plane in planes])
-
-
-def _header(descriptor: int, limits: Limits) -> ImageFile:
-    with io.FileIO(os.dup(descriptor)) as raw, io.BufferedReader(raw) as file:
-        format_ = recognised(file)
-        if not format_.in_rows:
-            raise not_in_rows(format_, "this size")
-        header = format_.open(file, max_pixels=limits.max_pixels)
-        if limits.scale != 1:
-            raise Undecodable("unsupported", "an image that is read in rows cannot be scaled; set inference.scale = 1")
-        if limits.upright and header.orientation() != 1:
-            raise Undecodable("unsupported", "an image that is read in rows cannot be turned; store it upright")
-        return header
+        return _as_pillow(samples, image.interpretation)
 
 
 def _as_pillow(samples: NDArray[Any], interpretation: str) -> Image.Image:
@@ -110,7 +129,7 @@ def program(settings: dict[str, Any]) -> Serve:
     opened: list[_Rows] = []
 
     def header() -> dict[str, Any]:
-        rows = _Rows(settings["file"], limits)
+        rows = _Rows(os.fdopen(settings["file"], "rb"), limits)
         opened.append(rows)
         return {"height": rows.height, "width": rows.width}
 

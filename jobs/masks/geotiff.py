@@ -1,22 +1,20 @@
 """Masks as tiled TIFF with the georeference and resolution of their image. Holds one band of rows at a time.
 
-Written by tifffile, the extra `geo`: Pillow writes whole images only, and libvips writes no tags but its own.
+Written by tifffile: Pillow writes whole images only, and libvips writes no tags but its own.
 `placement` reads the tags of the image in a few small reads, so a file read by ranges is enough; `tiff` writes the
 mask.
 
 The image's no-data value is not copied. If it equals the value of a class, programs would show that class as missing.
 """
 
-import importlib
 import io
 import math
 from collections.abc import Iterable, Iterator
 from typing import IO, Any, NamedTuple
 
 import numpy as np
+import tifffile
 from numpy.typing import NDArray
-
-from maskfleet.jobs.errors import JobError
 
 TILE = 256
 """Side of a tile in px, and number of rows per band."""
@@ -33,6 +31,7 @@ _ORIENTATION = 274
 _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT = 282, 283, 296
 _UPRIGHT = 1
 _INCH = 2
+_UNITS = (1, _INCH, 3)
 _ASCII = 2
 _CLASSIC_BYTES = 2**31
 """Bytes of pixels that fit into a classic TIFF with 32-bit offsets; larger masks become BigTIFF."""
@@ -66,16 +65,14 @@ def placement(file: IO[bytes], height: int, width: int, *, upright: bool = False
         the mask.
 
     Raises:
-        JobError: The extra `geo` is missing.
         StorageError: Reading failed.
     """
     if file.read(2) not in (b"II", b"MM"):
         return None
-    tifffile = _tifffile()
     file.seek(0)
     try:
         with tifffile.TiffFile(file) as opened:
-            page = opened.pages[0]
+            page: Any = opened.pages[0]
             tags = {tag.code: (tag.code, int(tag.dtype), tag.count, tag.value) for tag in page.tags}
             if (page.imagelength, page.imagewidth) != (height, width):
                 return None
@@ -84,10 +81,19 @@ def placement(file: IO[bytes], height: int, width: int, *, upright: bool = False
     if upright and tags.get(_ORIENTATION, (0, 0, 0, _UPRIGHT))[3] != _UPRIGHT:
         return None
     place = tuple(_as_written(tags[code]) for code in _GEOREFERENCE if code in tags)
-    if _X_RESOLUTION not in tags or _Y_RESOLUTION not in tags:
+    across, down = (_fraction(tags.get(code, (0, 0, 0, None))[3]) for code in (_X_RESOLUTION, _Y_RESOLUTION))
+    unit = tags[_RESOLUTION_UNIT][3] if _RESOLUTION_UNIT in tags else _INCH
+    if across is None or down is None or unit not in _UNITS:
         return Placement(place) if place else None
-    unit = int(tags[_RESOLUTION_UNIT][3]) if _RESOLUTION_UNIT in tags else _INCH
-    return Placement(place, (tags[_X_RESOLUTION][3], tags[_Y_RESOLUTION][3]), unit)
+    return Placement(place, (across, down), int(unit))
+
+
+def _fraction(stored: Any) -> tuple[int, int] | None:
+    """Return a resolution as a fraction; None for one that some programs write and none can read."""
+    match stored:
+        case (int(above), int(below)) if above > 0 and below > 0:
+            return above, below
+    return None
 
 
 def _as_written(tag: tuple[int, int, int, Any]) -> tuple[int, int, int, Any]:
@@ -102,13 +108,10 @@ def tiff(bands: Iterable[NDArray[np.uint8]], *, shape: tuple[int, ...], placemen
         bands: Rows from top to bottom, uint8 (rows, W) or (rows, W, 3); `TILE` rows each, the last may have fewer.
         shape: Shape of the mask, (H, W) or (H, W, 3).
         placement: Placement of the image; None if unknown.
-
-    Raises:
-        JobError: The extra `geo` is missing.
     """
     placement = placement or Placement()
     sink = io.BytesIO()
-    with _tifffile().TiffWriter(sink, bigtiff=math.prod(shape) > _CLASSIC_BYTES) as writer:
+    with tifffile.TiffWriter(sink, bigtiff=math.prod(shape) > _CLASSIC_BYTES) as writer:
         writer.write(
             _tiles(bands),
             shape=shape,
@@ -129,10 +132,3 @@ def _tiles(bands: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
     for band in bands:
         for left in range(0, band.shape[1], TILE):
             yield np.ascontiguousarray(band[:, left : left + TILE])
-
-
-def _tifffile() -> Any:
-    try:
-        return importlib.import_module("tifffile")
-    except ImportError as error:
-        raise JobError("GeoTIFF export needs tifffile; pip install 'maskfleet[geo]'") from error

@@ -16,7 +16,7 @@ class Array(ImageFile):
         if array.ndim not in (2, 3) or not array.size:
             raise Undecodable("unsupported", f"an array of shape {array.shape}; an image has (H, W) or (H, W, C)")
         self.height, self.width = array.shape[:2]
-        self._array = array
+        self._array = array.astype(array.dtype.newbyteorder("="), copy=False)
 
     def pixels(self) -> NDArray[Any]:
         return self._array

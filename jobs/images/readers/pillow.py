@@ -7,7 +7,9 @@ from typing import IO
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile as Plugin
 
-from maskfleet.jobs.images.formats import ImageFile, unidentified
+from maskfleet.jobs.images.contract import Undecodable
+from maskfleet.jobs.images.formats import ImageFile
+from maskfleet.jobs.images.readers.exif import orientation_of
 
 
 class PillowFile(ImageFile):
@@ -18,7 +20,7 @@ class PillowFile(ImageFile):
         plugin: Pillow plugin of its format; no other one is tried.
 
     Raises:
-        Undecodable: The plugin does not take it for an image.
+        Undecodable: The plugin cannot read its header.
     """
 
     def __init__(self, file: IO[bytes], plugin: type[Plugin]) -> None:
@@ -26,8 +28,9 @@ class PillowFile(ImageFile):
             with _without_limit():
                 self.image = Image.open(file, formats=(str(plugin.format),))
         except UnidentifiedImageError as error:
-            file.seek(0)
-            raise unidentified(file.read(256)) from error
+            raise Undecodable(
+                "corrupt", f"the {plugin.format} header is damaged or of an unknown kind; save it again as PNG or TIFF"
+            ) from error
         self.width, self.height = self.image.size
 
     def frames(self) -> int:
@@ -38,7 +41,12 @@ class PillowFile(ImageFile):
         return self.image
 
     def orientation(self) -> int:
-        return int(self.image.getexif().get(ExifTags.Base.Orientation, 1))
+        if (stated := orientation_of(self.image.info.get("exif", b""))) is not None:
+            return stated
+        try:
+            return int(self.image.getexif().get(ExifTags.Base.Orientation, 1))  # that of XMP, too
+        except Exception:  # damaged metadata say nothing of the pixels
+            return 1
 
 
 @contextmanager

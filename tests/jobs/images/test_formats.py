@@ -56,7 +56,7 @@ def test_other_files_are_unidentified():
 
 
 def test_endings_are_those_of_the_table():
-    assert ENDINGS == (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".npy")
+    assert ENDINGS == (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".webp", ".bmp", ".npy")
 
 
 def test_the_table_loads_no_image_library():

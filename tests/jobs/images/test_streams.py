@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from maskfleet.jobs.images.contract import Limits
@@ -120,7 +121,6 @@ def test_13_a_stopped_reader_has_a_deadline(tmp_path):
 
 
 def test_smaller_copies_are_not_counted_as_pages(tmp_path):
-    tifffile = pytest.importorskip("tifffile", reason="needs the extra 'geo'")
     with tifffile.TiffWriter(tmp_path / "image") as writer:
         writer.write(RGB, photometric="rgb", metadata=None)
         writer.write(RGB[::2, ::2], photometric="rgb", subfiletype=1, metadata=None)

@@ -1,18 +1,16 @@
 """Masks as GeoTIFF, read back by Pillow and by tifffile."""
 
 import io
-import sys
+import struct
 import tracemalloc
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image, TiffImagePlugin
 
-from maskfleet.jobs.errors import JobError
 from maskfleet.jobs.masks import geotiff as module
 from maskfleet.jobs.masks.geotiff import TILE, Placement, placement, tiff
-
-tifffile = pytest.importorskip("tifffile", reason="needs the extra 'geo'")
 
 GEOREFERENCE = {
     33550: (12, (10.0, 10.0, 0.0)),
@@ -159,7 +157,30 @@ def test_damaged_tags_give_no_placement():
         placement(io.BytesIO(whole[: random.integers(0, len(whole))]), 300, 410)
 
 
-def test_a_missing_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "tifffile", None)
-    with pytest.raises(JobError, match=r"pip install 'maskfleet\[geo\]'"):
-        tiff([], shape=(16, 16), placement=None)
+def with_tag(data, code, *, kind, value):
+    """A classic little-endian TIFF with another type and value of one tag."""
+    changed = bytearray(data)
+    (start,) = struct.unpack_from("<L", data, 4)
+    (count,) = struct.unpack_from("<H", data, start)
+    for place in range(start + 2, start + 2 + 12 * count, 12):
+        if struct.unpack_from("<H", data, place)[0] == code:
+            changed[place + 2 : place + 12] = struct.pack("<HL", kind, 1) + value
+    return bytes(changed)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "value"),
+    [
+        (282, 5, b""),  # 0/0
+        (282, 11, struct.pack("<f", 72)),
+        (283, 3, struct.pack("<HH", 72, 0)),
+        (296, 3, struct.pack("<HH", 9, 0)),
+    ],
+)
+def test_an_odd_resolution_is_left_out_and_the_rest_is_kept(code, kind, value):
+    whole = image_file().getvalue()
+    data = with_tag(whole, code, kind=kind, value=value or struct.pack("<L", len(whole))) + bytes(8)
+    found = placement(io.BytesIO(data), 300, 410)
+    assert found is not None
+    assert len(found.georeference) == 5
+    assert found.resolution is None

@@ -7,6 +7,7 @@ import sys
 import duckdb
 import numpy as np
 import pytest
+import tifffile
 from conftest import draw_images, jpeg, seeded, statistics, tree, uploaded
 from PIL import Image
 
@@ -226,7 +227,6 @@ def test_one_key_is_found_without_reading_every_row(tmp_path):
 
 def geotiff_inputs(folder):
     """Write satellite images and a plain one. Returns the tie point of each satellite image."""
-    tifffile = pytest.importorskip("tifffile", reason="needs the extra 'geo'")
     folder.mkdir()
     found = {}
     for number, name in enumerate(("a.tif", "b.TIFF", "changed.tif")):

@@ -1,0 +1,57 @@
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from maskfleet.jobs.images.contract import Undecodable
+from maskfleet.jobs.images.decode import decode
+
+RGB = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+
+
+def png():
+    sink = io.BytesIO()
+    Image.fromarray(RGB).save(sink, "PNG")
+    return sink.getvalue()
+
+
+def chunk(kind, data, *, crc=None):
+    checksum = zlib.crc32(kind + data) if crc is None else crc
+    return struct.pack(">L", len(data)) + kind + data + struct.pack(">L", checksum)
+
+
+BAD = {
+    "large compressed text": chunk(b"zTXt", b"c\0\0" + zlib.compress(bytes(2**21))),
+    "large profile": chunk(b"iCCP", b"p\0\0" + zlib.compress(bytes(2**21))),
+    "text with a wrong checksum": chunk(b"tEXt", b"a\0b", crc=1),
+    "damaged text": chunk(b"iTXt", b"\xff"),
+    "damaged EXIF": chunk(b"eXIf", b"II\xff\xff"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("place", [33, -12])
+def test_what_says_nothing_of_the_pixels_does_not_refuse_them(name, place):
+    data = png()
+    data = data[:place] + BAD[name] + data[place:]  # after the header, or before the end
+    for upright in (False, True):
+        np.testing.assert_array_equal(decode(data, channels=3, upright=upright)[0], RGB)
+
+
+@pytest.mark.parametrize("place", [50, 100, 900])
+def test_damaged_pixels_are_refused_all_the_same(place):
+    data = bytearray(png())
+    data[place] ^= 255
+    with pytest.raises(Undecodable) as error:
+        decode(bytes(data), channels=3)
+    assert error.value.error_class == "corrupt"
+
+
+def test_a_cut_file_is_refused():
+    data = png()
+    for end in (len(data) // 2, len(data) - 20, 40):
+        with pytest.raises(Undecodable):
+            decode(data[:end] + BAD["damaged text"], channels=3)
