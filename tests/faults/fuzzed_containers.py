@@ -21,7 +21,7 @@ from maskfleet.jobs.inputs.containers.parquet_pool import ParquetPool
 from maskfleet.jobs.inputs.fetch import Reader
 from maskfleet.jobs.inputs.members import records_of
 from maskfleet.jobs.inputs.record import Record
-from maskfleet.jobs.inputs.selector import is_image
+from maskfleet.jobs.inputs.selector import LeftAlone, is_image
 from maskfleet.jobs.storage.contract import Fault
 from maskfleet.jobs.storage.files import Files
 
@@ -159,7 +159,9 @@ def outcome(files, folder, seed):
     entry = storage.entry(name)
     container = Record(path.name, str(path), entry.size, entry.etag)
     file = files.ranged(str(path), entry.etag, entry.size)
-    records = list(records_of(container, container_of(path.name), file, listing=Listing(files, is_image)))
+    records = list(
+        records_of(container, container_of(path.name), file, listing=Listing(files, is_image), left_alone=LeftAlone())
+    )
     reader = Reader(files, records)
     found = {}
     for record in records:

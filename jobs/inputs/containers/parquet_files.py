@@ -53,12 +53,12 @@ class ParquetFiles(Container[Row]):
         "damaged_parquet": "the Parquet file cannot be read to its end, so images are missing; write it again",
         "encrypted": "the image column, or the file's footer, is encrypted; write the file without encryption",
         "too_large_parquet": (
-            "reading the Parquet file takes more than 2 GiB of memory, or it has more rows than bytes; write it again "
+            "reading the Parquet file takes more than 4 GiB of memory, or it has more rows than bytes; write it again "
             "with smaller row groups"
         ),
         "damaged_row": "this part of the Parquet file is damaged; write the file again",
         "too_large_row": (
-            "reading this part of the Parquet file takes more than 2 GiB of memory, or the image has over 512 MiB; "
+            "reading this part of the Parquet file takes more than 4 GiB of memory, or the image has over 512 MiB; "
             "write smaller row groups, or the image as a file"
         ),
         "no_bytes": "the row has no image bytes; embed the image's file",

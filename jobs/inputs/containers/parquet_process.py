@@ -14,8 +14,9 @@ from maskfleet.jobs.storage.ranged import RangedFile
 TRIES = 3
 """Processes that one request may cost. More than one, since a process can also be killed from outside."""
 
-MEMORY = 2 * 2**30
-"""Memory limit of a process in bytes, beside what the interpreter itself needs."""
+MEMORY = 4 * 2**30
+"""Memory limit of a process in bytes, beside what the interpreter itself needs. Arrow writes all images of a row group
+into one page if they are large, and reading needs the page twice: compressed, and not."""
 
 _MODULE = "maskfleet.jobs.inputs.containers.parquet_program"
 

@@ -7,6 +7,7 @@ in another process, from the start.
 import json
 import mmap
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -20,6 +21,9 @@ from maskfleet.jobs.storage.ranged import RangedFile
 
 _SECONDS = 300.0
 """Limit of CPU time of one request, should the process that asked be dead."""
+
+_ANSWER = 4 * 2**20
+"""Size in bytes at which an answer of rows ends."""
 
 _LARGEST_ROW = 2**29
 """Size in bytes of the largest image."""
@@ -100,7 +104,7 @@ class Reader:
         pieces: list[bytes] = []
         held, asked = 0, set(wanted)
         last = max(wanted)
-        while held < AREA and self._next <= last:
+        while held < _ANSWER and self._next <= last:
             try:
                 data = next(self._rest)
             except StopIteration:
@@ -127,6 +131,8 @@ class Reader:
 def program(settings: dict[str, Any]) -> Serve:
     """Prepare Arrow; return the function that answers requests."""
     block = mmap.mmap(settings["block"], AREA)
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")  # a machine short of memory ends this process, not the worker
     pa.set_memory_pool(pa.system_memory_pool())  # others reserve large parts of the limited address space
 
     def serve(channel: Channel) -> None:

@@ -6,12 +6,12 @@ from the other process is unpickled or parsed by native code here.
 
 import json
 import mmap
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from maskfleet.jobs.isolation.channel import Channel
 
-AREA = 4 * 2**20
-"""Size of the shared block in bytes, and so of a piece."""
+AREA = 16 * 2**20
+"""Size of the shared block in bytes, and so of a piece. Untouched pages take no memory."""
 
 LONGEST_HEADER = 64 * 2**20
 """Size in bytes of the largest message on the socket."""
@@ -67,13 +67,13 @@ class Server:
         Raises:
             OSError: The other process could not read them.
         """
-        pieces = []
-        for place in range(start, start + length, AREA):
-            size = min(AREA, start + length - place)
-            if self._exchange("read", place, size) != size:
+        data = bytearray(length)  # filled in place: a page may be as large as half the memory
+        for done in range(0, length, AREA):
+            size = min(AREA, length - done)
+            if self._exchange("read", start + done, size) != size:
                 raise OSError("the file cannot be read")
-            pieces.append(bytes(memoryview(self._block)[:size]))
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            data[done : done + size] = memoryview(self._block)[:size]
+        return cast("bytes", data)  # Arrow takes any buffer, and a copy would need the memory again
 
     def answer(self, answer: Answer) -> None:
         """Send an answer."""
