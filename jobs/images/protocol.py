@@ -25,6 +25,9 @@ RECEIVING = -(2**32)
 _MOST_BYTES = 2**20
 """Size of the longest accepted answer; an honest one is a tenth of it."""
 
+_BYTES_PER_SECOND = 1e8
+"""Least speed of the socket; usual is ten times as much."""
+
 _MOST_LETTERS = 1000
 """Length of the longest message about an image."""
 
@@ -98,7 +101,7 @@ class Request(NamedTuple):
             channel: Channel to the decoding process.
             data: Bytes of the images sent.
             descriptors: Descriptors of the files handed over, in order.
-            seconds: Time limit of each of the two messages in seconds.
+            seconds: Time limit in seconds, beside the time that so many bytes take.
 
         Raises:
             TimeoutError: The process has not taken it in time.
@@ -106,7 +109,8 @@ class Request(NamedTuple):
         """
         channel.send(json.dumps(self).encode(), descriptors=descriptors, seconds=seconds)
         if self.sent:
-            channel.send(b"".join(data), seconds=seconds)
+            joined = b"".join(data)
+            channel.send(joined, seconds=seconds + len(joined) / _BYTES_PER_SECOND)
 
     @classmethod
     def receive(cls, channel: Channel) -> "tuple[Request, list[int], memoryview]":

@@ -48,6 +48,7 @@ def _readable() -> Iterator[str]:
     Of the module search path, folders of installed packages alone count: it may name a person's home.
     """
     yield from _LIBRARIES
+    yield from (os.path.join(sys.base_prefix, name) for name in ("lib", "lib64"))
     yield from (folder for folder in sys.path if os.path.basename(folder) in _INSTALLED)
     for name in ("stdlib", "platstdlib", "purelib", "platlib"):
         yield sysconfig.get_path(name)
