@@ -29,11 +29,17 @@ ENTRIES = {
         "EXPORTS = {\n",
         '    "toy": Form("maskfleet.jobs.outputs.exports.toy_export", "digits"),\n',
     ),
+    "toy_check": (
+        "jobs/tools/doctor/table.py",
+        '    "versions": Check(versions.versions),\n',
+        '    "own name": Check(toy_check.own_name),\n',
+    ),
     "toy_network": ("unet/network.py", 'KINDS = {"unet"', 'KINDS = {"bright": "maskfleet.unet.toy_network", "unet"'),
 }
 """Of each toy: the file of the table, a text in it, and the entry, which goes behind it (or replaces it)."""
 
 IMPORTS = {
+    "toy_check": "from maskfleet.jobs.tools.doctor import toy_check\n",
     "toy_container": "from maskfleet.jobs.inputs.containers.toy_container import Bundles\n",
     "toy_storage": "from maskfleet.jobs.storage.toy_storage import ToyStorage\n",
 }
@@ -97,6 +103,19 @@ from maskfleet.unet import weights
 from maskfleet.unet.toy_network import Bright
 open(sys.argv[1], "wb").write(weights.save(Bright(3)))
 """
+
+
+CHECK = """
+from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.tools.doctor.contract import Subject, examined
+from maskfleet.jobs.tools.doctor.table import CHECKS
+job = Job.of({"input": "in", "output": "out", "weights": "nuclei", "name": "night"})
+print(*examined({"own name": CHECKS["own name"]}, Subject(job=job)))
+"""
+
+
+def test_doctor_has_the_toy_check(copy):
+    assert "the job is called night" in python(copy, "-c", CHECK)
 
 
 @pytest.mark.ray
