@@ -5,6 +5,7 @@ from collections import defaultdict
 _NODE_FAILURES = 3
 _NODE_WINDOW = 600.0
 _JOB_SHARDS = 8
+_LOST_IN_A_ROW = 12
 
 
 class NodeBreaker:
@@ -70,3 +71,28 @@ class JobBreaker:
     def open(self) -> bool:
         """Whether most shards fail."""
         return len(self._failing) >= self._shards and len(self._failing) > self._done
+
+
+class NetworkBreaker:
+    """Opens once workers are lost to the network one after the other, and no shard is done in between.
+
+    Args:
+        workers: Number of such workers for it to open.
+    """
+
+    def __init__(self, *, workers: int = _LOST_IN_A_ROW) -> None:
+        self._workers = workers
+        self._lost = 0
+
+    def failed(self) -> None:
+        """Count a worker that stayed unreachable."""
+        self._lost += 1
+
+    def done(self) -> None:
+        """Count a committed shard."""
+        self._lost = 0
+
+    @property
+    def open(self) -> bool:
+        """Whether no worker can be reached for long."""
+        return self._lost >= self._workers

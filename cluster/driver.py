@@ -13,9 +13,16 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayError, RayTaskError
+from ray.exceptions import (
+    ActorUnavailableError,
+    NodeDiedError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+)
 
-from maskfleet.cluster.breaker import JobBreaker
+from maskfleet.cluster.breaker import JobBreaker, NetworkBreaker
 from maskfleet.cluster.connection import ClusterError, Connection
 from maskfleet.cluster.event_log import EventLog
 from maskfleet.cluster.metrics import Metrics
@@ -98,6 +105,7 @@ class FleetAttempts:
         self._log = log
         self._metrics = Metrics(run.job.name)
         self._breaker = JobBreaker()
+        self._network = NetworkBreaker()
         self._had_workers = time.monotonic()
         self._device_seconds = self._ready_seconds = 0.0
 
@@ -111,7 +119,8 @@ class FleetAttempts:
             if not draining:
                 self._scale()
                 self._hand_out()
-            self._workers.check_heartbeats()
+            for worker in self._workers.check_heartbeats():
+                self._give_up(worker)
             finished = self._finished_calls()
             if not finished:
                 yield None
@@ -121,6 +130,7 @@ class FleetAttempts:
     def recorded(self, report: ShardReport) -> None:
         """Record a committed shard in the event log and the metrics."""
         self._breaker.done(report.shard.group)
+        self._network.done()
         self._metrics.report(report)
         self._device_seconds += report.busy.get(DEVICE, 0.0)
         self._log.write(
@@ -140,6 +150,8 @@ class FleetAttempts:
         for depth in range(SHARDS_IN_FLIGHT):
             for worker in self._workers:
                 if worker.node is None or worker.leaving or len(worker.tasks) != depth or worker.alone:
+                    continue
+                if worker.unreachable is not None:
                     continue
                 if task := self._backlog.take(idle=not worker.tasks):
                     self._workers.give(worker, task)
@@ -162,6 +174,11 @@ class FleetAttempts:
             return
         try:
             answer = ray.get(call)
+        except ActorUnavailableError as error:
+            if call in worker.tasks:
+                self._lose_touch(worker, call, error)
+            else:
+                yield from self._lost(worker, call, error)
         except _LOST as error:
             yield from self._lost(worker, call, error)
         except RayTaskError as error:
@@ -217,6 +234,39 @@ class FleetAttempts:
             self._progress.deaths += 1
         for task in lost:
             yield from self._failed(worker, task, error, alone=len(lost) == 1)
+
+    def _lose_touch(self, worker: WorkerHandle, call: Any, error: RayError) -> None:
+        """Put a shard back after its worker's connection broke, and ask the worker until it answers again.
+
+        Neither the shard nor the worker is to blame. The attempt may still be running: then the first commit counts.
+        """
+        task = worker.tasks.pop(call)
+        self._backlog.put_back(task)
+        worker.unreachable = worker.unreachable or time.monotonic()
+        self._log.write(
+            "worker unreachable", level=logging.WARNING, node=worker.node, shards=[task.shard.id],
+            why=_last_line(error),
+        )  # fmt: skip
+
+    def _give_up(self, worker: WorkerHandle) -> None:
+        """Replace a worker that stays unreachable."""
+        lost = list(worker.tasks.values())
+        for task in lost:
+            self._backlog.put_back(task)
+        self._workers.lost(worker)
+        self._workers.node_failed(worker.node or "", f"unreachable at {time.monotonic()}")
+        self._metrics.lost()
+        self._progress.deaths += 1
+        self._log.write(
+            "worker lost", level=logging.WARNING, node=worker.node, preempted=False,
+            shards=[task.shard.id for task in lost], why="unreachable",
+        )  # fmt: skip
+        self._network.failed()
+        if self._network.open:
+            raise ClusterError(
+                "no worker stays reachable long enough for a shard; check the network between the driver and the "
+                "nodes, then run the same command to resume"
+            )
 
     def _failed(self, worker: WorkerHandle, task: Task, error: Exception, *, alone: bool) -> Iterator[FailedAttempt]:
         self._log.write(

@@ -4,6 +4,7 @@ Knows nothing about the shards of a dead worker: `cluster.driver` handles them.
 """
 
 import logging
+import math
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -12,7 +13,7 @@ from typing import Any
 
 import ray
 import ray._private.state
-from ray.exceptions import RayError
+from ray.exceptions import ActorUnavailableError, RayError
 
 from maskfleet.cluster import sizing
 from maskfleet.cluster.breaker import NodeBreaker
@@ -34,6 +35,9 @@ the job."""
 _HEARTBEAT_SECONDS = 10.0
 """Seconds between two heartbeats of a worker."""
 
+_UNREACHABLE_SECONDS = 60.0
+"""Seconds for which an unreachable worker is asked again before it is replaced."""
+
 
 @dataclass(eq=False)
 class WorkerHandle:
@@ -49,6 +53,7 @@ class WorkerHandle:
         moved: Monotonic time of the last progress of any of its images.
         asked: Monotonic time of the last heartbeat call.
         heartbeat: Reference of the unanswered heartbeat call; None if there is none.
+        unreachable: Monotonic time since which its connection is broken; None if it is not. It gets no shards then.
     """
 
     actor: Any
@@ -60,6 +65,7 @@ class WorkerHandle:
     moved: float = 0.0
     asked: float = 0.0
     heartbeat: Any = None
+    unreachable: float | None = None
 
     @property
     def alone(self) -> bool:
@@ -225,22 +231,41 @@ class Workers:
         """
         self._breaker.failed(node, what, time.monotonic())
 
-    def check_heartbeats(self) -> None:
-        """Poll workers; kill those without progress or reply for `cluster.stall_seconds`."""
+    def check_heartbeats(self) -> list[WorkerHandle]:
+        """Poll workers; kill those without progress or reply for `cluster.stall_seconds`.
+
+        Returns:
+            Workers to be given up, since nothing could be reached of them for a minute.
+        """
         now = time.monotonic()
+        given_up = []
         for handle in self._handles:
-            if not handle.tasks:
+            if not handle.tasks and handle.unreachable is None:
                 continue
-            if handle.heartbeat is not None and ray.wait([handle.heartbeat], timeout=0)[0]:
-                with suppress(RayError):  # it died; the calls of its shards report that
-                    handle.moved = max(handle.moved, now - ray.get(handle.heartbeat))
-                handle.heartbeat = None
-            if handle.heartbeat is None and now - handle.asked >= _HEARTBEAT_SECONDS:
-                handle.heartbeat, handle.asked = handle.actor.still_for.remote(), now
-            if now - handle.moved > self._run.job.cluster.stall_seconds:
+            self._poll(handle, now)
+            if handle.unreachable is not None and now - handle.unreachable > _UNREACHABLE_SECONDS:
+                given_up.append(handle)
+            elif handle.tasks and now - handle.moved > self._run.job.cluster.stall_seconds:
                 handle.moved = now
                 self._log.write("worker hangs", level=logging.WARNING, node=handle.node)
                 ray.kill(handle.actor)  # its calls then fail like those of any dead worker
+        return given_up
+
+    def _poll(self, handle: WorkerHandle, now: float) -> None:
+        """Take the answer to the last heartbeat call, if it is there, and make the next call when it is due."""
+        if handle.heartbeat is not None and ray.wait([handle.heartbeat], timeout=0)[0]:
+            try:
+                handle.moved = max(handle.moved, now - ray.get(handle.heartbeat))
+                handle.unreachable = None
+            except ActorUnavailableError:
+                pass  # asked again
+            except RayError:  # it died; the calls of its shards report that, if it has any
+                if handle.unreachable is not None:
+                    handle.unreachable = -math.inf
+            handle.heartbeat = None
+        due = _HEARTBEAT_SECONDS if handle.unreachable is None else LOOK_SECONDS
+        if handle.heartbeat is None and now - handle.asked >= due:
+            handle.heartbeat, handle.asked = handle.actor.still_for.remote(), now
 
 
 def _node_of(actor: Any) -> str:

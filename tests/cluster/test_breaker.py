@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskfleet.cluster.breaker import JobBreaker, NodeBreaker
+from maskfleet.cluster.breaker import JobBreaker, NetworkBreaker, NodeBreaker
 
 
 def test_a_node_that_costs_three_different_shards_is_avoided_for_ten_minutes():
@@ -34,3 +34,15 @@ def test_a_job_is_given_up_when_most_shards_fail_and_not_before():
     for group in range(4):
         breaker.done(group)
     assert not breaker.open, "shards that were done in the end do not count"
+
+
+def test_workers_lost_to_the_network_end_a_run_only_if_no_shard_is_done_in_between():
+    breaker = NetworkBreaker(workers=3)
+    for _ in range(10):
+        breaker.failed()
+        breaker.failed()
+        assert not breaker.open
+        breaker.done()
+    for _ in range(3):
+        breaker.failed()
+    assert breaker.open

@@ -8,10 +8,13 @@ from contextlib import suppress
 
 import psutil
 import pytest
+import ray
 from conftest import draw_images, statistics, tree
 from faults import codecs, killers
 from PIL import Image
+from ray.exceptions import ActorUnavailableError
 
+from maskfleet.cluster import driver, workers
 from maskfleet.cluster.connection import ClusterError
 from maskfleet.cluster.driver import Fleet
 from maskfleet.jobs.errors import JobError, MaskfleetError, Stopped
@@ -135,6 +138,58 @@ def test_workers_and_decoders_that_are_killed_cost_nothing(tmp_path, weights_fil
     assert tree(tmp_path / "out/masks") == tree(tmp_path / "reference/masks")
     assert statistics(tmp_path / "out") == statistics(tmp_path / "reference")
     assert verify(str(tmp_path / "out")).problems == []
+
+
+def unavailable(attempts, times):
+    """Replace `ray.get` of the driver: the answers to the first shards are lost with the connection."""
+    get, lost = ray.get, []
+
+    def get_or_fail(call, *more, **named):
+        for attempt in attempts:
+            if any(call in worker.tasks for worker in attempt._workers) and len(lost) < times:
+                lost.append(call)
+                raise ActorUnavailableError("the connection is broken", None)
+        return get(call, *more, **named)
+
+    return get_or_fail
+
+
+@pytest.mark.slow
+def test_finding_20_a_blip_that_hits_eight_shards_early_is_nobodys_guilt(
+    images, tmp_path, weights_file, reference, monkeypatch
+):
+    made = []
+    init = driver.FleetAttempts.__init__
+
+    def noted(self, *arguments, **named):
+        made.append(self)
+        init(self, *arguments, **named)
+
+    monkeypatch.setattr(driver.FleetAttempts, "__init__", noted)
+    monkeypatch.setattr(driver.ray, "get", unavailable(made, 8))
+    job = job_of(images, tmp_path / "out", weights_file, "run.shard_size=2", "run.attempts=1", "cluster.workers=2")
+    report = run(job, Fleet())
+    assert (report.exit_code, report.ok, report.attempts_lost) == (0, 24, 0)
+    assert not list(tmp_path.glob("out/runs/*/commits/*.[01].json")), "no shard was split"
+    assert tree(tmp_path / "out/masks") == tree(reference / "masks")
+    assert verify(str(tmp_path / "out")).problems == []
+
+
+@pytest.mark.slow
+def test_a_worker_that_stays_unreachable_is_replaced(images, tmp_path, weights_file, reference, monkeypatch):
+    made = []
+    init = driver.FleetAttempts.__init__
+
+    def noted(self, *arguments, **named):
+        made.append(self)
+        init(self, *arguments, **named)
+
+    monkeypatch.setattr(driver.FleetAttempts, "__init__", noted)
+    monkeypatch.setattr(driver.ray, "get", unavailable(made, 1))
+    monkeypatch.setattr(workers, "_UNREACHABLE_SECONDS", -1.0)
+    report = run(job_of(images, tmp_path / "out", weights_file, "cluster.workers=1"), Fleet())
+    assert (report.exit_code, report.ok, report.attempts_lost) == (0, 24, 1)
+    assert tree(tmp_path / "out/masks") == tree(reference / "masks")
 
 
 @pytest.mark.slow

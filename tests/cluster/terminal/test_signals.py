@@ -46,13 +46,14 @@ def started(phase, job_file):
         for phase in hanging.PHASES
     ],
 )
-def test_row_4_a_stop_is_obeyed_within_seconds(phase, number, tmp_path, weights_file):
+def test_row_4_a_stop_is_obeyed_within_seconds(phase, number, tmp_path, weights_file, request):
     images = draw_images(tmp_path / "images", 6)
     tar(images / "more.tar", [("a.jpg", jpeg(1)), ("b.jpg", jpeg(2))])
     table = {"input": str(images), "output": str(tmp_path / "out"), "weights": weights_file}
     job_file = tmp_path / "job.toml"
     job_file.write_text("".join(f'{key} = "{value}"\n' for key, value in table.items()))
     process = started(phase, job_file)
+    request.addfinalizer(process.kill)
     if phase == "planning behind the first shards":
         time.sleep(2)  # meanwhile the first shards are done, and the loop waits for more
     sent = time.monotonic()
