@@ -5,7 +5,6 @@ is also known by its place, before its first run.
 """
 
 import re
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -25,7 +24,7 @@ OTHER = "other output"
 _IN_FOLDER = rf"(?:^|/)(?:{'|'.join(FOLDERS)})/"
 _FOLDER = re.compile(rf"(?:^|/)(?:{'|'.join(FOLDERS)})(?=/)")
 _RUN_ID = r"\d{8}T\d{6}"
-_RECORD = re.compile(rf"(?:^|/)runs/{_RUN_ID}[^/]*/job\.json$")
+_RECORD = rf"(?:^|/)runs/{_RUN_ID}[^/]*/job\.json$"
 _IN_FLIGHT = 16
 _REMEMBERED = 4096
 
@@ -81,11 +80,16 @@ class Outputs:
             paths: Paths of the listing's next objects.
             in_order: Whether the listing is in order of path.
         """
+        others = pa.nulls(len(paths), pa.string())
         inside = pc.match_substring_regex(paths, _IN_FOLDER)
-        candidates = paths.filter(inside).to_pylist()
-        self._decide(storage, candidates, last=paths[-1].as_py() if in_order and len(paths) else "")
-        found = [self._reason(storage, path) for path in candidates]
-        others = pc.replace_with_mask(pa.nulls(len(paths), pa.string()), inside, pa.array(found, pa.string()))
+        if pc.any(inside).as_py():
+            candidates = paths.filter(inside)
+            folders = pc.replace_substring_regex(candidates, "[^/]*$", "").dictionary_encode()
+            roots = [_roots(folder) for folder in folders.dictionary.to_pylist()]
+            self._decide(storage, candidates, set().union(*roots), last=paths[-1].as_py() if in_order else "")
+            known = [next(filter(None, (self._known[storage.root, root] for root in each)), None) for each in roots]
+            found = pa.array(known, pa.string()).take(folders.indices)
+            others = pc.replace_with_mask(others, inside, found)
         own = [pc.starts_with(paths, prefix) for prefix in self._prefixes(storage)]
         return pc.case_when(pc.make_struct(*own), *[OWN for _ in own], others) if own else others
 
@@ -96,15 +100,15 @@ class Outputs:
             return []
         return [f"{path}/"] if path else [f"{folder}/" for folder in FOLDERS]
 
-    def _decide(self, storage: Storage, candidates: list[str], *, last: str) -> None:
+    def _decide(self, storage: Storage, candidates: pa.StringArray, roots: set[str], *, last: str) -> None:
         """Find out which folders are outputs.
 
         A run's record comes after the masks in order of path. If it is not among the candidates, the listing has either
         passed its place, or storage is asked.
         """
-        roots = {root for path in candidates for root in _roots(path)}
         new = {root for root in roots if (storage.root, root) not in self._known}
-        with_run = {path[: found.start()] for path in candidates if (found := _RECORD.search(path))}
+        records = candidates.filter(pc.match_substring_regex(candidates, _RECORD)).to_pylist()
+        with_run = {re.sub(_RECORD, "", path) for path in records}
         asked = [root for root in new - with_run if last < f"{root}/runs0".lstrip("/")]
         if asked:
             with ThreadPoolExecutor(_IN_FLIGHT) as pool:
@@ -119,13 +123,10 @@ class Outputs:
     def _named(self, storage: Storage, root: str) -> str:
         return OWN if places.below(storage.url(root), self._own) == "" else OTHER
 
-    def _reason(self, storage: Storage, path: str) -> str | None:
-        return next(filter(None, (self._known[storage.root, root] for root in _roots(path))), None)
 
-
-def _roots(path: str) -> Iterator[str]:
-    """Yield the folders that are outputs if the path lies in one of their `FOLDERS`."""
-    return (path[: found.start()] for found in _FOLDER.finditer(path))
+def _roots(path: str) -> list[str]:
+    """Return the folders that are outputs if the path lies in one of their `FOLDERS`."""
+    return [path[: found.start()] for found in _FOLDER.finditer(path)]
 
 
 def _has_run(storage: Storage, root: str) -> bool:

@@ -209,6 +209,15 @@ def test_a_pattern_matches_whole_names_and_whole_folders(pattern, matching, othe
     assert [key for key in (*matching, *others) if exclusions.match(key)] == matching
 
 
+def test_row_11_patterns_apply_to_lists_and_single_tars_too(tmp_path):
+    tar(tmp_path / "x.tar", [("a.png", b"x"), ("a.seg.png", b"x")])
+    write(tmp_path, "b.png", "b.seg.png")
+    (tmp_path / "list.txt").write_text("b.png\nb.seg.png\nx.tar\ngone.seg.png\n")
+    assert listed(tmp_path / "x.tar", exclude=["*.seg.png"]) == (["x.tar/a.png"], {"excluded": 1})
+    assert listed(tmp_path / "list.txt", exclude=["*.seg.png"]) == (["b.png", "x.tar/a.png"], {"excluded": 3})
+    assert listed(f"{tmp_path}/*.*", exclude=["x.tar"]) == (["b.png", "b.seg.png"], {"excluded": 1, ".txt": 1})
+
+
 def test_a_useless_pattern_is_refused():
     for pattern, message in (("", "must not be empty"), ("a**/b", "only as a whole part")):
         with pytest.raises(JobError, match=message):
