@@ -37,10 +37,9 @@ def records_of(
         StorageError: Storage failed, and not for this file alone.
     """
     try:
-        found = (
-            _record(container, kind.member(entry))
-            for entry in _entries(container, kind, file, listing, left_alone, indexes)
-        )
+        entries = _entries(container, kind, file, listing, left_alone, indexes)
+        members = _noting_damage(map(kind.member, entries), container, kind, left_alone)
+        found = (_record(container, member) for member in members)
         yield from found if kind.in_order else sorted(found, key=lambda record: record.key)
     except NotFound:
         yield _faulty(container, "missing")
@@ -51,7 +50,7 @@ def records_of(
         if fault.error_class == NO_IMAGES and not named:
             left_alone.add(TABLE)
             return
-        if fault.error_class not in kind.faults:  # not its bytes, but the access to them
+        if fault.error_class not in kind.faults or fault.error_class in kind.damage:
             left_alone.unknown(container.key)
         yield _faulty(container, fault.error_class)
     except Denied:
@@ -61,6 +60,15 @@ def records_of(
             raise
         left_alone.unknown(container.key)
         yield _faulty(container, "storage")
+
+
+def _noting_damage(
+    members: Iterator[Member], container: Record, kind: Container[Any], left_alone: LeftAlone
+) -> Iterator[Member]:
+    for member in members:
+        if member.fault in kind.damage:
+            left_alone.unknown(container.key)
+        yield member
 
 
 def _entries(

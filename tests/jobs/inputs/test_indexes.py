@@ -76,3 +76,16 @@ def test_an_unchanged_tar_is_not_listed_again(tmp_path, weights_file, monkeypatc
     third = run(job)
     assert (third.planned, third.gone) == ({"changed": 1, "new": 1}, 2)
     assert set(read) == {"a.tar"}
+
+
+def test_the_images_of_a_damaged_tar_are_not_taken_to_be_gone(tmp_path, weights_file):
+    path = tar(tmp_path / "in/a.tar", [(f"{number}.jpg", jpeg(number)) for number in range(6)])
+    job = Job.of({"input": str(tmp_path / "in"), "output": str(tmp_path / "out"), "weights": weights_file})
+    assert run(job).images == 6
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2 - 700])
+    cut = run(job)
+    assert (cut.damaged_containers, cut.gone) == (1, 0)
+    assert 2 <= cut.ok <= 4
+    # The index of the cut tar says so too.
+    again = run(job)
+    assert (again.images, again.gone) == (0, 0)
