@@ -11,7 +11,8 @@ from maskfleet.jobs.images.contract import Failure
 from maskfleet.jobs.inputs.containers.contract import Container, MemberReader, Reference
 from maskfleet.jobs.inputs.containers.formats import container_of, member_url
 from maskfleet.jobs.inputs.record import Record
-from maskfleet.jobs.storage.contract import UNKNOWN, Fault
+from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.storage.contract import ENVIRONMENT, UNKNOWN, Fault, Options
 from maskfleet.jobs.storage.files import Files
 from maskfleet.jobs.storage.ranged import copied
 
@@ -27,18 +28,24 @@ _VERDICT_SECONDS = 10.0
 """Time for which storage is not asked again."""
 
 
+def options_of(job: Job) -> Options:
+    """Return how the buckets of a job's input are asked."""
+    own = job.input_options
+    return Options(own.profile or job.profile, own.endpoint, own.anonymous, own.requester_pays)
+
+
 class Inputs:
     """The inputs of a process. Safe from several threads.
 
     Args:
-        profile: AWS profile.
+        options: How buckets are asked.
 
     Attributes:
         files: Opens files by URL.
     """
 
-    def __init__(self, *, profile: str | None = None) -> None:
-        self.files = Files(profile=profile)
+    def __init__(self, options: Options = ENVIRONMENT) -> None:
+        self.files = Files(options)
         self._asking = threading.Lock()
         self._verdicts: dict[str, tuple[bool, float]] = {}
 
@@ -93,16 +100,18 @@ class Inputs:
 
     def _another_is_read(self, record: Record, others: Sequence[Record]) -> bool | None:
         """Return whether one of a few other files is read; None if they do not tell."""
-        root = self.files.found(_file(record))[0].root
-        files = {_file(other): other for other in others if _file(other) != _file(record)}
-        beside = [other for file, other in files.items() if self.files.found(file)[0].root == root]
+        own = _file(record)
+        root = self.files.found(own)[0].root
+        beside = [other for file, other in {_file(other): other for other in others}.items() if file != own]
         failed = False
         end = time.monotonic() + _ASKING_SECONDS
         for other in beside[:: -(-len(beside) // _OTHERS) or 1]:
             if time.monotonic() > end:
                 break
-            storage, path = self.files.found(_file(other))
             try:
+                storage, path = self.files.found(_file(other))
+                if storage.root != root:
+                    continue
                 storage.read_range(path, 0, 1, other.etag)
             except (NotFound, Changed, Denied, Fault):
                 continue

@@ -19,7 +19,7 @@ from maskfleet.jobs.inputs.members import records_of
 from maskfleet.jobs.inputs.prefetch import Prefetched
 from maskfleet.jobs.inputs.record import Record, records, tables
 from maskfleet.jobs.inputs.selector import EXCLUDED, Selector, is_image
-from maskfleet.jobs.storage.contract import Fault
+from maskfleet.jobs.storage.contract import ENVIRONMENT, Fault, Options
 from maskfleet.jobs.storage.files import Files
 
 _CONTAINERS_AHEAD = 8
@@ -33,7 +33,7 @@ class Source:
         location: Folder, glob, container, list or inventory; see `kinds.KINDS`.
         output: Output of the job, which may lie inside the input.
         column: Column of images or of URLs, in tables; None to find it.
-        profile: AWS profile.
+        options: How buckets are asked.
         indexes: Indexes of containers listed before.
         exclude: Patterns of images to leave alone; see `selector.Exclusions`.
 
@@ -43,12 +43,12 @@ class Source:
     """
 
     def __init__(
-        self, location: str, *, output: str, column: str | None = None, profile: str | None = None,
+        self, location: str, *, output: str, column: str | None = None, options: Options = ENVIRONMENT,
         indexes: Indexes | None = None, exclude: Sequence[str] = (),
     ) -> None:  # fmt: skip
         self.mean_bytes: dict[str, float] = {}
         self._location, self._indexes = location, indexes
-        self._files = Files(profile=profile)
+        self._files = Files(options)
         self._selector = Selector(self._files, output=output, column=column, exclude=exclude)
 
     @property

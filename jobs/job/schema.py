@@ -16,6 +16,7 @@ from maskfleet.jobs.job.sections import (
     Cluster,
     Finetune,
     Inference,
+    InputOptions,
     Masks,
     Prices,
     Run,
@@ -46,6 +47,7 @@ class Job(Section):
     """Name of the job in records, submissions and reports."""
     profile: str | None = None
     """AWS profile for credentials. Without it: the usual AWS chain (environment, default profile, instance role)."""
+    input_options: InputOptions = InputOptions()
     inference: Inference = Inference()
     masks: Masks = Masks()
     run: Run = Run()

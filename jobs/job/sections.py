@@ -31,6 +31,19 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class InputOptions(Section):
+    """How the buckets of the input are read, where this differs from the output. Never part of the fingerprint."""
+
+    profile: str | None = None
+    """AWS profile for the input. Without it: `profile` of the job."""
+    endpoint: str | None = Field(default=None, pattern=r"^https?://[^/\s@]+/?$")
+    """URL of the S3 server with the input, such as "https://s3.example.org". Without it: the environment's."""
+    anonymous: bool = False
+    """Read public buckets without credentials."""
+    requester_pays: bool = False
+    """Agree to pay for the requests, for buckets with "requester pays"."""
+
+
 class Inference(Section):
     """How the network is applied. Everything here that can change a mask is part of the fingerprint."""
 

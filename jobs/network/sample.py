@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from maskfleet.jobs.images.contract import STREAM, Failure, Limits
 from maskfleet.jobs.images.decoders import Decoders
 from maskfleet.jobs.images.streams import STREAM_BYTES, Stream, Unreadable
-from maskfleet.jobs.inputs.fetch import Inputs, read_or_fail
+from maskfleet.jobs.inputs.fetch import Inputs, options_of, read_or_fail
 from maskfleet.jobs.inputs.record import Record
 from maskfleet.jobs.job.schema import Job
 
@@ -65,7 +65,7 @@ def sample(job: Job, records: Sequence[Record], *, channels: int, min_side: int)
         Denied: Credentials are missing or wrong.
         StorageError: Storage fails for every image.
     """
-    inputs = Inputs(profile=job.profile)
+    inputs = Inputs(options_of(job))
     reader = inputs.reader(records)
 
     def fetched(record: Record) -> bytes | Failure:

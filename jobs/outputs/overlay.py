@@ -11,6 +11,7 @@ from maskfleet.jobs.inputs.fetch import Inputs
 from maskfleet.jobs.inputs.record import Record
 from maskfleet.jobs.outputs.palette import voc_palette
 from maskfleet.jobs.outputs.stored_masks import StoredMask
+from maskfleet.jobs.storage.contract import Options
 
 _ROWS = 512
 """Rows drawn at once."""
@@ -33,7 +34,7 @@ def input_image(mask: StoredMask, *, profile: str | None = None) -> NDArray[np.u
         StorageError: The image cannot be read.
     """
     record = Record(*(mask.row[name] for name in ("key", "url", "size", "etag")))
-    inputs = Inputs(profile=profile)
+    inputs = Inputs(Options(profile))
     try:
         data = inputs.read(record)
     except NotFound as error:

@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from maskfleet.jobs.errors import Denied, JobError, NotFound, StorageError
+from maskfleet.jobs.inputs.fetch import options_of
 from maskfleet.jobs.inputs.indexes import Indexes
 from maskfleet.jobs.inputs.sources import Source
 from maskfleet.jobs.job.schema import Job
@@ -221,7 +222,7 @@ def start_plan(job: Job, fingerprint: str) -> Planned:
     storage = open_storage(job.output, profile=job.profile)
     indexes = Indexes(storage)
     source = Source(
-        job.input, output=job.output, column=job.column, profile=job.profile, indexes=indexes, exclude=job.exclude
+        job.input, output=job.output, column=job.column, options=options_of(job), indexes=indexes, exclude=job.exclude
     )
     runs, known = storage.names("runs"), catalog.current(storage)
     began = time.perf_counter()

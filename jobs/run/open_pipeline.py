@@ -3,7 +3,7 @@
 from typing import Any
 
 from maskfleet.jobs.errors import JobError
-from maskfleet.jobs.inputs.fetch import Inputs
+from maskfleet.jobs.inputs.fetch import Inputs, options_of
 from maskfleet.jobs.masks.formats import Encoder
 from maskfleet.jobs.network import tuning
 from maskfleet.jobs.network.inference_config import encoder_of, fingerprint_of, load_weights, segmenter_of
@@ -55,4 +55,4 @@ def pipeline_around(run: Run, segmenter: Any, cpus: int, *, encoder: Encoder | N
     decoders = job.cluster.decoders if job.cluster.decoders != "auto" else max(1, cpus - 1)
     settings: dict[str, Any] = {"decoders": decoders, "encoders": max(1, cpus // 2)} | more
     limits = limits_of(job, channels=segmenter.n_channels, min_side=segmenter.min_side)
-    return Pipeline(segmenter, encoder=encoder, limits=limits, inputs=Inputs(profile=job.profile), **settings)
+    return Pipeline(segmenter, encoder=encoder, limits=limits, inputs=Inputs(options_of(job)), **settings)

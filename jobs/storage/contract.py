@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
 from typing import Any, BinaryIO, ClassVar, NamedTuple, Self
 
 import pyarrow as pa
@@ -75,6 +76,27 @@ class DeniedObject(Fault, Denied):
         return type(self), (str(self),)
 
 
+@dataclass(frozen=True)
+class Options:
+    """How buckets are asked. Storage without buckets ignores it.
+
+    Attributes:
+        profile: AWS profile, or None for the default.
+        endpoint: URL of the server, or None for the environment's.
+        anonymous: Whether requests are not signed, as for public buckets.
+        requester_pays: Whether the caller agrees to pay for the requests.
+    """
+
+    profile: str | None = None
+    endpoint: str | None = None
+    anonymous: bool = False
+    requester_pays: bool = False
+
+
+ENVIRONMENT = Options()
+"""The environment's own."""
+
+
 class Storage(ABC):
     """Objects below a root folder or prefix. Paths are relative to the root. Safe from several threads.
 
@@ -97,12 +119,12 @@ class Storage(ABC):
 
     @classmethod
     @abstractmethod
-    def open(cls, url: str, *, profile: str | None = None) -> Self:
+    def open(cls, url: str, options: Options) -> Self:
         """Return the storage at a URL. Makes no request.
 
         Args:
             url: Folder or prefix.
-            profile: AWS profile, for schemes with one.
+            options: How buckets are asked.
 
         Raises:
             JobError: The URL is incomplete.

@@ -5,9 +5,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
 from maskfleet.jobs.errors import JobError
-from maskfleet.jobs.storage.contract import Fault, Storage
+from maskfleet.jobs.storage.contract import ENVIRONMENT, Fault, Options, Storage
 from maskfleet.jobs.storage.ranged import RangedFile
-from maskfleet.jobs.storage.schemes import open_storage, split_url
+from maskfleet.jobs.storage.schemes import open_with, split_url
 
 _RANGES_IN_FLIGHT = 16
 
@@ -26,11 +26,11 @@ class Files:
     """The open storages of a process. Safe from several threads.
 
     Args:
-        profile: AWS profile.
+        options: How buckets are asked.
     """
 
-    def __init__(self, *, profile: str | None = None) -> None:
-        self._profile = profile
+    def __init__(self, options: Options = ENVIRONMENT) -> None:
+        self._options = options
         self._stores: dict[str, Storage] = {}
         self._companions: dict[type[Any], Any] = {}
         self._lock = threading.Lock()
@@ -40,7 +40,7 @@ class Files:
         """Return the storage at a root, opened once."""
         storage = self._stores.get(root)
         if storage is None:  # asked for with every image
-            storage = self._stores.setdefault(root, open_storage(root, profile=self._profile))
+            storage = self._stores.setdefault(root, open_with(root, self._options))
         return storage
 
     def found(self, url: str) -> tuple[Storage, str]:

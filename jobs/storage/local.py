@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from maskfleet.jobs.errors import Denied, JobError, NotFound, StorageError
 from maskfleet.jobs.storage import local_file
-from maskfleet.jobs.storage.contract import OBJECTS, DeniedObject, Entry, Fault, Storage, Unlisted
+from maskfleet.jobs.storage.contract import OBJECTS, DeniedObject, Entry, Fault, Options, Storage, Unlisted
 from maskfleet.jobs.storage.local_walk import TEMPORARY, walked
 from maskfleet.jobs.urls import plain
 
@@ -44,7 +44,7 @@ class LocalStorage(Storage):
         self._folder = f"{self.root.rstrip('/')}/"
 
     @classmethod
-    def open(cls, url: str, *, profile: str | None = None) -> Self:
+    def open(cls, url: str, options: Options) -> Self:
         return cls(_path(url))
 
     @classmethod

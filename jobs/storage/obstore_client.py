@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from urllib.parse import urlsplit
@@ -39,17 +40,19 @@ class Access(NamedTuple):
         bucket: Name of the bucket.
         endpoint: URL of the server.
         region: Region in the signatures.
-        credentials: Returns key, secret and token.
+        credentials: Returns key, secret and token; None to sign nothing.
         seconds: Time limit of a request.
         authorities: File of certificates that are trusted too, or None.
+        requester_pays: Whether the caller agrees to pay for the requests.
     """
 
     bucket: str
     endpoint: str
     region: str
-    credentials: Callable[[], tuple[str, str, str | None]]
+    credentials: Callable[[], tuple[str, str, str | None]] | None
     seconds: float = 120.0
     authorities: str | None = None
+    requester_pays: bool = False
 
 
 class ObstoreClient:
@@ -68,7 +71,9 @@ class ObstoreClient:
             endpoint=f"{host.scheme}://{access.bucket}.{host.netloc}" if named else access.endpoint,
             virtual_hosted_style_request=named,
             region=access.region,
-            credential_provider=lambda: _credential(access),
+            skip_signature=access.credentials is None,
+            request_payer=access.requester_pays,
+            credential_provider=None if access.credentials is None else partial(_credential, access.credentials),
             client_options=_client_options(access),
             retry_config={"max_retries": 0},
         )
@@ -130,8 +135,8 @@ def _client_options(access: Access) -> "ClientConfig":
     return options
 
 
-def _credential(access: Access) -> "S3Credential":
-    key, secret, token = access.credentials()
+def _credential(credentials: Callable[[], tuple[str, str, str | None]]) -> "S3Credential":
+    key, secret, token = credentials()
     return {
         "access_key_id": key,
         "secret_access_key": secret,

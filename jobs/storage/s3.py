@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from maskfleet.jobs.errors import Changed, JobError, NotFound, StorageError
-from maskfleet.jobs.storage.contract import OBJECTS, Entry, Fault, Storage, Unlisted
+from maskfleet.jobs.storage.contract import ENVIRONMENT, OBJECTS, Entry, Fault, Options, Storage, Unlisted
 from maskfleet.jobs.storage.list_objects_xml import EVENT, Page, take_body
 from maskfleet.jobs.storage.ranged import copied
 from maskfleet.jobs.storage.s3_errors import code_of, final_error, is_expired, misdirected, refuses_condition, summary
@@ -42,7 +42,7 @@ class S3Storage(Storage):
 
     Args:
         root: URL, `s3://bucket` or `s3://bucket/prefix`.
-        profile: AWS profile, or None for the default.
+        options: How the bucket is asked.
 
     Attributes:
         GET_SECONDS: Time limit of a read with all its retries.
@@ -56,10 +56,10 @@ class S3Storage(Storage):
     IN_FLIGHT = 64
     PART = 64 * 2**20
 
-    def __init__(self, root: str, *, profile: str | None = None) -> None:
+    def __init__(self, root: str, options: Options = ENVIRONMENT) -> None:
         self.root = root.rstrip("/")
         self.bucket, _, self.prefix = root.removeprefix("s3://").strip("/").partition("/")
-        self.profile = profile
+        self.options = options
         self._fs: Any = None
         self._obstore: ObstoreClient | None = None
         self._obstore_is_open = False
@@ -70,12 +70,12 @@ class S3Storage(Storage):
             raise JobError(f"{root} is an access point's ARN; write its alias, s3://…-s3alias/prefix")
 
     @classmethod
-    def open(cls, url: str, *, profile: str | None = None) -> Self:
-        return cls(url, profile=profile)
+    def open(cls, url: str, options: Options) -> Self:
+        return cls(url, options)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Without the file system: pickled, it would carry the secret key.
-        return _s3_storage, (self.root, self.profile)
+        return type(self), (self.root, self.options)
 
     def read(self, path: str, etag: str | None = None) -> bytes:
         return self._read(path, etag, None)
@@ -121,10 +121,13 @@ class S3Storage(Storage):
             from maskfleet.jobs.storage.obstore_client import Access, ObstoreClient
 
             client = asked(self._filesystem().set_session).meta
-            asked(credentials)
+            if not self.options.anonymous:
+                asked(credentials)
             access = Access(
-                self.bucket, client.endpoint_url, client.region_name, lambda: asked(credentials),
+                self.bucket, client.endpoint_url, client.region_name,
+                None if self.options.anonymous else lambda: asked(credentials),
                 seconds=self.GET_SECONDS, authorities=self._filesystem().session.get_config_variable("ca_bundle"),
+                requester_pays=self.options.requester_pays,
             )  # fmt: skip
             return ObstoreClient(access)
         except Exception:  # not installed, or s3fs will report the reason
@@ -224,10 +227,13 @@ class S3Storage(Storage):
             import s3fs
             from aiobotocore.session import AioSession
 
-            session = AioSession(profile=self.profile)
+            session = AioSession(profile=self.options.profile)
             session.register(EVENT, take_body)
             self._fs = s3fs.S3FileSystem(
                 session=session,
+                endpoint_url=self.options.endpoint,
+                anon=self.options.anonymous,
+                requester_pays=self.options.requester_pays,
                 skip_instance_cache=True,
                 use_listings_cache=False,
                 max_concurrency=1,
@@ -303,10 +309,6 @@ def _checksums(session: Any) -> dict[str, str]:
         said = {}
     names = ("request_checksum_calculation", "response_checksum_validation")
     return {name: "when_required" for name in names if name not in said and f"AWS_{name.upper()}" not in os.environ}
-
-
-def _s3_storage(root: str, profile: str | None) -> S3Storage:
-    return S3Storage(root, profile=profile)
 
 
 async def _awaited(request: Callable[[], Coroutine[Any, Any, T]]) -> T:

@@ -125,7 +125,7 @@ def _without_answer(error: BaseException, url: str, *, reads: bool) -> StorageEr
         if "Credential" in name or name in {"ProfileNotFound", "TokenRetrievalError", "SSOTokenLoadError"}:
             return Denied(
                 f"{url}: no usable AWS credentials ({summary(error)}); set AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY, or name a profile in the job"
+                "AWS_SECRET_ACCESS_KEY, name a profile in the job, or read a public bucket with input_options.anonymous"
             )
         if name == "ParamValidationError" or isinstance(cause, UnicodeError):
             text = f"{url}: this is no name that a bucket or an object can have; correct it"

@@ -5,7 +5,7 @@ no library.
 """
 
 from maskfleet.jobs.errors import JobError
-from maskfleet.jobs.storage.contract import Storage
+from maskfleet.jobs.storage.contract import Options, Storage
 from maskfleet.jobs.storage.local import LocalStorage
 from maskfleet.jobs.storage.s3 import S3Storage
 
@@ -17,12 +17,17 @@ SCHEMES: dict[str, type[Storage]] = {
 
 
 def open_storage(url: str, *, profile: str | None = None) -> Storage:
-    """Return the storage at a URL or local path. Makes no request.
+    """Return the storage at a URL or local path, with the environment's options. Makes no request.
 
     Raises:
         JobError: The URL has an unknown scheme.
     """
-    return _kind(url).open(url, profile=profile)
+    return open_with(url, Options(profile))
+
+
+def open_with(url: str, options: Options) -> Storage:
+    """Return the storage at a URL or local path. Raises as `open_storage`."""
+    return _kind(url).open(url, options)
 
 
 def split_url(url: str) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from maskfleet.jobs.cores import cores
 from maskfleet.jobs.images.decode import decode
+from maskfleet.jobs.inputs.fetch import options_of
 from maskfleet.jobs.inputs.sources import Source
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.masks.png import Encoder, default_values
@@ -126,7 +127,7 @@ def without_network(job: Job, executor: MakeExecutor, *, pairs: int = 3) -> dict
         executor: Makes the executor of each run.
         pairs: Pairs of run and loop.
     """
-    source = Source(job.input, output=job.output, profile=job.profile)
+    source = Source(job.input, output=job.output, options=options_of(job))
     files = [Path(record.url).read_bytes() for record in islice(source, _REFERENCE_IMAGES)]
     ratio = Ratio()
     for _ in range(pairs):
@@ -169,7 +170,7 @@ def _bottleneck(summary: RunSummary) -> dict[str, Any]:
 
 def _first_shape(job: Job) -> tuple[int, int]:
     """Return height and width of the first image, in px."""
-    record = next(iter(Source(job.input, output=job.output, profile=job.profile)))
+    record = next(iter(Source(job.input, output=job.output, options=options_of(job))))
     folder, _, name = record.url.rpartition("/")
     data = open_storage(folder, profile=job.profile).read(name)
     pixels, _ = decode(data, channels=load_weights(job).model.n_channels, scale=job.inference.scale)

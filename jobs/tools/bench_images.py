@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from maskfleet.jobs.errors import JobError
+from maskfleet.jobs.inputs.fetch import options_of
 from maskfleet.jobs.inputs.sources import Source
 from maskfleet.jobs.job.schema import Job
 
@@ -32,7 +33,7 @@ def bench_job(job: Job, images: int, side: int) -> Iterator[Job]:
     """
     with tempfile.TemporaryDirectory(prefix="maskfleet-bench-") as scratch:
         if job.input:
-            source = Source(job.input, output=job.output, profile=job.profile)
+            source = Source(job.input, output=job.output, options=options_of(job))
             listed = [record.url for record in islice(source, images)]
             if not listed:
                 raise JobError(f"no images in {job.input}; correct 'input'")

@@ -26,7 +26,7 @@ from maskfleet.jobs.inputs.sources import Source
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.job.sections import Finetune
 from maskfleet.jobs.network.sample import limits_of
-from maskfleet.jobs.storage.contract import Fault
+from maskfleet.jobs.storage.contract import Fault, Options
 from maskfleet.jobs.training import truth
 from maskfleet.jobs.training.classes import ObservedCodes, classes_of
 
@@ -110,7 +110,7 @@ def read_pairs(
     if not settings.images:
         raise JobError("the job names no training pairs; set finetune.images and finetune.masks")
     matched = list(_matched(job))
-    inputs = Inputs(profile=job.profile)
+    inputs = Inputs(Options(job.profile))
     try:
         limits = limits_of(job, channels=channels, min_side=min_side)
         images = _decoded(job, inputs, [image for image, _ in matched], limits, codec=CODEC)
@@ -190,7 +190,7 @@ def _refuse_unmatched(settings: Finetune, masks: dict[str, Record], used: dict[s
 def _by_stem(job: Job, place: str, setting: str) -> dict[str, Record]:
     """Return the files of a folder or glob by their key without extension."""
     found: dict[str, Record] = {}
-    for record in Source(place, output=job.output, profile=job.profile):
+    for record in Source(place, output=job.output, options=Options(job.profile)):
         stem = os.path.splitext(record.key)[0]
         if stem in found:
             raise JobError(

@@ -7,7 +7,7 @@ class ToyStorage(LocalStorage):
     is_local = False
 
     @classmethod
-    def open(cls, url, *, profile=None):
+    def open(cls, url, options):
         return cls(url.removeprefix("toy://"))
 
     @classmethod

@@ -25,7 +25,7 @@ from maskfleet.jobs.outputs.exports.forms import EXPORTS
 from maskfleet.jobs.outputs.rows import newest_rows
 from maskfleet.jobs.outputs.stored_masks import StoredMask, stored_masks
 from maskfleet.jobs.planning.live_plan import gone_rows
-from maskfleet.jobs.storage.contract import Storage
+from maskfleet.jobs.storage.contract import Options, Storage
 from maskfleet.jobs.storage.schemes import open_storage
 
 
@@ -78,7 +78,7 @@ def export(
     only = None if key is None else _key_ending_with(source, key)
     images = failed = 0
     with (
-        closing(Inputs(profile=profile)) as inputs,
+        closing(Inputs(Options(profile))) as inputs,
         closing(EXPORTS[form].export(target, class_names=names, inputs=inputs)) as writer,
     ):
         for shard in _newest(source, only):

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 from maskfleet.jobs.errors import Denied, StorageError
-from maskfleet.jobs.inputs.fetch import Inputs
+from maskfleet.jobs.inputs.fetch import Inputs, options_of
 from maskfleet.jobs.inputs.sources import Source
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.ledger.commit import PROBES, nonce, probe
@@ -21,12 +21,12 @@ def input_rights(subject: Subject) -> Finding | None:
     """List the input up to its first image, and read this image. Writes nothing."""
     if (job := subject.job) is None:
         return None
-    source = Source(job.input, output=job.output, column=job.column, profile=job.profile, exclude=job.exclude)
+    source = Source(job.input, output=job.output, column=job.column, options=options_of(job), exclude=job.exclude)
     first = next(iter(source), None)
     if first is None:
         left = sum(source.left_alone.values())
         return Finding("problem", f"no image in {job.input}, {left} other files", "correct the input, or fill it")
-    size = len(Inputs(profile=job.profile).read(first))
+    size = len(Inputs(options_of(job)).read(first))
     return Finding("ok", f"list and get work in {job.input} (tried with {first.key}, {size} bytes)")
 
 

@@ -63,7 +63,7 @@ class MemoryStorage(Storage):
         self.root = root.rstrip("/")
 
     @classmethod
-    def open(cls, url, *, profile=None):
+    def open(cls, url, options):
         return cls(url)
 
     def read(self, path, etag=None):

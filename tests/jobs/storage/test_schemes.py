@@ -22,7 +22,7 @@ def test_the_scheme_gives_the_kind_of_storage(tmp_path):
         assert (storage.root, storage.local_path("a/b"), is_local(url)) == (str(tmp_path), f"{tmp_path}/a/b", True)
     storage = open_storage("s3://b/prefix/", profile="night")
     assert isinstance(storage, S3Storage)
-    assert (storage.root, storage.profile) == ("s3://b/prefix", "night")
+    assert (storage.root, storage.options.profile) == ("s3://b/prefix", "night")
     assert (storage.local_path("a/b"), is_local("s3://b/a")) == (None, False)
     assert not is_local("file://server/x")
     assert not is_local("https://example.org/x")
