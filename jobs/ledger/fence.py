@@ -23,6 +23,9 @@ from maskfleet.jobs.storage.contract import Storage
 FRESH = 1.0
 """Seconds for which a passed check counts. Taking over from a silent holder takes far longer."""
 
+_BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""Clock that counts the sleep of a machine too; Linux alone has one."""
+
 _RECORD = re.compile(r"(\d{6,})\.[^/]+")
 
 
@@ -78,7 +81,8 @@ class Fence:
     def _is_fresh(self) -> bool:
         if self._checked is None:
             return False
-        return all(abs(now - then) < FRESH for now, then in zip(_clocks(), self._checked, strict=True))
+        (boot, wall), (boot_then, wall_then) = _clocks(), self._checked  # asked for every mask
+        return abs(boot - boot_then) < FRESH and abs(wall - wall_then) < FRESH
 
 
 class _Fenced:
@@ -112,5 +116,4 @@ class _Fenced:
 
 def _clocks() -> tuple[float, float]:
     # Two clocks: neither counts every kind of pause of a process, a machine and a virtual machine.
-    boot = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # Linux alone has one counting a machine's sleep
-    return time.clock_gettime(boot), time.time()
+    return time.clock_gettime(_BOOT_CLOCK), time.time()

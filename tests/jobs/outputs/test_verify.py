@@ -1,5 +1,6 @@
 """Each kind of damage is found."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -11,8 +12,10 @@ from PIL import Image
 from maskfleet.jobs.errors import JobError
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.ledger import catalog
-from maskfleet.jobs.outputs.verify import verify
+from maskfleet.jobs.outputs.checks.run_check import LooseMask
+from maskfleet.jobs.outputs.verify import Audit, _check_loose, verify
 from maskfleet.jobs.run.execute import run
+from maskfleet.jobs.storage.local import LocalStorage
 
 
 @pytest.fixture
@@ -109,8 +112,6 @@ def test_an_output_without_runs_is_refused(tmp_path):
 
 
 def test_rows_stored_with_masks_are_compared_with_the_statistics(images, tmp_path, weights_file):
-    import hashlib
-
     job = {"input": str(images), "output": str(tmp_path / "out"), "weights": weights_file}
     run(Job.of(job, ["masks.format=parquet", "run.shard_size=12"]))
     assert verify(str(tmp_path / "out")).problems == []
@@ -134,3 +135,48 @@ def test_masks_of_more_pixels_than_pillow_opens_are_checked(images, tmp_path, we
     table = {"input": str(images), "output": str(tmp_path / "out"), "weights": weights_file}
     run(Job.of(table, ["cluster.threads=1", "masks.values=[[0, 0, 0], [1, 2, 3]]"]))
     assert verify(str(tmp_path / "out")).problems == []
+
+
+def test_two_images_with_one_loose_mask_are_named(tmp_path):
+    """Finding 10 of the attacks: the second image took the first one's name, and verify was clean."""
+    storage = LocalStorage(str(tmp_path))
+    storage.write("masks/scan.png", b"2")
+    known = {"scan.png": LooseMask(hashlib.sha256(b"2").hexdigest(), "scan 2.jpg", "night/00000", "scan.png")}
+    row = {"fingerprint": "f", "run_id": "night", "input": "in"}
+    for status, found in (("ok", 1), ("gone", 0), ("redo", 0)):
+        catalog.add(
+            storage,
+            f"{status} later",
+            [pa.Table.from_pylist([{**row, "key": "scan.png", "status": status}], catalog.SCHEMA)],
+            complete=False,
+        )
+        audit = Audit()
+        _check_loose(audit, storage, known, "maskfleet redo out")
+        assert len(audit.problems) == len(audit.remedies) == found
+        if found:
+            assert audit.problems == [
+                "masks/scan.png is shared by scan.png and scan 2.jpg, and holds the mask of the latter"
+            ]
+            assert audit.remedies == ["maskfleet redo out scan.png 'scan 2.jpg'"]
+
+
+def test_a_run_that_cannot_be_resumed_is_a_problem(output):
+    """Finding 1 of the attacks: verify said "no problems" of an output whose every night failed."""
+    one(output, "runs/*/run.json").unlink()
+    one(output, "runs/*/manifest/part-00000.parquet").unlink()
+    audit = verify(str(output))
+    assert list(audit.runs.values()) == ["unfinished"]
+    assert any("part-00000.parquet is missing" in problem for problem in audit.problems)
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"{}"])
+def test_an_unreadable_description_of_a_run_is_a_problem(output, damage):
+    one(output, "runs/*/job.json").write_bytes(damage)
+    audit = verify(str(output))
+    assert list(audit.runs.values()) == ["damaged"]
+    assert any("job.json is damaged" in problem for problem in audit.problems)
+
+
+def test_an_unreadable_catalog_is_a_problem_with_a_remedy(output):
+    one(output, "catalog/rows/*.parquet").write_bytes(b"PAR1")
+    assert verify(str(output)).problems == ["the catalog cannot be read; delete catalog/, and the next run rebuilds it"]

@@ -6,9 +6,10 @@ import pytest
 from conftest import draw_pairs, seeded, statistics
 from PIL import Image
 
-from maskfleet.jobs.errors import JobError, Refused, Stopped
+from maskfleet.jobs.errors import JobError, Locked, Refused, Stopped
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.job.sections import Finetune
+from maskfleet.jobs.ledger import fence
 from maskfleet.jobs.network.inference_config import fingerprint_of, load_weights
 from maskfleet.jobs.run.execute import run
 from maskfleet.jobs.training.finetune import apply_finished_finetuning, evaluate, finetune
@@ -148,6 +149,21 @@ def test_a_run_stopped_while_training_resumes_there(tmp_path):
     seen = []
     summary = run(work, on_training_step=lambda report: seen.append(report.step.number))
     assert (seen, summary.ok) == ([3, 4], 16)
+
+
+def test_a_training_that_is_taken_over_replaces_nothing(tmp_path, monkeypatch):
+    """It is stopped after its last step, another driver takes over, and it goes on."""
+    monkeypatch.setattr(fence, "FRESH", 0)
+    work, out = job(tmp_path), tmp_path / "output"
+
+    def taken_over(report):
+        if report.step.number == report.steps:
+            (out / "lock/000099.json").write_text("{}")
+
+    with pytest.raises(Locked):
+        finetune(work, on_step=taken_over)
+    (folder,) = (out / "finetune").iterdir()
+    assert {path.name for path in folder.iterdir()} <= {"finetune.json", "checkpoints"}
 
 
 def shuffle(masks):
