@@ -101,7 +101,7 @@ def listed(
                 yield from _of_csv(file, names) if kind == "CSV" else _of_parquet(file, files)
             except NotFound as error:
                 raise JobError(f"inventory {name} lacks its file {key}; use a complete inventory") from error
-            except (Unreadable, Fault, OSError, EOFError, csv.Error, ValueError, LookupError) as error:
+            except (Unreadable, Fault, OSError, EOFError, csv.Error, ValueError, LookupError, TypeError) as error:
                 raise JobError(f"inventory {name}: file {key} cannot be read ({error!r}); use another one") from error
 
     return bucket, objects()

@@ -10,16 +10,13 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from maskfleet.jobs.inputs.containers.parquet_protocol import Unreadable
+from maskfleet.jobs.inputs.containers.parquet_protocol import Unreadable, too_many
 from maskfleet.jobs.storage.ranged import RangedFile
 
 _BUFFER = 4 * 2**20
 _BATCH_BYTES = 16 * 2**20
 _BATCH_ROWS = 16
 _MOST_GROUPS = 2**20
-_MOST_ROWS = 10**6
-"""Largest number of rows in a file that has more rows than bytes. Such a file says the same row again and again."""
-
 _LONGEST_TEXT = 4096
 """Characters of a text that are kept, from its end."""
 
@@ -60,7 +57,7 @@ class Table:
         self._file = pq.ParquetFile(pa.PythonFile(file, "r"), buffer_size=_BUFFER, pre_buffer=False)
         metadata = self._file.metadata
         self._signed = metadata.serialized_size + _SIGNATURE == int.from_bytes(tail[:4], "little")
-        if metadata.num_row_groups > _MOST_GROUPS or metadata.num_rows > max(_MOST_ROWS, size):
+        if metadata.num_row_groups > _MOST_GROUPS or too_many(metadata.num_rows, size):
             raise Unreadable("too_large_parquet")
         self.groups = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
         if min(self.groups, default=0) < 0 or sum(self.groups) != metadata.num_rows:

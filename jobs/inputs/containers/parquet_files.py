@@ -5,15 +5,14 @@ neighbours in a run are neighbours in the file.
 """
 
 import itertools
-import json
 import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from maskfleet.jobs.inputs.containers.contract import Container, Listing, Member, MemberReader, Reference
 from maskfleet.jobs.inputs.containers.parquet_pool import OpenTable, ParquetPool, table_of_file
-from maskfleet.jobs.inputs.containers.parquet_protocol import Unreadable
+from maskfleet.jobs.inputs.containers.parquet_protocol import Unreadable, too_many
 from maskfleet.jobs.storage.contract import Fault
 from maskfleet.jobs.storage.files import Files
 from maskfleet.jobs.storage.ranged import RangedFile
@@ -23,6 +22,9 @@ NO_IMAGES = "no_images"
 
 _KEPT_BYTES = 64 * 2**20
 """Bytes of rows kept when passed on the way to others. Beyond that, they are read again in their turn."""
+
+_LARGEST_MEAN = 2.0**40
+"""Largest mean size of an image in bytes that is believed."""
 
 _OF_A_ROW = {"damaged_parquet": "damaged_row", "too_large_parquet": "too_large_row"}
 """Faults of a row, by the fault of the file that it comes from."""
@@ -70,13 +72,15 @@ class ParquetFiles(Container[Row]):
     def entries(self, file: RangedFile, listing: Listing) -> Iterator[Row]:
         table = table_of_file(file, listing.files)
         try:
-            column, names, rows, mean = table.ask("images", listing.column).header
+            column, names, rows, mean = _checked(table.ask("images", listing.column).header, file.size())
             listing.report_mean(mean)
             if names is None:
                 yield from (Row(number, None, column) for number in range(rows))
                 return
             number = 0
             for (name,) in table.values([names]):
+                if not isinstance(name, str | None):
+                    raise Unreadable("damaged_parquet")
                 yield Row(number, name, column)
                 number += 1
             if number != rows:
@@ -93,6 +97,16 @@ class ParquetFiles(Container[Row]):
 
     def reader(self, files: Files, members: Sequence[Reference]) -> MemberReader:
         return _RowReader(files, members)
+
+
+def _checked(header: Any, size: int) -> tuple[str, str | None, int, float]:
+    """Return the answer about a file's images if it is possible: the process may be in the hands of the file."""
+    match header:
+        case [str(column), str() | None as names, int(rows), float(mean)] if rows >= 0 and 0 <= mean <= _LARGEST_MEAN:
+            if too_many(rows, size):
+                raise Unreadable("too_large_parquet")
+            return column, names, rows, mean
+    raise Unreadable("damaged_parquet")
 
 
 def _fault(error_class: str, what: str) -> Fault:
@@ -172,7 +186,9 @@ class _Table:
     def _fetch(self, row: int) -> None:
         """Read until a row is held, and keep other wanted rows on the way to it."""
         if not self._starts:
-            groups: list[int] = json.loads(self._table.ask("groups").data)
+            groups = self._table.list_of("groups")
+            if not all(isinstance(rows, int) and rows >= 0 for rows in groups):
+                raise Unreadable("damaged_parquet")
             self._starts = [0, *itertools.accumulate(groups)]
         group = bisect_right(self._starts, row) - 1
         if group in self._unreadable:
@@ -182,7 +198,7 @@ class _Table:
             wanted = sorted({row, *(other for other in self._wanted - self._held.keys() if start <= other < stop)})
             while row not in self._held:
                 wanted = self._pass(start, group, row, wanted)
-        except (Unreadable, ValueError) as error:
+        except (Unreadable, ValueError, TypeError, LookupError) as error:
             # Further rows of the group would cost as much, and end the same.
             self._unreadable[group] = error.error_class if isinstance(error, Unreadable) else "damaged_parquet"
             raise Unreadable(self._unreadable[group]) from error
@@ -191,16 +207,17 @@ class _Table:
         """Read some rows of a group; return the rows still to be passed."""
         answer = self._table.ask("rows", self._column, group, row - start, [other - start for other in wanted])
         place = 0
-        passed = set()
+        asked = set(wanted)
         for number, size in answer.header:
-            passed.add(start + number)
+            if start + number not in asked:
+                raise Unreadable("damaged_parquet")
+            asked.discard(start + number)
             data = {None: "no_bytes", -1: "too_large_row"}.get(size)
             found = answer.data[place : place + size] if data is None else data
             place += size if data is None else 0
             if start + number == row or self._held_bytes < _KEPT_BYTES:
                 self._held[start + number] = found
                 self._held_bytes += 0 if data else size
-        left = [other for other in wanted if other not in passed]
-        if len(left) == len(wanted):
+        if len(asked) == len(wanted):
             raise Unreadable("damaged_parquet")
-        return left
+        return sorted(asked)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from maskfleet.jobs.inputs.containers.parquet_process import TRIES, ReadingProcess
-from maskfleet.jobs.inputs.containers.parquet_protocol import Answer, Unreadable
+from maskfleet.jobs.inputs.containers.parquet_protocol import Answer, Unreadable, too_many
 from maskfleet.jobs.isolation.process import Died
 from maskfleet.jobs.storage.files import Files
 from maskfleet.jobs.storage.ranged import RangedFile
@@ -158,6 +158,16 @@ class OpenTable:
                     raise Unreadable("slow_parquet") from death
         raise Unreadable("damaged_parquet")
 
+    def list_of(self, name: str, *arguments: Any) -> list[Any]:
+        """Ask for a list, in the bytes of the answer. Raises as `ask`."""
+        try:
+            found = json.loads(self.ask(name, *arguments).data)
+        except (ValueError, RecursionError) as error:
+            raise Unreadable("damaged_parquet") from error
+        if not isinstance(found, list):
+            raise Unreadable("damaged_parquet")
+        return found
+
     def values(self, columns: list[str]) -> Iterator[list[Any]]:
         """Yield the values of some columns, row by row.
 
@@ -165,9 +175,14 @@ class OpenTable:
             Unreadable: The file is damaged, or a column is encrypted or does not exist.
         """
         start = 0
-        while rows := json.loads(self.ask("values", columns, start, _ROWS_AT_ONCE).data):
+        while rows := self.list_of("values", columns, start, _ROWS_AT_ONCE):
+            # The process may be in the hands of the file, so its answers are no better than that.
+            if not all(isinstance(row, list) and len(row) == len(columns) for row in rows):
+                raise Unreadable("damaged_parquet")
             yield from rows
             start += len(rows)
+            if too_many(start, self._file.size()):
+                raise Unreadable("too_large_parquet")
 
     def release(self) -> None:
         """Let others have the process: this file is not read any more, or not soon."""

@@ -6,7 +6,7 @@ from collections.abc import Hashable
 from typing import Any
 
 from maskfleet.jobs.errors import MaskfleetError
-from maskfleet.jobs.inputs.containers.parquet_protocol import AREA, LONGEST_HEADER, Answer, Unreadable
+from maskfleet.jobs.inputs.containers.parquet_protocol import AREA, LONGEST_HEADER, REFUSALS, Answer, Unreadable
 from maskfleet.jobs.isolation.block import shared_block
 from maskfleet.jobs.isolation.process import DidNotStart, Died, Isolated
 from maskfleet.jobs.storage.ranged import RangedFile
@@ -105,7 +105,7 @@ class ReadingProcess:
             raise served.failure
         if kind == "fault":
             self.usable = result != "too_large_parquet"  # after that, its memory is in pieces
-            raise Unreadable(str(result))
+            raise Unreadable(result if result in REFUSALS else "damaged_parquet")
         self.usable = True
         return Answer(result, served.data)
 

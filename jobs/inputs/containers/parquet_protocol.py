@@ -13,6 +13,12 @@ from maskfleet.jobs.isolation.channel import Channel
 AREA = 16 * 2**20
 """Size of the shared block in bytes, and so of a piece. Untouched pages take no memory."""
 
+REFUSALS = ("damaged_parquet", "encrypted", "no_column", "no_images", "too_large_parquet")
+"""Error classes that the other process may give."""
+
+_MOST_ROWS = 10**6
+"""Largest number of rows in a file that has more rows than bytes. Such a file says the same row again and again."""
+
 LONGEST_HEADER = 64 * 2**20
 """Size in bytes of the largest message on the socket."""
 
@@ -39,6 +45,11 @@ class Unreadable(Exception):
     def __init__(self, error_class: str) -> None:
         super().__init__(error_class)
         self.error_class = error_class
+
+
+def too_many(rows: int, size: int) -> bool:
+    """Return whether a file of `size` bytes has more rows than any real one."""
+    return rows > max(_MOST_ROWS, size)
 
 
 class Server:
