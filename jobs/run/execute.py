@@ -65,7 +65,7 @@ def run(
         StorageError: Storage keeps failing.
         MaskfleetError: The executor failed; the message names the cause.
     """
-    webhook.check(job)
+    notices = webhook.check(job)
     executor = executor or InProcess()
     seconds = job.run.deadline_seconds
     deadline = math.inf if seconds is None else time.monotonic() + seconds
@@ -76,7 +76,7 @@ def run(
     try:
         with draining() if job.finetune.images else nullcontext():
             job = apply_finetuning(job, on_step=on_training_step, stopped=stop, loop=executor.train)
-        summary = _run_on(job, executor, _Watched(on_progress or (lambda *_: None), stop, draining))
+        summary = _run_on(job, executor, _Watched(on_progress or (lambda *_: None), stop, draining, notices))
     except Stopped:
         if time.monotonic() <= deadline:
             raise
@@ -93,38 +93,50 @@ def run(
 
 
 class _Watched(NamedTuple):
-    """How a caller watches and stops a run: three arguments of `run`."""
+    """How a caller watches and stops a run.
+
+    Attributes:
+        on_progress: See `run`.
+        stop: See `run`.
+        draining: See `run`.
+        notices: Sentences for people, shown with the progress.
+    """
 
     on_progress: OnProgress
     stop: Stop
     draining: Draining
+    notices: list[str]
 
 
 def _run_on(job: Job, executor: Executor, watched: _Watched) -> RunSummary:
     """Carry out runs until one has listed the input to its end. A damaged run is set aside for the next one."""
-    notices: list[str] = []
     summary: RunSummary | None = None
+    aside = 0
     while summary is None or not summary.listed_to_its_end:
         # A resumed run may have an incomplete plan; another run processes the remaining images.
-        rest = _run_once(job, executor, watched, notices)
-        if rest is not None:
+        rest = _run_once(job, executor, watched, may_set_aside=aside < _SET_ASIDE)
+        if rest is None:
+            aside += 1
+        else:
             summary = replace(rest, exit_code=max(summary.exit_code if summary else 0, rest.exit_code))
     return summary
 
 
-def _run_once(job: Job, executor: Executor, watched: _Watched, notices: list[str]) -> RunSummary | None:
+def _run_once(job: Job, executor: Executor, watched: _Watched, *, may_set_aside: bool) -> RunSummary | None:
     """Carry out one run. Returns None if it had to be set aside."""
-    progress = Progress(notices)
-    with begin(job, watched.stop, notices) as run:
+    progress = Progress(watched.notices)
+    with begin(job, watched.stop, watched.notices) as run:
         try:
             _process(run, executor, watched, progress)
             return finish(run, progress)
         except StorageError as error:
-            if len(notices) > _SET_ASIDE:
+            if not may_set_aside:
                 raise
             if run.live is not None:
                 run.live.close()
-            notices.append(set_aside(run.output.storage, run.run_id, error, Fence(run.output.storage, run.generation)))
+            watched.notices.append(
+                set_aside(run.output.storage, run.run_id, error, Fence(run.output.storage, run.generation))
+            )
     return None
 
 

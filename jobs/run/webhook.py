@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import socket
 import urllib.parse
 import urllib.request
 from http.client import HTTPException
@@ -13,16 +14,30 @@ from maskfleet.jobs.errors import JobError, redacted
 from maskfleet.jobs.job.schema import Job
 
 _SECONDS = 10
+_CHECK_SECONDS = 3
 _log = logging.getLogger("maskfleet")
 
 
-def check(job: Job) -> None:
+def check(job: Job) -> list[str]:
     """Check the job's webhook, if it has one. Sends nothing.
+
+    Returns:
+        A sentence for people if nothing listens at the webhook; otherwise nothing.
 
     Raises:
         JobError: It is not a URL, or the environment variable named by the job holds no http(s) URL.
     """
-    _request(job, {})
+    request = _request(job, {})
+    if request is None or urllib.request.getproxies():  # behind a proxy only the proxy can tell
+        return []
+    place = urllib.parse.urlsplit(request.full_url)
+    try:
+        port = place.port or {"http": 80}.get(place.scheme, 443)
+        socket.create_connection((str(place.hostname), port), timeout=_CHECK_SECONDS).close()
+    except (OSError, ValueError):
+        # Without the URL, which may be a secret.
+        return ["nothing listens at run.webhook; the run goes on, but its outcome will not arrive there"]
+    return []
 
 
 def post(job: Job, outcome: dict[str, Any]) -> None:

@@ -55,7 +55,10 @@ def test_each_outcome_is_posted_once(received, tmp_path, weights_file, monkeypat
 def test_a_webhook_that_does_not_answer_is_no_failure(tmp_path, weights_file):
     draw_images(tmp_path / "in", 2)
     table = {"input": str(tmp_path / "in"), "output": str(tmp_path / "out"), "weights": weights_file}
-    assert run(Job.of(table, ["run.webhook=http://127.0.0.1:9/hook"])).exit_code == 0
+    seen = []
+    job = Job.of(table, ["run.webhook=http://127.0.0.1:9/hook"])
+    assert run(job, on_progress=lambda _, progress: seen.append(list(progress.notices))).exit_code == 0
+    assert seen[0] == ["nothing listens at run.webhook; the run goes on, but its outcome will not arrive there"]
 
 
 @pytest.mark.parametrize(
