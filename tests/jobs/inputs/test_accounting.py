@@ -34,10 +34,10 @@ def write(folder, *paths, data=b"x"):
 
 
 def test_row_9b_files_left_alone_are_counted_by_ending(tmp_path):
-    write(tmp_path, "a.PNG", "b.tar.gz", "c/d.TAR.GZ", "e.zip", "f.jfif", "g.gif", "README", "c/.png", "x.")
+    write(tmp_path, "a.PNG", "b.tar.gz", "c/d.TAR.GZ", "e.zip", "f.heic", "g.gif", "README", "c/.png", "x.")
     keys, left = listed(tmp_path)
     assert keys == ["a.PNG"]
-    assert left == {".tar.gz": 2, "no ending": 2, ".zip": 1, ".jfif": 1, ".gif": 1, "hidden": 1}
+    assert left == {".tar.gz": 2, "no ending": 2, ".zip": 1, ".heic": 1, ".gif": 1, "hidden": 1}
 
 
 def test_odd_endings_stay_a_short_list(tmp_path):
