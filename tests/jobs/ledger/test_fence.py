@@ -7,8 +7,12 @@ import pytest
 
 from maskfleet.jobs.errors import Locked
 from maskfleet.jobs.ledger import fence as fences
+from maskfleet.jobs.ledger.commit import Commit, Commits
 from maskfleet.jobs.ledger.fence import Fence
 from maskfleet.jobs.ledger.lock import Lock
+from maskfleet.jobs.ledger.run_output import RunOutput
+from maskfleet.jobs.masks.formats import mask_format
+from maskfleet.jobs.run.attempt import settle
 from maskfleet.jobs.storage.contract import Storage
 from maskfleet.jobs.storage.local import LocalStorage
 from maskfleet.jobs.storage.schemes import open_storage
@@ -116,6 +120,30 @@ def test_a_process_stopped_in_the_middle_of_an_export_writes_no_further_mask(tmp
     with pytest.raises(Locked):
         fence.storage.export_all((name, b"older") for name in names)
     assert [newer.read(name) for name in names] == [b"newer"] * 3
+
+
+@pytest.mark.parametrize("mode", ["worker", "driver"])
+def test_a_worker_stopped_between_commit_and_export_exports_nothing(tmp_path, mode, monkeypatch):
+    """Finding 9 of the attacks: the same run was finished, the next night made a newer mask, and it was overwritten."""
+    monkeypatch.setattr(fences, "FRESH", 0)
+    storage = LocalStorage(str(tmp_path))
+    fence = Fence(storage, 1)
+
+    class Stopped(Commits):
+        def commit(self, commit):
+            won = super().commit(commit)
+            taken_over(storage)
+            storage.write("masks/a.png", b"newer")
+            return won
+
+    output = RunOutput(
+        storage=fence.storage, run_id="night", fingerprint="f", manifest=None,
+        commits=Stopped(storage, "night", mode, fence), format=mask_format("png"),
+    )  # fmt: skip
+    with pytest.raises(Locked):
+        settle(output, Commit("00000", "a", {}, 1, 0), {"a.png": b"older"})
+    assert storage.read("masks/a.png") == b"newer"
+    assert storage.names("runs/night/exports") == []
 
 
 def test_the_holder_of_a_lock_writes_through_its_fence(storage):
