@@ -12,6 +12,7 @@ from maskfleet.jobs.inputs.containers.contract import Container, MemberReader, R
 from maskfleet.jobs.inputs.containers.formats import container_of, member_url
 from maskfleet.jobs.inputs.record import Record
 from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.job.sections import InputOptions
 from maskfleet.jobs.storage.contract import ENVIRONMENT, UNKNOWN, Fault, Options
 from maskfleet.jobs.storage.files import Files
 from maskfleet.jobs.storage.ranged import copied
@@ -30,8 +31,17 @@ _VERDICT_SECONDS = 10.0
 
 def options_of(job: Job) -> Options:
     """Return how the buckets of a job's input are asked."""
-    own = job.input_options
-    return Options(own.profile or job.profile, own.endpoint, own.anonymous, own.requester_pays)
+    return options_with(job.input_options, job.profile)
+
+
+def options_with(own: InputOptions, profile: str | None) -> Options:
+    """Return how the buckets of an input are asked.
+
+    Args:
+        own: Section of the job.
+        profile: AWS profile, if the section names none.
+    """
+    return Options(own.profile or profile, own.endpoint, own.anonymous, own.requester_pays)
 
 
 class Inputs:

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from maskfleet.jobs.errors import Damaged, NotFound
+from maskfleet.jobs.inputs.fetch import options_with
+from maskfleet.jobs.job.sections import InputOptions
 from maskfleet.jobs.ledger.commit import Commit, Commits, Mode
-from maskfleet.jobs.storage.contract import Storage
+from maskfleet.jobs.storage.contract import Options, Storage
 
 SET_ASIDE = "set_aside"
 """State of a run that cannot be finished."""
@@ -67,6 +69,14 @@ class StoredRun:
     def upright(self) -> bool:
         """Whether images were turned as their EXIF orientation says, and masks with them."""
         return bool(self.job.get("inference", {}).get("orientation") == "upright")
+
+    def input_options(self, profile: str | None) -> Options:
+        """Return how the buckets of the input are asked.
+
+        Args:
+            profile: AWS profile, if the job names none for its input.
+        """
+        return options_with(InputOptions.model_validate(self.job.get("input_options", {})), profile)
 
     def commits(self, storage: Storage) -> Commits:
         """Return the commits of the run, for reading."""

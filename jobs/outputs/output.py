@@ -148,7 +148,9 @@ class Output:
             StorageError: A committed file is missing or damaged, or the input cannot be read.
         """
         mask = self._mask(newest_row(self._storage, key))
-        return drawn_over(input_image(mask, profile=self._profile), mask.classes(), opacity=opacity)
+        newest = next(stored_runs(self._storage, newest_first=True))
+        pixels = input_image(mask, newest.input_options(self._profile))
+        return drawn_over(pixels, mask.classes(), opacity=opacity)
 
     def _mask(self, found: CommittedRow) -> StoredMask:
         row = found.row

@@ -17,12 +17,12 @@ _ROWS = 512
 """Rows drawn at once."""
 
 
-def input_image(mask: StoredMask, *, profile: str | None = None) -> NDArray[np.uint8]:
+def input_image(mask: StoredMask, options: Options) -> NDArray[np.uint8]:
     """Read and decode the image of a mask. Decoding runs in a separate process, since the bytes may be hostile.
 
     Args:
         mask: Mask of the image.
-        profile: AWS profile.
+        options: How the buckets of the input are asked.
 
     Returns:
         Pixels (H, W, 3), uint8, aligned with the mask.
@@ -34,7 +34,7 @@ def input_image(mask: StoredMask, *, profile: str | None = None) -> NDArray[np.u
         StorageError: The image cannot be read.
     """
     record = Record(*(mask.row[name] for name in ("key", "url", "size", "etag")))
-    inputs = Inputs(Options(profile))
+    inputs = Inputs(options)
     try:
         data = inputs.read(record)
     except NotFound as error:

@@ -25,7 +25,7 @@ from maskfleet.jobs.outputs.exports.forms import EXPORTS
 from maskfleet.jobs.outputs.rows import newest_rows
 from maskfleet.jobs.outputs.stored_masks import StoredMask, stored_masks
 from maskfleet.jobs.planning.live_plan import gone_rows
-from maskfleet.jobs.storage.contract import Options, Storage
+from maskfleet.jobs.storage.contract import Storage
 from maskfleet.jobs.storage.schemes import open_storage
 
 
@@ -73,12 +73,13 @@ def export(
     target = open_storage(destination, profile=profile)
     if f"{target.root}/".startswith(f"{source.root}/"):
         raise JobError(f"{destination} is inside the output {output}; export to another place")
-    if next(stored_runs(source), None) is None:
+    newest = next(stored_runs(source, newest_first=True), None)
+    if newest is None:
         raise JobError(f"there is no run in {source.root}; correct the path")
     only = None if key is None else _key_ending_with(source, key)
     images = failed = 0
     with (
-        closing(Inputs(Options(profile))) as inputs,
+        closing(Inputs(newest.input_options(profile))) as inputs,
         closing(EXPORTS[form].export(target, class_names=names, inputs=inputs)) as writer,
     ):
         for shard in _newest(source, only):

@@ -101,6 +101,26 @@ def test_an_outage_fails_no_image(tmp_path, bucket, weights_file, monkeypatch):
     assert (summary.resumed, summary.ok, summary.failed) == (True, 8, 0)
 
 
+@pytest.mark.s3
+def test_a_bucket_whose_objects_are_all_denied_ends_the_run_with_the_remedy(
+    tmp_path, bucket, weights_file, monkeypatch
+):
+    uploaded(draw_images(tmp_path / "in", 12), bucket)
+    server = os.environ["AWS_ENDPOINT_URL_S3"]
+    job = job_of(f"{bucket}/in", tmp_path / "out", weights_file, "run.shard_size=1")
+    with Proxy(server, Rule("answer", method="GET|HEAD", path="/in/", status=403, code="AccessDenied")) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+        with pytest.raises(
+            Denied, match=r"most images of 8 of 8 shards \(denied\); grant .* run the same command again"
+        ):
+            run(job)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server)
+    resumed, night = run(job), run(job)
+    assert resumed.resumed
+    assert (resumed.ok + night.ok, night.failed) == (12, 0)
+    assert verify(str(tmp_path / "out")).problems == []
+
+
 def report_of(number, images, **errors):
     return ShardReport(
         shard=Shard(str(number), 0, images), commit=Commit(str(number), "a", {}, images, sum(errors.values())),

@@ -12,6 +12,7 @@ from maskfleet.jobs.errors import Denied
 from maskfleet.jobs.inputs.fetch import options_of
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.network.inference_config import fingerprint_of, load_weights
+from maskfleet.jobs.outputs.output import open_output
 from maskfleet.jobs.run.execute import run
 from maskfleet.jobs.storage.contract import Options
 from maskfleet.jobs.storage.s3 import S3Storage
@@ -76,6 +77,8 @@ def test_row_11_the_input_has_a_server_of_its_own(tmp_path, bucket, weights_file
     job = Job.of(table, [f"input_options.endpoint={server}"])
     assert run(job).ok == 4
     assert {row["status"] for row in statistics(tmp_path / "out")} == {"ok"}
+    # Later readers of the images find them as the run did.
+    assert open_output(str(tmp_path / "out")).overlay("image-000.jpg").size == (64, 48)
 
 
 def test_the_input_has_the_profile_of_the_job_unless_it_has_its_own():
