@@ -30,9 +30,12 @@ class JpegFile(PillowFile):
     """
 
     def __init__(self, file: IO[bytes]) -> None:
-        file.seek(0)
-        self._frame = jpeg_markers.frame_of(file.read(_HEAD))
-        super().__init__(file, JpegImagePlugin.JpegImageFile)
+        try:
+            super().__init__(file, JpegImagePlugin.JpegImageFile)
+        except Undecodable:
+            file.seek(0)
+            jpeg_markers.refuse_other_kinds(file.read(_HEAD))
+            raise
         self._file = file
 
     def frames(self) -> int:
@@ -59,7 +62,7 @@ class JpegFile(PillowFile):
         Raises:
             Undecodable: The file is damaged.
         """
-        if (harm := jpeg_markers.damage(data, self._frame)) is not None:
+        if (harm := jpeg_markers.damage(data, progressive="progressive" in self.image.info)) is not None:
             raise _corrupt(harm)
         try:
             return _strictly(data, space, buffer)

@@ -20,7 +20,6 @@ _SOF = {
 """Processes by the marker of the frame; "" for those that decoders know."""
 
 _PROGRESSIVE = (0xC2, 0xCA)
-_BASELINE = (0xC0, 0xC1)
 _DHT, _EOI, _SOS = 0xC4, 0xD9, 0xDA
 _ALONE = (0x01, *range(0xD0, 0xD9))
 _NEXT = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
@@ -61,14 +60,14 @@ def segments(data: bytes) -> Iterator[Segment]:
         yield Segment(marker, data[start + 2 : place], place)
 
 
-def frame_of(head: bytes) -> int:
-    """Return the marker of the frame header; 0 if there is none.
+def refuse_other_kinds(head: bytes) -> None:
+    """Refuse a file of a kind that decoders of 8-bit images do not know, by its name.
 
     Args:
         head: Beginning of the file, up to its frame header or further.
 
     Raises:
-        Undecodable: The file is of a kind that decoders of 8-bit images do not know.
+        Undecodable: The file is of such a kind.
     """
     for segment in segments(head):
         if segment.marker in _SOF and segment.parameters:
@@ -76,22 +75,19 @@ def frame_of(head: bytes) -> int:
             if process or precision != 8:
                 kind = f"a {process or 'JPEG'} image of {precision} bits"
                 raise Undecodable("unsupported", f"{kind} is not supported; store 8-bit JPEG, PNG or TIFF")
-            return segment.marker
-    return 0
+            return
 
 
-def damage(data: bytes, frame: int) -> str | None:
+def damage(data: bytes, *, progressive: bool) -> str | None:
     """Return what is wrong with a file that libjpeg decodes without a warning, or None.
 
     Args:
         data: Bytes of the file.
-        frame: Marker of its frame, see `frame`.
+        progressive: Whether its frame is progressive; else it is sequential.
     """
-    if frame in _PROGRESSIVE and not _has_all_scans(data):
-        return "the file ends before its last scans"
-    if frame in _BASELINE and _ZEROS in data and _has_zeros_for_pixels(data):
-        return "a part of its pixels is zeros"
-    return None
+    if progressive:
+        return None if _has_all_scans(data) else "the file ends before its last scans"
+    return "a part of its pixels is zeros" if _ZEROS in data and _has_zeros_for_pixels(data) else None
 
 
 def _has_all_scans(data: bytes) -> bool:
