@@ -20,10 +20,19 @@ _SOURCES = {
 
 
 def credentials(subject: Subject) -> Finding | None:
-    """Find the source of the credentials, by the same chain as a run."""
-    if (job := subject.job) is None or all(is_local(place) for place in (job.input, job.output)):
+    """Find the source of the credentials of output and weights, by the same chain as a run."""
+    if (job := subject.job) is None or all(is_local(place) for place in (job.output, *job.weights)):
         return None
     return source_of(job.profile)
+
+
+def input_credentials(subject: Subject) -> Finding | None:
+    """Find the source of the credentials of the input, by the same chain as a run."""
+    if (job := subject.job) is None or is_local(job.input):
+        return None
+    if job.input_options.anonymous:
+        return Finding("ok", "none: the input is read anonymously")
+    return source_of(job.input_options.profile or job.profile)
 
 
 def source_of(profile: str | None) -> Finding:

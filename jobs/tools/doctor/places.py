@@ -2,32 +2,42 @@
 
 import time
 from collections.abc import Callable
+from itertools import islice
 
-from maskfleet.jobs.errors import Denied, StorageError
+from maskfleet.jobs.errors import Denied, NotFound, StorageError
 from maskfleet.jobs.inputs.fetch import Inputs, options_of
 from maskfleet.jobs.inputs.sources import Source
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.ledger.commit import PROBES, nonce, probe
-from maskfleet.jobs.storage.contract import Storage
+from maskfleet.jobs.storage.contract import Fault, Storage
 from maskfleet.jobs.storage.schemes import open_storage
 from maskfleet.jobs.tools.doctor.contract import Finding, Subject
 
 _DATA = b"written by maskfleet doctor; delete it"
+_TRIED = 8
+"""Images read until one can be read."""
+
 _WORRYING, _WRONG = 60.0, 300.0
 """Seconds between two clocks. S3 refuses requests from 900 on."""
 
 
 def input_rights(subject: Subject) -> Finding | None:
-    """List the input up to its first image, and read this image. Writes nothing."""
+    """List the input up to its first images, and read one of them. Writes nothing."""
     if (job := subject.job) is None:
         return None
     source = Source(job.input, output=job.output, column=job.column, options=options_of(job), exclude=job.exclude)
-    first = next(iter(source), None)
-    if first is None:
-        left = sum(source.left_alone.values())
-        return Finding("problem", f"no image in {job.input}, {left} other files", "correct the input, or fill it")
-    size = len(Inputs(options_of(job)).read(first))
-    return Finding("ok", f"list and get work in {job.input} (tried with {first.key}, {size} bytes)")
+    inputs, failure = Inputs(options_of(job)), None
+    for record in islice(source, _TRIED):
+        try:
+            size = len(inputs.read(record))
+        except (Fault, NotFound) as error:  # of this image alone
+            failure = error
+        else:
+            return Finding("ok", f"list and get work in {job.input} (tried with {record.key}, {size} bytes)")
+    if failure is not None:
+        raise failure
+    left = sum(source.left_alone.values())
+    return Finding("problem", f"no image in {job.input}, {left} other files", "correct the input, or fill it")
 
 
 def output_rights(subject: Subject) -> Finding | None:

@@ -4,6 +4,7 @@ from maskfleet.jobs.tools.doctor import credentials, decoding, machine, places, 
 from maskfleet.jobs.tools.doctor.contract import Check
 
 _STORAGE = "check the network, the endpoint (AWS_ENDPOINT_URL_S3) or the mount"
+_ROLE = "check the network: a role's credentials come over it"
 
 CHECKS = {
     "versions": Check(versions.versions),
@@ -14,7 +15,8 @@ CHECKS = {
     "disk": Check(machine.disk),
     "open files": Check(machine.open_files),
     "decoding": Check(decoding.decoding, 60),
-    "credentials": Check(credentials.credentials, 20, "check the network: a role's credentials come over it"),
+    "input credentials": Check(credentials.input_credentials, 20, _ROLE),
+    "credentials": Check(credentials.credentials, 20, _ROLE),
     "input": Check(places.input_rights, 60, _STORAGE),
     "output": Check(places.output_rights, 30, _STORAGE),
     "commits": Check(places.commits, 30, _STORAGE),

@@ -2,7 +2,7 @@ import pytest
 
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.tools.doctor.contract import Subject
-from maskfleet.jobs.tools.doctor.credentials import credentials, source_of
+from maskfleet.jobs.tools.doctor.credentials import credentials, input_credentials, source_of
 
 
 @pytest.fixture(autouse=True)
@@ -47,3 +47,15 @@ def test_a_local_job_needs_none(tmp_path):
     assert credentials(Subject(job=Job.of(job))) is None
     assert credentials(Subject()) is None
     assert credentials(Subject(job=Job.of({**job, "output": "s3://b/out"}))).verdict == "problem"
+
+
+def test_the_input_has_credentials_of_its_own(tmp_path):
+    job = {"input": "s3://b/in", "output": str(tmp_path / "out"), "weights": "nuclei"}
+    (tmp_path / "credentials").write_text("[partner]\naws_access_key_id=canary-1\naws_secret_access_key=canary-2\n")
+    assert input_credentials(Subject(job=Job.of({**job, "input": "in"}))) is None
+    assert input_credentials(Subject(job=Job.of(job))).verdict == "problem"
+    own = {"profile": "partner"}
+    assert "profile partner" in input_credentials(Subject(job=Job.of({**job, "input_options": own}))).text
+    own = {"anonymous": True}
+    found = input_credentials(Subject(job=Job.of({**job, "input_options": own})))
+    assert (found.verdict, found.text) == ("ok", "none: the input is read anonymously")

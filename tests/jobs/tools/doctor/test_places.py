@@ -44,6 +44,12 @@ def test_a_bucket_that_does_not_exist_is_a_problem(bucket):
     assert "create it" in found.remedy
 
 
+def test_an_input_whose_first_images_cannot_be_read_is_judged_by_the_others(images, tmp_path):
+    for number in range(3):
+        (images / f"a{number}.png").symlink_to(tmp_path / "nowhere")
+    assert "image-000.jpg" in places.input_rights(subject(images, tmp_path / "out")).text
+
+
 class ReadOnly(LocalStorage):
     """A read-only folder. The tests may run as root, who may write everywhere."""
 
