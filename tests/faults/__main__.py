@@ -56,6 +56,7 @@ def main() -> int:
     soaking.add_argument("--seeds", type=int, default=50)
     soaking.add_argument("--first", type=int, default=0)
     soaking.add_argument("--only", type=int, help="replay one seed")
+    soaking.add_argument("--storage", choices=("folder", "bucket"), help="only the seeds of this storage")
     for name in (*ON_S3, *ALONE):
         figure = what.add_parser(name)
         figure.add_argument("--json", help="file to which the figure is appended")
@@ -83,10 +84,11 @@ def _said(line: str) -> None:
 
 def _soak(given) -> int:
     seeds = [given.only] if given.only is not None else range(given.first, given.first + given.seeds)
+    seeds = [seed for seed in seeds if given.storage != ("folder" if soak.in_bucket(seed) else "bucket")]
     failed, injected, began = [], 0, time.monotonic()
-    with s3_server():
+    with s3_server() if any(map(soak.in_bucket, seeds)) else nullcontext():
         for seed in seeds:
-            found = soak.soaked(seed, new_bucket() if seed % 2 else None)
+            found = soak.soaked(seed, new_bucket() if soak.in_bucket(seed) else None)
             injected += found.injected
             print(
                 f"seed {seed}: {found.injected} faults, {len(found.problems)} problems ({found.story[0]})", flush=True

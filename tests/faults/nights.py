@@ -18,6 +18,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import aiobotocore.session  # noqa: F401  (a child of a process that has imported everything imports nothing)
+import botocore.loaders
+import botocore.session
 import numpy as np
 import pandas as pd  # noqa: F401  (pyarrow imports it when it first makes an array)
 import pyarrow.dataset
@@ -141,6 +143,8 @@ class Nights:
         (self.root / "w.safetensors").write_bytes(weights.save(seeded(width=2)))
         for night in range(kind.nights):
             _draw(self.root / "states" / str(night), kind, night)
+        if bucket:
+            _read_models()
         _weights(self.job("none"))
         _versions()
 
@@ -291,6 +295,17 @@ class Slow(Identity):
     def segment(self, images, size=None):
         time.sleep(self.pause * len(images))
         return super().segment(images, size)
+
+
+def _read_models() -> None:
+    """Let every S3 client of the children use the descriptions of the service that this process has read once."""
+    botocore.session.create_loader = functools.cache(botocore.loaders.create_loader)
+    loader = botocore.session.create_loader(None)
+    for kind in ("service-2", "endpoint-rule-set-1", "paginators-1", "waiters-2"):
+        loader.list_available_services(kind)
+        loader.load_service_model("s3", kind)
+    for name in ("endpoints", "partitions", "sdk-default-configuration", "_retry"):
+        loader.load_data(name)
 
 
 _LOADED: dict = {}

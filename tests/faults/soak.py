@@ -26,6 +26,11 @@ _CALLS = 130
 """About the number of calls of a night; a point beyond its end injects nothing."""
 
 
+def in_bucket(seed: int) -> bool:
+    """Return whether the nights of a seed are in a bucket: one in five, for they take longest."""
+    return seed % 5 == 4
+
+
 def weather(draw: random.Random) -> list[Rule]:
     """Draw the faults of a line to a bucket."""
     return [
