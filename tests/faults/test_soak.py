@@ -11,7 +11,7 @@ def test_a_seed_in_folders():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2, 3, 5])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_more_seeds_in_folders(seed):
     found = soaked(seed)
     assert found.problems == [], "\n".join(found.story)
@@ -19,7 +19,7 @@ def test_more_seeds_in_folders(seed):
 
 @pytest.mark.slow
 @pytest.mark.s3
-@pytest.mark.parametrize("seed", [4, 9])
+@pytest.mark.parametrize("seed", [4])
 def test_seeds_in_a_bucket(seed, bucket):
     found = soaked(seed, bucket)
     assert found.problems == [], "\n".join(found.story)

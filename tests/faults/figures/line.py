@@ -110,7 +110,7 @@ def hanging(server: S3Server, deadline: float = 6.0) -> Figure:
     """F9: a server that answers nothing, or a byte now and then, with either client."""
     with figure("F9", f"a hang and a drip, deadline {deadline:.0f} s") as result:
         bucket = new_bucket()
-        forked(lambda: S3Storage(bucket).write("object", os.urandom(4000))).value()
+        forked(lambda: [S3Storage(bucket).write(name, os.urandom(4000)) for name in ("object", "another")]).value()
         with Proxy(server.url) as proxy:
             for fault in (Rule("hang", path="/object", seconds=600), Rule("drip", path="/object", seconds=0.5)):
                 for client in ("s3fs", "obstore"):
@@ -118,7 +118,7 @@ def hanging(server: S3Server, deadline: float = 6.0) -> Figure:
                     passed, error = forked(lambda client=client: _timed(proxy.url, bucket, client, deadline)).value()
                     result.times += 1
                     result.notes.append(f"{fault.fault} with {client}: {error} after {passed:.1f} s")
-                    if error != "StorageError" or not 0.9 * deadline - 1 <= passed <= 1.1 * deadline:
+                    if error != "StorageError" or not 0.9 * deadline <= passed <= 1.1 * deadline:
                         result.problems.append(result.notes[-1])
     return result
 
@@ -129,6 +129,7 @@ def _timed(url, bucket, client, deadline):
     if client == "s3fs":
         S3Storage._made_obstore = lambda self: None
     storage = S3Storage(bucket)
+    storage.read("another")  # opens the client, which takes a second on a busy machine
     began = time.monotonic()
     try:
         storage.read("object")
@@ -194,10 +195,10 @@ def expiring_keys(server: S3Server, rotations: int = 5) -> Figure:
                 os.environ["AWS_CONFIG_FILE"] = str(nights.root / "config")
 
             rotate(0)
-            child = nights.start("out", pause=0.3, endpoint=proxy.url, before=use_keys)
+            child = nights.start("out", pause=1.0, endpoint=proxy.url, before=use_keys)
             refused = 0
             for number in range(1, rotations + 1):
-                time.sleep(1.2)
+                time.sleep(4)  # longer than a new client takes on a busy machine
                 refused += proxy.injected()["answer"]
                 rotate(number)
             ended = child.ended()
@@ -212,18 +213,24 @@ def expiring_keys(server: S3Server, rotations: int = 5) -> Figure:
 
 def unconditional(server: S3Server) -> list[Figure]:
     """F13: storage that ignores If-None-Match, and storage that refuses it."""
-    ignores = Rule("ignore", header="if-none-match:")
-    refuses = Rule("answer", header="if-none-match:", status=501, code="NotImplemented")
-    found = [_by_the_driver(fault, server, rule) for fault, rule in (("ignored", ignores), ("refused: 501", refuses))]
+    found = [by_the_driver(server, answer) for answer in UNCONDITIONAL]
     return [*found, *([on_rclone()] if shutil.which("rclone") else [])]
 
 
-def _by_the_driver(fault: str, server: S3Server, rule: Rule) -> Figure:
-    with figure("F13", f"If-None-Match {fault}") as result, on_bucket() as (nights, expected):
-        with Proxy(server.url, rule) as proxy:
-            for _ in range(3):  # killed twice, then to its end
+UNCONDITIONAL = {
+    "ignored": Rule("ignore", header="if-none-match:"),
+    "refused: 501": Rule("answer", header="if-none-match:", status=501, code="NotImplemented"),
+}
+"""What servers without conditions do with them."""
+
+
+def by_the_driver(server: S3Server, answer: str) -> Figure:
+    """F13: a run on one such server, whose driver is killed twice."""
+    with figure("F13", f"If-None-Match {answer}") as result, on_bucket() as (nights, expected):
+        with Proxy(server.url, UNCONDITIONAL[answer]) as proxy:
+            for number in range(3):  # killed twice, then to its end
                 child = nights.start("out", pause=0.05, endpoint=proxy.url)
-                if _ < 2:
+                if number < 2:
                     time.sleep(random.uniform(0.8, 1.2))
                     child.send(signal.SIGKILL)
                 ended = child.ended()
