@@ -110,8 +110,8 @@ class Pipeline:
             The outcome of each image, in order.
 
         Raises:
-            Denied: Access to a bucket is denied.
-            StorageError: Storage keeps failing.
+            Denied: Credentials are missing or wrong.
+            StorageError: Storage keeps failing, for other images too.
         """
         shard = ShardPass(records, timers or StageTimers())
         decoded = self.decoders.decode(self._fetch.run(shard), shard.timers)
