@@ -158,8 +158,8 @@ NESTED = pa.array([{"image": {"bytes": jpeg(0)}}, None], pa.struct([("image", pa
 def test_images_may_be_of_every_type_of_bytes(tmp_path, values, column):
     (tmp_path / "in").mkdir()
     pq.write_table(pa.table({"x": values, "n": [1, 2]}), tmp_path / "in/a.parquet")
-    for place in (tmp_path / "in", tmp_path / "in/a.parquet"):
-        assert list(read_all(place, column).values()) == [jpeg(0), "no_bytes"]
+    place = "in" if column is None else "in/a.parquet"  # which might be a list
+    assert list(read_all(tmp_path / place, column).values()) == [jpeg(0), "no_bytes"]
 
 
 def test_a_column_may_have_a_dot_in_its_name(tmp_path):
