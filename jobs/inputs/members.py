@@ -65,9 +65,11 @@ def records_of(
 def _noting_damage(
     members: Iterator[Member], container: Record, kind: Container[Any], left_alone: LeftAlone
 ) -> Iterator[Member]:
+    noted = False
     for member in members:
-        if member.fault in kind.damage:
+        if member.fault in kind.damage and not noted:
             left_alone.unknown(container.key)
+            noted = True
         yield member
 
 
