@@ -23,6 +23,7 @@ with atheris.instrument_imports(include=["maskfleet", "PIL", "numpy.lib"]):
     from maskfleet.jobs.images.contract import Limits, Undecodable
     from maskfleet.jobs.images.decode import decode
     from maskfleet.jobs.images.row_reader import _Rows
+    from maskfleet.jobs.inputs.containers import image_columns
     from maskfleet.jobs.inputs.containers.parquet_program import Reader
     from maskfleet.jobs.inputs.containers.parquet_protocol import Unreadable
     from maskfleet.jobs.inputs.containers.tar_members import members
@@ -80,6 +81,8 @@ class _Here:
 
 def parquet(data: bytes) -> None:
     """Ask for everything that planning and a shard ask for."""
+    # Arrow aborts on damaged sizes of a column. Its process survives that in a run, and this one would not.
+    image_columns.Table.mean_size = lambda *_: 100.0
     reader = Reader(_Here(data))
     try:
         reader.answer("open", [len(data)])
