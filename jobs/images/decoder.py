@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from maskfleet.jobs.errors import Changed
 from maskfleet.jobs.images.contract import Limits
@@ -45,6 +46,7 @@ def program(values: dict[str, Any]) -> Serve:
     codec = getattr(importlib.import_module(module), function)
     for format_ in FORMATS:  # at the start, so that no image waits for an import
         importlib.import_module(format_.reader)
+    Image.preinit()  # likewise
     decoder = _GroupDecoder(codec, mmap.mmap(settings.block, settings.size), settings)
     reader = FileReader(decoder.report)
 

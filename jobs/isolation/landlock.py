@@ -44,20 +44,21 @@ def restrict(readable: Iterable[str]) -> bool:
     if ruleset < 0:
         return False
     try:
-        for path in readable:
-            _allow(libc, ruleset, path)
-        return bool(libc.syscall(_RESTRICT_SELF, ruleset, 0) == 0)
+        # Without one of the rules the process could not import what it needs.
+        allowed = all(_allow(libc, ruleset, path) for path in readable)
+        return allowed and bool(libc.syscall(_RESTRICT_SELF, ruleset, 0) == 0)
     finally:
         os.close(ruleset)
 
 
-def _allow(libc: ctypes.CDLL, ruleset: int, path: str) -> None:
+def _allow(libc: ctypes.CDLL, ruleset: int, path: str) -> bool:
+    """Add the rule of a path, if it exists; return whether the kernel took it."""
     try:
         descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError:
-        return
+        return True
     try:
         rights = _READ_FILE | _READ_FOLDER if os.path.isdir(path) else _READ_FILE
-        libc.syscall(_ADD_RULE, ruleset, _PATH_BENEATH, struct.pack("<Qi", rights, descriptor), 0)
+        return bool(libc.syscall(_ADD_RULE, ruleset, _PATH_BENEATH, struct.pack("<Qi", rights, descriptor), 0) == 0)
     finally:
         os.close(descriptor)
