@@ -53,6 +53,11 @@ def plan(
     manifest = planned.manifest
     result = estimate(work, planned, fingerprint).to_dict()
     result["warnings"] = warnings(work, loaded, manifest, threads=threads_of(work))
+    if nameless := planned.planning.nameless:
+        result["warnings"].append(
+            f"the output cannot hold the {console.counted(nameless, 'mask')} with the longest names; these images will "
+            "fail (mask_name): rename them, or set masks.format to tar"
+        )
     if work.finetune.images:
         result["warnings"].append(
             "the new weights are not trained yet; this plan uses the current weights, but a run trains first"

@@ -67,6 +67,7 @@ class Planning:
         bytes: Size of the planned images in bytes; estimated from `mean_bytes` where unknown.
         reasons: Images planned so far, by reason.
         gone: Known images missing from the input, counted so far.
+        nameless: Images found so far that will fail, since the output cannot hold a mask under their names.
         complete: Whether the input was listed to its end.
     """
 
@@ -91,7 +92,7 @@ class Planning:
         self._mean_bytes = {} if mean_bytes is None else mean_bytes
         self._refused = refused
         self._overlooked, self._left_alone = overlooked, left_alone
-        self.listed = self.images = self.bytes = self.gone = 0
+        self.listed = self.images = self.bytes = self.gone = self.nameless = 0
         self.reasons: Counter[str] = Counter()
         self.complete = False
         self._gone_rows: list[pa.Table] = []
@@ -161,9 +162,11 @@ class Planning:
             self._note_gone(seen, table)
             if not table.num_rows:
                 continue
+            nameless = self._nameless(table)
             reasons = reasons_of(
-                table, seen, fingerprint=self._fingerprint, selection=self._selection, nameless=self._nameless(table)
+                table, seen, fingerprint=self._fingerprint, selection=self._selection, nameless=nameless
             )
+            self.nameless += pc.sum(pc.and_(pc.is_valid(reasons), nameless)).as_py() or 0
             yield table.append_column("why", reasons).filter(pc.is_valid(reasons)).select(SCHEMA.names).cast(SCHEMA)
         self.complete = True
 

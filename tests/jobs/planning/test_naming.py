@@ -95,3 +95,12 @@ def test_the_stream_holds_little_beside_a_large_catalog(monkeypatch):
     ]
     assert sum(sizes) >= 20_000
     assert max(sizes) <= 300
+
+
+def test_a_plan_counts_the_images_with_names_that_the_output_cannot_hold():
+    rows = [Record(key, key, 1, "") for key in ("a.jpg", "b.jpg", "long.jpg", "longer.jpg")]
+    planning = Planning(
+        iter([table_of(rows)]), in_order=True, shard_size=4, refused=lambda name: "no" if len(name) > 5 else None
+    )
+    assert [part.table.num_rows for part in planning] == [4]
+    assert planning.nameless == 2
