@@ -13,10 +13,9 @@ import pyarrow.compute as pc
 
 from maskfleet.jobs.errors import JobError
 from maskfleet.jobs.ledger import catalog, statistics
-from maskfleet.jobs.ledger.runs import state_of, summary_of
+from maskfleet.jobs.ledger.runs import state_of
 from maskfleet.jobs.ledger.sorted_tables import merged
-from maskfleet.jobs.planning.live_plan import gone_rows
-from maskfleet.jobs.run.recovery.derived import committed_rows, rows_of_finished
+from maskfleet.jobs.run.recovery.derived import committed_rows, missed_by, rows_of_finished
 from maskfleet.jobs.storage.contract import Storage
 
 _RUNS_IN_FLIGHT = 16
@@ -87,10 +86,9 @@ def _started(stream: Iterator[pa.Table]) -> Iterator[pa.Table]:
 
 
 def _outcomes(storage: Storage, run_id: str, schema: pa.Schema) -> Iterator[pa.Table]:
-    """Yield the rows of a run and, if it is finished, the tombstones of the images it missed, in key order."""
+    """Yield the rows of a run and the tombstones of the images it missed, in key order."""
     rows = (_arranged(table, schema) for table in _rows_of(storage, run_id))
-    missing = gone_rows(storage, run_id) if summary_of(storage, run_id) is not None else iter(())
-    return merged([rows, (_tombstones(table, schema) for table in missing)])
+    return merged([rows, (_tombstones(table, schema) for table in missed_by(storage, run_id))])
 
 
 def _tombstones(known: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -18,13 +18,13 @@ from maskfleet.jobs.ledger import statistics
 from maskfleet.jobs.ledger.commit import Commit
 from maskfleet.jobs.ledger.keys import chosen
 from maskfleet.jobs.ledger.manifest import Manifest
-from maskfleet.jobs.ledger.runs import StoredRun, stored_runs, summary_of
+from maskfleet.jobs.ledger.runs import StoredRun, stored_runs
 from maskfleet.jobs.ledger.shard_files import rows_of
 from maskfleet.jobs.masks.names import mask_names
 from maskfleet.jobs.outputs.exports.forms import EXPORTS
 from maskfleet.jobs.outputs.rows import newest_rows
 from maskfleet.jobs.outputs.stored_masks import StoredMask, stored_masks
-from maskfleet.jobs.planning.live_plan import gone_rows
+from maskfleet.jobs.run.recovery.derived import missed_by
 from maskfleet.jobs.storage.contract import Storage
 from maskfleet.jobs.storage.schemes import open_storage
 
@@ -123,8 +123,7 @@ def _newest(storage: Storage, only: str | None) -> Iterator[_Newest]:
             ok = rows.filter(pc.equal(rows["status"], "ok"))
             masks = [names.distinct(mask) for mask in stored_masks(storage, run, commit, ok.to_pylist())]
             yield _Newest(masks, rows.num_rows - ok.num_rows)
-        if summary_of(storage, run.run_id) is not None:
-            keys += [table["key"].combine_chunks() for table in gone_rows(storage, run.run_id)]
+        keys += [table["key"].combine_chunks() for table in missed_by(storage, run.run_id)]
         later = pa.concat_arrays(keys)
 
 

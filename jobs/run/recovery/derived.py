@@ -102,9 +102,28 @@ def catalog_rows(storage: Storage, run_id: str, input_: str) -> Iterator[pa.Tabl
         input_: Input of the job.
     """
     rows = (catalog.from_statistics(table, input_=input_) for table in rows_of_finished(storage, run_id))
-    # A run set aside has not seen its input to the end.
-    missing = gone_rows(storage, run_id) if summary_of(storage, run_id) is not None else iter(())
-    return catalog.with_tombstones(rows, missing, run_id)
+    return catalog.with_tombstones(rows, missed_by(storage, run_id), run_id)
+
+
+def missed_by(storage: Storage, run_id: str) -> Iterator[pa.Table]:
+    """Yield the catalog rows of the images that a run's listing missed, if this counts.
+
+    It counts once the run is finished, or at least in the catalog: a run may die between the two. Otherwise the next
+    run compares its own listing with the same catalog.
+    """
+    if summary_of(storage, run_id) is not None or _is_in_catalog(storage, run_id):
+        yield from gone_rows(storage, run_id)
+
+
+def _is_in_catalog(storage: Storage, run_id: str) -> bool:
+    """Return whether the catalog holds the tombstones of a run."""
+    version = catalog.current(storage)
+    for table in gone_rows(storage, run_id):
+        for key in table["key"].to_pylist():
+            row = catalog.find(storage, version, key)
+            if row is None or row["run_id"] <= run_id:  # a later row says nothing about this run
+                return row is not None and row["run_id"] == run_id
+    return False
 
 
 def rows_of_finished(storage: Storage, run_id: str) -> Iterator[pa.Table]:

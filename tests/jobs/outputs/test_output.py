@@ -338,3 +338,28 @@ def test_one_output_serves_several_threads(output):
     for thread in threads:
         thread.join()
     assert len(found) == 7
+
+
+def test_images_missed_by_a_run_that_died_just_before_its_end_are_gone(tmp_path, weights_file, monkeypatch):
+    """The run is in the catalog, another job follows, and nothing lists the image again."""
+    images = draw_images(tmp_path / "in", 3)
+    run(job_of(tmp_path, weights_file))
+    (images / "part-0/image-000.jpg").unlink()
+    Image.new("RGB", (40, 40)).save(images / "new.png")
+    write = LocalStorage.write
+
+    def dies(self, path, data):
+        if path.endswith("run.json"):
+            raise Stopped
+        write(self, path, data)
+
+    monkeypatch.setattr(LocalStorage, "write", dies)
+    with pytest.raises(Stopped):
+        run(job_of(tmp_path, weights_file))
+    monkeypatch.undo()
+    run(job_of(tmp_path, weights_file, "masks.values=[1, 2]"))
+    output = open_output(str(tmp_path / "out"))
+    keys = output.rows(["key"])["key"].to_pylist()
+    assert keys == ["new.png", "part-0/image-002.tif", "part-1/image-001.png"]
+    for key in keys:
+        output.mask(key)
