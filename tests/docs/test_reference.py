@@ -42,7 +42,7 @@ def test_the_checks_run_the_two_commands_of_the_readme():
     """`.ci/run` takes these lines from the README, and the workflow calls `.ci/run`."""
     install, test = [line for line in text_of("README.md").splitlines() if line.startswith("python3 -m venv")]
     assert install.endswith(" && .venv/bin/pip install -c constraints.txt . && .venv/bin/maskfleet demo")
-    assert test.endswith(" && .venv/bin/pip install -c constraints.txt -e '.[test]' && .venv/bin/pytest")
+    assert test.endswith(" && .venv/bin/pip install -c constraints.txt -e '.[test]' && .venv/bin/pytest -n 2")
     assert "grep '^python3 -m venv' README.md" in text_of(".ci/run")
     assert "- run: .ci/run\n" in text_of(".github/workflows/checks.yml")
 
