@@ -44,11 +44,11 @@ def test_finding_3_each_object_that_a_bucket_refuses_costs_its_row(tmp_path, buc
         Rule("answer", method="GET|HEAD", path=name, status=status, code=code)
         for name, (status, code) in answers.items()
     ]
-    monkeypatch.setattr(S3Storage, "GET_SECONDS", 1.0)
     server = os.environ["AWS_ENDPOINT_URL_S3"]
     with Proxy(server, *rules) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
-        summary = run(job_of(f"{bucket}/in", tmp_path / "out", weights_file))
+        job = job_of(f"{bucket}/in", tmp_path / "out", weights_file)
+        summary = run(job, on_progress=lambda *_: monkeypatch.setattr(S3Storage, "GET_SECONDS", 3.0))
     assert (summary.ok, summary.failed) == (6, 6)
     found = failures(tmp_path / "out")
     assert {key: error_class for key, (error_class, _) in found.items()} == {
@@ -56,7 +56,7 @@ def test_finding_3_each_object_that_a_bucket_refuses_costs_its_row(tmp_path, buc
         "image-008": "denied", "image-009": "storage",
     }  # fmt: skip
     assert "is archived (Glacier); restore it first" in found["image-000"][1]
-    assert "storage failed for 1 s" in found["image-009"][1]
+    assert "storage failed for 3 s" in found["image-009"][1]
     assert verify(str(tmp_path / "out")).problems == []
     # Once the objects are restored, the next night does them.
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server)
@@ -89,13 +89,13 @@ def test_an_image_alone_in_a_night_costs_its_row_too(tmp_path, weights_file):
 @pytest.mark.s3
 def test_an_outage_fails_no_image(tmp_path, bucket, weights_file, monkeypatch):
     uploaded(draw_images(tmp_path / "in", 8), bucket)
-    monkeypatch.setattr(S3Storage, "GET_SECONDS", 1.0)
     job = job_of(f"{bucket}/in", tmp_path / "out", weights_file)
     server = os.environ["AWS_ENDPOINT_URL_S3"]
     with Proxy(server, Rule("answer", method="GET", path="/in/", after=3)) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
-        with pytest.raises(StorageError, match="storage failed for 1 s"):
-            run(job)
+        with monkeypatch.context() as hurried, pytest.raises(StorageError, match="storage failed for 2 s"):
+            # Not from the start: the input is listed at any speed.
+            run(job, on_progress=lambda *_: hurried.setattr(S3Storage, "GET_SECONDS", 2.0))
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server)
     summary = run(job)
     assert (summary.resumed, summary.ok, summary.failed) == (True, 8, 0)
