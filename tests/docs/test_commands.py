@@ -32,6 +32,7 @@ NOT_RUN = {
     r"^ssh ": "needs another machine",
     r"^pytest\b|^ruff |^mypy$|^lint-imports$|^\.ci/run$": "the checks themselves",
     r"^python tests/docs/reference\.py --write$": "writes the pages; test_reference.py compares them",
+    r"^python -m tests\.faults\b": "minutes to hours; tests/faults runs the same functions smaller",
     r"^maskfleet demo$": "takes minutes; .ci/run runs it, and tests run smaller ones",
 }
 """Lines that do not run, by pattern, and why."""

@@ -137,6 +137,8 @@ def _frozen(nights: Nights, output: str, point: Point, *, sweep: Sweep, night: i
         nights.images_of(later)
         time.sleep(2 * STALE)
         strays = later == night
+        if later != night:  # the same command first finishes the plan of the night before, as it must
+            nights.run(output).value()
         found = judged(*nights.again(output), references[later, False], strays=strays)
     finally:
         zombie.send(signal.SIGCONT)
