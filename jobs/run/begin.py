@@ -29,6 +29,7 @@ from maskfleet.jobs.network.inference_config import fingerprint_of, load_weights
 from maskfleet.jobs.planning.live_plan import LivePlan, manifest_of
 from maskfleet.jobs.planning.mask_checks import refuse_other_channels
 from maskfleet.jobs.planning.plan import Planning, PlanPart, first_part
+from maskfleet.jobs.run.recovery.unexported import forget_unsettled
 from maskfleet.jobs.run.recovery.unfinished import identity, repair, set_aside, to_resume
 from maskfleet.jobs.storage.contract import Storage
 from maskfleet.jobs.storage.schemes import open_storage
@@ -186,6 +187,7 @@ def _resumed(storage: Storage, job: Job, fingerprint: str, lock: Lock, notices: 
         if not run.output.manifest.is_frozen:
             freeze_so_far(run.output.storage, run_id)
             run = attach()
+        forget_unsettled(run.output)
     except StorageError as error:
         notices.append(set_aside(storage, run_id, error, lock.fence))
         return None

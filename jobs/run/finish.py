@@ -43,6 +43,7 @@ def finish(run: Run, progress: Progress) -> RunSummary:
     note(output.storage, run.run_id, unexported, fence)
     unexported += export_again(output.storage, fence, but=run.run_id)
     summary = _summary(run, progress, done, errors=errors, damaged=len(damaged), unexported=unexported)
+    output.storage.settle("masks")
     fence.check()
     output.storage.write(f"runs/{run.run_id}/run.json", json.dumps(summary.to_json(), indent=1).encode())
     return summary

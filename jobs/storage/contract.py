@@ -217,6 +217,13 @@ class Storage(ABC):
             return error
         return None
 
+    def lifetime(self) -> str:
+        """Return a name for the time within which exports are safe before `settle`; "" if they are durable at once.
+
+        A power cut ends it. Then the name is another.
+        """
+        return ""
+
     def settle(self, path: str) -> None:  # noqa: B027  (a bucket's objects are durable once written)
         """Wait until everything exported below a folder is durable."""
 

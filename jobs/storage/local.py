@@ -140,6 +140,11 @@ class LocalStorage(Storage):
         whole = len(os.fsencode(self._folder)) + len(name)
         return f"its path has {whole} bytes, and Linux allows {_PATH_BYTES}" if whole > _PATH_BYTES else None
 
+    def lifetime(self) -> str:
+        with suppress(OSError), open("/proc/sys/kernel/random/boot_id") as file:
+            return file.read().strip()
+        return f"{os.getpid()}"  # elsewhere than on Linux: that of this process, which is shorter
+
     def settle(self, path: str) -> None:
         file = self.local_path(path)
         with _writing(file), suppress(FileNotFoundError):

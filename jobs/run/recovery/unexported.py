@@ -63,6 +63,15 @@ def export_rest(output: RunOutput, done: Iterable[tuple[Shard, Commit]]) -> list
     return failed
 
 
+def forget_unsettled(output: RunOutput) -> None:
+    """Forget exports that may be lost: of another machine, or from before a power cut. They are made again."""
+    lifetime = output.storage.lifetime()
+    folder = f"runs/{output.run_id}/exports"
+    for shard in output.storage.names(folder) if lifetime else ():
+        if output.storage.read(f"{folder}/{shard}") != lifetime.encode():
+            output.storage.delete(f"{folder}/{shard}")
+
+
 def _exported(output: RunOutput, commit: Commit) -> list[Unexported]:
     reasons = output.export(commit)
     if not reasons:

@@ -28,7 +28,7 @@ from maskfleet.jobs.masks.formats import mask_format
 from maskfleet.jobs.network import tuning
 from maskfleet.jobs.planning.live_plan import gone_rows
 from maskfleet.jobs.run.recovery.derived import compact, rebuild_catalog
-from maskfleet.jobs.run.recovery.unexported import export_rest, note
+from maskfleet.jobs.run.recovery.unexported import export_rest, forget_unsettled, note
 from maskfleet.jobs.storage.contract import Fault, Storage
 
 _CHECKS_IN_FLIGHT = 16
@@ -122,7 +122,9 @@ def keep(storage: Storage, run_id: str, fence: Fence) -> None:
 
 
 def _keep(output: RunOutput, run: StoredRun, done: Sequence[tuple[Shard, Commit]], fence: Fence) -> None:
+    forget_unsettled(output)
     note(output.storage, output.run_id, export_rest(output, done), fence)
+    output.storage.settle("masks")
     rows = compact(output, done, run.input, Counter())
     catalog.add(output.storage, output.run_id, rows, fence=fence, complete=False)
     for _ in rows:

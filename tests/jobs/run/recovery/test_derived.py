@@ -14,6 +14,7 @@ from maskfleet.jobs.ledger.statistics import SCHEMA
 from maskfleet.jobs.masks.formats import mask_format
 from maskfleet.jobs.run.recovery import derived
 from maskfleet.jobs.run.recovery.derived import compact
+from maskfleet.jobs.run.recovery.unexported import export_rest, forget_unsettled
 from maskfleet.jobs.storage.local import LocalStorage
 
 
@@ -68,16 +69,24 @@ class Noting(LocalStorage):
         super().write(path, data)
 
 
-def test_a_shard_is_marked_as_exported_once_its_masks_are_durable(tmp_path):
-    """Finding 20 of the attacks: the marker was fsynced and the masks were not."""
+def test_an_export_is_made_again_after_a_power_cut(tmp_path, monkeypatch):
+    """Finding 20 of the attacks: the mark was fsynced and the masks were not."""
     storage = Noting(str(tmp_path))
     output = RunOutput(
         storage=storage, run_id="night", fingerprint="f", manifest=None, commits=None, format=mask_format("png")
     )
-    output.export(Commit("00003", "a", {}, 2, 0), [("a.png", b"1"), ("b/c.png", b"2")])
-    assert storage.noted == [
-        "export masks/a.png", "export masks/b/c.png", "settle masks", "write runs/night/exports/00003",
-    ]  # fmt: skip
+    commit = Commit("00003", "a", {}, 2, 0)
+    output.export(commit, [("a.png", b"1"), ("b/c.png", b"2")])
+    assert storage.noted == ["export masks/a.png", "export masks/b/c.png", "write runs/night/exports/00003"]
+    forget_unsettled(output)
+    assert export_rest(output, [(Shard("00003", 0, 2), commit)]) == []  # believed: nothing is read or written
+    monkeypatch.setattr(Noting, "lifetime", lambda storage: "after the power cut")
+    monkeypatch.setattr("maskfleet.jobs.ledger.run_output.masks_of", lambda *_: [("a.png", b"1"), ("b/c.png", b"2")])
+    storage.write("masks/a.png", b"")
+    forget_unsettled(output)
+    assert export_rest(output, [(Shard("00003", 0, 2), commit)]) == []
+    assert storage.read("masks/a.png") == b"1"
+    assert storage.read("runs/night/exports/00003") == b"after the power cut"
 
 
 @pytest.mark.parametrize("missing", [False, True])
