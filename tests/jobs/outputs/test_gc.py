@@ -5,7 +5,7 @@ import pytest
 from conftest import draw_images, tree
 
 from maskfleet.jobs.errors import Locked, Skipped
-from maskfleet.jobs.inputs.indexes import Indexes
+from maskfleet.jobs.inputs.indexes import Index, Indexes
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.ledger.lock import Lock
 from maskfleet.jobs.outputs.gc import collect
@@ -57,7 +57,7 @@ def test_indexes_of_deleted_tars_are_garbage(tmp_path, bucket):
     (tmp_path / "a.tar").touch()
     indexes = Indexes(storage)
     for url in (f"{tmp_path}/a.tar", f"{tmp_path}/gone.tar", f"{bucket}/b.tar", f"{bucket}/gone.tar"):
-        indexes.add(url, "e", [])
+        indexes.add(url, "e", Index([]))
     indexes.store(storage)
     storage.write("catalog/indexes/damaged.parquet", b"PAR1")
     assert len(collect(str(tmp_path / "out"), grace=-1, delete=True).paths) == 3

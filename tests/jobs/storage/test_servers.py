@@ -68,7 +68,7 @@ def quick(storage, match):
         began = time.monotonic()
         with pytest.raises(Denied, match=match) as error:
             call()
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30  # the limit is 120 s
         assert "\n" not in str(error.value)
 
 

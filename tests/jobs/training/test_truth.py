@@ -54,7 +54,7 @@ def test_upright_applies_the_exif_orientation():
 
 
 @pytest.mark.parametrize(
-    ("data", "kind"), [(b"", "empty"), (b"<html>", "unidentified"), (b"\x89PNG\r\n\x1a\n....", "unidentified")]
+    ("data", "kind"), [(b"", "empty"), (b"<html>", "unidentified"), (b"\x89PNG\r\n\x1a\n....", "corrupt")]
 )
 def test_files_other_than_masks_are_classified(data, kind):
     with pytest.raises(Undecodable) as caught:
