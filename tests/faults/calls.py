@@ -79,6 +79,11 @@ class Counter:
         self._lock = threading.Lock()
         self._here = threading.local()
 
+    @property
+    def cuts_power(self) -> bool:
+        """Whether the power fails at that place."""
+        return self._point is not None and self._point.act is cut_power
+
     def call(self, name, function, arguments, more):
         """Make a call. Calls within a call are part of it."""
         if getattr(self._here, "inside", False):
@@ -125,6 +130,8 @@ def _count_within(counter: Counter) -> None:
         system.synced()
 
     local._sync_file_system = synced
+    if counter.cuts_power:  # the machine boots again before the next run
+        LocalStorage.lifetime = lambda _: "before the power cut"
 
 
 def _counted(counter, name, method):
