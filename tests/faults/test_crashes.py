@@ -35,7 +35,7 @@ def test_the_same_command_completes_after_death_or_a_pause_at_a_call(sweep, poin
         Sweep(PNG, act=freeze, every=67, changed=True),
         Sweep(PNG, act=cut_power, within=True, every=97),
     ],
-    ids=str,
+    ids=["changed", "table", "rle", "within", "pause", "power cut"],
 )
 def test_many_deaths_and_pauses(sweep):
     tally = swept(sweep)
