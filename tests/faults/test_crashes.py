@@ -29,10 +29,10 @@ def test_the_same_command_completes_after_death_or_a_pause_at_a_call(sweep, poin
     "sweep",
     [
         Sweep(PNG, every=37, changed=True),
-        Sweep(TABLE, every=67),
-        Sweep(Kind("rle", "tar"), every=67),
-        Sweep(PNG, within=True, every=151),
-        Sweep(PNG, act=freeze, every=67, changed=True),
+        pytest.param(Sweep(TABLE, every=67), marks=pytest.mark.full),
+        pytest.param(Sweep(Kind("rle", "tar"), every=67), marks=pytest.mark.full),
+        pytest.param(Sweep(PNG, within=True, every=151), marks=pytest.mark.full),
+        pytest.param(Sweep(PNG, act=freeze, every=67, changed=True), marks=pytest.mark.full),
         Sweep(PNG, act=cut_power, within=True, every=97),
     ],
     ids=["changed", "table", "rle", "within", "pause", "power cut"],
@@ -43,7 +43,7 @@ def test_many_deaths_and_pauses(sweep):
     assert tally.points
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.s3
 @pytest.mark.parametrize(("kind", "act", "every"), [(PNG, die, 131), (TAR, freeze, 331)], ids=["png", "tar"])
 def test_deaths_and_pauses_in_a_bucket(kind, act, every, bucket):

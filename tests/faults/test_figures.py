@@ -31,20 +31,24 @@ def test_f5_killed_drivers():
     assert sound(drivers.driver_kills(4))
 
 
+@pytest.mark.full
 def test_f7_two_names():
     assert sound(drivers.two_names(2))
 
 
+@pytest.mark.full
 @pytest.mark.s3
 def test_f8_an_outage(server):
     assert sound(line.outage(server, seconds=3, images=6))
 
 
+@pytest.mark.full
 @pytest.mark.s3
 def test_f10_torn_answers(server):
     assert sound(line.torn_answers(server, share=0.3, images=6))
 
 
+@pytest.mark.full
 @pytest.mark.s3
 def test_f11_killed_gateways(server: S3Server):
     if server.kind != "radosgw":
@@ -64,6 +68,7 @@ def test_f18_a_full_disk():
     assert sound(disks.full_disks(range(24, 240, 72)))
 
 
+@pytest.mark.full
 def test_f19_inputs_that_change():
     assert sound(drivers.changed_inputs())
 
@@ -74,5 +79,6 @@ def test_f25_synced_records():
     assert sound(disks.synced(3))
 
 
+@pytest.mark.full
 def test_a_wrong_clock():
     assert sound(drivers.wrong_clocks())

@@ -1,4 +1,4 @@
-"""The soak: two seeds here, more when slow, fifty with `python -m tests.faults soak`."""
+"""The soak: one seed here, more in the full tests, fifty with `python -m tests.faults soak`."""
 
 import pytest
 from faults.soak import soaked
@@ -10,14 +10,14 @@ def test_a_seed_in_folders():
     assert found.injected
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("seed", [1, 2])
 def test_more_seeds_in_folders(seed):
     found = soaked(seed)
     assert found.problems == [], "\n".join(found.story)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.s3
 @pytest.mark.parametrize("seed", [4])
 def test_seeds_in_a_bucket(seed, bucket):
