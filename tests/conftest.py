@@ -49,6 +49,12 @@ def pytest_unconfigure(config):
         os._exit(status)
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Undo what an earlier test has set: two processes of two threads each would wait for each other."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def nuclei() -> Path:
     """Folder of real microscopy images and masks."""
