@@ -64,8 +64,7 @@ def decode(
         plain = channels == 3 and scale == 1 and not upright and min(image.width, image.height) >= min_side
         if plain and (pixels := image.rgb(data, buffer)) is not None:
             return pixels, (image.height, image.width)
-        pixels_ = image.pixels()
-        planes = planes_of(pixels_, channels, colours=image.colours, maximum=image.maximum)
+        planes = planes_of(image.pixels(), channels, colours=image.colours, maximum=image.maximum)
         if upright:
             planes = [turned(plane, image.orientation()) for plane in planes]
         return _scaled(planes, channels, scale=scale, min_side=min_side), planes[0].size[::-1]

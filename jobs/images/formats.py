@@ -30,12 +30,14 @@ class ImageFile(Protocol):
         height: Stored height in px.
         colours: Bands of an array that are colours; the rest is alpha or unspecified. None if the array says enough.
         maximum: Largest number of an array of integers; None if its type says it.
+        gives_rows: Whether `rows` reads this format; libvips reads the rows of others.
     """
 
     width: int
     height: int
     colours: int | None = None
     maximum: int | None = None
+    gives_rows: bool = False
 
     def frames(self) -> int:
         """Return the number of independent images in the file; smaller copies and masks of another do not count."""
@@ -49,17 +51,14 @@ class ImageFile(Protocol):
             (H, W, C) of any dtype. `jobs.images.channels.planes_of` interprets both.
         """
 
-    def rows(self, top: int, bottom: int) -> "Image.Image | NDArray[Any] | None":
-        """Decode some rows as `pixels` decodes all of them, in bounded memory.
+    def rows(self, top: int, bottom: int) -> "Image.Image | NDArray[Any]":
+        """Decode some rows as `pixels` decodes all of them, in bounded memory. Only if `gives_rows`.
 
         Args:
             top: First row.
             bottom: Row after the last one.
-
-        Returns:
-            The rows; None if libvips reads the rows of this format.
         """
-        return None
+        raise Undecodable("unsupported", "this format gives no rows; store TIFF")
 
     def orientation(self) -> int:
         """Return the EXIF orientation, 1 to 8; 1 if none is stated. Called after `pixels`, or without them."""

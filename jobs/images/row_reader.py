@@ -46,12 +46,11 @@ class _Rows:
         self.height, self.width = self._header.height, self._header.width
         if min(self.width, self.height) < limits.min_side:
             raise too_small(self.width, self.height, min_side=limits.min_side)
-        self._vips = None if self._header.rows(0, 1) is not None else _Vips(file.fileno(), self._header)
+        self._vips = None if self._header.gives_rows else _Vips(file.fileno(), self._header)
 
     def read(self, start: int, count: int) -> NDArray[np.uint8]:
         """Decode `count` rows (count, W, C) from row `start` on."""
         rows = self._vips.read(start, count) if self._vips else self._header.rows(start, start + count)
-        assert rows is not None
         planes = planes_of(rows, self._channels, colours=self._header.colours, maximum=self._header.maximum)
         return np.dstack([np.asarray(plane) for plane in planes])
 

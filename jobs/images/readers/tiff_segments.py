@@ -1,0 +1,97 @@
+"""The strips and tiles of a TIFF page, decoded by tifffile and imagecodecs: rows as stored, in bounded memory.
+
+A segment that the file states to be absent (GDAL's sparse files) holds the no-data value, or zeros. One that is cut off
+is an error.
+"""
+
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskfleet.jobs.images.contract import Undecodable
+
+_SEPARATE = 2
+"""Planar configuration of bands that are stored one after the other."""
+
+
+class Segments:
+    """The segments of a page.
+
+    Args:
+        page: Page of tifffile.
+        file: Open file.
+        byteorder: Byte order of the file, "<" or ">".
+    """
+
+    def __init__(self, page: Any, file: IO[bytes], byteorder: str) -> None:
+        self._page, self._file = page, file
+        self._stored = page.dtype.newbyteorder(byteorder)
+        self._planes = page.samplesperpixel if page.planarconfig == _SEPARATE else 1
+        self._bands = page.samplesperpixel // self._planes
+        """Bands of a segment."""
+        self._height = page.tilelength if page.is_tiled else page.rowsperstrip
+        self._width = page.tilewidth if page.is_tiled else page.imagewidth
+        self._across, self._down = -(-page.imagewidth // self._width), -(-page.imagelength // self._height)
+        plain = page.compression == page.predictor == page.fillorder == 1 and not page.is_tiled
+        self._is_plain = plain and page.bitspersample in (8, 16, 32, 64)
+        """Whether rows can be read without the rest of their strip."""
+        self._held: dict[int, NDArray[Any]] = {}
+
+    def rows(self, top: int, bottom: int) -> NDArray[Any]:
+        """Decode rows, (rows, W, bands), in native byte order.
+
+        A segment used in part is held for the next call, unless these rows end the image: one strip may hold all rows.
+
+        Args:
+            top: First row.
+            bottom: Row after the last one.
+
+        Raises:
+            Undecodable: The file ends before its pixels do.
+        """
+        rows = np.zeros((bottom - top, self._page.imagewidth, self._planes * self._bands), self._page.dtype)
+        used: dict[int, NDArray[Any]] = {}
+        for plane in range(self._planes):
+            bands = rows[..., plane * self._bands : (plane + 1) * self._bands]
+            for step in range(top // self._height, -(-bottom // self._height)):
+                first = step * self._height
+                start, stop = max(top, first), min(bottom, first + self._height)
+                for column in range(self._across):
+                    index = (plane * self._down + step) * self._across + column
+                    left = column * self._width
+                    place = bands[start - top : stop - top, left : left + self._width]
+                    place[...] = self._part(index, start - first, stop - first, used)[:, : place.shape[1]]
+        self._held = used if bottom < self._page.imagelength else {}
+        return rows
+
+    def _part(self, index: int, start: int, stop: int, used: dict[int, NDArray[Any]]) -> NDArray[Any]:
+        """Return rows of a segment, (rows, W, bands). Notes a decoded segment in `used`."""
+        page = self._page
+        if index >= min(len(page.dataoffsets), len(page.databytecounts)):
+            raise Undecodable("corrupt", "the TIFF lacks the places of its pixels; upload it again")
+        offset, count = int(page.dataoffsets[index]), int(page.databytecounts[index])
+        if not offset or not count:
+            return np.full((1, 1, 1), page.nodata, page.dtype).repeat(self._width, 1)
+        if self._is_plain:
+            return self._plain(offset, count, start, stop)
+        if (segment := self._held.get(index)) is None:
+            data = self._read(offset, count)
+            segment = page.decode(data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)[0][0]
+        if stop - start < len(segment):
+            used[index] = segment
+        return segment[start:stop]
+
+    def _plain(self, offset: int, count: int, start: int, stop: int) -> NDArray[Any]:
+        row = self._width * self._bands * self._stored.itemsize
+        if stop * row > count:
+            raise Undecodable("corrupt", "a strip is shorter than its rows; upload it again")
+        data = self._read(offset + start * row, (stop - start) * row)
+        return np.frombuffer(data, self._stored).reshape(stop - start, self._width, self._bands)
+
+    def _read(self, offset: int, count: int) -> bytes:
+        self._file.seek(offset)
+        data = self._file.read(count)
+        if len(data) < count:
+            raise Undecodable("corrupt", "the file ends before its pixels do; upload it again")
+        return data
