@@ -13,7 +13,8 @@ from maskfleet.jobs.ledger.commit import Commit
 from maskfleet.jobs.ledger.manifest import Shard
 from maskfleet.jobs.outputs.verify import verify
 from maskfleet.jobs.run.attempt import ShardReport
-from maskfleet.jobs.run.execute import Refusals, run
+from maskfleet.jobs.run.execute import run
+from maskfleet.jobs.run.refusals import Refusals
 from maskfleet.jobs.storage.s3 import S3Storage
 
 
