@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from maskfleet.cluster.cli import options
-from maskfleet.cluster.cli.targets import job_of, place_of
+from maskfleet.cluster.cli.targets import place_of, with_job
 from maskfleet.cluster.terminal import console, signals
 from maskfleet.cluster.terminal.progress import progress, training
 from maskfleet.cluster.terminal.summary import summary
@@ -14,20 +14,8 @@ from maskfleet.jobs.errors import JobError, Stopped
 from maskfleet.jobs.job.schema import Job
 
 
-def plan(
-    job: options.OptionalJobFile = None,
-    input_: options.Input = None,
-    output: options.Output = None,
-    weights: options.Weights = None,
-    exclude: options.Exclude = None,
-    sets: options.Set = None,
-    date: options.Date = None,
-    only: options.Only = None,
-    since: options.Since = None,
-    limit: options.Limit = None,
-    sample: options.Sample = None,
-    as_json: options.AsJson = False,
-) -> None:
+@with_job
+def plan(job: Job, *, as_json: options.AsJson = False) -> None:
     """Show what a run would do, with its estimated duration and cost. Writes nothing.
 
     Lists the input, processes a small sample on this machine to estimate duration and cost, and warns of masks likely
@@ -43,9 +31,7 @@ def plan(
     from maskfleet.jobs.tools.estimate import estimate
     from maskfleet.jobs.training.finetune import apply_finished_finetuning
 
-    selection = {"select.only": only, "select.since": since, "select.limit": limit, "select.sample": sample}
-    given = {"input": input_, "output": output, "weights": weights, "exclude": exclude, **selection}
-    work = apply_finished_finetuning(job_of(job, given=given, sets=sets or (), date=date))
+    work = apply_finished_finetuning(job)
     loaded = load_weights(work)
     mask_values(work, loaded)
     fingerprint = fingerprint_of(work, loaded)
@@ -65,21 +51,9 @@ def plan(
     console.show(result, as_json=as_json)
 
 
+@with_job
 def run(
-    job: options.OptionalJobFile = None,
-    input_: options.Input = None,
-    output: options.Output = None,
-    weights: options.Weights = None,
-    exclude: options.Exclude = None,
-    sets: options.Set = None,
-    date: options.Date = None,
-    only: options.Only = None,
-    since: options.Since = None,
-    limit: options.Limit = None,
-    sample: options.Sample = None,
-    address: options.Address = None,
-    no_ray: options.NoRay = False,
-    as_json: options.AsJson = False,
+    job: Job, *, address: options.Address = None, no_ray: options.NoRay = False, as_json: options.AsJson = False
 ) -> int:
     """Write masks and statistics for every image of the input.
 
@@ -91,10 +65,7 @@ def run(
       maskfleet run job.toml --set run.shard_size=64 --only new --limit 1000
       maskfleet run --input s3://bucket/images/ --output s3://bucket/masks/ --weights nuclei
     """
-    selection = {"select.only": only, "select.since": since, "select.limit": limit, "select.sample": sample}
-    given = {"input": input_, "output": output, "weights": weights, "exclude": exclude, **selection}
-    work = job_of(job, given=given, sets=sets or (), date=date)
-    return run_job(work, address=address, no_ray=no_ray, as_json=as_json)
+    return run_job(job, address=address, no_ray=no_ray, as_json=as_json)
 
 
 def backfill(

@@ -1,12 +1,18 @@
 """The target of a command: a job from a file or from options, or the output of a job."""
 
+import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import wraps
 from pathlib import Path
+from typing import Any, TypeVar
 
+from maskfleet.cluster.cli import options
 from maskfleet.jobs.job.schema import Job
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -58,3 +64,37 @@ def job_of(path: Path | None, *, given: Mapping[str, object], sets: Sequence[str
     overrides = [f"{key}={json.dumps(value)}" for key, value in given.items() if value] + list(sets)
     day = date.date() if date else None
     return Job.of({}, overrides, day=day) if path is None else Job.load(path, overrides, day=day)
+
+
+def _selected_job(
+    job: options.OptionalJobFile = None,
+    input_: options.Input = None,
+    output: options.Output = None,
+    weights: options.Weights = None,
+    exclude: options.Exclude = None,
+    sets: options.Set = None,
+    date: options.Date = None,
+    only: options.Only = None,
+    since: options.Since = None,
+    limit: options.Limit = None,
+    sample: options.Sample = None,
+) -> Job:
+    selection = {"select.only": only, "select.since": since, "select.limit": limit, "select.sample": sample}
+    given = {"input": input_, "output": output, "weights": weights, "exclude": exclude, **selection}
+    return job_of(job, given=given, sets=sets or (), date=date)
+
+
+def with_job(command: Callable[..., R]) -> Callable[..., R]:
+    """Give a command the options that describe a job, in place of its first parameter, the job itself."""
+    own = list(inspect.signature(command).parameters.values())[1:]
+    described = inspect.signature(_selected_job).parameters
+
+    @wraps(command)
+    def with_options(**values: Any) -> R:
+        job = _selected_job(**{name: values.pop(name) for name in described})
+        return command(job, **values)
+
+    parameters = [parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in (*described.values(), *own)]
+    with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads both
+    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return with_options
