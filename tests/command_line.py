@@ -1,4 +1,4 @@
-"""Helpers: call the command line in a process of its own, and draw folders with misleading modules."""
+"""Helpers: call the command line in a process of its own, write a job file, and draw folders of misleading modules."""
 
 import os
 import subprocess
@@ -23,6 +23,17 @@ def maskfleet(*arguments, **more):
 def options(images, output, weights_file):
     """The options required by every job."""
     return ["--input", images, "--output", output, "--weights", weights_file]
+
+
+def scheduled_job(folder: Path) -> Path:
+    """Write a job file with a schedule, whose name a shell and systemd must quote. Return its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "my job 100%.toml"
+    file.write_text(
+        f'name="nuclei"\ninput="{folder}/images"\noutput="{folder}/out"\nweights="nuclei"\n'
+        '[schedule]\ncron="30 2 * * mon-fri"\ntimezone="Europe/Berlin"\n'
+    )
+    return file
 
 
 OURS = ("unet/__init__.py", "jobs/__init__.py", "cluster/__init__.py")

@@ -154,10 +154,8 @@ def unavailable(attempts, times):
     return get_or_fail
 
 
-@pytest.mark.slow
-def test_finding_20_a_blip_that_hits_eight_shards_early_is_nobodys_guilt(
-    images, tmp_path, weights_file, reference, monkeypatch
-):
+def noting_attempts(monkeypatch) -> list:
+    """Return a list that receives the attempts of each fleet made from now on."""
     made = []
     init = driver.FleetAttempts.__init__
 
@@ -166,6 +164,14 @@ def test_finding_20_a_blip_that_hits_eight_shards_early_is_nobodys_guilt(
         init(self, *arguments, **named)
 
     monkeypatch.setattr(driver.FleetAttempts, "__init__", noted)
+    return made
+
+
+@pytest.mark.slow
+def test_finding_20_a_blip_that_hits_eight_shards_early_is_nobodys_guilt(
+    images, tmp_path, weights_file, reference, monkeypatch
+):
+    made = noting_attempts(monkeypatch)
     monkeypatch.setattr(driver.ray, "get", unavailable(made, 8))
     job = job_of(images, tmp_path / "out", weights_file, "run.shard_size=2", "run.attempts=1", "cluster.workers=2")
     report = run(job, Fleet())
@@ -177,14 +183,7 @@ def test_finding_20_a_blip_that_hits_eight_shards_early_is_nobodys_guilt(
 
 @pytest.mark.slow
 def test_a_worker_that_stays_unreachable_is_replaced(images, tmp_path, weights_file, reference, monkeypatch):
-    made = []
-    init = driver.FleetAttempts.__init__
-
-    def noted(self, *arguments, **named):
-        made.append(self)
-        init(self, *arguments, **named)
-
-    monkeypatch.setattr(driver.FleetAttempts, "__init__", noted)
+    made = noting_attempts(monkeypatch)
     monkeypatch.setattr(driver.ray, "get", unavailable(made, 1))
     monkeypatch.setattr(workers, "_UNREACHABLE_SECONDS", -1.0)
     report = run(job_of(images, tmp_path / "out", weights_file, "cluster.workers=1"), Fleet())

@@ -4,8 +4,6 @@ import json
 import os
 import re
 import secrets
-import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +15,7 @@ import psutil
 import pytest
 from command_line import OURS, shadowed
 from conftest import draw_images, draw_pairs, statistics
+from ray_head import free_port, ray_head
 
 from maskfleet.cluster.cli import operations
 from maskfleet.cluster.submit import exit_code
@@ -47,12 +46,6 @@ def test_an_installed_environment_has_its_own_interpreter(tmp_path):
 # On a real head ----------------------------------------------------------------------------------
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
 class Head(NamedTuple):
     """A running head."""
 
@@ -76,39 +69,10 @@ def head(tmp_path_factory):
     token.write_text(secrets.token_hex(32))
     environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
     environment |= {"RAY_metrics_report_interval_ms": "500"}
-    ports = {name: free_port() for name in ("port", "dashboard-port", "ray-client-server-port", "metrics-export-port")}
-    ports |= {name: free_port() for name in ("dashboard-agent-listen-port", "dashboard-agent-grpc-port")}
-    session = Path("/tmp") / f"mf-{secrets.token_hex(4)}"  # sockets need a short path
-    command = [sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--head", "--block"]
-    command += ["--num-cpus=2", "--disable-usage-stats"]
-    command += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--temp-dir={session}"]
-    command += ["--object-store-memory=134217728", *(f"--{name}={port}" for name, port in ports.items())]
-    with (folder / "ray.log").open("w") as log:
-        process = subprocess.Popen(
-            command, cwd=shadowed(folder / "head", OURS), env=environment, stdout=log, stderr=log
+    with ray_head(environment, log=folder / "ray.log", cwd=shadowed(folder / "head", OURS)) as started:
+        yield Head(
+            started.dashboard, started.port, token, started.session, started.metrics_port, shadowed(folder / "client")
         )
-    try:
-        wait_for(lambda: answers(ports["dashboard-port"], process))
-        address = f"http://127.0.0.1:{ports['dashboard-port']}"
-        yield Head(address, ports["port"], token, session, ports["metrics-export-port"], shadowed(folder / "client"))
-    finally:
-        below = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-        process.send_signal(signal.SIGTERM)
-        psutil.wait_procs(below, timeout=15)
-        for left in below:
-            if left.is_running():
-                left.kill()
-        process.wait(20)
-        subprocess.run(["rm", "-rf", str(session)], check=False)
-
-
-def answers(port, process):
-    assert process.poll() is None, "ray start ended"
-    try:
-        socket.create_connection(("127.0.0.1", port), 1).close()
-    except OSError:
-        return False
-    return True
 
 
 def wait_for(condition, seconds=90):

@@ -2,19 +2,15 @@
 
 import os
 import re
-import secrets
 import shlex
-import signal
-import socket
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pytest
 from docs.pages import PAGES, ROOT, Block, blocks
+from ray_head import ray_head
 from typer.testing import CliRunner
 
 from docs import world
@@ -77,28 +73,10 @@ def prepared(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def cluster(s3_server):
+def cluster(s3_server, tmp_path_factory):
     """A Ray head with a dashboard, in its own processes, with credentials for the bucket."""
-    ports = {name: _free_port() for name in ("port", "dashboard-port", "ray-client-server-port")}
-    ports |= {name: _free_port() for name in ("metrics-export-port", "dashboard-agent-listen-port")}
-    session = Path("/tmp") / f"mf-{secrets.token_hex(4)}"  # sockets need a short path
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2"]
-    command += ["--disable-usage-stats", "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1"]
-    command += [f"--temp-dir={session}", "--object-store-memory=134217728"]
-    command += [f"--{name}={port}" for name, port in ports.items()]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=_environment())
-    try:
-        _wait_for(ports["dashboard-port"], process)
-        yield Cluster(f"127.0.0.1:{ports['port']}", f"http://127.0.0.1:{ports['dashboard-port']}")
-    finally:
-        below = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-        process.send_signal(signal.SIGTERM)
-        psutil.wait_procs(below, timeout=15)
-        for left in below:
-            if left.is_running():
-                left.kill()
-        process.wait(20)
-        subprocess.run(["rm", "-rf", str(session)], check=False)
+    with ray_head(_environment(), log=tmp_path_factory.mktemp("ray") / "log") as head:
+        yield Cluster(f"127.0.0.1:{head.port}", head.dashboard)
 
 
 def has_lines(page: str, *words: str) -> bool:
@@ -221,22 +199,3 @@ def _query(sql: str) -> list:
     import duckdb
 
     return duckdb.sql(sql).fetchall()
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
-def _wait_for(port: int, process: subprocess.Popen, seconds: float = 90) -> None:
-    end = time.monotonic() + seconds
-    while True:
-        assert process.poll() is None, "ray start ended"
-        assert time.monotonic() < end, "Ray's dashboard does not answer"
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-        except OSError:
-            time.sleep(0.2)
-        else:
-            return

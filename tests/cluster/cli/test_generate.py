@@ -1,24 +1,14 @@
 """schedule and cluster-config: files in a folder, or on stdout."""
 
 import os
-from pathlib import Path
 
 import pytest
+from command_line import scheduled_job
 from typer.testing import CliRunner
 
 from maskfleet.cluster.cli.main import app
 from maskfleet.cluster.deploy.files import CLUSTERS, SCHEDULERS
 from maskfleet.jobs.errors import JobError
-
-
-def job_file(folder: Path, **more) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "my job 100%.toml"
-    file.write_text(
-        f'name="nuclei"\ninput="{folder}/images"\noutput="{folder}/out"\nweights="nuclei"\n'
-        '[schedule]\ncron="30 2 * * mon-fri"\ntimezone="Europe/Berlin"\n'
-    )
-    return file
 
 
 def generated(*arguments):
@@ -29,7 +19,7 @@ def generated(*arguments):
 
 @pytest.mark.parametrize("kind", SCHEDULERS)
 def test_the_command_writes_files_or_stdout(kind, tmp_path):
-    file = job_file(tmp_path)
+    file = scheduled_job(tmp_path)
     generated("schedule", file, "--for", kind, "--output", tmp_path / "made")
     files = sorted(path.name for path in (tmp_path / "made").iterdir())
     assert files
@@ -44,5 +34,5 @@ def test_the_command_writes_files_or_stdout(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", CLUSTERS)
 def test_a_cluster_config_comes_with_its_dockerfile(kind, tmp_path):
-    generated("cluster-config", job_file(tmp_path), "--for", kind, "--output", tmp_path / "made")
+    generated("cluster-config", scheduled_job(tmp_path), "--for", kind, "--output", tmp_path / "made")
     assert sorted(path.name for path in (tmp_path / "made").iterdir()) == ["Dockerfile", "cluster.yaml"]

@@ -13,6 +13,7 @@ from zoneinfo import available_timezones
 
 import pytest
 import yaml
+from command_line import scheduled_job
 from conftest import BESIDE
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -167,19 +168,9 @@ def test_the_image_is_pinned_and_not_root():
     assert text.rindex("USER 1000") > text.rindex("RUN")
 
 
-def job_file(folder: Path, **more) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "my job 100%.toml"
-    file.write_text(
-        f'name="nuclei"\ninput="{folder}/images"\noutput="{folder}/out"\nweights="nuclei"\n'
-        '[schedule]\ncron="30 2 * * mon-fri"\ntimezone="Europe/Berlin"\n'
-    )
-    return file
-
-
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="this machine does not have systemd")
 def test_systemd_accepts_the_timer(tmp_path):
-    job = Job.load(job_file(tmp_path / "a $b"))
+    job = Job.load(scheduled_job(tmp_path / "a $b"))
     argv = [sys.executable, *timers.command(tmp_path / 'a $b/my "job" 100%.toml', None)[1:]]
     for name, text in timers.systemd(job, Crontab.parse(job.schedule.cron), argv, tmp_path / "a $b").items():
         (tmp_path / name).write_text(text)
@@ -196,7 +187,7 @@ def test_systemd_accepts_the_timer(tmp_path):
 
 
 def test_the_cron_line_runs_and_skips_an_overlapping_run(tmp_path):
-    file = job_file(tmp_path / "a b")
+    file = scheduled_job(tmp_path / "a b")
     job = Job.load(file)
     program = "import os, time; time.sleep(2); print('ran 100%', os.path.basename(os.getcwd()))"
     argv = [sys.executable, "-c", program, str(file)]
@@ -215,7 +206,7 @@ def test_the_cron_line_runs_and_skips_an_overlapping_run(tmp_path):
 
 
 def test_airflow_gets_one_task_whatever_the_path(tmp_path, monkeypatch):
-    job = Job.load(job_file(tmp_path))
+    job = Job.load(scheduled_job(tmp_path))
     argv = ["maskfleet", "run", "/a b/{{ evil }}'\".toml"]
     (text,) = timers.airflow(job, job.schedule.cron, argv, tmp_path / "a 'b").values()
     made = {}
