@@ -90,7 +90,7 @@ def listed(
         names = [column.strip() for column in str(record["fileSchema"]).split(",")] if kind == "CSV" else []
         parts = [str(item["key"]) for item in record["files"]]
     except (ValueError, KeyError, TypeError) as error:
-        raise JobError(f"{name} is not a manifest of an S3 Inventory ({error!r}); correct 'input'") from error
+        raise JobError(f"{name} is not a manifest of an S3 Inventory; correct 'input'") from error
     if kind not in ("CSV", "Parquet"):
         raise JobError(f"inventory {name} has the format {kind}; configure it as CSV or Parquet")
 
@@ -102,7 +102,7 @@ def listed(
             except NotFound as error:
                 raise JobError(f"inventory {name} lacks its file {key}; use a complete inventory") from error
             except (Unreadable, Fault, OSError, EOFError, csv.Error, ValueError, LookupError, TypeError) as error:
-                raise JobError(f"inventory {name}: file {key} cannot be read ({error!r}); use another one") from error
+                raise JobError(f"inventory {name}: file {key} is damaged; use another inventory") from error
 
     return bucket, objects()
 

@@ -199,7 +199,7 @@ def lines(file: RangedFile, name: str, selector: Selector) -> Iterator[str]:
     except UnicodeDecodeError as error:
         raise JobError(f"list {name} is not UTF-8 text; save it as UTF-8") from error
     except csv.Error as error:
-        raise JobError(f"list {name} cannot be read: {error}") from error
+        raise JobError(f"list {name} is not valid CSV; save it as CSV again") from error
     except Unreadable as refusal:
         raise JobError(f"list {name}: {faults()[refusal.error_class]}") from refusal
 

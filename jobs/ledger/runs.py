@@ -83,7 +83,7 @@ class StoredRun:
         return Commits(storage, self.run_id, self.commit_mode)
 
     def committed(self, storage: Storage) -> dict[str, Commit]:
-        """Return the commits that count, by shard id: those that can be read, without shards that were set aside."""
+        """Return the readable commits by shard id, without shards set aside."""
         lost = (set_aside_of(storage, self.run_id) or {}).get("lost_shards", ())
         commits, _ = self.commits(storage).readable()
         return {shard: commit for shard, commit in commits.items() if shard not in lost}

@@ -1,7 +1,7 @@
 """What a JPEG file says of itself in its markers (ITU-T T.81, Annex B): its process, its precision, and its scans.
 
-libjpeg decodes some damaged files without a word: one that lacks its last scans, or whose middle is zeros, as after a
-download that was not finished.
+libjpeg decodes some damaged files without a warning: those lacking their last scans, and those with zeros in the middle
+after an unfinished download.
 """
 
 import re

@@ -3,7 +3,6 @@
 The tags are those of "TIFF Revision 6.0" (Adobe, 1992). Strips and tiles are read in `tiff_segments`.
 """
 
-import logging
 from functools import cached_property
 from typing import IO, Any, Literal, NamedTuple
 
@@ -31,6 +30,8 @@ _ORDERS: dict[str, Literal["little", "big"]] = {"<": "little", ">": "big"}
 
 
 class _Space(NamedTuple):
+    """A colour space: Pillow's mode, and its number of bands."""
+
     mode: str
     bands: int
 
@@ -39,9 +40,7 @@ _MODES: dict[tuple[int | None, int], str] = {(1, 0): "L", (1, 1): "LA", (3, 0): 
 """Pillow's modes by the number of colours and of further bands."""
 
 _CONVERTED = {_CMYK: _Space("CMYK", 4), _YCBCR: _Space("YCbCr", 3), _CIELAB: _Space("LAB", 3)}
-"""Colour spaces that Pillow converts."""
-
-logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it reports damaged tags of hostile files at length
+"""Colour spaces converted by Pillow."""
 
 
 class TiffFile(ImageFile):
