@@ -1,6 +1,7 @@
 """TIFF by its tags. The reference is NumPy, and for what other libraries read, Pillow and libvips."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -211,3 +212,28 @@ def test_an_offset_of_the_next_header_beyond_the_end_ends_the_file():
     count = int(np.frombuffer(data, "<u2", 1, first)[0])
     data[first + 2 + 12 * count : first + 6 + 12 * count] = (0x7FFFFFF0).to_bytes(4, "little")
     np.testing.assert_array_equal(decode(bytes(data), channels=3)[0], RGB)
+
+
+@pytest.mark.parametrize(("code", "dtype"), [(258, "uint16"), (339, "int16")])  # BitsPerSample, SampleFormat
+def test_a_layout_whose_tags_are_cut_off_is_damage(code, dtype):
+    """Without them, the pixels would be read as something else."""
+    data = bytearray(written(RGB.astype(dtype), photometric="rgb"))
+    (first,) = struct.unpack_from("<L", data, 4)
+    (count,) = struct.unpack_from("<H", data, first)
+    (place,) = (
+        place
+        for place in range(first + 2, first + 2 + 12 * count, 12)
+        if struct.unpack_from("<H", data, place)[0] == code
+    )
+    struct.pack_into("<L", data, place + 8, len(data) + 100)
+    with pytest.raises(Undecodable, match="lacks tags that describe its pixels") as error:
+        decode(bytes(data), channels=3)
+    assert error.value.error_class == "corrupt"
+
+
+def test_a_cut_strip_of_jpeg_is_refused_though_libjpeg_would_fill_it():
+    smooth = np.asarray(Image.fromarray(RGB).resize((160, 160)))
+    data = written(smooth, photometric="ycbcr", compression="jpeg", rowsperstrip=160)
+    assert decode(data, channels=3)[0].shape == smooth.shape
+    with pytest.raises(Undecodable, match="ends before its pixels do"):
+        decode(data[:-400], channels=3)
