@@ -48,7 +48,7 @@ SMALLER = {
 }
 """Options added to lines by pattern of page and line, to make them short. Ray gives the same bytes as one process."""
 
-AS_WRITTEN = ("docs/one-machine.md",)
+AS_WRITTEN = ("docs/quick-start.md",)
 """Pages with lines run as they are, from an empty output, in processes of their own, with a local Ray."""
 
 
@@ -84,7 +84,7 @@ def has_lines(page: str, *words: str) -> bool:
 
 
 WITH_CLUSTER = [page for page in PAGES if has_lines(page, "--address http", "--address 10.")]
-LONG = ("docs/finetuning.md", "docs/job-file.md", "docs/one-machine.md", "docs/speed.md")
+LONG = ("docs/finetuning.md", "docs/job-file.md", "docs/quick-start.md", "docs/speed.md")
 OTHERS = [
     pytest.param(page, marks=pytest.mark.slow if page in LONG else ())
     for page in PAGES
