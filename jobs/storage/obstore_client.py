@@ -4,6 +4,7 @@ With many small objects s3fs spends most of its time under that lock, which the 
 obstore does not succeed, the caller asks s3fs again: only s3fs retries and reports errors.
 """
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -31,6 +32,13 @@ _PAUSE_SECONDS = 60.0
 
 _CREDENTIALS_SECONDS = 60.0
 """Interval of asking for credentials again. The provider knows when they really expire."""
+
+_process: int | None = None
+"""Process in which obstore's threads run.
+
+A forked process inherits their epoll without them. A request there would never return, and the parent, woken for it,
+would follow a pointer of the child's memory.
+"""
 
 
 class Access(NamedTuple):
@@ -89,7 +97,8 @@ class ObstoreClient:
             span: Offset of the first byte and offset after the last; None for the whole object.
 
         Returns:
-            The bytes, or None if the object is missing, has another ETag, or the request failed.
+            The bytes, or None if the object is missing, has another ETag, the request failed, or obstore's threads
+            run in a process of which this one is a fork.
         """
         options: GetOptions = {}
         if etag:
@@ -104,7 +113,7 @@ class ObstoreClient:
 
     def _asked(self, key: str, request: Callable[[], T]) -> T | None:
         # obstore strips slashes at the ends of a key, which would name another object.
-        if key.strip("/") != key or self._not_before > time.monotonic():
+        if key.strip("/") != key or self._not_before > time.monotonic() or not _has_threads():
             return None
         try:
             answer = request()
@@ -121,6 +130,14 @@ class ObstoreClient:
             self._failures += 1
             if self._failures >= _FAILURES:
                 self._failures, self._not_before = 0, time.monotonic() + _PAUSE_SECONDS
+
+
+def _has_threads() -> bool:
+    """Return whether obstore's threads run in this process, or can be started in it."""
+    global _process  # noqa: PLW0603  (obstore has one set of threads for a process)
+    if _process is None:
+        _process = os.getpid()
+    return _process == os.getpid()
 
 
 def _client_options(access: Access) -> "ClientConfig":

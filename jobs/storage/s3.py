@@ -222,7 +222,7 @@ class S3Storage(Storage):
         return call
 
     def _filesystem(self) -> Any:
-        if self._fs is None:
+        if self._fs is None or self._fs._pid != os.getpid():  # s3fs refuses to serve a forked process
             # Imported late: a job on local folders must not pay for the AWS libraries.
             import s3fs
             from aiobotocore.session import AioSession

@@ -4,6 +4,7 @@ import sys
 import time
 
 import pytest
+from faults.children import forked
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -31,6 +32,19 @@ def test_objects_are_read_and_written_by_obstore(storage, monkeypatch):
     storage.write("b", b"other")
     assert (storage.read("a"), storage.read_range("a", 3, 4), storage.read("b")) == (b"0123456789", b"3456", b"other")
     assert storage.retries == 0
+
+
+@pytest.mark.s3
+def test_a_forked_process_uses_s3fs(storage):
+    storage.write("a", b"0123456789")
+    fresh = S3Storage(storage.root)
+
+    def in_child():
+        storage.write("b", b"from a child")
+        return storage.read("a"), fresh.read("a")
+
+    assert forked(in_child, 30).value() == (b"0123456789", b"0123456789")
+    assert storage.read("b") == b"from a child"
 
 
 @pytest.mark.slow
