@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from maskfleet.jobs.job.machines import WorkerRange
 from maskfleet.jobs.job.schema import Job
-from maskfleet.jobs.job.sections import WorkerRange
 
 Resources = Mapping[str, float]
 """Resources of a node under Ray's names: "CPU", "GPU", "memory" in bytes, …"""

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
+from maskfleet.jobs.job.machines import WorkerRange
 from maskfleet.jobs.job.schema import Job
-from maskfleet.jobs.job.sections import WorkerRange
 
 _LONGEST_NAME = 36
 """Longest name in characters. KubeRay and Kubernetes add suffixes to it, and their limit is 63 in total."""

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from maskfleet.jobs.errors import JobError
+from maskfleet.jobs.job.values import models_in
 
 _SECRET = re.compile(r"secret|password|passwd|token|credential|access_?key|api_?key", re.IGNORECASE)
 
@@ -56,18 +57,23 @@ def _refuse_unknown(model: type[BaseModel], table: Mapping[str, Any], prefix: st
                     "set 'profile' to an AWS profile, or use environment variables"
                 )
             raise JobError(f"unknown key {prefix}{key}; {_suggestion(prefix, key, known)}")
-        if inner := section_of(model.model_fields[key]):
-            if not isinstance(value, Mapping):
-                raise JobError(f"{prefix}{key} is a section; write [{prefix}{key}]")
-            _refuse_unknown(inner, value, f"{prefix}{key}.", known)
+        field = model.model_fields[key]
+        if section_of(field) and not isinstance(value, Mapping):
+            raise JobError(f"{prefix}{key} is a section; write [{prefix}{key}]")
+        inner = next(models_in(field.annotation), None)
+        if inner and isinstance(value, Mapping):
+            within = f"{prefix}{key}."
+            _refuse_unknown(inner, value, within, [*known, *names(inner, within)])
 
 
 def _suggestion(prefix: str, key: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(prefix + key, known, n=1, cutoff=0.6)
-    # A correct key in the wrong section is as likely as a misspelt one.
-    near = near or [name for name in known if _last(name) == key]
-    near = near or [name for name in known if difflib.get_close_matches(key, [_last(name)], n=1, cutoff=0.7)]
-    return f"did you mean {near[0]}?" if near else f"known keys are {', '.join(known)}"
+    """Return the known key that is meant: in this section first, then in another one, where a right key may belong."""
+    written = key.lower().replace("-", "_")
+    here = {_last(name): name for name in known if name.rpartition(".")[0] == prefix.rstrip(".")}
+    near = [here[name] for name in difflib.get_close_matches(written, here, n=1, cutoff=0.6)]
+    near = near or [name for name in known if _last(name) == written]
+    near = near or [name for name in known if difflib.get_close_matches(written, [_last(name)], n=1, cutoff=0.7)]
+    return f"did you mean {near[0]}?" if near else f"known keys are {', '.join(list(here.values()) or known)}"
 
 
 def _last(name: str) -> str:

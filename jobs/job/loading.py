@@ -1,15 +1,16 @@
 """A job file as a validated value: read the file, apply `--set` overrides, explain errors. Knows no particular key."""
 
 import json
+import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from maskfleet.jobs.errors import JobError
-from maskfleet.jobs.job.keys import names
+from maskfleet.jobs.job.wrong_values import refusal
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -20,14 +21,46 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         JobError: The file is missing, or is not TOML or JSON.
     """
+    if path.is_dir():
+        raise JobError(
+            f"{path} is a folder, not a job file; give its job file, or --input {path}, --output and --weights"
+        )
     try:
         text = path.read_text("utf-8")
-        table: dict[str, Any] = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except FileNotFoundError as error:
         raise JobError(f"job file {path} does not exist; write one, or give --input, --output and --weights") from error
-    except (OSError, ValueError) as error:  # also a wrong encoding
-        raise JobError(f"job file {path} cannot be read: {error}") from error
+    except OSError as error:
+        raise JobError(f"job file {path} cannot be read ({error.strerror}); check its permissions") from error
+    except UnicodeDecodeError as error:
+        raise JobError(f"{path} is not a job file, which is UTF-8 text in TOML; to segment it, give --input") from error
+    return _json(path, text) if path.suffix == ".json" else _toml(path, text)
+
+
+def _toml(path: Path, text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        place = re.search(r"line (\d+)", str(error))  # Python 3.11 has no attribute for it
+        number = int(place[1]) if place else max(1, len(text.splitlines()))
+        raise JobError(
+            _broken(path, text, number, 'key = value, texts in quotes, such as weights = "nuclei"')
+        ) from error
+
+
+def _json(path: Path, text: str) -> dict[str, Any]:
+    try:
+        table = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise JobError(_broken(path, text, error.lineno, '"key": value, such as "weights": "nuclei"')) from error
+    if not isinstance(table, dict):
+        raise JobError(f'job file {path} must hold one JSON object, such as {{"input": "images/", …}}')
     return table
+
+
+def _broken(path: Path, text: str, number: int, form: str) -> str:
+    lines = text.splitlines()
+    line = lines[number - 1].strip()[:60] if number <= len(lines) else ""
+    return f"job file {path}, line {number}: {line!r} cannot be understood; write {form}"
 
 
 def overridden(table: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -44,13 +77,13 @@ def overridden(table: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, 
     for override in overrides:
         name, equals, text = override.partition("=")
         if not equals or not name.strip():
-            raise JobError(f"--set {override!r} does not have the form section.key=value")
+            raise JobError(f"--set {override!r} does not have the form section.key=value, such as run.shard_size=64")
         *sections, key = name.strip().split(".")
         target = merged
         for section in sections:
             target = target.setdefault(section, {})
             if not isinstance(target, dict):
-                raise JobError(f"--set {override!r}: {section} is not a section of the job")
+                raise JobError(f"--set {override!r}: {section} is not a section; write it as in run.shard_size=64")
         target[key] = _toml_value(text.strip())
     return merged
 
@@ -64,8 +97,7 @@ def validated(model: type[Model], table: Mapping[str, Any]) -> Model:
     try:
         return model.model_validate(table)
     except ValidationError as error:
-        known = {part for name in names(model) for part in name.split(".")}
-        raise JobError("; ".join(_sentences(error, known))) from error
+        raise refusal(model, table, error) from error
 
 
 def _toml_value(text: str) -> Any:
@@ -73,13 +105,3 @@ def _toml_value(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
-
-
-def _sentences(error: ValidationError, known: set[str]) -> Iterator[str]:
-    for item in error.errors():
-        # For a union such as int | "auto" pydantic reports each member; the key is the leading part.
-        key = ".".join(str(part) for part in item["loc"] if part in known)
-        if item["type"] == "missing":
-            yield f"{key} is missing; state it in the job file or with --{key}"
-        else:
-            yield f"{key}: {item['msg'].removeprefix('Value error, ')} (got {item['input']!r})"

@@ -6,46 +6,48 @@ A job never holds secrets: it names an AWS profile, or leaves credentials to the
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator
 
 from maskfleet.jobs.job import keys, loading
+from maskfleet.jobs.job.machines import Cluster, Schedule
 from maskfleet.jobs.job.places import absolute, filled
+from maskfleet.jobs.job.section import Section
 from maskfleet.jobs.job.sections import (
-    Cluster,
     Finetune,
     Inference,
     InputOptions,
     Masks,
     Prices,
     Run,
-    Schedule,
-    Section,
     Selection,
 )
+from maskfleet.jobs.job.values import Form
 
 
 class Job(Section):
     """What to do. Frozen and validated; `Job.load` reads a file, `Job.of` takes a table."""
 
-    input: str
+    input: str = Field(examples=["images/", "s3://bucket/images/"])
     """Images to segment, local or s3://: a folder or glob of images, tars and Parquet files; one tar or Parquet file; a
     list of paths and URLs (.txt, .csv, .parquet); or the manifest.json of an S3 Inventory. `{date}` and `{name}` are
     filled in."""
-    column: str | None = None
+    column: str | None = Field(default=None, examples=["url"])
     """Column of images or URLs in Parquet files and lists. Without it: found by type and name."""
-    exclude: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = Field(default=(), examples=[["*.thumb.jpg"]])
     """Images to leave alone: globs such as "**/seg.png" or "*.thumb.jpg", also for members of containers. One without a
     slash is compared with each part of a path, others with the path from the folder of the input on."""
-    output: str
+    output: str = Field(examples=["masks/", "s3://bucket/masks/"])
     """Folder or s3:// prefix for masks, statistics and records. `{date}` and `{name}` are filled in."""
-    weights: tuple[str, ...]
+    weights: tuple[str, ...] = Field(examples=["nuclei", "cells.safetensors"])
     """Safetensors file, local or s3://, or the name of a built-in model. A list is an ensemble: the mean of the
     probabilities."""
-    name: str = Field(default="maskfleet", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+    name: Annotated[str, Form("at most 63 letters, digits, dots, _ and -, the first a letter or digit")] = Field(
+        default="maskfleet", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+    )
     """Name of the job in records, submissions and reports."""
-    profile: str | None = None
+    profile: str | None = Field(default=None, examples=["archive"])
     """AWS profile for credentials. Without it: the usual AWS chain (environment, default profile, instance role)."""
     input_options: InputOptions = InputOptions()
     inference: Inference = Inference()

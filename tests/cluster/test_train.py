@@ -18,8 +18,8 @@ from maskfleet.cluster.connection import ClusterError, connected
 from maskfleet.cluster.driver import Fleet
 from maskfleet.cluster.train import needs_of, on_ray
 from maskfleet.jobs.errors import JobError, Stopped
+from maskfleet.jobs.job.machines import Cluster as ClusterSettings
 from maskfleet.jobs.job.schema import Job
-from maskfleet.jobs.job.sections import Cluster as ClusterSettings
 from maskfleet.jobs.run.execute import run
 from maskfleet.jobs.training.finetune import finetune
 from maskfleet.jobs.training.plan import plan_training

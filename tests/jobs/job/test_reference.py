@@ -22,11 +22,11 @@ def test_defaults_are_toml_and_give_the_same_job():
 def test_values_are_described_by_type_and_bounds():
     values = {f"{key.section}.{key.name}": key.values for key in reference()}
     assert values["inference.scale"] == "number > 0, ≤ 4"
-    assert values["cluster.workers"] == 'integer or "auto" or {min, max}'
-    assert values["masks.values"] == "list of integer or [integer, integer, integer]"
+    assert values["cluster.workers"] == 'integer ≥ 1 or "auto" or {min, max}'
+    assert values["masks.values"] == "list of integers or [integer, integer, integer]"
 
 
 def test_the_markdown_has_a_row_for_every_key():
     rows = [line for line in markdown().splitlines() if line.startswith("| `")]
     assert len(rows) == len(list(names(Job)))
-    assert '| `shard_size` | integer or "auto" | `"auto"` | Images per shard,' in markdown()
+    assert '| `shard_size` | integer ≥ 1 or "auto" | `"auto"` | Images per shard,' in markdown()
