@@ -12,10 +12,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image
 
-from maskfleet.jobs.errors import JobError
+from maskfleet.jobs.errors import Changed, JobError, NotFound
 from maskfleet.jobs.ledger.runs import stored_runs
+from maskfleet.jobs.outputs.input_images import InputImages
 from maskfleet.jobs.outputs.lookup import CommittedRow, newest_row
-from maskfleet.jobs.outputs.overlay import drawn_over, input_image
+from maskfleet.jobs.outputs.overlay import OPACITY, class_colours, overlay
 from maskfleet.jobs.outputs.rows import all_rows, newest_rows, schema_of
 from maskfleet.jobs.outputs.runs import RunEntry, runs
 from maskfleet.jobs.outputs.stored_masks import StoredMask, stored_masks
@@ -129,28 +130,43 @@ class Output:
         """
         return self._mask(newest_row(self._storage, key)).pixels()
 
-    def overlay(self, key: str, *, opacity: float = 0.5) -> Image.Image:
+    def overlay(self, key: str, *, opacity: float = OPACITY, size: int | None = None) -> Image.Image:
         """Return the image with its newest mask drawn over it. Reads the image from the input again.
 
-        Classes have the colours of Pascal VOC; the first class, the background, is left uncoloured.
+        Fills are translucent, contours opaque. The first class, the background, is not drawn. Other classes have the
+        job's colours if its mask values are RGB, else bright ones. Dark images are brightened; images of 16 bits or of
+        many bands are stretched from their 1st to their 99th percentile.
 
         Args:
             key: Key of the image, or any ending of it that no other key has.
-            opacity: Opacity of the mask, 0 … 1.
+            opacity: Opacity of the fill, 0 … 1. With 0, the contours remain.
+            size: Longest side of the picture in px; None for the size of the image.
 
         Returns:
-            An RGB image of the size of the mask.
+            An RGB image. A notebook shows it as the result of a cell.
 
         Raises:
-            JobError: As `mask` raises; or the image cannot be shown as RGB.
+            JobError: As `mask` raises; or the image cannot be shown.
             NotFound: The image is no longer in the input.
             Changed: The image has changed since its mask was made.
             StorageError: A committed file is missing or damaged, or the input cannot be read.
         """
-        mask = self._mask(newest_row(self._storage, key))
+        found = newest_row(self._storage, key)
+        mask = self._mask(found)
         newest = next(stored_runs(self._storage, newest_first=True))
-        pixels = input_image(mask, newest.input_options(self._profile))
-        return drawn_over(pixels, mask.classes(), opacity=opacity)
+        with InputImages(newest, profile=self._profile, upright=found.run.upright) as images:
+            shown = images.read(found.row)
+        match shown.error:
+            case None if shown.pixels is None:
+                raise JobError(f"{found.row['key']} cannot be shown: {shown.reason}")
+            case None:
+                return overlay(shown.pixels, mask.classes(), class_colours(mask.values), size=size, opacity=opacity)
+            case NotFound():
+                raise NotFound(f"{shown.reason}, so there is no image to draw on; mask() still works") from shown.error
+            case Changed():
+                raise Changed(f"{shown.reason}; run the job again") from shown.error
+            case error:
+                raise error
 
     def _mask(self, found: CommittedRow) -> StoredMask:
         row = found.row

@@ -1,7 +1,7 @@
 """Masks in the layout of Pascal VOC: `SegmentationClass/<name>.png` with VOC's palette, and `labels.txt`."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +9,6 @@ from PIL import Image
 
 from maskfleet.jobs.errors import JobError
 from maskfleet.jobs.outputs.exports.contract import FileExport
-from maskfleet.jobs.outputs.palette import voc_palette
 from maskfleet.jobs.outputs.stored_masks import StoredMask
 
 _MOST_CLASSES = 255
@@ -38,10 +37,22 @@ class VocExport(FileExport):
 
 def _palette_png(classes: NDArray[np.uint8]) -> bytes:
     image = Image.fromarray(classes)
-    image.putpalette(voc_palette())  # also turns grey values into palette indices
+    image.putpalette(_palette())  # also turns grey values into palette indices
     sink = io.BytesIO()
     image.save(sink, "PNG")
     return sink.getvalue()
+
+
+def _palette() -> list[int]:
+    """Return 256 RGB colours as a flat list of 768 integers in 0 … 255."""
+    return [channel for number in range(256) for channel in _colour(number)]
+
+
+def _colour(number: int) -> Iterator[int]:
+    """Deal the bits of a class number to red, green and blue, filling each from its highest bit."""
+    for channel in range(3):
+        bits = [(number >> (3 * place + channel)) & 1 for place in range(8)]
+        yield sum(bit << (7 - place) for place, bit in enumerate(bits))
 
 
 EXPORT = VocExport
