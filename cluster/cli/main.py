@@ -24,6 +24,7 @@ from maskfleet.jobs.errors import MaskfleetError, Stopped, redacted
 COMMANDS: dict[str, dict[str, Callable[..., Any] | typer.Typer]] = {
     "First steps": {
         "demo": demo.demo,
+        "init": generate.init,
         "doctor": doctor.doctor,
     },
     "Process images": {
@@ -49,6 +50,7 @@ COMMANDS: dict[str, dict[str, Callable[..., Any] | typer.Typer]] = {
     "Clusters and schedules": {
         "submit": operations.submit,
         "stop": operations.stop,
+        "schema": generate.schema,
         "cluster-config": generate.cluster_config,
         "schedule": generate.schedule,
     },

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from maskfleet.cluster.deploy import aws, kubernetes, timers
+from maskfleet.cluster.deploy import aws, docker, kubernetes, timers
 from maskfleet.jobs.errors import JobError
 from maskfleet.jobs.job import loading
 from maskfleet.jobs.job.crontab import Crontab
@@ -66,12 +66,14 @@ class Scheduled:
 
 def _kubernetes(this: Scheduled) -> Files:
     objects = kubernetes.cron_job(this.job, this.table, this.cron)
-    return {"schedule.yaml": as_yaml(objects), "Dockerfile": aws.dockerfile()}
+    return {"schedule.yaml": as_yaml(objects)}
 
 
 def _kuberay_cron(this: Scheduled) -> Files:
+    if this.job.cluster.queue:
+        raise JobError("a RayCronJob cannot pass cluster.queue on to its RayJobs; use --for kubernetes")
     objects = kubernetes.ray_cron_job(this.job, this.table, this.cron)
-    return {"schedule.yaml": _RAY_CRON_JOB + as_yaml(objects), "Dockerfile": aws.dockerfile()}
+    return {"schedule.yaml": _RAY_CRON_JOB + as_yaml(objects)}
 
 
 def _systemd(this: Scheduled) -> Files:
@@ -87,11 +89,15 @@ def _airflow(this: Scheduled) -> Files:
 
 
 def _kuberay(job: Job) -> Files:
-    return {"cluster.yaml": as_yaml(kubernetes.ray_cluster(job)), "Dockerfile": aws.dockerfile()}
+    return {"cluster.yaml": as_yaml(kubernetes.ray_cluster(job))}
 
 
 def _aws(job: Job) -> Files:
-    return {"cluster.yaml": as_yaml([aws.cluster_config(job)]), "Dockerfile": aws.dockerfile()}
+    return {"cluster.yaml": as_yaml([aws.cluster_config(job)])}
+
+
+def _docker(job: Job) -> Files:
+    return {"Dockerfile": docker.dockerfile()}
 
 
 SCHEDULERS: dict[str, Callable[[Scheduled], Files]] = {
@@ -103,8 +109,8 @@ SCHEDULERS: dict[str, Callable[[Scheduled], Files]] = {
 }
 """Function returning the files for a scheduler, by its name in `maskfleet schedule --for`."""
 
-CLUSTERS: dict[str, Callable[[Job], Files]] = {"kuberay": _kuberay, "aws": _aws}
-"""Function returning the files for a Ray cluster, by its name in `maskfleet cluster-config --for`."""
+CLUSTERS: dict[str, Callable[[Job], Files]] = {"kuberay": _kuberay, "aws": _aws, "docker": _docker}
+"""Function returning the files for a Ray cluster or for its image, by its name in `maskfleet cluster-config --for`."""
 
 
 def as_yaml(documents: list[dict[str, Any]]) -> str:

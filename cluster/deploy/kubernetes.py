@@ -21,6 +21,11 @@ _LONGEST_NAME = 36
 _FOLDER = "/etc/maskfleet"
 _START_AND_END = 3600
 _STOP_SECONDS = 600
+_QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+_AUTOSCALER = {
+    "enableInTreeAutoscaling": True,
+    "autoscalerOptions": {"version": "v2", "idleTimeoutSeconds": 60, "upscalingMode": "Default"},
+}
 _SPOT_TAINTS = ("cloud.google.com/gke-spot", "kubernetes.azure.com/scalesetpriority", "karpenter.sh/capacity-type")
 
 Object = dict[str, Any]
@@ -58,7 +63,7 @@ def cron_job(job: Job, table: Mapping[str, Any], cron_fields: str) -> list[Objec
     """
     name = name_of(job)
     ray_job = _object("ray.io/v1", "RayJob", job, spec=ray_job_spec(job))
-    ray_job["metadata"] = {"generateName": f"{name}-", "namespace": job.cluster.namespace, "labels": _labels(job)}
+    ray_job["metadata"] = {"generateName": f"{name}-", "namespace": job.cluster.namespace, "labels": _queued(job)}
     starter = f"{name}-starter"
     rules = [{"apiGroups": ["ray.io"], "resources": ["rayjobs"], "verbs": ["create", "get"]}]
     container = {
@@ -123,7 +128,9 @@ def ray_cron_job(job: Job, table: Mapping[str, Any], cron_fields: str) -> list[O
 
 def ray_cluster(job: Job) -> list[Object]:
     """Return a permanent cluster for `maskfleet submit`."""
-    return [service_account(job), _object("ray.io/v1", "RayCluster", job, spec=ray_cluster_spec(job, mounted=False))]
+    cluster = _object("ray.io/v1", "RayCluster", job, spec=ray_cluster_spec(job, mounted=False) | _suspended(job))
+    cluster["metadata"]["labels"] = _queued(job)
+    return [service_account(job), cluster]
 
 
 def ray_job_spec(job: Job) -> Object:
@@ -136,12 +143,15 @@ def ray_job_spec(job: Job) -> Object:
         "activeDeadlineSeconds": _deadline(job),
         # If the head is lost, a second cluster resumes the run.
         "backoffLimit": 1,
+        **_suspended(job),
         "rayClusterSpec": ray_cluster_spec(job, mounted=True),
     }
 
 
 def ray_cluster_spec(job: Job, *, mounted: bool) -> Object:
-    """Return the specification of a cluster: a head node without workers, never on spot, and autoscaled worker nodes.
+    """Return the specification of a cluster: a head node without workers, never on spot, and worker nodes.
+
+    The number of worker nodes follows the work, or is fixed if the job names a queue.
 
     Args:
         job: The job.
@@ -149,6 +159,7 @@ def ray_cluster_spec(job: Job, *, mounted: bool) -> Object:
     """
     wanted = job.cluster
     least, most = nodes_of(job)
+    least = most if wanted.queue else least  # Kueue reserves a fixed size, and refuses clusters with an autoscaler
     cpus, memory = {"cpu": str(wanted.node_cpus)}, {"memory": f"{wanted.node_memory_gib}Gi"}
     gpus = {"nvidia.com/gpu": str(wanted.node_gpus)} if wanted.node_gpus else {}
     worker = _pod(job, "ray-worker", cpus | memory | gpus, mounted=mounted)
@@ -159,8 +170,7 @@ def ray_cluster_spec(job: Job, *, mounted: bool) -> Object:
     ]
     return {
         "rayVersion": version("ray"),
-        "enableInTreeAutoscaling": True,
-        "autoscalerOptions": {"version": "v2", "idleTimeoutSeconds": 60, "upscalingMode": "Default"},
+        **({} if wanted.queue else _AUTOSCALER),
         "authOptions": {"mode": "token"},
         "headGroupSpec": {
             "rayStartParams": {"num-cpus": "0"},
@@ -216,6 +226,16 @@ def _object(api: str, kind: str, job: Job, name: str | None = None, **fields: An
 
 def _labels(job: Job) -> dict[str, str]:
     return {"app.kubernetes.io/name": "maskfleet", "app.kubernetes.io/instance": name_of(job)}
+
+
+def _queued(job: Job) -> dict[str, str]:
+    """Return the labels of an object that Kueue admits, if the job names a queue."""
+    return _labels(job) | ({_QUEUE_LABEL: job.cluster.queue} if job.cluster.queue else {})
+
+
+def _suspended(job: Job) -> Object:
+    """Return the field that keeps an object waiting for Kueue, if the job names a queue."""
+    return {"suspend": True} if job.cluster.queue else {}
 
 
 def _deadline(job: Job) -> int:

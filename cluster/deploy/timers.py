@@ -82,13 +82,13 @@ WantedBy=timers.target
 
 
 def airflow(job: Job, cron_fields: str, argv: list[str], folder: Path) -> dict[str, str]:
-    """Return an Airflow DAG with one task. The command is escaped from Airflow's template language."""
+    """Return a DAG of one task for Airflow 3. The command is escaped from Airflow's template language."""
     identifier = "".join(sign if sign.isalnum() or sign in "-_." else "_" for sign in job.name)
     text = f'''"""maskfleet {identifier}: one run at a time; missed runs are skipped."""
 
 import pendulum
-from airflow import DAG
-from airflow.operators.bash import BashOperator
+from airflow.providers.standard.operators.bash import BashOperator
+from airflow.sdk import DAG
 
 with DAG(
     dag_id={identifier!r},

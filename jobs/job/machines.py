@@ -51,9 +51,12 @@ class Cluster(Section):
     image: Annotated[str, Form("the name of a container image")] = Field(
         default="maskfleet:0.1.0", pattern=r"^[a-zA-Z0-9][\w./:@-]*$"
     )
-    """Container image of generated clusters. `maskfleet cluster-config` writes its Dockerfile."""
+    """Container image of generated clusters. `maskfleet cluster-config --for docker` writes its Dockerfile."""
     namespace: Annotated[str, Form(_DNS_WORDS)] = Field(default="default", pattern=_DNS_LABEL)
     """Kubernetes namespace."""
+    queue: Annotated[str | None, Form(_DNS_WORDS)] = Field(default=None, pattern=_DNS_LABEL, examples=["gpu-team"])
+    """Local queue of Kueue for generated RayJobs and RayClusters. They start suspended, with their largest number of
+    nodes and without an autoscaler, which Kueue does not admit. Without it: no queue."""
     service_account: Annotated[str, Form(_DNS_WORDS)] = Field(default="maskfleet", pattern=_DNS_LABEL)
     """Identity of the workers, instead of keys: a Kubernetes service account or an AWS instance profile."""
     spot: bool = True

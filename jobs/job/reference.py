@@ -47,7 +47,7 @@ def reference(model: type[BaseModel] = Job, section: str = "") -> Iterator[Key]:
         model: Model of the job file or of a section.
         section: Name of the section; "" for the job file.
     """
-    meanings = _docstrings(model)
+    meanings = docstrings(model)
     for name, field in model.model_fields.items():
         inner = section_of(field)
         if inner is not None:
@@ -81,8 +81,8 @@ def markdown() -> str:
     return "\n".join(blocks)
 
 
-def _docstrings(model: type[BaseModel]) -> dict[str, str]:
-    """Texts that stand below a model's attributes, with line breaks removed."""
+def docstrings(model: type[BaseModel]) -> dict[str, str]:
+    """Return the texts below a model's attributes by name, with line breaks removed."""
     (declared,) = ast.parse(textwrap.dedent(inspect.getsource(model))).body
     assert isinstance(declared, ast.ClassDef)
     found = {}

@@ -171,6 +171,8 @@ def test_the_surface_of_the_command_line_is_closed():
         "finetune": ["--address", "--evaluate", "--json", "--set"],
         "convert": ["--mean", "--scale", "--std"],
         "doctor": ["--address", "--input", "--json", "--output", "--set"],
+        "init": ["--job", "--output", "--weights"],
+        "schema": [],
         "demo": ["--images", "--no-ray", "--output"],
         "bench forward": ["--json", "--pairs", "--precision", "--set", "--shape", "--weights"],
         "bench run": ["--images", "--input", "--json", "--no-ray", "--pairs", "--set", "--side", "--weights"],

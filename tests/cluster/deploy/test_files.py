@@ -18,8 +18,8 @@ from conftest import BESIDE
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from maskfleet.cluster.deploy import aws, kubernetes, timers
-from maskfleet.cluster.deploy.files import as_yaml
+from maskfleet.cluster.deploy import aws, docker, kubernetes, timers
+from maskfleet.cluster.deploy.files import SCHEDULERS, Scheduled, as_yaml
 from maskfleet.jobs.errors import JobError
 from maskfleet.jobs.job.crontab import Crontab
 from maskfleet.jobs.job.schema import Job
@@ -49,6 +49,7 @@ def jobs_(draw):
             "spot": draw(st.booleans()),
             "node_gpus": draw(st.integers(0, 8)),
             "node_cpus": draw(st.integers(1, 192)),
+            **draw(st.sampled_from([{}, {"queue": "gpu-team"}])),
             "namespace": draw(st.from_regex(r"\A[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z")),
         },
         "prices": {"gpu_hour": draw(st.floats(0, 99))},
@@ -88,6 +89,38 @@ def test_kuberay_accepts_its_objects(accepted, drawn):
         if document["kind"].startswith("Ray"):
             accepted(document)
     assert Job.of(json.loads(files["job.json"])) == job
+
+
+def test_kueue_admits_a_job_of_fixed_size(accepted):
+    """Kueue reserves a fixed size, starts what it admits, and refuses an autoscaler."""
+    table = {"input": "s3://b/i", "output": "s3://b/o", "weights": "nuclei", "cluster": {"workers": {"max": 8}}}
+    plain = Job.of(table)
+    queued = Job.of(table, ["cluster.queue=gpu-team"])
+    for job, label in ((plain, None), (queued, "gpu-team")):
+        (files,) = (
+            each["data"] for each in kubernetes.cron_job(job, table, "0 2 * * *") if each["kind"] == "ConfigMap"
+        )
+        ray_job = json.loads(files["rayjob.json"])
+        cluster = kubernetes.ray_cluster(job)[-1]
+        for made, spec in ((ray_job, ray_job["spec"]["rayClusterSpec"]), (cluster, cluster["spec"])):
+            accepted(made)
+            assert made["metadata"]["labels"].get("kueue.x-k8s.io/queue-name") == label
+            assert made["spec"].get("suspend") == (True if label else None)
+            assert bool(spec.get("enableInTreeAutoscaling")) == (label is None)
+            (group,) = spec["workerGroupSpecs"]
+            assert (group["replicas"], group["minReplicas"], group["maxReplicas"]) == (
+                8 if label else 1,
+                8 if label else 1,
+                8,
+            )
+    assert ray_job["spec"]["shutdownAfterJobFinishes"]
+
+
+def test_a_queue_cannot_reach_the_jobs_of_a_ray_cron_job(tmp_path):
+    file = scheduled_job(tmp_path)
+    file.write_text(file.read_text() + '[cluster]\nqueue="gpu-team"\n')
+    with pytest.raises(JobError, match=r"cluster\.queue.*use --for kubernetes"):
+        SCHEDULERS["kuberay-cron"](Scheduled.load(file, folder=tmp_path, address=None))
 
 
 def test_the_schemas_are_strict(accepted):
@@ -159,7 +192,7 @@ def test_ray_accepts_the_aws_file(drawn):
 
 
 def test_the_image_is_pinned_and_not_root():
-    text = aws.dockerfile()
+    text = docker.dockerfile()
     assert all(
         ":" in line.split("@")[0] and "latest" not in line for line in text.splitlines() if line.startswith("FROM")
     )
@@ -222,11 +255,13 @@ def test_airflow_gets_one_task_whatever_the_path(tmp_path, monkeypatch):
             return None
 
     modules = {
-        name: types.ModuleType(name) for name in ("pendulum", "airflow", "airflow.operators", "airflow.operators.bash")
-    }
+        name: types.ModuleType(name)
+        for name in ("pendulum", "airflow", "airflow.sdk", "airflow.providers", "airflow.providers.standard",
+                     "airflow.providers.standard.operators", "airflow.providers.standard.operators.bash")
+    }  # fmt: skip
     modules["pendulum"].datetime = lambda *date, tz: (date, tz)
-    modules["airflow"].DAG = DAG
-    modules["airflow.operators.bash"].BashOperator = lambda **task: made.update(task=task)  # noqa: PLW0108
+    modules["airflow.sdk"].DAG = DAG
+    modules["airflow.providers.standard.operators.bash"].BashOperator = lambda **task: made.update(task=task)  # noqa: PLW0108
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
     exec(compile(ast.parse(text), "dag", "exec"), {})
