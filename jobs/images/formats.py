@@ -60,6 +60,14 @@ class ImageFile(Protocol):
         """
         raise Undecodable("unsupported", "this format gives no rows; store TIFF")
 
+    def check_rows(self) -> None:
+        """Refuse a file that libvips would misread, or whose damage it would not see. Called before it reads rows.
+
+        Raises:
+            Undecodable: The file is such a one.
+        """
+        return
+
     def orientation(self) -> int:
         """Return the EXIF orientation, 1 to 8; 1 if none is stated. Called after `pixels`, or without them."""
         return 1
@@ -119,7 +127,11 @@ class Format(NamedTuple):
 
 FORMATS: tuple[Format, ...] = (
     Format(
-        "JPEG", (".jpg", ".jpeg", ".jpe", ".jfif"), rb"\xff\xd8\xff", "maskfleet.jobs.images.readers.jpeg", in_rows=True
+        "JPEG",
+        (".jpg", ".jpeg", ".jpe", ".jfif"),
+        rb"\xff\xd8\xff",
+        "maskfleet.jobs.images.readers.jpeg",
+        in_rows=True,
     ),
     Format("PNG", (".png",), rb"\x89PNG\r\n\x1a\n", "maskfleet.jobs.images.readers.png", in_rows=True),
     Format("TIFF", (".tif", ".tiff"), rb"(II|MM)([*+]\0|\0[*+])", "maskfleet.jobs.images.readers.tiff", in_rows=True),

@@ -46,6 +46,8 @@ class _Rows:
         self.height, self.width = self._header.height, self._header.width
         if min(self.width, self.height) < limits.min_side:
             raise too_small(self.width, self.height, min_side=limits.min_side)
+        if not self._header.gives_rows:
+            self._header.check_rows()
         self._vips = None if self._header.gives_rows else _Vips(file.fileno(), self._header)
 
     def read(self, start: int, count: int) -> NDArray[np.uint8]:

@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskfleet.jobs.images.contract import Undecodable
+from maskfleet.jobs.images.jpeg import strict
 
+_JPEG = (6, 7)
 _SEPARATE = 2
 """Planar configuration of bands that are stored one after the other."""
 
@@ -77,6 +79,8 @@ class Segments:
             return self._plain(offset, count, start, stop)
         if (segment := self._held.get(index)) is None:
             data = self._read(offset, count)
+            if page.compression in _JPEG:  # imagecodecs passes over libjpeg's warnings
+                strict.judge(_whole_jpeg(data, page))
             segment = page.decode(data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)[0][0]
         if stop - start < len(segment):
             used[index] = segment
@@ -95,3 +99,10 @@ class Segments:
         if len(data) < count:
             raise Undecodable("corrupt", "the file ends before its pixels do; upload it again")
         return data
+
+
+def _whole_jpeg(data: bytes, page: Any) -> bytes:
+    """Return a strip or tile as a file of its own, with the tables that the page has for all."""
+    if page.jpegheader is not None:
+        return bytes(page.jpegheader) + data
+    return data if page.jpegtables is None else data[:2] + bytes(page.jpegtables)[2:-2] + data[2:]

@@ -39,8 +39,7 @@ def test_whole_files_have_pillow_s_pixels_and_cut_ones_are_refused(
     how = how if sampling == "keep_rgb" else {"subsampling": sampling}
     data = file(smooth, quality=quality, progressive=progressive, **how)
     if cut:
-        ends = (b"",) if mode == "CMYK" else (b"", b"\xff\xd9")
-        for end in ends:
+        for end in (b"", b"\xff\xd9"):
             with pytest.raises(Undecodable):
                 decode(data[: len(data) - 8] + end, channels=3)
     else:
@@ -95,17 +94,42 @@ def frame(marker, precision):
 
 
 @pytest.mark.parametrize(
-    ("marker", "precision", "name"),
-    [
-        (0xC1, 12, "a JPEG image of 12 bits"),
-        (0xC3, 16, "a lossless JPEG image of 16 bits"),
-        (0xF7, 8, "a JPEG-LS image"),
-    ],
+    ("marker", "name"),
+    [(0xC5, "a hierarchical JPEG image of 8 bits"), (0xCB, "a lossless arithmetic JPEG image of 8 bits")],
 )
-def test_other_kinds_of_jpeg_are_refused_by_their_names(marker, precision, name):
+def test_kinds_that_no_decoder_knows_are_refused_by_their_names(marker, name):
     with pytest.raises(Undecodable, match=name) as error:
-        decode(frame(marker, precision), channels=3)
+        decode(frame(marker, 8), channels=3)
     assert error.value.error_class == "unsupported"
+
+
+SAMPLINGS = ["4:4:4", "4:2:2", "4:2:0"]  # in the last two, black is sampled unlike the luma
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("subsampling", SAMPLINGS)
+@pytest.mark.parametrize("how", [{}, {"restart_marker_blocks": 7}])
+def test_cmyk_is_judged_as_strictly_as_colour(subsampling, progressive, how):
+    colours = np.random.default_rng(0).integers(0, 256, (90, 120, 4), np.uint8)
+    how = how | {"quality": 90, "subsampling": subsampling, "progressive": progressive}
+    data = file(Image.fromarray(colours, "CMYK"), **how)
+    with Image.open(io.BytesIO(data)) as image:
+        for channels, mode in ((3, "RGB"), (1, "L")):
+            expected = np.asarray(image.convert("RGB").convert(mode)).reshape(90, 120, channels)
+            np.testing.assert_array_equal(decode(data, channels=channels)[0], expected)
+        np.testing.assert_array_equal(decode(data, channels=4)[0], np.asarray(image))
+    middle = len(data) // 2
+    for damaged in (
+        data[:middle] + bytes(60) + data[middle + 60 :],
+        data[:middle] + b"\x55" * 60 + data[middle + 60 :],
+        data[:middle] + b"\xff\xd9",
+        data[:middle],
+        data[: len(data) - 40],
+    ):
+        with pytest.raises(Undecodable) as error:
+            decode(damaged, channels=3)
+        assert error.value.error_class == "corrupt"
+    np.testing.assert_array_equal(decode(data[:-2], channels=4)[0], decode(data, channels=4)[0])
 
 
 @pytest.mark.parametrize("size_", [0, 3 * 20 * 30 - 1, 3 * 20 * 30, 10_000])

@@ -237,3 +237,15 @@ def test_a_cut_strip_of_jpeg_is_refused_though_libjpeg_would_fill_it():
     assert decode(data, channels=3)[0].shape == smooth.shape
     with pytest.raises(Undecodable, match="ends before its pixels do"):
         decode(data[:-400], channels=3)
+
+
+@pytest.mark.parametrize("photometric", ["ycbcr", "rgb", "minisblack"])
+@pytest.mark.parametrize("harm", [b"\x55" * 60, bytes(60)])
+def test_a_tile_of_jpeg_with_damage_in_the_middle_is_refused(photometric, harm):
+    noise = np.random.default_rng(1).integers(0, 256, (128, 128, 3), np.uint8)
+    noise = noise[..., 0].copy() if photometric == "minisblack" else noise
+    data = written(noise, photometric=photometric, compression="jpeg", tile=(64, 64))
+    assert decode(data, channels=3)[0].shape == (128, 128, 3)
+    place = len(data) * 2 // 3
+    with pytest.raises(Undecodable, match="the JPEG is damaged"):
+        decode(data[:place] + harm + data[place + len(harm) :], channels=3)

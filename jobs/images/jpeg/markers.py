@@ -4,22 +4,27 @@ libjpeg decodes some damaged files without a warning: those lacking their last s
 after an unfinished download.
 """
 
+import mmap
 import re
+import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from maskfleet.jobs.images.contract import Undecodable
 
+LOSSLESS, LS = 0xC3, 0xF7
+"""Processes that keep every bit: lossless JPEG, and JPEG-LS."""
+
 _SOF = {
-    0xC0: "", 0xC1: "", 0xC2: "", 0xC3: "lossless JPEG", 0xC5: "hierarchical JPEG", 0xC6: "hierarchical JPEG",
-    0xC7: "lossless JPEG",
-    0xC9: "", 0xCA: "", 0xCB: "lossless JPEG", 0xCD: "hierarchical JPEG", 0xCE: "hierarchical JPEG",
-    0xCF: "lossless JPEG",
-    0xF7: "JPEG-LS",
+    0xC0: "", 0xC1: "", 0xC2: "", LOSSLESS: "", 0xC5: "hierarchical JPEG", 0xC6: "hierarchical JPEG",
+    0xC7: "hierarchical lossless JPEG",
+    0xC9: "", 0xCA: "", 0xCB: "lossless arithmetic JPEG", 0xCD: "hierarchical JPEG", 0xCE: "hierarchical JPEG",
+    0xCF: "hierarchical lossless JPEG",
+    LS: "",
 }  # fmt: skip
 """Processes by the marker of the frame; "" for those that decoders know."""
 
-_PROGRESSIVE = (0xC2, 0xCA)
+PROGRESSIVE = (0xC2, 0xCA)
 _DHT, _EOI, _SOS = 0xC4, 0xD9, 0xDA
 _ALONE = (0x01, *range(0xD0, 0xD9))
 _NEXT = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
@@ -46,7 +51,10 @@ class Segment(NamedTuple):
     end: int
 
 
-def segments(data: bytes) -> Iterator[Segment]:
+Data = bytes | mmap.mmap
+
+
+def segments(data: Data) -> Iterator[Segment]:
     """Yield the segments of a file up to the end of its image; stop at the first that is damaged."""
     place = 2
     while (found := _NEXT.search(data, place)) is not None:
@@ -60,25 +68,49 @@ def segments(data: bytes) -> Iterator[Segment]:
         yield Segment(marker, data[start + 2 : place], place)
 
 
-def refuse_other_kinds(head: bytes) -> None:
-    """Refuse a file of a kind that decoders of 8-bit images do not know, by its name.
+class Frame(NamedTuple):
+    """Header of the frame.
+
+    Attributes:
+        process: Marker of the frame.
+        precision: Bits of a sample.
+        width: Width in px.
+        height: Height in px.
+        components: Number of components.
+    """
+
+    process: int
+    precision: int
+    width: int
+    height: int
+    components: int
+
+
+def frame_of(head: bytes) -> Frame | None:
+    """Return the header of the frame.
 
     Args:
         head: Beginning of the file, up to its frame header or further.
 
+    Returns:
+        None if there is none.
+
     Raises:
-        Undecodable: The file is of such a kind.
+        Undecodable: Its process is one that no decoder knows, named in the message.
     """
     for segment in segments(head):
-        if segment.marker in _SOF and segment.parameters:
-            precision, process = segment.parameters[0], _SOF[segment.marker]
-            if process or precision != 8:
-                kind = f"a {process or 'JPEG'} image of {precision} bits"
-                raise Undecodable("unsupported", f"{kind} is not supported; store 8-bit JPEG, PNG or TIFF")
-            return
+        if segment.marker in _SOF and len(segment.parameters) >= 6:
+            precision, height, width, components = struct.unpack_from(">BHHB", segment.parameters)
+            if process := _SOF[segment.marker]:
+                raise Undecodable(
+                    "unsupported",
+                    f"a {process} image of {precision} bits is not supported; store 8-bit JPEG, PNG or TIFF",
+                )
+            return Frame(segment.marker, precision, width, height, components)
+    return None
 
 
-def damage(data: bytes, *, progressive: bool) -> str | None:
+def damage(data: Data, *, progressive: bool) -> str | None:
     """Return what is wrong with a file that libjpeg decodes without a warning, or None.
 
     Args:
@@ -87,14 +119,14 @@ def damage(data: bytes, *, progressive: bool) -> str | None:
     """
     if progressive:
         return None if _has_all_scans(data) else "the file ends before its last scans"
-    return "a part of its pixels is zeros" if _ZEROS in data and _has_zeros_for_pixels(data) else None
+    return "a part of its pixels is zeros" if data.find(_ZEROS) >= 0 and _has_zeros_for_pixels(data) else None
 
 
-def _has_all_scans(data: bytes) -> bool:
+def _has_all_scans(data: Data) -> bool:
     """Return whether the scans of a progressive file give every bit of every coefficient."""
     missing: dict[int, list[int]] = {}
     for segment in segments(data):
-        if segment.marker in _PROGRESSIVE:
+        if segment.marker in PROGRESSIVE:
             missing = {component: [1] * _COEFFICIENTS for component in segment.parameters[6::3]}
         elif segment.marker == _SOS and segment.parameters:
             count = segment.parameters[0]
@@ -106,7 +138,7 @@ def _has_all_scans(data: bytes) -> bool:
     return not any(bits for component in missing.values() for bits in component)
 
 
-def _has_zeros_for_pixels(data: bytes) -> bool:
+def _has_zeros_for_pixels(data: Data) -> bool:
     """Return whether entropy-coded data hold more zeros than any block of pixels.
 
     Zero bits may stand for flat blocks: then "end of block" has the code of zeros in every table of the scan.

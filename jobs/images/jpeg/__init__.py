@@ -1,0 +1,1 @@
+"""JPEG as data: its markers, and strict verdicts on damage. Knows no reader."""

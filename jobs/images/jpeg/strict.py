@@ -1,0 +1,95 @@
+"""Strict decoding: any warning of libjpeg is damage, and so is what libjpeg passes over in silence."""
+
+import mmap
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+
+from maskfleet.jobs.images.contract import Undecodable
+from maskfleet.jobs.images.jpeg import entropy, markers
+
+END = b"\xff\xd9"
+_NO_END = "Premature end of JPEG file"
+_UNKNOWN = "Could not determine subsampling"
+_SPACES = {1: "GRAY", 3: "GRAY", 4: "CMYK"}
+"""Cheapest colour space to decode to, by the number of components."""
+
+
+class OfAnotherKind(Exception):
+    """simplejpeg does not open such a file; nothing is said about damage."""
+
+
+def decoded(
+    data: bytes, space: str, *, progressive: bool, buffer: NDArray[np.uint8] | None = None
+) -> NDArray[np.uint8]:
+    """Decode a file, as Pillow does: both call libjpeg-turbo with the same options.
+
+    Args:
+        data: Bytes of the file.
+        space: Colour space of simplejpeg.
+        progressive: Whether its frame is progressive.
+        buffer: Flat memory for the pixels, of their size.
+
+    Returns:
+        uint8 (H, W, C).
+
+    Raises:
+        OfAnotherKind: simplejpeg does not open it.
+        Undecodable: The file is damaged.
+    """
+    refuse_silent_damage(data, progressive=progressive)
+    try:
+        return _strictly(data, space, buffer)
+    except ValueError as error:
+        if _UNKNOWN in str(error):
+            raise OfAnotherKind from error
+        if _NO_END not in str(error):
+            raise _corrupt(str(error)) from error
+    try:  # some programs leave out the end mark; then every pixel is there all the same
+        return _strictly(data + END, space, buffer)
+    except ValueError as error:
+        raise _corrupt(str(error)) from error
+
+
+def refuse_silent_damage(data: bytes | mmap.mmap, *, progressive: bool) -> None:
+    """Refuse a file that libjpeg decodes without a warning although pixels are missing.
+
+    Raises:
+        Undecodable: The file is damaged.
+    """
+    if (harm := markers.damage(data, progressive=progressive)) is not None:
+        raise _corrupt(harm)
+
+
+def judge(data: bytes) -> None:
+    """Refuse a file that is damaged, whatever its kind. Costs about as much as decoding it.
+
+    Raises:
+        Undecodable: The file is damaged.
+    """
+    frame = markers.frame_of(data)
+    if frame is None:
+        raise _corrupt("it has no frame")
+    if frame.precision == 8 and frame.process != markers.LOSSLESS and frame.components in _SPACES:
+        try:
+            decoded(data, _SPACES[frame.components], progressive=frame.process in markers.PROGRESSIVE)
+        except OfAnotherKind:
+            pass
+        else:
+            return
+    elif frame.process in markers.PROGRESSIVE:
+        refuse_silent_damage(data, progressive=True)
+    if (harm := entropy.damage(data)) is not None:
+        raise _corrupt(harm)
+
+
+def _strictly(data: bytes, space: str, buffer: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+    pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
+        data, space, fastdct=False, fastupsample=False, strict=True, buffer=buffer
+    )
+    return pixels
+
+
+def _corrupt(reason: str) -> Undecodable:
+    return Undecodable("corrupt", f"the JPEG is damaged ({reason}); upload it again")
