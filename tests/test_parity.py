@@ -13,7 +13,7 @@ from PIL import Image
 
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.run.execute import run
-from maskfleet.unet.pytorch_unet import convert
+from maskfleet.unet.checkpoints.pytorch_unet import convert
 
 SIZES = ((64, 64), (97, 50), (130, 203), (40, 33))
 

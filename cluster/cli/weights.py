@@ -68,6 +68,10 @@ def finetune(
 def convert(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Pytorch-UNet checkpoint (.pth).")],
     weights: Annotated[Path, typer.Argument(metavar="WEIGHTS", help="Safetensors file to write.")],
+    key: Annotated[
+        str | None,
+        typer.Option("--key", metavar="NAME", help="Network to convert, if the checkpoint holds several."),
+    ] = None,
     mean: Annotated[
         str | None,
         typer.Option(
@@ -91,13 +95,15 @@ def convert(
 ) -> None:
     """Convert a Pytorch-UNet checkpoint to a safetensors file.
 
-    Accepts checkpoints of any Pytorch-UNet release. Reads only tensors and never runs code from the checkpoint.
+    Accepts checkpoints of any Pytorch-UNet release: state dicts under any key or prefix, Lightning, DataParallel,
+    whole modules, TorchScript, safetensors. Reads them as data and never runs code from them.
 
     Examples:
       maskfleet convert checkpoint_epoch5.pth cells.safetensors --scale 0.5
+      maskfleet convert last.ckpt cells.safetensors --key model_ema
     """
-    from maskfleet.unet import pytorch_unet
     from maskfleet.unet import weights as unet_weights
+    from maskfleet.unet.checkpoints import pytorch_unet
     from maskfleet.unet.model import UNet
     from maskfleet.unet.network import WeightsError
 
@@ -105,7 +111,7 @@ def convert(
         raise JobError("--mean and --std belong together; give both or neither")
     try:
         normalize = None if mean is None or std is None else (_numbers(mean), _numbers(std))
-        data = pytorch_unet.convert(checkpoint.read_bytes(), normalize=normalize, scale=scale)
+        data = pytorch_unet.convert(checkpoint.read_bytes(), key=key, normalize=normalize, scale=scale)
         loaded = unet_weights.load(data)
         weights.write_bytes(data)
     except WeightsError as error:

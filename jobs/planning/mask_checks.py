@@ -13,8 +13,8 @@ from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.ledger.manifest import Manifest
 from maskfleet.jobs.network.inference_config import mask_values, segmenter_of
 from maskfleet.jobs.network.sample import IMAGES, Example, sample
+from maskfleet.unet.checkpoints.pytorch_unet import ORIGIN
 from maskfleet.unet.inference.statistics import Statistics
-from maskfleet.unet.pytorch_unet import ORIGIN
 from maskfleet.unet.weights import Weights
 
 _SIMILAR = 32

@@ -140,14 +140,19 @@ def test_workers_and_decoders_that_are_killed_cost_nothing(tmp_path, weights_fil
     assert verify(str(tmp_path / "out")).problems == []
 
 
-def unavailable(attempts, times):
-    """Replace `ray.get` of the driver: the answers to the first shards are lost with the connection."""
+def unavailable(attempts, times, *, heartbeats=False):
+    """Replace `ray.get`: the answers to the first shards are lost with the connection.
+
+    With `heartbeats`, the workers of these shards stay unreachable.
+    """
     get, lost = ray.get, []
 
     def get_or_fail(call, *more, **named):
-        for attempt in attempts:
-            if any(call in worker.tasks for worker in attempt._workers) and len(lost) < times:
-                lost.append(call)
+        for worker in (worker for attempt in attempts for worker in attempt._workers):
+            if call in worker.tasks and len(lost) < times:
+                lost.append(worker)
+                raise ActorUnavailableError("the connection is broken", None)
+            if heartbeats and worker in lost and worker.heartbeat is not None and call == worker.heartbeat:
                 raise ActorUnavailableError("the connection is broken", None)
         return get(call, *more, **named)
 
@@ -184,8 +189,8 @@ def test_finding_20_a_blip_that_hits_eight_shards_early_is_nobodys_guilt(
 @pytest.mark.slow
 def test_a_worker_that_stays_unreachable_is_replaced(images, tmp_path, weights_file, reference, monkeypatch):
     made = noting_attempts(monkeypatch)
-    monkeypatch.setattr(driver.ray, "get", unavailable(made, 1))
-    monkeypatch.setattr(workers, "_UNREACHABLE_SECONDS", -1.0)
+    monkeypatch.setattr(driver.ray, "get", unavailable(made, 1, heartbeats=True))
+    monkeypatch.setattr(workers, "_UNREACHABLE_SECONDS", 0.5)
     report = run(job_of(images, tmp_path / "out", weights_file, "cluster.workers=1"), Fleet())
     assert (report.exit_code, report.ok, report.attempts_lost) == (0, 24, 1)
     assert tree(tmp_path / "out/masks") == tree(reference / "masks")

@@ -74,9 +74,13 @@ def racing_commits(server: S3Server, shards: int = 300, racers: int = 3) -> Figu
     return result
 
 
-def throttling(server: S3Server, share: float = 0.3, images: int = 60) -> Figure:
-    """F8: 503 SlowDown on a share of the requests."""
-    return _bad_line("F8", f"503 SlowDown on {share:.0%}", server, [Rule("answer", share=share)], images)
+def throttling(server: S3Server, share: float = 0.3, seconds: float = 60.0, images: int = 150) -> Figure:
+    """F8: 503 SlowDown on a share of the requests for a while, from the first second of the run on.
+
+    A request that fails by chance with probability p is sent 1 / (1 - p) times on average: 1.43 times for 30 %.
+    """
+    rule = Rule("answer", share=share, begin=1.5, end=1.5 + seconds)
+    return _bad_line("F8", f"503 SlowDown on {share:.0%} for {seconds:.0f} s", server, [rule], images, pause=0.8)
 
 
 def outage(server: S3Server, seconds: float = 30.0, images: int = 40) -> Figure:

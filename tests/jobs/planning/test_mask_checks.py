@@ -14,7 +14,7 @@ from maskfleet.jobs.planning.mask_checks import refuse_other_channels, warnings
 from maskfleet.jobs.run.begin import start_plan
 from maskfleet.jobs.run.execute import run
 from maskfleet.unet import weights
-from maskfleet.unet.pytorch_unet import ORIGIN
+from maskfleet.unet.checkpoints.pytorch_unet import ORIGIN
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskfleet.unet import weights
+from maskfleet.unet.checkpoints.pytorch_unet import convert
 from maskfleet.unet.network import WeightsError
-from maskfleet.unet.pytorch_unet import convert
 
 
 def checkpoint(state) -> bytes:
@@ -66,7 +66,7 @@ class Bomb:
 
 def test_convert_never_runs_code(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(WeightsError, match="more than tensors"):
+    with pytest.raises(WeightsError, match="holds no tensors"):
         convert(checkpoint({"a": Bomb()}))
     assert not list(tmp_path.iterdir())
 
@@ -78,14 +78,15 @@ def without(state, name):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: without(s, "inc.double_conv.0.weight"), "not a Pytorch-UNet checkpoint"),
+        (lambda s: without(s, "inc.double_conv.0.weight"), "another network than a Pytorch-UNet"),
         (lambda s: without(s, "up2.up.weight"), "tensor up2.up.weight is missing"),
         (lambda s: s | {"extra": torch.zeros(1)}, "unexpected tensor extra"),
         (lambda s: s | {"up3.up.bias": torch.zeros(5)}, "tensor up3.up.bias has the shape"),
         (lambda s: s | {"outc.conv.bias": torch.tensor([0.0, float("nan")])}, "NaN or infinity"),
         (lambda s: s | {"mask_values": [1, 2, 3]}, "mask_values names 3 classes"),
-        (lambda s: s | {"epoch": 3}, "entry epoch is not a tensor"),
-        (lambda s: [1, 2], "not a state dict"),
+        (lambda s: s | {"mask_values": [[0], {}]}, "mask_values is no list of pixel values"),
+        (lambda s: without(s, "outc.conv.weight"), "tensor outc.conv.weight is missing"),
+        (lambda s: [1, 2], "holds no tensors"),
     ],
 )
 def test_convert_names_what_is_wrong(change, message):
