@@ -169,7 +169,7 @@ def test_the_surface_of_the_command_line_is_closed():
         "verify": ["--json", "--profile"],
         "export": ["--key", "--names", "--profile", "--to"],
         "finetune": ["--address", "--evaluate", "--json", "--set"],
-        "convert": ["--mean", "--scale", "--std"],
+        "convert": ["--key", "--mean", "--scale", "--std"],
         "doctor": ["--address", "--input", "--json", "--output", "--set"],
         "init": ["--job", "--output", "--weights"],
         "schema": [],
