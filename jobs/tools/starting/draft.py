@@ -9,7 +9,7 @@ from typing import Any
 from maskfleet.jobs.job.json_schema import DIRECTIVE
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.tools.starting.look import Kind, Look
-from maskfleet.unet.pytorch_unet import ORIGIN
+from maskfleet.unet.checkpoints.pytorch_unet import ORIGIN
 from maskfleet.unet.weights import BUILTIN, Weights
 
 _MANY = 100_000
