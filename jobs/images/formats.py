@@ -51,6 +51,15 @@ class ImageFile(Protocol):
             (H, W, C) of any dtype. `jobs.images.channels.planes_of` interprets both.
         """
 
+    def numbers(self) -> "Image.Image | NDArray[Any]":
+        """Decode the whole image as numbers that are stored, for masks.
+
+        Returns:
+            As `pixels`, except that nothing is converted for display: greys of 1, 2 and 4 bits come as indices with a
+            palette (mode P), and neither MINISWHITE nor a palette changes a number.
+        """
+        return self.pixels()
+
     def rows(self, top: int, bottom: int) -> "Image.Image | NDArray[Any]":
         """Decode some rows as `pixels` decodes all of them, in bounded memory. Only if `gives_rows`.
 

@@ -219,6 +219,13 @@ class Finetune(Section):
     values: tuple[int | tuple[int, int, int], ...] | None = Field(default=None, examples=[[0, 1]])
     """Pixel value of each class in these masks. Without it: the values stored with the weights, otherwise 0, 1, 2 …,
     otherwise the values found."""
+    ignore: int | tuple[int, int, int] | None = None
+    """Pixel value of no class, such as 255 in VOC and Cityscapes. These pixels take no part in loss and scores."""
+    instances: bool = False
+    """Whether these masks hold instance numbers: every value but 0 is class 1."""
+    mask_orientation: Literal["stored", "upright"] | None = None
+    """Pixels on which masks were drawn whose image has another EXIF orientation: as stored in the image file, or as
+    viewers show it. Without it: such pairs are refused, unless `inference.orientation` is "upright"."""
     validation_share: float = Field(default=0.2, gt=0, lt=1)
     """Share of the pairs held back for validation, chosen by file content and never trained on."""
     start: Literal["weights", "random"] = "weights"
@@ -280,6 +287,8 @@ class Finetune(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.ignore is not None and self.ignore in (self.values or ()):
+            raise ValueError("ignore must not be one of values")
         if bool(self.images) != bool(self.masks):
             raise ValueError("images and masks belong together; set both")
         if self.batch_size % self.workers:

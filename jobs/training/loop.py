@@ -22,6 +22,7 @@ from maskfleet.jobs.training.checkpoints import Checkpoints
 from maskfleet.jobs.training.crops import Crops
 from maskfleet.jobs.training.plan import TrainingPlan
 from maskfleet.jobs.training.scores import scores_of
+from maskfleet.jobs.training.truth.classes import IGNORED
 from maskfleet.unet import weights as unet_weights
 from maskfleet.unet.memory import ran_out
 from maskfleet.unet.precision import DeviceError
@@ -231,6 +232,7 @@ def _new_training(plan: TrainingPlan, peers: Peers) -> Training:
             normalize=None if plan.random_start else plan.base.normalize,
             peers=peers,
             sync_batchnorm=settings.sync_batchnorm,
+            ignored=None if settings.ignore is None else IGNORED,
         )
     except DeviceError as error:
         raise JobError(str(error)) from error

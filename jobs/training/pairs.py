@@ -10,11 +10,13 @@ import tempfile
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import tee
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from maskfleet.jobs.cores import cores
 from maskfleet.jobs.errors import JobError, MaskfleetError
@@ -27,8 +29,8 @@ from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.job.sections import Finetune
 from maskfleet.jobs.network.sample import limits_of
 from maskfleet.jobs.storage.contract import Fault, Options
-from maskfleet.jobs.training import truth
-from maskfleet.jobs.training.classes import ObservedCodes, classes_of
+from maskfleet.jobs.training.truth import codes, orientation
+from maskfleet.jobs.training.truth.classes import Legend, Observed
 
 _IN_FLIGHT = 16
 _MAX_DECODERS = 8
@@ -41,7 +43,7 @@ class Pair:
     Attributes:
         key: Key of the image.
         image: Pixels as the network sees them, (H, W, C), uint8.
-        truth: Class of each pixel, (H, W), uint8.
+        truth: Class of each pixel, (H, W), uint8; `classes.IGNORED` for none.
     """
 
     key: str
@@ -74,11 +76,13 @@ class _Decoded:
         pixels: Pixels of each file, (H, W, C), uint8, memory-mapped.
         validation: Whether each file belongs to the validation set.
         digests: SHA-256 of each file.
+        orientations: Orientation that each file states, 1 to 8.
     """
 
     pixels: list[NDArray[np.uint8]]
     validation: list[bool]
     digests: list[str]
+    orientations: list[int]
 
 
 def is_validation(content: bytes, share: float) -> bool:
@@ -114,20 +118,50 @@ def read_pairs(
     try:
         limits = limits_of(job, channels=channels, min_side=min_side)
         images = _decoded(job, inputs, [image for image, _ in matched], limits, codec=CODEC)
-        limits = limits_of(job, channels=truth.CHANNELS, min_side=1)
-        masks = _decoded(job, inputs, [mask for _, mask in matched], limits, codec=truth.CODEC)
+        limits = replace(limits, channels=codes.CHANNELS, min_side=1, scale=1.0)
+        masks = _decoded(job, inputs, [mask for _, mask in matched], limits, codec=codes.CODEC)
     finally:
         inputs.close()
-    codes = [pixels.view("<u4")[..., 0] for pixels in masks.pixels]
-    observed = ObservedCodes()
-    for (image, mask), pixels, code in zip(matched, images.pixels, codes, strict=True):
-        _refuse_other_size(image, mask, pixels.shape, code.shape)
-        observed.add(mask.url, code)
-    values = observed.mask_values(stated=settings.values, classes=classes, base_values=base_values)
-    pairs = [
-        Pair(image.key, pixels, classes_of(code, values))
-        for (image, _), pixels, code in zip(matched, images.pixels, codes, strict=True)
-    ]
+    observed = Observed(ignore=settings.ignore, instances=settings.instances)
+
+    def aligned(place: int, classes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return orientation.aligned(
+            classes, image=images.orientations[place], mask=masks.orientations[place],
+            wanted=job.inference.orientation, drawn=settings.mask_orientation,
+        )  # fmt: skip
+
+    for place, (image, mask) in enumerate(matched):
+        orientation.refuse_doubt(
+            image=(image.url, images.orientations[place]), mask=(mask.url, masks.orientations[place]),
+            wanted=job.inference.orientation, drawn=settings.mask_orientation,
+        )  # fmt: skip
+        size = _size(job, aligned(place, masks.pixels[place][..., 0]).shape)
+        _refuse_other_size(image, mask, images.pixels[place].shape, size)
+        observed.add(mask.url, codes.codes_of(masks.pixels[place]))
+    legend = observed.legend(stated=settings.values, classes=classes, base_values=base_values, written=job.masks.values)
+    pairs = []
+    for place, (image, _) in enumerate(matched):
+        classes_HW = aligned(place, legend.classes(codes.codes_of(masks.pixels[place])))
+        size = _size(job, classes_HW.shape)
+        if size != classes_HW.shape:
+            nearest = Image.fromarray(classes_HW).resize(size[::-1], Image.Resampling.NEAREST)
+            classes_HW = np.asarray(nearest)
+        pairs.append(Pair(image.key, images.pixels[place], classes_HW))
+    return _split(job, pairs, images, masks, legend)
+
+
+def _size(job: Job, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return the height and width of a mask after scaling."""
+    return int(job.inference.scale * shape[0]), int(job.inference.scale * shape[1])
+
+
+def _split(job: Job, pairs: Sequence[Pair], images: _Decoded, masks: _Decoded, legend: Legend) -> Pairs:
+    """Split pairs into the two sets.
+
+    Raises:
+        JobError: One of the sets is empty.
+    """
+    settings = job.finetune
     training = [pair for pair, held in zip(pairs, images.validation, strict=True) if not held]
     validation = [pair for pair, held in zip(pairs, images.validation, strict=True) if held]
     if not training or not validation:
@@ -135,8 +169,11 @@ def read_pairs(
             f"the split gives {len(training)} training and {len(validation)} validation pairs, but both sets need at "
             "least one; add pairs or change finetune.validation_share"
         )
-    hashed = " ".join([*images.digests, *masks.digests, str(settings.validation_share), repr(values)])
-    return Pairs(training, validation, values, hashlib.sha256(hashed.encode()).hexdigest())
+    meaning = (settings.ignore, settings.mask_orientation, legend.instances, legend.shown)
+    parts = [*images.digests, *masks.digests, str(settings.validation_share), repr(legend.values)]
+    parts += [repr(meaning)] if any(item not in (None, False) for item in meaning) else []
+    hashed = " ".join(parts)
+    return Pairs(training, validation, legend.values, hashlib.sha256(hashed.encode()).hexdigest())
 
 
 def _refuse_other_size(image: Record, mask: Record, image_shape: tuple[int, ...], mask_shape: tuple[int, ...]) -> None:
@@ -216,19 +253,26 @@ def _decoded(job: Job, inputs: Inputs, records: Sequence[Record], limits: Limits
 
     processes = job.cluster.decoders if job.cluster.decoders != "auto" else min(_MAX_DECODERS, cores())
     arrays: list[tuple[int, tuple[int, ...]]] = []
-    with Decoders(limits, processes=processes, codec=codec) as decoders, tempfile.TemporaryFile() as file:
+    orientations: list[int] = []
+    again, once = tee(encoded())
+    with (
+        Decoders(limits, processes=processes, codec=codec) as decoders,
+        Decoders(replace(limits, channels=1), processes=1, codec=orientation.CODEC) as orienting,
+        tempfile.TemporaryFile() as file,
+    ):
         end = 0
-        for item in decoders.decode(encoded()):
+        for item, stated in zip(decoders.decode(once), orienting.decode(again), strict=True):
             if item.pixels is None:
                 message = item.failure.message if item.failure else "it is not an image"
                 raise JobError(f"{records[item.number].url} cannot be used for training: {message}")
+            orientations.append(orientation.UPRIGHT if stated.pixels is None else int(stated.pixels[0, 0, 0]))
             arrays.append((end, item.pixels.shape))
             file.write(np.ascontiguousarray(item.pixels).data)
             end += item.pixels.size
         file.flush()
         stored = np.memmap(file, np.uint8, "r", shape=(end,))
     pixels = [stored[start : start + int(np.prod(shape))].reshape(shape) for start, shape in arrays]
-    return _Decoded(pixels, validation, digests)
+    return _Decoded(pixels, validation, digests, orientations)
 
 
 def _prefetched(inputs: Inputs, records: Sequence[Record]) -> Iterator[bytes]:

@@ -30,6 +30,9 @@ _RANDOM_START_RATE = 1e-3
 _VALIDATIONS = 10
 """Number of validations of a training with `validate_every = "auto"`."""
 
+_IN_THE_DATA = {"images", "masks", "mask_name", "ignore", "instances", "mask_orientation"}
+"""Settings that `Pairs.digest` covers."""
+
 _IRRELEVANT = {"unpaired", "save_every", "checkpointing", "gate", "on_refused"}
 """Settings without influence on the resulting weights."""
 
@@ -89,7 +92,7 @@ class TrainingPlan:
             "orientation": inference.orientation,
             "threshold": inference.threshold,
             "tta": inference.tta,
-            **settings.model_dump(mode="json", exclude=_IRRELEVANT | {"images", "masks", "mask_name"}),
+            **settings.model_dump(mode="json", exclude=_IRRELEVANT | _IN_THE_DATA),
             "steps": self.steps,
             "learning_rate": self.learning_rate,
         }

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maskfleet.jobs.training.classes import plain
 from maskfleet.jobs.training.gate import Gate, Verdict
 from maskfleet.jobs.training.pairs import Pairs
 from maskfleet.jobs.training.scores import KINDS, Interval, Scores
+from maskfleet.jobs.training.truth.labels import as_value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class ClassScores:
     def from_dict(cls, stored: Mapping[str, Any]) -> "ClassScores":
         """Read the JSON form."""
         intervals = {kind: Interval(**stored[kind]) for kind in KINDS}
-        return cls(number=stored["class"], value=plain(stored["value"]), intervals=intervals)
+        return cls(number=stored["class"], value=as_value(stored["value"]), intervals=intervals)
 
 
 @dataclass(frozen=True, kw_only=True)

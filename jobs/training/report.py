@@ -17,6 +17,7 @@ from PIL import Image
 from maskfleet.jobs.training.pairs import Pair
 from maskfleet.jobs.training.record import TrainingRecord
 from maskfleet.jobs.training.scores import KINDS, interval, lower_bound
+from maskfleet.jobs.training.truth.classes import IGNORED
 
 _WIDTH, _HEIGHT, _LEFT = 640, 180, 56
 _POINTS = 640
@@ -149,12 +150,12 @@ def _example(example: Example) -> str:
 
 def _with_truth(pair: Pair) -> NDArray[np.uint8]:
     """Return the image with its ground truth painted in, (H, W, 3)."""
-    return _painted(pair.image, [(pair.truth > 0, _MISSED)])
+    return _painted(pair.image, [((pair.truth > 0) & (pair.truth != IGNORED), _MISSED)])
 
 
 def _with_errors(pair: Pair, found: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return the image with missed and extra pixels painted in, (H, W, 3)."""
-    wrong = found != pair.truth
+    wrong = (found != pair.truth) & (pair.truth != IGNORED)
     missed, extra = wrong & (pair.truth > 0), wrong & (found > 0) & (pair.truth == 0)
     return _painted(pair.image, [(missed, _MISSED), (extra, _EXTRA)])
 

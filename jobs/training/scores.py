@@ -159,9 +159,11 @@ def counts_of(found: NDArray[np.uint8], truth: NDArray[np.uint8], classes: int) 
 
     Args:
         found: Predicted class map, (H, W).
-        truth: Ground truth, (H, W).
+        truth: Ground truth, (H, W). Pixels of another class than these are left out.
         classes: Number of classes.
     """
+    if (left_out := truth >= classes).any():
+        found, truth = found[~left_out], truth[~left_out]
     pairs = np.bincount((truth.astype(np.int64) * classes + found).reshape(-1), minlength=classes * classes)
     confusion = pairs.reshape(classes, classes)
     hits = np.diagonal(confusion)

@@ -85,6 +85,7 @@ class Training:
             own share of every batch, of equal sizes, and all make one step together. Running statistics are averaged.
         sync_batchnorm: Whether batches are normalised over all ranks' shares, not each share by itself. "auto" then
             saves no memory: a rank cannot repeat its share alone.
+        ignored: Class of pixels that add nothing to the loss; None if there are none.
 
     Attributes:
         number: Number of steps made.
@@ -104,6 +105,7 @@ class Training:
         normalize: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
         peers: Peers | None = None,
         sync_batchnorm: bool = False,
+        ignored: int | None = None,
     ) -> None:
         self.device = device_named(device)
         if self.device.type == "cpu":
@@ -117,6 +119,7 @@ class Training:
         self.number = 0
         self.best: float | None = None
         self._steps, self._recipe = steps, recipe
+        self._ignored = ignored
         self._automatic = checkpointing == "auto" and not self.synced
         self._micro_batches = 1
         self._peak = learning_rate or LEARNING_RATES[recipe]
@@ -258,7 +261,9 @@ class Training:
                 x_BCHW = (x_BCHW - self._mean_std[0]) / self._mean_std[1]
             with torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32):
                 logits_BKHW = self.model(x_BCHW)
-            loss = criterion(logits_BKHW, target.to(self.device)) * (len(pixels) / len(pixels_BCHW))
+            loss = criterion(logits_BKHW, target.to(self.device), ignored=self._ignored) * (
+                len(pixels) / len(pixels_BCHW)
+            )
             total += loss.item()
             self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         return total

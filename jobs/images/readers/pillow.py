@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO
+from typing import IO, Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile as Plugin
 
@@ -47,6 +49,20 @@ class PillowFile(ImageFile):
             return int(self.image.getexif().get(ExifTags.Base.Orientation, 1))  # that of XMP, too
         except Exception:  # damaged metadata say nothing of the pixels
             return 1
+
+
+def with_greys(indices: NDArray[Any], bits: int, *, white_first: bool = False) -> Image.Image:
+    """Return stored greys of few bits as indices, with the greys that a viewer shows as their palette.
+
+    Args:
+        indices: Numbers below 2 ** bits, (H, W).
+        bits: Bits of a number, 1 to 7.
+        white_first: Whether 0 is shown white.
+    """
+    shown = np.arange(2**bits) * 255 // (2**bits - 1)
+    image = Image.fromarray(indices.astype(np.uint8), "P")
+    image.putpalette((shown[::-1] if white_first else shown).astype(np.uint8).repeat(3).tobytes())
+    return image
 
 
 @contextmanager

@@ -8,14 +8,18 @@ import io
 from collections.abc import Iterator
 from typing import IO
 
+import numpy as np
 from PIL import Image, PngImagePlugin
 
 from maskfleet.jobs.images.contract import Undecodable
-from maskfleet.jobs.images.readers.pillow import PillowFile
+from maskfleet.jobs.images.readers.pillow import PillowFile, with_greys
 
 _SIGNATURE = 8
 _FRAME = 12
 """Bytes of a chunk besides its data: length, type and checksum."""
+
+_SHORT = {"L;2": 2, "L;4": 4}
+"""Bits of greys that Pillow stretches to 255, by its raw mode."""
 
 _WITHOUT_PIXELS = {b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf", b"tIME", b"pHYs", b"sRGB", b"gAMA", b"cHRM"}
 
@@ -47,6 +51,12 @@ class PngFile(PillowFile):
         except (ValueError, SyntaxError, OSError):
             self._open_without_metadata()
             return super().pixels()
+
+    def numbers(self) -> Image.Image:
+        """See `ImageFile.numbers`."""
+        bits = _SHORT.get(str(self.image.tile[0].args)) if self.image.tile else None
+        image = self.pixels()
+        return image if bits is None else with_greys(np.asarray(image) // (255 // (2**bits - 1)), bits)
 
     def _open_without_metadata(self) -> None:
         """Open the file again without the chunks that say nothing of its pixels.

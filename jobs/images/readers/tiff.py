@@ -13,6 +13,7 @@ from PIL import Image
 
 from maskfleet.jobs.images.contract import Undecodable
 from maskfleet.jobs.images.formats import ImageFile
+from maskfleet.jobs.images.readers.pillow import with_greys
 from maskfleet.jobs.images.readers.tiff_segments import Segments
 
 _MINISWHITE, _MINISBLACK, _RGB, _PALETTE, _CMYK, _YCBCR, _CIELAB = 0, 1, 2, 3, 5, 6, 8
@@ -123,6 +124,17 @@ class TiffFile(ImageFile):
         space = _CONVERTED.get(self._photometric)
         mode = _MODES.get((self.colours, bands - self.colours)) if space is None else space.mode
         return samples if mode is None else _merged(mode, samples[..., : space.bands if space else bands])
+
+    def numbers(self) -> Image.Image | NDArray[Any]:
+        """See `ImageFile.numbers`."""
+        bits = int(self._page.bitspersample)
+        greys = self._photometric in (_MINISWHITE, _MINISBLACK)
+        if not greys and not (self._photometric == _PALETTE and bits > 8):
+            return self.pixels()
+        samples = self._segments.rows(0, self.height)
+        if bits < 8 and samples.shape[2] == 1:
+            return with_greys(samples[..., 0], bits, white_first=self._photometric == _MINISWHITE)
+        return samples
 
     @cached_property
     def _segments(self) -> Segments:

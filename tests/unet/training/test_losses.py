@@ -62,3 +62,19 @@ def test_gradients_flow_to_every_class(loss):
     logits = torch.randn(2, 3, 8, 8, requires_grad=True)
     loss(logits, torch.randint(0, 3, (2, 8, 8), dtype=torch.uint8)).backward()
     assert (logits.grad.abs().sum(dim=(0, 2, 3)) > 0).all()
+
+
+@pytest.mark.parametrize("loss", [segmentation_loss, pytorch_unet_loss])
+@pytest.mark.parametrize("classes", [1, 3])
+def test_ignored_pixels_add_nothing(classes, loss):
+    logits, target = torch.randn(2, classes, 8, 8, requires_grad=True), torch.randint(0, max(2, classes), (2, 8, 8))
+    assert loss(logits, target, ignored=255).item() == pytest.approx(loss(logits, target).item(), rel=1e-6)
+    target[:, :3] = 255
+    before = loss(logits, target, ignored=255)
+    (gradient,) = torch.autograd.grad(before, logits)
+    assert not gradient[:, :, :3].any()
+    assert gradient[:, :, 3:].all()
+    with torch.no_grad():
+        logits[:, :, :3] = 50
+    assert loss(logits, target, ignored=255).item() == before.item()
+    assert loss(logits, torch.full((2, 8, 8), 255), ignored=255).isfinite()

@@ -1,0 +1,1 @@
+"""What mask files say: codes of pixels, the labels they stand for, and the class of each."""
