@@ -119,8 +119,15 @@ def _run_on(job: Job, executor: Executor, watched: _Watched) -> RunSummary:
         if rest is None:
             aside += 1
         else:
-            summary = replace(rest, exit_code=max(summary.exit_code if summary else 0, rest.exit_code))
+            summary = rest if summary is None else _joined(summary, rest)
     return summary
+
+
+def _joined(first: RunSummary, rest: RunSummary) -> RunSummary:
+    """Return the summary of the last run, with what an earlier run of the same command complained about."""
+    known = {each["check"] for each in rest.warnings}
+    warnings = [*(each for each in first.warnings if each["check"] not in known), *rest.warnings]
+    return replace(rest, exit_code=max(first.exit_code, rest.exit_code), warnings=warnings)
 
 
 def _run_once(job: Job, executor: Executor, watched: _Watched, *, may_set_aside: bool) -> RunSummary | None:

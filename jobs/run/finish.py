@@ -16,7 +16,9 @@ from maskfleet.jobs.ledger.commit import Commit, leaves, pending
 from maskfleet.jobs.ledger.fence import Fence
 from maskfleet.jobs.ledger.manifest import Shard
 from maskfleet.jobs.network import tuning
+from maskfleet.jobs.planning.findings import Finding
 from maskfleet.jobs.planning.live_plan import gone_rows
+from maskfleet.jobs.planning.run_findings import RunFindings
 from maskfleet.jobs.run.begin import Run
 from maskfleet.jobs.run.progress import Progress
 from maskfleet.jobs.run.recovery.derived import compact
@@ -39,18 +41,24 @@ def finish(run: Run, progress: Progress) -> RunSummary:
     done = list(leaves(output.manifest.shards(), commits))
     fence = Fence(output.storage, run.generation)
     unexported = export_rest(output, done)
-    errors, damaged = _written(run, done)
+    findings = RunFindings(run.job, run.record["weights"])
+    errors, damaged = _written(run, done, findings)
     note(output.storage, run.run_id, unexported, fence)
     unexported += export_again(output.storage, fence, but=run.run_id)
-    summary = _summary(run, progress, done, errors=errors, damaged=len(damaged), unexported=unexported)
+    found = findings.findings(output.storage, run.run_id, output.fingerprint)
+    summary = _summary(
+        run, progress, done, errors=errors, damaged=len(damaged), unexported=unexported, warnings=found
+    )  # fmt: skip
     output.storage.settle("masks")
     fence.check()
     output.storage.write(f"runs/{run.run_id}/run.json", json.dumps(summary.to_json(), indent=1).encode())
     return summary
 
 
-def _written(run: Run, done: Iterable[tuple[Shard, Commit]]) -> tuple[Counter[str], set[str]]:
-    """Write the compacted statistics and the next catalog version.
+def _written(
+    run: Run, done: Iterable[tuple[Shard, Commit]], findings: RunFindings
+) -> tuple[Counter[str], set[str]]:  # fmt: skip
+    """Write the compacted statistics and the next catalog version. `findings` receives all rows.
 
     Returns:
         The number of failures by error class, and the keys of the damaged containers.
@@ -58,7 +66,7 @@ def _written(run: Run, done: Iterable[tuple[Shard, Commit]]) -> tuple[Counter[st
     storage = run.output.storage
     errors: Counter[str] = Counter()
     damaged: set[str] = set()
-    rows = _noting_damage(compact(run.output, done, run.job.input, errors), damaged)
+    rows = _noting_damage(compact(run.output, done, run.job.input, errors, findings.add), damaged)
     catalog.add(
         storage,
         run.run_id,
@@ -88,6 +96,7 @@ def _summary(
     errors: Counter[str],
     damaged: int,
     unexported: Sequence[Unexported],
+    warnings: Sequence[Finding],
 ) -> RunSummary:
     output, frozen = run.output, run.output.manifest.frozen
     failed = sum(commit.failed for _, commit in done)
@@ -120,6 +129,7 @@ def _summary(
         attempts_lost=progress.deaths,
         tuning=None if tuned is None else asdict(tuned),
         short_of_memory=progress.short_of_memory,
+        warnings=[each.to_json() for each in warnings],
         commit_mode=output.commits.mode,
         decoder_isolation=progress.isolation,
         fingerprint=output.fingerprint,

@@ -39,6 +39,8 @@ class RunSummary:
         attempts_lost: Lost workers, plus attempts that raised an error.
         tuning: Precision and batch sizes chosen at the start (see `jobs.network.tuning.Tuning`); None if not tuned.
         short_of_memory: By image size ("width×height"), the batch and tile sizes tried until they fitted.
+        warnings: Likely problems with the masks, see `jobs.planning.findings.Finding`: check, class, share, images,
+            message.
         commit_mode: "worker", or "driver" if the storage has no create-if-absent.
         decoder_isolation: Means of the kernel that held every decoding process, of "landlock" and "seccomp".
         fingerprint: Hash of everything that affects a mask, except its image.
@@ -71,6 +73,7 @@ class RunSummary:
     attempts_lost: int
     tuning: Mapping[str, Any] | None
     short_of_memory: Mapping[str, list[str]]
+    warnings: Sequence[Mapping[str, Any]]
     commit_mode: str
     decoder_isolation: Sequence[str] | None
     fingerprint: str

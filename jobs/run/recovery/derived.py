@@ -1,7 +1,7 @@
 """Tables derived from commits and reproducible from them: compacted statistics and the catalog."""
 
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from itertools import chain, islice
@@ -41,8 +41,9 @@ def _read(shard: Shard, table: Future[pa.Table]) -> tuple[Shard, pa.Table]:
 
 
 def compact(
-    output: RunOutput, done: Iterable[tuple[Shard, Commit]], input_: str, errors: Counter[str]
-) -> Iterator[pa.Table]:
+    output: RunOutput, done: Iterable[tuple[Shard, Commit]], input_: str, errors: Counter[str],
+    on_rows: Callable[[pa.Table], None] = lambda _: None,
+) -> Iterator[pa.Table]:  # fmt: skip
     """Write a run's statistics as a few large files, in the manifest's order.
 
     Args:
@@ -50,6 +51,7 @@ def compact(
         done: Committed shards in the manifest's order.
         input_: Input of the job.
         errors: Receives the number of failures by error class.
+        on_rows: Called with the rows of each row group.
 
     Yields:
         The same rows as catalog rows.
@@ -61,6 +63,7 @@ def compact(
             part.add(group.drop_columns(["shard", "mask"]))
             for failure in group["error_class"].drop_null().value_counts().to_pylist():
                 errors[failure["values"]] += failure["counts"]
+            on_rows(group)
             yield catalog.from_statistics(group, input_=input_)
         compacted.write_part(output.storage, output.run_id, number, part.close())
 

@@ -31,6 +31,14 @@ def diagnosed(tmp_path):
     return diagnose
 
 
+def sure(n_channels=3):
+    """Return a network that is not guessing."""
+    model = seeded(n_channels=n_channels)
+    model.outc.conv.weight *= 100
+    model.outc.conv.bias *= 100
+    return model
+
+
 def shifted(by, n_classes=2):
     """Return a network that predicts one class everywhere."""
     model = seeded(n_classes)
@@ -39,33 +47,39 @@ def shifted(by, n_classes=2):
 
 
 def test_a_job_without_problems_has_no_warnings(diagnosed):
-    assert diagnosed(seeded()) == []
-    assert diagnosed(seeded(), mask_values=(0, 255), metadata={"scale": "1"}) == []
+    assert diagnosed(sure()) == []
+    assert diagnosed(sure(), mask_values=(0, 255), metadata={"scale": "1"}) == []
 
 
 def test_a_scale_other_than_in_training(diagnosed):
-    (warning,) = diagnosed(seeded(), metadata={"scale": "0.5"})
+    (warning,) = diagnosed(sure(), metadata={"scale": "0.5"})
     assert "trained at scale 0.5, but inference.scale is 1: objects appear 2 times as large" in warning
-    assert diagnosed(seeded(), "inference.scale=0.5", metadata={"scale": "0.5"}) == []
+    assert diagnosed(sure(), "inference.scale=0.5", metadata={"scale": "0.5"}) == []
+
+
+def test_a_scale_other_than_in_fine_tuning(diagnosed):
+    (warning,) = diagnosed(sure(), metadata={"recipe": json.dumps({"scale": 0.5})})
+    assert "trained at scale 0.5, but inference.scale is 1" in warning
+    assert diagnosed(sure(), metadata={"recipe": "{}"}) == []
 
 
 def test_a_checkpoint_without_a_recorded_scale(diagnosed):
-    (warning,) = diagnosed(seeded(), metadata={"origin": ORIGIN})
+    (warning,) = diagnosed(sure(), metadata={"origin": ORIGIN})
     assert "Pytorch-UNet trains and predicts at 0.5 by default, but inference.scale is 1" in warning
 
 
 @pytest.mark.parametrize("values", [(0, 1), ((0, 0, 0), (0, 1, 2))])
 def test_mask_values_that_look_black(diagnosed, values):
-    (warning,) = diagnosed(seeded(), mask_values=values)
+    (warning,) = diagnosed(sure(), mask_values=values)
     assert "look alike, usually all black; to make masks visible, set masks.values, such as [0, 255]" in warning
-    assert diagnosed(seeded(), "masks.values=[0, 255]", mask_values=values) == []
-    assert diagnosed(seeded(), mask_values=((0, 0, 0), (0, 0, 255))) == []
+    assert diagnosed(sure(), "masks.values=[0, 255]", mask_values=values) == []
+    assert diagnosed(sure(), mask_values=((0, 0, 0), (0, 0, 255))) == []
 
 
 def test_images_that_would_fail(diagnosed, tmp_path):
     draw_images(tmp_path / "in", 6)
     (tmp_path / "in/bad.png").write_bytes(b"")
-    (warning,) = diagnosed(seeded())
+    (warning,) = diagnosed(sure())
     assert warning.startswith("1 of 7 sampled images would fail, the first being bad.png: the file is empty")
 
 
@@ -74,15 +88,15 @@ def test_an_image_read_in_rows_does_not_fail(diagnosed, monkeypatch):
     from maskfleet.jobs.network import sample
 
     monkeypatch.setattr(sample, "STREAM_BYTES", 100)
-    assert diagnosed(seeded()) == []
+    assert diagnosed(sure()) == []
 
 
 def test_colours_for_a_network_with_one_channel(diagnosed, tmp_path):
-    (warning,) = diagnosed(seeded(n_channels=1))
+    (warning,) = diagnosed(sure(n_channels=1))
     assert "take one channel, but 6 of 8 sampled images have colours; the network sees only their luminance" in warning
     for path in list((tmp_path / "in").rglob("image*")):
         Image.open(path).convert("L").convert("RGB").save(path)
-    assert diagnosed(seeded(n_channels=1)) == []
+    assert diagnosed(sure(n_channels=1)) == []
 
 
 def test_masks_with_only_background(diagnosed):
@@ -91,6 +105,14 @@ def test_masks_with_only_background(diagnosed):
     assert "images unlike the training images, training with mean and standard deviation" in warning
     assert "order of classes" not in warning
     assert "inference.threshold" not in warning
+
+
+def test_weights_that_guess(diagnosed):
+    (warning,) = diagnosed(seeded())
+    assert warning.startswith(
+        "the network is hardly surer than chance in 8 sampled images (mean confidence 0.50 with 2"
+    )
+    assert "untrained weights" in warning
 
 
 def test_masks_with_only_one_class(diagnosed):
