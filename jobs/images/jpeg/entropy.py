@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from maskfleet.jobs.images.jpeg.markers import segments
+from maskfleet.jobs.images.jpeg.markers import Data, segments
 
 _BASELINE, _EXTENDED, _PROGRESSIVE, _LOSSLESS = 0xC0, 0xC1, 0xC2, 0xC3
 _DHT, _SOS, _DRI = 0xC4, 0xDA, 0xDD
@@ -75,7 +75,7 @@ class _Harm(Exception):
     """The data are damaged."""
 
 
-def damage(data: bytes) -> str | None:
+def damage(data: Data) -> str | None:
     """Return what is wrong with the entropy-coded data of a file, or None.
 
     Args:

@@ -86,7 +86,7 @@ class Frame(NamedTuple):
     components: int
 
 
-def frame_of(head: bytes) -> Frame | None:
+def frame_of(head: Data) -> Frame | None:
     """Return the header of the frame.
 
     Args:

@@ -1,7 +1,5 @@
 """Strict decoding: any warning of libjpeg is damage, and so is what libjpeg passes over in silence."""
 
-import mmap
-
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
@@ -10,10 +8,14 @@ from maskfleet.jobs.images.contract import Undecodable
 from maskfleet.jobs.images.jpeg import entropy, markers
 
 END = b"\xff\xd9"
+_SCAN = b"\xff\xda"
 _NO_END = "Premature end of JPEG file"
 _UNKNOWN = "Could not determine subsampling"
 _SPACES = {1: "GRAY", 3: "GRAY", 4: "CMYK"}
 """Cheapest colour space to decode to, by the number of components."""
+
+_LEAST = 8
+"""Divisor of the sides that costs least."""
 
 
 class OfAnotherKind(Exception):
@@ -21,7 +23,12 @@ class OfAnotherKind(Exception):
 
 
 def decoded(
-    data: bytes, space: str, *, progressive: bool, buffer: NDArray[np.uint8] | None = None
+    data: markers.Data,
+    space: str,
+    *,
+    progressive: bool,
+    buffer: NDArray[np.uint8] | None = None,
+    factor: int = 1,
 ) -> NDArray[np.uint8]:
     """Decode a file, as Pillow does: both call libjpeg-turbo with the same options.
 
@@ -30,6 +37,7 @@ def decoded(
         space: Colour space of simplejpeg.
         progressive: Whether its frame is progressive.
         buffer: Flat memory for the pixels, of their size.
+        factor: Divisor of both sides; libjpeg reads all data whatever it is.
 
     Returns:
         uint8 (H, W, C).
@@ -40,19 +48,19 @@ def decoded(
     """
     refuse_silent_damage(data, progressive=progressive)
     try:
-        return _strictly(data, space, buffer)
+        return _strictly(data, space, buffer, factor)
     except ValueError as error:
         if _UNKNOWN in str(error):
             raise OfAnotherKind from error
         if _NO_END not in str(error):
             raise _corrupt(str(error)) from error
     try:  # some programs leave out the end mark; then every pixel is there all the same
-        return _strictly(data + END, space, buffer)
+        return _strictly(data[:] + END, space, buffer, factor)
     except ValueError as error:
         raise _corrupt(str(error)) from error
 
 
-def refuse_silent_damage(data: bytes | mmap.mmap, *, progressive: bool) -> None:
+def refuse_silent_damage(data: markers.Data, *, progressive: bool) -> None:
     """Refuse a file that libjpeg decodes without a warning although pixels are missing.
 
     Raises:
@@ -62,8 +70,18 @@ def refuse_silent_damage(data: bytes | mmap.mmap, *, progressive: bool) -> None:
         raise _corrupt(harm)
 
 
-def judge(data: bytes) -> None:
-    """Refuse a file that is damaged, whatever its kind. Costs about as much as decoding it.
+def refuse_without_end(data: bytes) -> None:
+    """Refuse a file that lacks the mark of its end.
+
+    Raises:
+        Undecodable: The file is cut.
+    """
+    if data.find(END, data.rfind(_SCAN)) < 0:
+        raise _corrupt("it ends before its pixels do")
+
+
+def judge(data: markers.Data) -> None:
+    """Refuse a file that is damaged, whatever its kind. Takes no more memory than an eighth of its sides.
 
     Raises:
         Undecodable: The file is damaged.
@@ -73,7 +91,7 @@ def judge(data: bytes) -> None:
         raise _corrupt("it has no frame")
     if frame.precision == 8 and frame.process != markers.LOSSLESS and frame.components in _SPACES:
         try:
-            decoded(data, _SPACES[frame.components], progressive=frame.process in markers.PROGRESSIVE)
+            decoded(data, _SPACES[frame.components], progressive=frame.process in markers.PROGRESSIVE, factor=_LEAST)
         except OfAnotherKind:
             pass
         else:
@@ -84,9 +102,9 @@ def judge(data: bytes) -> None:
         raise _corrupt(harm)
 
 
-def _strictly(data: bytes, space: str, buffer: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+def _strictly(data: markers.Data, space: str, buffer: NDArray[np.uint8] | None, factor: int) -> NDArray[np.uint8]:
     pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
-        data, space, fastdct=False, fastupsample=False, strict=True, buffer=buffer
+        data, space, fastdct=False, fastupsample=False, min_factor=factor, strict=True, buffer=buffer
     )
     return pixels
 

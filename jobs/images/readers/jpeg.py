@@ -65,9 +65,9 @@ class JpegFile(PillowFile):
         return Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[..., 0])
 
     def check_rows(self) -> None:
-        """See `ImageFile.check_rows`: libvips refuses what libjpeg warns of."""
+        """See `ImageFile.check_rows`: libvips does not hear libjpeg's warnings after the last row."""
         with mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            strict.refuse_silent_damage(data, progressive=self._is_progressive)
+            strict.judge(data)
 
 
 def read_header(file: IO[bytes]) -> ImageFile:

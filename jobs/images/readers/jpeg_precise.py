@@ -35,6 +35,7 @@ class PreciseJpeg(ImageFile):
         self._file.seek(0)
         data = self._file.read()
         if self._frame.process == LS:
+            strict.refuse_without_end(data)  # its decoder searches for minutes
             ls: NDArray[Any] = imagecodecs.jpegls_decode(data)
             return ls
         strict.judge(data)

@@ -1,13 +1,15 @@
 """PNG, read by Pillow.
 
 Pillow refuses an image whose texts or colour profile are large or damaged. These chunks say nothing of the pixels, so
-such an image is read without them.
+such an image is read without them. Pillow does not look at the checksums of the pixels; they are checked here.
 """
 
 import io
+import mmap
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, NamedTuple
 
+import imagecodecs
 import numpy as np
 from PIL import Image, PngImagePlugin
 
@@ -21,6 +23,7 @@ _FRAME = 12
 _SHORT = {"L;2": 2, "L;4": 4}
 """Bits of greys that Pillow stretches to 255, by its raw mode."""
 
+_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT")
 _WITHOUT_PIXELS = {b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf", b"tIME", b"pHYs", b"sRGB", b"gAMA", b"cHRM"}
 
 
@@ -32,7 +35,8 @@ class PngFile(PillowFile):
     """
 
     def __init__(self, file: IO[bytes]) -> None:
-        self._file: IO[bytes] | None = file
+        self._file = file
+        self._is_as_stored = True
         try:
             super().__init__(file, PngImagePlugin.PngImageFile)
         except (Undecodable, ValueError, SyntaxError, OSError):
@@ -46,6 +50,8 @@ class PngFile(PillowFile):
             return super().frames()
 
     def pixels(self) -> Image.Image:
+        self._file.seek(0)
+        _refuse_damage(self._file.read())
         try:
             return super().pixels()
         except (ValueError, SyntaxError, OSError):
@@ -58,17 +64,25 @@ class PngFile(PillowFile):
         image = self.pixels()
         return image if bits is None else with_greys(np.asarray(image) // (255 // (2**bits - 1)), bits)
 
+    def check_rows(self) -> None:
+        """See `ImageFile.check_rows`."""
+        with mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            _refuse_damage(data)
+
     def _open_without_metadata(self) -> None:
         """Open the file again without the chunks that say nothing of its pixels.
 
         Raises:
             Undecodable: Something else is wrong.
         """
-        file, self._file = self._file, None
-        if file is None:
-            raise Undecodable("corrupt", "the PNG file is damaged; upload it again")
-        file.seek(0)
-        super().__init__(io.BytesIO(b"".join(_pixels_alone(file.read()))), PngImagePlugin.PngImageFile)
+        if not self._is_as_stored:
+            raise _damaged()
+        self._is_as_stored = False
+        self._file.seek(0)
+        data = self._file.read()
+        pixels = (data[chunk.start : chunk.end] for chunk in _chunks(data) if chunk.kind not in _WITHOUT_PIXELS)
+        alone = io.BytesIO(data[:_SIGNATURE] + b"".join(pixels))
+        super().__init__(alone, PngImagePlugin.PngImageFile)
 
 
 def read_header(file: IO[bytes]) -> PngFile:
@@ -76,11 +90,35 @@ def read_header(file: IO[bytes]) -> PngFile:
     return PngFile(file)
 
 
-def _pixels_alone(data: bytes) -> Iterator[bytes]:
-    yield data[:_SIGNATURE]
+class _Chunk(NamedTuple):
+    """Type of a chunk, its first byte and the one after its last."""
+
+    kind: bytes
+    start: int
+    end: int
+
+
+def _chunks(data: bytes | mmap.mmap) -> Iterator[_Chunk]:
     start = _SIGNATURE
     while start < len(data):
         end = start + _FRAME + int.from_bytes(data[start : start + 4])
-        if data[start + 4 : start + 8] not in _WITHOUT_PIXELS:
-            yield data[start:end]
+        yield _Chunk(data[start + 4 : start + 8], start, end)
         start = end
+
+
+def _refuse_damage(data: bytes | mmap.mmap) -> None:
+    """Refuse a file whose pixels are not those that were written.
+
+    Raises:
+        Undecodable: A checksum is wrong, or the file is cut.
+    """
+    with memoryview(data) as view:
+        for kind, start, end in _chunks(data):
+            if kind in _PIXELS:
+                stated = int.from_bytes(view[end - 4 : end]) if end <= len(data) else None
+                if imagecodecs.zlibng_crc32(view[start + 4 : end - 4]) != stated:
+                    raise _damaged()
+
+
+def _damaged() -> Undecodable:
+    return Undecodable("corrupt", "the PNG file is damaged; upload it again")

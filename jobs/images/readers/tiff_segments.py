@@ -95,8 +95,8 @@ class Segments:
 
     def _read(self, offset: int, count: int) -> bytes:
         self._file.seek(offset)
-        data = self._file.read(count)
-        if len(data) < count:
+        data = self._file.read(max(0, count))  # tifffile's estimate of a missing count may be negative
+        if len(data) != count:
             raise Undecodable("corrupt", "the file ends before its pixels do; upload it again")
         return data
 

@@ -6,7 +6,9 @@ import struct
 import zlib
 from collections.abc import Iterator
 
+import imagecodecs
 import numpy as np
+import tifffile
 from PIL import Image
 
 SIZE = 61, 43
@@ -47,6 +49,16 @@ def _jpegs(modes):
     for turn in range(9):
         yield _saved(modes["RGB"], "JPEG", exif=_oriented(turn), subsampling=turn % 3)
     yield _saved(modes["RGB"], "MPO", save_all=True, append_images=[modes["RGB"]])
+    for sampling in ("4:2:0", "4:2:2"):
+        yield _saved(modes["CMYK"], "JPEG", subsampling=sampling)
+    yield _saved(modes["RGB"], "JPEG", restart_marker_blocks=5)
+    for bands in ((), (3,)):
+        twelve, sixteen = _pixels(*bands, dtype=np.uint16) >> 3, _pixels(*bands, dtype=np.uint16)
+        yield imagecodecs.jpeg8_encode(twelve, bitspersample=12)
+        yield imagecodecs.jpeg8_encode(twelve, lossless=True, bitspersample=12)
+        yield imagecodecs.jpeg8_encode(sixteen, lossless=True, bitspersample=16)
+        yield imagecodecs.jpegls_encode(sixteen)
+        yield imagecodecs.jpegls_encode(_pixels(*bands))
 
 
 def _pngs(modes):
@@ -54,6 +66,13 @@ def _pngs(modes):
         yield _saved(modes[mode], "PNG")
     yield _saved(modes["RGB"], "PNG", save_all=True, append_images=[modes["RGB"].transpose(Image.Transpose.ROTATE_180)])
     yield _saved(modes["RGB"], "PNG", exif=_oriented(6), dpi=(72, 72), icc_profile=bytes(500))
+    yield _saved(modes["L"], "PNG", transparency=7)
+    for bands in ((2,), (3,), (4,)):
+        yield imagecodecs.png_encode(_pixels(*bands, dtype=np.uint16))
+    wrong = _chunk(b"tEXt", b"a\0b")[:-1] + b"!"
+    for place in (33, -12):
+        data = _saved(modes["RGB"], "PNG")
+        yield data[:place] + wrong + data[place:]
 
 
 def _tiffs(modes):
@@ -66,7 +85,35 @@ def _tiffs(modes):
     for turn in range(1, 9):
         yield _saved(modes["RGB"], "TIFF", exif=_oriented(turn))
     yield _saved(modes["L"], "TIFF", big_tiff=True)
+    yield from _tiffs_by_tags()
     yield _saved(modes["L"], "TIFF", save_all=True, append_images=[modes["L"]])
+
+
+def _tiffs_by_tags():
+    """Yield what Pillow does not write: depths, planes, tiles, compressions, and sparse files."""
+    for dtype in ("uint16", "uint32", "int8", "int16", "float16", "float32", "float64", "complex64"):
+        yield _written((_pixels() / 256).astype(dtype), photometric="minisblack", byteorder=">")
+        yield _written((_pixels(3) / 256).astype(dtype), photometric="rgb", tile=(16, 32), bigtiff=True)
+    for bits in (2, 4, 10, 12, 14):
+        stored = _pixels(dtype=np.uint16) % 2**bits
+        yield _written(stored.astype(np.uint8 if bits < 8 else np.uint16), bitspersample=bits)
+    for compression in ("lzw", "zlib", "zstd", "lzma", "packbits", "lerc", "jpeg2000", "jpegxl", "webp", "jpeg", "png"):
+        yield _written(_pixels(3), photometric="rgb", compression=compression, tile=(32, 32))
+    for predictor, dtype in ((2, "uint16"), (3, "float32")):
+        yield _written(_pixels(3).astype(dtype), photometric="rgb", compression="zlib", predictor=predictor)
+    yield _written(np.moveaxis(_pixels(5, dtype=np.uint16), 2, 0), planarconfig="separate", rowsperstrip=7)
+    yield _written(_pixels(), photometric="miniswhite", rowsperstrip=5, compression="lzw")
+    yield _written(_pixels(2, dtype=np.uint16), photometric="minisblack", extrasamples=["unspecified"])
+    stack = io.BytesIO()
+    tifffile.imwrite(stack, _pixels()[None].repeat(3, 0), imagej=True)
+    yield stack.getvalue()
+
+
+def _written(pixels, *, byteorder="<", bigtiff=False, **how):
+    sink = io.BytesIO()
+    with tifffile.TiffWriter(sink, byteorder=byteorder, bigtiff=bigtiff) as writer:
+        writer.write(pixels, metadata=None, **{"photometric": "minisblack"} | how)
+    return sink.getvalue()
 
 
 def _webps(modes):

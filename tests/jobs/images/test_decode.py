@@ -70,7 +70,7 @@ def bomb():
         (b"<!doctype html><title>503</title>", "unidentified", "an error page"),
         (b"\x00\x01\x02\x03", "unidentified", "begin with 00 01 02 03"),
         (file(Image.fromarray(RGB), "JPEG")[:400], "corrupt", "does not decode"),
-        (file(Image.fromarray(RGB))[:-300], "corrupt", "does not decode"),
+        (file(Image.fromarray(RGB))[:-300], "corrupt", "the PNG file is damaged"),
         (file(Image.new("RGB", (15, 15))), "too_small", "15×15 px; the network needs 16"),
         (bomb(), "too_large", "160000000 pixels and run.max_image_pixels is 89478485"),
         (pages(), "unsupported", "3 frames or pages"),

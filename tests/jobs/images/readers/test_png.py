@@ -55,3 +55,22 @@ def test_a_cut_file_is_refused():
     for end in (len(data) // 2, len(data) - 20, 40):
         with pytest.raises(Undecodable):
             decode(data[:end] + BAD["damaged text"], channels=3)
+
+
+@pytest.mark.parametrize("kind", [b"IDAT", b"PLTE", b"tRNS"])
+def test_a_wrong_checksum_of_the_pixels_is_damage(kind):
+    """Pillow does not look at it; a flipped bit of a stored block changes pixels and nothing else."""
+    image = Image.fromarray(RGB[..., 0] % 4, "P")
+    image.putpalette(RGB.reshape(-1)[:768].tolist())
+    sink = io.BytesIO()
+    image.save(sink, "PNG", compress_level=0, transparency=bytes([9, 8, 7, 6]))
+    data = bytearray(sink.getvalue())
+    assert decode(bytes(data), channels=3)[0].shape == RGB.shape
+    data[data.index(kind) + 4 + (50 if kind == b"IDAT" else 2)] ^= 1
+    with pytest.raises(Undecodable, match="damaged"):
+        decode(bytes(data), channels=3)
+
+
+def test_a_missing_end_is_no_damage():
+    data = png()
+    np.testing.assert_array_equal(decode(data[:-12], channels=3)[0], RGB)
