@@ -7,7 +7,7 @@ such an image is read without them. Pillow does not look at the checksums of the
 import io
 import mmap
 from collections.abc import Iterator
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, cast
 
 import imagecodecs
 import numpy as np
@@ -116,7 +116,7 @@ def _refuse_damage(data: bytes | mmap.mmap) -> None:
         for kind, start, end in _chunks(data):
             if kind in _PIXELS:
                 stated = int.from_bytes(view[end - 4 : end]) if end <= len(data) else None
-                if imagecodecs.zlibng_crc32(view[start + 4 : end - 4]) != stated:
+                if imagecodecs.zlibng_crc32(cast("bytes", view[start + 4 : end - 4])) != stated:
                     raise _damaged()
 
 
