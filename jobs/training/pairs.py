@@ -25,6 +25,7 @@ from maskfleet.jobs.images.decoders import CODEC, Decoders
 from maskfleet.jobs.inputs.fetch import Inputs
 from maskfleet.jobs.inputs.record import Record
 from maskfleet.jobs.inputs.sources import Source
+from maskfleet.jobs.job.places import below
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.job.sections import Finetune
 from maskfleet.jobs.network.sample import limits_of
@@ -225,7 +226,15 @@ def _refuse_unmatched(settings: Finetune, masks: dict[str, Record], used: dict[s
 
 
 def _by_stem(job: Job, place: str, setting: str) -> dict[str, Record]:
-    """Return the files of a folder or glob by their key without extension."""
+    """Return the files of a folder or glob by their key without extension.
+
+    Raises:
+        JobError: Two files have the same name, or the place is inside the job's own output.
+    """
+    if below(place, job.output) is not None:
+        raise JobError(
+            f"{setting} {place} is inside the job's own output {job.output}; copy the corrected files elsewhere"
+        )
     found: dict[str, Record] = {}
     for record in Source(place, output=job.output, options=Options(job.profile)):
         stem = os.path.splitext(record.key)[0]

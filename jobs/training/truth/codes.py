@@ -42,19 +42,12 @@ class Kind(IntEnum):
     INDEX = 2
 
 
-def decode(
-    data: bytes, *, channels: int, scale: float, max_pixels: int, upright: bool, min_side: int = 1, buffer: Any = None
-) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-    """Decode a mask file to one code per pixel, on the stored grid.
+def decode(data: bytes, *, max_pixels: int, **_: Any) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """Decode a mask file to one code per pixel, on the stored grid. Classes are turned and scaled later.
 
     Args:
         data: Bytes of the file.
-        channels: Always `CHANNELS`.
-        scale: Not used; classes are scaled later.
         max_pixels: Largest accepted number of pixels, checked before decoding.
-        upright: Not used; classes are turned later.
-        min_side: Not used; the image of the pair is checked instead.
-        buffer: Not used; see `jobs.images.decode.decode`.
 
     Returns:
         Codes (H, W, 5), uint8; and the height and width.
