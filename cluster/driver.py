@@ -69,8 +69,10 @@ class Fleet:
         Raises:
             ClusterError: There is no such cluster, or no worker starts.
         """
+        progress.enter("starting Ray")
         with self._connection as runtime_env:
             progress.reached("ray")
+            progress.enter("starting workers")
             log = EventLog(run)
             workers = Workers(run, open_pipeline=self._open_pipeline, runtime_env=runtime_env, log=log)
             progress.started = time.monotonic()
@@ -189,7 +191,9 @@ class FleetAttempts:
                 yield answer
                 return
             self._workers.started(worker, node=answer)
-            self._progress.reached("worker")
+            if "worker" not in self._progress.start:
+                self._progress.reached("worker")
+                self._progress.enter("segmenting")
             self._log.write("worker ready", node=worker.node)
 
     def _raised(self, worker: WorkerHandle, call: Any, error: RayTaskError) -> Iterator[FailedAttempt]:

@@ -11,7 +11,7 @@ from rich.table import Table
 from maskfleet.cluster.cli import options
 from maskfleet.cluster.cli.help import Command
 from maskfleet.cluster.terminal import console
-from maskfleet.cluster.terminal.console import counted
+from maskfleet.cluster.terminal.words import counted
 from maskfleet.jobs.errors import JobError
 from maskfleet.jobs.job.schema import Job
 

@@ -8,7 +8,7 @@ import typer
 from maskfleet.cluster.cli import options
 from maskfleet.cluster.cli.running import run_job
 from maskfleet.cluster.terminal import console
-from maskfleet.cluster.terminal.console import counted
+from maskfleet.cluster.terminal.words import counted
 from maskfleet.jobs.job.schema import Job
 
 

@@ -99,9 +99,9 @@ def _complain(error: Exception, code: int) -> int:
         typer.echo(redacted("".join(traceback.format_exception(error))), err=True)
     first = (str(error).strip().splitlines() or [""])[0]
     if isinstance(error, MaskfleetError):
-        _print_error(redacted(first))
+        console.complain(redacted(first))
     else:
-        _print_error(f"{type(error).__name__}: {redacted(first)} (for the traceback: maskfleet --debug …)")
+        console.complain(f"{type(error).__name__}: {redacted(first)} (for the traceback: maskfleet --debug …)")
     return code
 
 
@@ -113,16 +113,12 @@ def _complain_of_usage(error: Any) -> int:
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "maskfleet"
     if getattr(error, "option_name", None) in {"--log", "--debug"} and context and context.parent:
-        _print_error(
+        console.complain(
             f"{error.option_name} goes before the command: {context.parent.command_path} {error.option_name} …"
         )
     else:
-        _print_error(f"{' '.join(message.split()).rstrip('.')}; see {path} --help")
+        console.complain(f"{' '.join(message.split()).rstrip('.')}; see {path} --help")
     return 2
-
-
-def _print_error(message: str) -> None:
-    console.err.print(f"maskfleet: {message}", style="bold red", markup=False, highlight=False, soft_wrap=True)
 
 
 def _show_version(wanted: bool) -> None:

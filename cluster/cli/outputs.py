@@ -7,7 +7,7 @@ import typer
 from maskfleet.cluster.cli import options
 from maskfleet.cluster.cli.targets import place_of
 from maskfleet.cluster.terminal import console
-from maskfleet.cluster.terminal.console import counted
+from maskfleet.cluster.terminal.words import counted
 from maskfleet.jobs.outputs.exports.forms import EXPORTS
 
 
@@ -125,7 +125,7 @@ def gc(
 
     place = place_of(output, profile=profile)
     newest_job(place.output, profile=place.profile)  # an error if this is not an output
-    found = collect(place.output, profile=place.profile, grace=hours * 3600, delete=delete)
+    found = collect(place.output, profile=place.profile, grace=hours * 3600, delete=delete, waiting=console.say)
     if as_json:
         console.show_json(vars(found))
         return

@@ -1,5 +1,6 @@
 """Commands processing images: plan, run, backfill, retry, redo."""
 
+import time
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ from maskfleet.cluster.cli.targets import place_of, with_job
 from maskfleet.cluster.terminal import console, signals
 from maskfleet.cluster.terminal.progress import progress, training
 from maskfleet.cluster.terminal.summary import summary
+from maskfleet.cluster.terminal.words import counted
 from maskfleet.jobs.errors import JobError, Stopped
 from maskfleet.jobs.job.schema import Job
 
@@ -41,7 +43,7 @@ def plan(job: Job, *, as_json: options.AsJson = False) -> None:
     result["warnings"] = warnings(work, loaded, manifest, threads=threads_of(work))
     if nameless := planned.planning.nameless:
         result["warnings"].append(
-            f"the output cannot hold the {console.counted(nameless, 'mask')} with the longest names; these images will "
+            f"the output cannot hold the {counted(nameless, 'mask')} with the longest names; these images will "
             "fail (mask_name): rename them, or set masks.format to tar"
         )
     if work.finetune.images:
@@ -160,8 +162,10 @@ def redo(
     if not (keys or shards or runs):
         raise JobError("no images are named; give KEY, --shard or --run")
     place = place_of(output, profile=profile)
-    found = mark(place.output, keys=keys or (), shards=shards or (), runs=runs or (), profile=place.profile)
-    console.say(f"{console.counted(found.images, 'image')} to do again")
+    found = mark(
+        place.output, keys=keys or (), shards=shards or (), runs=runs or (), profile=place.profile, waiting=console.say
+    )
+    console.say(f"{counted(found.images, 'image')} to do again")
     for name in found.inputs:
         console.say(f"no run of {name} is left; run its job: it does the images of this input")
     code = 0
@@ -186,10 +190,13 @@ def run_job(job: Job, *, address: str | None, no_ray: bool, as_json: bool, last:
     Returns:
         The exit code.
     """
-    with signals.stopping() as stop, progress() as on_progress:
+    began = time.monotonic()
+    with signals.stopping() as stop, progress() as view:
         run_with: dict[str, Any] = {
-            "on_progress": on_progress, "on_training_step": training(), "stopped": stop, "draining": stop.draining,
+            "on_progress": view.progress, "on_training_step": training(), "on_phase": view.phase, "stopped": stop,
+            "draining": stop.draining,
         }  # fmt: skip
+        view.phase("loading PyTorch")
         try:
             if no_ray:
                 from maskfleet.jobs.run.execute import run as run_on
@@ -217,5 +224,5 @@ def run_job(job: Job, *, address: str | None, no_ray: bool, as_json: bool, last:
     if as_json:
         console.show_json(done.to_json())
     else:
-        summary(job, done)
+        summary(job, done, seconds=time.monotonic() - began)
     return done.exit_code

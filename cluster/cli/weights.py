@@ -9,6 +9,7 @@ from maskfleet.cluster.cli import options
 from maskfleet.cluster.terminal import console, signals
 from maskfleet.cluster.terminal.progress import training
 from maskfleet.cluster.terminal.summary import scores
+from maskfleet.cluster.terminal.words import counted
 from maskfleet.jobs.errors import JobError, Stopped
 from maskfleet.jobs.job.schema import Job
 
@@ -121,7 +122,7 @@ def convert(
     model = loaded.model
     assert isinstance(model, UNet)
     typer.echo(
-        f"{weights}: {console.counted(model.n_channels, 'channel')}, "
+        f"{weights}: {counted(model.n_channels, 'channel')}, "
         f"{model.n_classes} {'class' if model.n_classes == 1 else 'classes'}, width {model.width}, "
         f"{'bilinear' if model.bilinear else 'transposed'}, id {loaded.id[:12]}"
     )

@@ -17,6 +17,11 @@ def say(message: str) -> None:
     err.print(message, markup=False, highlight=False, soft_wrap=True)
 
 
+def complain(message: str) -> None:
+    """Print an error on stderr, in red where there are colours."""
+    err.print(f"maskfleet: {message}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+
+
 def show(result: Mapping[str, Any], *, as_json: bool) -> None:
     """Print a result on stdout: aligned lines for people, or JSON for programs."""
     if as_json:
@@ -29,8 +34,3 @@ def show(result: Mapping[str, Any], *, as_json: bool) -> None:
 def show_json(result: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:
     """Print a result on stdout as JSON."""
     typer.echo(json.dumps(result, indent=1))
-
-
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun, such as "1 mask" or "2 masks"."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from maskfleet.cluster.terminal.console import counted, err
+from maskfleet.cluster.terminal import console
+from maskfleet.cluster.terminal.words import counted, duration
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.masks.formats import mask_format
 
@@ -14,20 +15,28 @@ if TYPE_CHECKING:
     from maskfleet.jobs.run.summary import RunSummary
     from maskfleet.jobs.training.record import Evaluation  # imports torch
 
-_STEPS = {"plan": "plan", "ray": "Ray", "worker": "first worker", "shard": "first shard"}
+_STEPS = {"plan": "plan", "ray": "Ray", "worker": "worker", "shard": "first shard"}
 
 
-def summary(job: Job, run: "RunSummary") -> None:
-    """Print the outcome of a run."""
+def summary(job: Job, run: "RunSummary", *, seconds: float) -> None:
+    """Print the outcome of a run.
+
+    Args:
+        job: The job.
+        run: The outcome.
+        seconds: Seconds since the start of the command.
+    """
     if not run.images:
         typer.echo(f"nothing to do: every image is up to date (run {run.run_id})")
-        lines = _left_alone(run)
+        lines = chain(_left_alone(run), _warnings(run))
     else:
-        lines = chain(_counts(run), _left_alone(run), _speed(run), _isolation(run), _places(job, run))
+        lines = chain(
+            _counts(run), _left_alone(run), _speed(run, seconds), _isolation(run), _warnings(run), _places(job, run)
+        )
     for line in lines:
         typer.echo(line)
     for problem in _problems(job, run) if run.exit_code else ():
-        err.print(f"maskfleet: {problem}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+        console.complain(problem)
 
 
 def _problems(job: Job, run: "RunSummary") -> Iterator[str]:
@@ -36,9 +45,11 @@ def _problems(job: Job, run: "RunSummary") -> Iterator[str]:
         have = "is" if run.damaged_containers == 1 else "are"
         yield f"{files} {have} damaged, and some of the images in there are missing; the statistics table names them"
     if run.images and run.failed / run.images > job.run.max_error_rate:
+        share = "every image" if not run.ok else f"{run.failed / run.images:.1%} of the images"
+        kind = next(iter(run.errors), "")
         yield (
-            f"{run.failed / run.images:.1%} of the images failed and run.max_error_rate allows "
-            f"{job.run.max_error_rate:.1%}; the statistics table has the reason for each image"
+            f"{share} failed, mostly as {kind!r}, and run.max_error_rate allows {job.run.max_error_rate:.1%}; the "
+            "reasons are in the statistics table, in the column error_message"
         )
     if run.exports_failed:
         yield (
@@ -48,14 +59,14 @@ def _problems(job: Job, run: "RunSummary") -> Iterator[str]:
 
 
 def _counts(run: "RunSummary") -> Iterator[str]:
-    errors = ", ".join(f"{count} {name}" for name, count in run.errors.items())
-    yield f"run      {run.run_id}, {run.status} in {run.seconds:.1f} s"
-    yield f"images   {run.images}: {run.ok} ok, {run.failed} failed{f' ({errors})' if errors else ''}"
+    errors = ", ".join(f"{count:,} {name}" for name, count in run.errors.items())
+    yield f"run      {run.run_id}: {run.status}"
+    yield f"images   {run.images:,}: {run.ok:,} ok, {run.failed:,} failed{f' ({errors})' if errors else ''}"
 
 
 def _left_alone(run: "RunSummary") -> Iterator[str]:
     if run.left_alone:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in run.left_alone.items())
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in run.left_alone.items())
         yield f"left     {counted(sum(run.left_alone.values()), 'file')} alone: {reasons}"
 
 
@@ -69,13 +80,23 @@ def _isolation(run: "RunSummary") -> Iterator[str]:
         )
 
 
-def _speed(run: "RunSummary") -> Iterator[str]:
+def _warnings(run: "RunSummary") -> Iterator[str]:
+    for warning in getattr(run, "warnings", ()):
+        yield f"warning  {warning['message']}"
+
+
+def _speed(run: "RunSummary", seconds: float) -> Iterator[str]:
     from maskfleet.jobs.network.tuning import Tuning
 
-    yield f"speed    {run.images_per_second:.1f} images/s{_forward_share(run)}"
-    if steps := run.start_seconds:
-        parts = ", ".join(f"{_STEPS[step]} {seconds:.1f}" for step, seconds in steps.items())
-        yield f"start    {sum(steps.values()):.1f} s to the first masks: {parts}"
+    if run.start_seconds:
+        steps = {"PyTorch": max(0.0, seconds - run.total_seconds)}
+        steps |= {_STEPS[step]: passed for step, passed in run.start_seconds.items()}
+        parts = ", ".join(f"{step} {passed:.1f}" for step, passed in steps.items() if passed >= 0.05)
+        yield f"time     {duration(seconds)}; first masks after {duration(sum(steps.values()))} ({parts})"
+    else:
+        yield f"time     {duration(seconds)}"
+    yield f"speed    {run.images_per_second:.1f} images/s, from the start of the workers to the end"
+    yield from _forward_share(run)
     if run.speed.limit:
         yield f"limit    {run.speed.limit}"
     if run.tuning and (sentence := Tuning(**run.tuning).sentence):
@@ -84,14 +105,15 @@ def _speed(run: "RunSummary") -> Iterator[str]:
         yield f"memory   {shape} px: {', then '.join(tried)}"
 
 
-def _forward_share(run: "RunSummary") -> str:
+def _forward_share(run: "RunSummary") -> Iterator[str]:
     share, forward = run.speed.forward_share, run.speed.forward
     if not share or not forward:
-        return ""
-    return (
-        f"; {share:.0%} of the bare forward pass ({1 / forward['seconds_per_image']:.1f} at "
-        f"{forward['width']}×{forward['height']} px in {forward['precision']})"
-    )
+        return
+    how = f"{forward['width']}×{forward['height']} px in {forward['precision']}"
+    if share > 1:
+        yield f"network  100% of the bare forward pass; it was timed at the start, at {how}, and was slower then"
+    else:
+        yield f"network  {share:.0%} of the bare forward pass ({how}) while the workers had images"
 
 
 def _places(job: Job, run: "RunSummary") -> Iterator[str]:
@@ -101,7 +123,7 @@ def _places(job: Job, run: "RunSummary") -> Iterator[str]:
     for label, place in mask_format(job.masks.format).locations(output, run.run_id):
         yield f"{label:<8} {place}"
     yield f"table    {output}/{compacted.folder_of(run.run_id)}/"
-    query = f"SELECT status, count(*) FROM '{output}/stats/**/*.parquet' GROUP BY status"
+    query = f"SELECT status, count(*) FROM '{output}/{compacted.folder_of(run.run_id)}/*.parquet' GROUP BY status"
     yield f'DuckDB   duckdb -c "{query}"'
 
 

@@ -43,6 +43,11 @@ _PAUSE = 1.0
 """Seconds between two looks at another run's record."""
 
 
+_UNTIL_IT_ENDS = "waiting for that run to end"
+
+_UNTIL_IT_IS_STALE = f"it may be dead: waiting for up to {STALE:.0f} s for a sign of life"
+
+
 class Watch:
     """What this process has seen of another run's record, over several looks.
 
@@ -196,6 +201,7 @@ def locked(
     on_overlap: Literal["skip", "fail", "wait"],
     stopped: Callable[[], bool] | None = None,
     *,
+    waiting: Callable[[str], object] = lambda _: None,
     pause: float = _PAUSE,
 ) -> Lock:
     """Acquire the lock, or follow the job's `run.on_overlap` if another run holds it.
@@ -206,6 +212,7 @@ def locked(
         storage: Output storage.
         on_overlap: `fail`, `skip` or `wait`.
         stopped: Polled while waiting. Returns True to stop waiting.
+        waiting: Called with a sentence when a wait begins: who holds the lock, since when, and how long the wait lasts.
         pause: Seconds between tries.
 
     Raises:
@@ -213,6 +220,7 @@ def locked(
         Skipped: Another run holds the output, and `on_overlap` is `skip`.
     """
     watch = Watch()
+    said: set[str] = set()
     while True:
         try:
             return Lock(storage, watch=watch)
@@ -221,6 +229,10 @@ def locked(
                 raise Skipped(f"skipped: {error}") from error
             if (watch.alive and on_overlap == "fail") or (stopped is not None and stopped()):
                 raise
+            why = _UNTIL_IT_ENDS if watch.alive else _UNTIL_IT_IS_STALE
+            if why not in said:
+                said.add(why)
+                waiting(f"{str(error).partition(';')[0]}; {why}")
         time.sleep(pause)
 
 

@@ -1,7 +1,7 @@
 """Garbage collection: leftovers of superseded attempts and killed writes, merged catalog files, dead indexes."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -37,7 +37,14 @@ class Garbage:
     damaged: list[str] = field(default_factory=list)
 
 
-def collect(output: str, *, profile: str | None = None, grace: float = GRACE, delete: bool = False) -> Garbage:
+def collect(
+    output: str,
+    *,
+    profile: str | None = None,
+    grace: float = GRACE,
+    delete: bool = False,
+    waiting: Callable[[str], object] = lambda _: None,
+) -> Garbage:
     """Find files that nothing references: of attempts, killed writes, the catalog, and indexes of deleted tars.
 
     Deleting takes the lock, so that no attempt loses its files before its commit. A run in progress is treated as its
@@ -48,6 +55,7 @@ def collect(output: str, *, profile: str | None = None, grace: float = GRACE, de
         profile: AWS profile.
         grace: Least age of a deleted file in seconds.
         delete: Whether to delete the files. If not, nothing is changed.
+        waiting: See `jobs.ledger.lock.locked`.
 
     Raises:
         Locked: A run holds the output, and the files are to be deleted.
@@ -55,7 +63,7 @@ def collect(output: str, *, profile: str | None = None, grace: float = GRACE, de
     storage = open_storage(output, profile=profile)
     if not delete:
         return _collected(storage, profile, grace, delete=False)
-    with locked(storage, on_overlap(storage)) as lock:
+    with locked(storage, on_overlap(storage), waiting=waiting) as lock:
         return _collected(lock.fence.storage, profile, grace, delete=True)
 
 

@@ -5,7 +5,7 @@ plans them for that reason. One record makes the request, so a crash leaves all 
 changes nothing.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,6 +44,7 @@ def redo(
     shards: Sequence[str] = (),
     runs: Sequence[str] = (),
     profile: str | None = None,
+    waiting: Callable[[str], object] = lambda _: None,
 ) -> Redo:
     """Have images done again by the next run.
 
@@ -53,13 +54,14 @@ def redo(
         shards: Shards, as `<run>/<shard>`: their images, unless a later run has done them.
         runs: Runs: all their images, unless a later run has done them.
         profile: AWS profile.
+        waiting: See `jobs.ledger.lock.locked`.
 
     Raises:
         JobError: The output has no finished run, or no such image, or the run is yet to be finished.
         Locked: A run holds the output.
     """
     storage = open_storage(output, profile=profile)
-    with locked(storage, on_overlap(storage)) as lock:
+    with locked(storage, on_overlap(storage), waiting=waiting) as lock:
         version = catalog.current(storage)
         if not version.number:
             raise JobError(

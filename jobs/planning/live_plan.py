@@ -95,6 +95,11 @@ class LivePlan:
         """Summary of the complete plan, or of the parts stored so far."""
         return self._frozen or manifest.so_far(self._storage, self._run_id)
 
+    @property
+    def is_growing(self) -> bool:
+        """Whether more shards may be planned."""
+        return self._frozen is None
+
     def close(self) -> None:
         """Stop storing after the current part. A thread that hangs in a listing is left behind: it stores no more."""
         self._ending.set()

@@ -29,6 +29,7 @@ from maskfleet.jobs.network.inference_config import fingerprint_of, load_weights
 from maskfleet.jobs.planning.live_plan import LivePlan, manifest_of
 from maskfleet.jobs.planning.mask_checks import refuse_other_channels
 from maskfleet.jobs.planning.plan import Planning, PlanPart, first_part
+from maskfleet.jobs.run.progress import Progress
 from maskfleet.jobs.run.recovery.unexported import forget_unsettled
 from maskfleet.jobs.run.recovery.unfinished import identity, repair, set_aside, to_resume
 from maskfleet.jobs.storage.contract import Storage
@@ -135,34 +136,37 @@ class Planned(NamedTuple):
 
 
 @contextmanager
-def begin(job: Job, stop: Stop = lambda: False, notices: list[str] | None = None) -> Iterator[Run]:
+def begin(job: Job, stop: Stop = lambda: False, progress: Progress | None = None) -> Iterator[Run]:
     """Lock the output and yield the run to process: the newest unfinished run of this job, or a new one.
 
     Args:
         job: The job.
         stop: Called while another run holds the lock. Once it returns True, the wait ends.
-        notices: Receives a sentence about each earlier run that was set aside.
+        progress: Receives the phases, and a notice about each earlier run that was set aside.
 
     Raises:
         JobError: Job, input, weights or output are wrong; nothing was written.
         Locked: Another run holds the output.
     """
-    notices = [] if notices is None else notices
+    progress = progress or Progress()
+    progress.enter("loading the weights")
     weights = load_weights(job)
     mask_values(job, weights)
     fingerprint = fingerprint_of(job, weights)
     storage = open_storage(job.output, profile=job.profile)
+    progress.enter("listing the input")
     with _as_job_errors():
-        notices += repair(storage, job, fingerprint, stop)
+        progress.notices += repair(storage, job, fingerprint, stop, progress.enter)
         planned = None if to_resume(storage, job, fingerprint) else start_plan(job, fingerprint)
         if planned is not None:
             refuse_other_channels(job, weights, planned.manifest)
         commits = _commit_mode(storage)
-        lock = locked(storage, job.run.on_overlap, stop)
+        lock = locked(storage, job.run.on_overlap, stop, waiting=progress.enter)
+    progress.enter("planning")
     with lock:
         storage = lock.fence.storage
         compacted.migrate(storage, lock.fence)
-        run = _resumed(storage, job, fingerprint, lock, notices)
+        run = _resumed(storage, job, fingerprint, lock, progress.notices)
         if run is None:
             if planned is None or not planned.is_current(storage):
                 planned = start_plan(job, fingerprint)

@@ -22,7 +22,7 @@ from maskfleet.jobs.run.backlog import Backlog
 from maskfleet.jobs.run.begin import Run, Stop, begin
 from maskfleet.jobs.run.executor import Ended, Executor, FailedAttempt, InProcess
 from maskfleet.jobs.run.finish import finish
-from maskfleet.jobs.run.progress import Progress
+from maskfleet.jobs.run.progress import OnPhase, Progress
 from maskfleet.jobs.run.recovery.unfinished import set_aside
 from maskfleet.jobs.run.refusals import Refusals
 from maskfleet.jobs.run.summary import RunSummary
@@ -40,7 +40,8 @@ Draining = Callable[[], AbstractContextManager[object]]
 
 def run(
     job: Job, executor: Executor | None = None, *, on_progress: OnProgress | None = None,
-    on_training_step: OnStep | None = None, stopped: Stop | None = None, draining: Draining = nullcontext,
+    on_training_step: OnStep | None = None, on_phase: OnPhase | None = None, stopped: Stop | None = None,
+    draining: Draining = nullcontext,
 ) -> RunSummary:  # fmt: skip
     """Run a job: fine-tune first if the job asks for it, then segment every image that needs work.
 
@@ -51,6 +52,7 @@ def run(
         executor: Executor of the attempts; None for this process.
         on_progress: Called at the start, after every shard, and about once a second.
         on_training_step: Called after every training step.
+        on_phase: Called at the start of each phase with its name, such as "listing the input".
         stopped: Called before each shard and each training step. Once it returns True, the run stops after the shards
             in progress.
         draining: Entered while shards or training steps are in progress. Outside of it the caller may end the run by
@@ -77,7 +79,8 @@ def run(
     try:
         with draining() if job.finetune.images else nullcontext():
             job = apply_finetuning(job, on_step=on_training_step, stopped=stop, loop=executor.train)
-        summary = _run_on(job, executor, _Watched(on_progress or (lambda *_: None), stop, draining, notices))
+        watched = _Watched(on_progress or (lambda *_: None), on_phase or (lambda _: None), stop, draining, notices)
+        summary = _run_on(job, executor, watched)
     except Stopped:
         if time.monotonic() <= deadline:
             raise
@@ -98,12 +101,14 @@ class _Watched(NamedTuple):
 
     Attributes:
         on_progress: See `run`.
+        on_phase: See `run`.
         stop: See `run`.
         draining: See `run`.
         notices: Sentences for people, shown with the progress.
     """
 
     on_progress: OnProgress
+    on_phase: OnPhase
     stop: Stop
     draining: Draining
     notices: list[str]
@@ -132,10 +137,11 @@ def _joined(first: RunSummary, rest: RunSummary) -> RunSummary:
 
 def _run_once(job: Job, executor: Executor, watched: _Watched, *, may_set_aside: bool) -> RunSummary | None:
     """Carry out one run. Returns None if it had to be set aside."""
-    progress = Progress(watched.notices)
-    with begin(job, watched.stop, watched.notices) as run:
+    progress = Progress(watched.notices, watched.on_phase)
+    with begin(job, watched.stop, progress) as run:
         try:
             _process(run, executor, watched, progress)
+            progress.enter("writing tables")
             return finish(run, progress)
         except StorageError as error:
             if not may_set_aside:

@@ -93,8 +93,10 @@ class InProcess:
     @contextmanager
     def attempts(self, run: Run, backlog: Backlog, progress: Progress, stop: Stop) -> Iterator["InProcessAttempts"]:
         """See `Executor.attempts`."""
+        progress.enter("preparing the network")
         with self._open_pipeline(run, cores()) as pipeline, ThreadPoolExecutor(SHARDS_IN_FLIGHT, "shard") as pool:
             progress.reached("worker")
+            progress.enter("segmenting")
             yield InProcessAttempts(run, backlog, progress, stop, pipeline=pipeline, pool=pool)
 
 

@@ -121,6 +121,7 @@ def _summary(
         left_alone=frozen.left_alone,
         shards=len(done),
         resumed=run.resumed,
+        total_seconds=round(progress.total_seconds, 3),
         seconds=round(progress.seconds, 3),
         images_per_second=round(progress.rate, 3),
         start_seconds={step: round(seconds, 3) for step, seconds in progress.start.items()},

@@ -2,13 +2,16 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from maskfleet.jobs.run.attempt import ShardReport
 from maskfleet.jobs.timing import stage_timers
 from maskfleet.jobs.timing.bottleneck import Speed, StageTime
+
+OnPhase = Callable[[str], None]
+"""Called at the start of each phase with its name, such as "listing the input"."""
 
 
 @dataclass
@@ -17,6 +20,7 @@ class Progress:
 
     Attributes:
         notices: Sentences for people, such as one about a run set aside.
+        enter: Called at the start of each phase.
         images: Images planned so far.
         ok: Images processed successfully.
         failed: Failed images.
@@ -34,6 +38,7 @@ class Progress:
     """
 
     notices: list[str] = field(default_factory=list)
+    enter: OnPhase = lambda _: None
     images: int = 0
     ok: int = 0
     failed: int = 0
@@ -104,6 +109,11 @@ class Progress:
     def seconds(self) -> float:
         """Seconds since the first shard could be handed out."""
         return time.monotonic() - self.started
+
+    @property
+    def total_seconds(self) -> float:
+        """Seconds since the start of the command."""
+        return time.monotonic() - self.begun
 
     @property
     def rate(self) -> float:

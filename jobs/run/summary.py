@@ -31,6 +31,7 @@ class RunSummary:
         left_alone: Files of the input that are no images of it, by the rule that left them alone.
         shards: Number of shards.
         resumed: Whether an earlier command began this run.
+        total_seconds: Seconds from the start of this command to the end of the run.
         seconds: Seconds from the start of shard processing to the end of the run, in this command.
         images_per_second: Images finished by this command, divided by `seconds`.
         start_seconds: Seconds of each step before the first finished shard: plan, ray, worker, shard.
@@ -65,6 +66,7 @@ class RunSummary:
     left_alone: Mapping[str, int]
     shards: int
     resumed: bool
+    total_seconds: float
     seconds: float
     images_per_second: float
     start_seconds: Mapping[str, float]

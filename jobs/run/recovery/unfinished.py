@@ -82,7 +82,13 @@ def left_behind(storage: Storage, job: Job, fingerprint: str) -> str | None:
     return newest.run_id if commits else None
 
 
-def repair(storage: Storage, job: Job, fingerprint: str, stop: Callable[[], bool]) -> list[str]:
+def repair(
+    storage: Storage,
+    job: Job,
+    fingerprint: str,
+    stop: Callable[[], bool],
+    waiting: Callable[[str], object] = lambda _: None,
+) -> list[str]:
     """Rebuild a lost catalog, and settle an unfinished run that no command will resume.
 
     Args:
@@ -90,17 +96,18 @@ def repair(storage: Storage, job: Job, fingerprint: str, stop: Callable[[], bool
         job: Job of the present command.
         fingerprint: Its fingerprint.
         stop: Called while another run holds the lock. Once it returns True, the wait ends.
+        waiting: See `jobs.ledger.lock.locked`.
 
     Returns:
         A sentence for people about each run set aside.
     """
     notices = []
     if not catalog.current(storage).number and storage.names(compacted.FOLDER):
-        with locked(storage, job.run.on_overlap, stop) as lock:
+        with locked(storage, job.run.on_overlap, stop, waiting=waiting) as lock:
             notices += rebuild_catalog(lock.fence.storage)
     if left_behind(storage, job, fingerprint) is None:
         return notices
-    with locked(storage, job.run.on_overlap, stop) as lock:
+    with locked(storage, job.run.on_overlap, stop, waiting=waiting) as lock:
         if (left := left_behind(storage, job, fingerprint)) is not None:
             try:
                 keep(storage, left, lock.fence)

@@ -3,6 +3,7 @@ import functools
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -86,6 +87,25 @@ def locks(storage, on_overlap, **more):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("maskfleet.jobs.ledger.lock.Lock", functools.partial(Lock, stale=0.3))
         return locked(storage, on_overlap, pause=0.05, **more)
+
+
+def test_a_wait_for_a_holder_that_may_be_dead_is_said_once(storage):
+    foreign(storage, renewed=time.time() - 3600)
+    said = []
+    locks(storage, "fail", waiting=said.append).release()
+    (sentence,) = said
+    assert re.fullmatch(
+        r".* is held by process \d+ on other \(renewed \d+ s ago\); it may be dead: waiting for up to 60 s .*", sentence
+    )
+
+
+def test_a_wait_for_another_run_is_said_once(tmp_path):
+    storage = LocalStorage(str(tmp_path))
+    lock = Lock(storage)
+    threading.Timer(0.3, lock.release).start()
+    said = []
+    locked(storage, "wait", waiting=said.append, pause=0.05).release()
+    assert [sentence.partition("; ")[2] for sentence in said] == ["waiting for that run to end"]
 
 
 @pytest.mark.parametrize("hours", [1, -1])
