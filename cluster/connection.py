@@ -19,6 +19,7 @@ from typing import Any
 import ray
 from ray.job_config import JobConfig
 
+from maskfleet.cluster.doctor.ask import demands_token
 from maskfleet.cluster.sizing import OBJECT_STORE_BYTES
 from maskfleet.jobs.cores import PATIENT_THREADS
 from maskfleet.jobs.errors import MaskfleetError
@@ -29,6 +30,9 @@ WORKER_ENVIRONMENT = {
     **PATIENT_THREADS,
 }
 """Environment variables of every worker."""
+
+
+_CONNECT_SECONDS = 5
 
 
 class ClusterError(MaskfleetError):
@@ -67,7 +71,7 @@ def connected(address: str | None, environment: Mapping[str, str]) -> Iterator[d
         1.6 s until the first line of an actor runs).
 
     Raises:
-        ClusterError: There is no Ray at that address.
+        ClusterError: There is no Ray at that address, it refuses this client, or a local Ray does not start.
     """
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -76,16 +80,23 @@ def connected(address: str | None, environment: Mapping[str, str]) -> Iterator[d
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         _own_token()
         own = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+    else:
+        _check_address(address)
     try:
-        _check_reachable(address)
         with _environment(environment if own else {}):
+            # Not even errors are logged: the exception says the same, and is explained.
             ray.init(
-                address, log_to_driver=False, logging_level=logging.ERROR, job_config=_no_search_path(), **own
+                address, log_to_driver=False, logging_level=logging.CRITICAL, job_config=_no_search_path(), **own
             )  # fmt: skip
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # Ray raises plain exceptions too
+        if own:
+            raise ClusterError(
+                "a local Ray did not start on this machine; look for the cause with maskfleet doctor (memory, "
+                "/dev/shm, disk), or run with --no-ray"
+            ) from error
         raise ClusterError(
-            f"no Ray at {address}: {str(error).strip().splitlines()[0]}; check --address and RAY_ADDRESS, "
-            "or run with --no-ray"
+            f"the Ray cluster at {address} answers but takes no driver from this machine; use the same versions of Ray "
+            "and Python on both (maskfleet doctor shows them), or use maskfleet submit"
         ) from error
     try:
         if threading.current_thread() is threading.main_thread():
@@ -154,11 +165,37 @@ def _environment(more: Mapping[str, str]) -> Iterator[None]:
         os.environ.update({name: before[name] for name in more if name in before})
 
 
-def _check_reachable(address: str) -> None:
-    """Fail within seconds if nothing listens. Ray itself retries for minutes and then exits the process."""
+def _check_address(address: str) -> None:
+    """Fail within seconds if no cluster answers this client. Ray itself retries for minutes, with a warning a second.
+
+    Raises:
+        ClusterError: The message says which part is wrong.
+    """
+    if address.startswith(("http://", "https://")):
+        raise ClusterError(
+            f"{address} is a dashboard; give HOST:PORT of the head, such as 10.0.0.5:6379, or use maskfleet submit"
+        )
     host, colon, port = address.rpartition(":")
-    if colon and "/" not in address and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=10).close()
+    if address != "auto":
+        if not (colon and host and port.isdigit()) or "/" in address:
+            raise ClusterError(f"{address!r} is no address of a Ray cluster; give HOST:PORT, such as 10.0.0.5:6379")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+        except (OSError, OverflowError) as error:
+            raise ClusterError(
+                f"no Ray at {address}: nothing answers there; check --address and RAY_ADDRESS, or run with --no-ray"
+            ) from error
+    refused = demands_token(address)
+    if refused is None:
+        raise ClusterError(
+            f"no Ray at {address}: what listens there is no head of a cluster; check --address and RAY_ADDRESS (the "
+            "port is usually 6379), or run with --no-ray"
+        )
+    if refused:
+        raise ClusterError(
+            f"Ray at {address} requires a token, and this client's is missing or wrong; set RAY_AUTH_TOKEN_PATH to a "
+            "file (mode 0600) with the token of the cluster"
+        )
 
 
 def _own_token() -> None:

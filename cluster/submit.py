@@ -8,6 +8,7 @@ import asyncio
 import logging
 import os
 import shlex
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from datetime import UTC, date, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from maskfleet.cluster.package import STOP_SECONDS, Install, environment, pack
 from maskfleet.jobs.errors import JobError, Locked, MaskfleetError
@@ -23,6 +25,8 @@ from maskfleet.jobs.job.schema import Job
 
 STOPPED = 130
 """Exit code of a stopped job."""
+
+_CONNECT_SECONDS = 5
 
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
@@ -42,6 +46,7 @@ class Submissions:
         address: Dashboard of the cluster, such as http://10.0.0.5:8265.
 
     Raises:
+        JobError: The address is not the URL of a dashboard.
         UnreachableError: No dashboard answers there.
         RefusedError: The token is missing or wrong.
     """
@@ -49,6 +54,7 @@ class Submissions:
     def __init__(self, address: str) -> None:
         from maskfleet.cluster import auth
 
+        check_dashboard(address)
         auth.settle()
         from ray.job_submission import JobSubmissionClient
 
@@ -206,13 +212,36 @@ class Submissions:
                 "RAY_AUTH_TOKEN_PATH to a file (mode 0600) with the token of the cluster"
             ) from error
         except (ConnectionError, requests.RequestException, ValueError) as error:
-            raise UnreachableError(
-                f"no Ray dashboard at {self._address}; correct --address (http://HOST:8265), or omit it to read the "
-                "records in the output"
-            ) from error
+            raise _unreachable(self._address) from error
         except RuntimeError as error:
             line = next((line for line in reversed(str(error).splitlines()) if line.strip()), "")
             raise RefusedError(f"Ray at {self._address} refused: {line.strip()[:300]}") from error
+
+
+def check_dashboard(address: str) -> None:
+    """Check the URL of a dashboard before Ray sees it. Ray takes HOST:PORT for a cluster, and retries with warnings.
+
+    Raises:
+        JobError: It is not a URL of http or https.
+        UnreachableError: Nothing listens there.
+    """
+    url = urlsplit(address)
+    if url.scheme not in ("http", "https") or not url.hostname:
+        host, _, port = address.rpartition("://")[2].partition("/")[0].partition(":")
+        like = f"http://{host or 'HOST'}:{port if port.isdigit() else 8265}"
+        raise JobError(f"--address {address}: give the URL of the cluster's dashboard, such as {like}")
+    try:
+        port = url.port or (443 if url.scheme == "https" else 80)
+        socket.create_connection((url.hostname, port), timeout=_CONNECT_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise _unreachable(address) from error
+
+
+def _unreachable(address: str) -> UnreachableError:
+    return UnreachableError(
+        f"no Ray dashboard at {address}; correct --address (http://HOST:8265), or omit it to read the records in the "
+        "output"
+    )
 
 
 def exit_code(state: str, code: int | None) -> int:

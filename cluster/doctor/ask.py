@@ -14,8 +14,12 @@ _SECONDS = 25
 _TOKENS = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
+REFUSED = 3
+"""Exit code of this program for a missing or wrong token."""
+
+
 def asked(address: str, *, with_token: bool) -> dict[str, Any] | None:
-    """Return the answer of a cluster, or None if it does not answer.
+    """Return the answer of a cluster; None if it does not answer, or refuses this client.
 
     Args:
         address: HOST:PORT of its head, or "auto".
@@ -24,18 +28,31 @@ def asked(address: str, *, with_token: bool) -> dict[str, Any] | None:
     Returns:
         `ray`, `python` and `dashboard`: the versions of the cluster, and HOST:PORT of its dashboard or None.
     """
+    return _asked(address, with_token=with_token)[1]
+
+
+def demands_token(address: str) -> bool | None:
+    """Return whether a cluster refuses this client for its token; None if the cluster does not answer at all."""
+    code, answer = _asked(address, with_token=True)
+    return True if code == REFUSED else None if answer is None else False
+
+
+def _asked(address: str, *, with_token: bool) -> tuple[int | None, dict[str, Any] | None]:
+    """Return the exit code of this program, None if it hung, and its answer."""
     environment = {name: value for name, value in os.environ.items() if with_token or name not in _TOKENS}
     if not with_token:
         environment["RAY_AUTH_MODE"] = "disabled"
     command = [sys.executable, "-P", "-m", "maskfleet.cluster.doctor.ask", address]
     try:
         done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=_SECONDS, check=True
+            command, env=environment, capture_output=True, text=True, timeout=_SECONDS, check=False
         )  # fmt: skip
-        answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    except (subprocess.SubprocessError, OSError, ValueError, IndexError):
-        return None
-    return answer
+    except (subprocess.SubprocessError, OSError):
+        return None, None
+    try:
+        return done.returncode, json.loads(done.stdout.strip().splitlines()[-1])
+    except (ValueError, IndexError):
+        return done.returncode, None
 
 
 def main() -> None:
@@ -45,9 +62,13 @@ def main() -> None:
     if os.environ.get("RAY_AUTH_MODE") != "disabled":
         auth.settle()
     from ray._private import ray_constants, services
+    from ray.exceptions import AuthenticationError
 
     gcs: Any = importlib.import_module("ray._raylet")  # compiled, without types
-    client = gcs.GcsClient(address=services.canonicalize_bootstrap_address_or_die(sys.argv[1]))
+    try:
+        client = gcs.GcsClient(address=services.canonicalize_bootstrap_address_or_die(sys.argv[1]))
+    except AuthenticationError:
+        sys.exit(REFUSED)
     about = client.internal_kv_get(b"CLUSTER_METADATA", namespace=ray_constants.KV_NAMESPACE_CLUSTER)
     dashboard = client.internal_kv_get(b"dashboard", namespace=ray_constants.KV_NAMESPACE_DASHBOARD)
     versions = json.loads(about)

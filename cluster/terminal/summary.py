@@ -81,7 +81,7 @@ def _isolation(run: "RunSummary") -> Iterator[str]:
 
 
 def _warnings(run: "RunSummary") -> Iterator[str]:
-    for warning in getattr(run, "warnings", ()):
+    for warning in run.warnings:
         yield f"warning  {warning['message']}"
 
 

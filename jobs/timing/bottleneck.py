@@ -10,6 +10,9 @@ from maskfleet.jobs.timing.stage_timers import DEVICE
 _GOOD = 0.97
 """Busy share from which on the device itself is the limit."""
 
+_SHORT_SECONDS = 60.0
+"""Seconds of work up to which the ends of shards, and the first requests to storage, weigh too much for advice."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StageTime:
@@ -95,7 +98,7 @@ class Speed:
         between_shards = max(0.0, self._idle_share_of_lanes * self._lane_seconds - starved - blocked)
         if blocked >= max(starved, between_shards):
             more = self._more_cores("encode", idle)
-            return f"PNG encoding; give the worker {more}, or set masks.format = 'none'"
+            return f"PNG encoding; give the worker {more}"
         if starved >= between_shards:
             decode = self.stages["decode"]
             # Busy decoders are the limit; starved decoders point to storage.
@@ -103,9 +106,19 @@ class Speed:
                 return "reading the images; move them nearer to the workers, or into faster storage"
             return f"decoding the images; give the worker {self._more_cores('decode', idle)}"
         if self.stages.get("write", StageTime()).busy_seconds >= between_shards / 2:
-            remedy = "set masks.format = 'tar'" if self.loose else "write to faster storage"
-            return f"writing the masks; {remedy}"
-        return "mostly shard overhead; normal for a short run, else raise run.shard_size"
+            return f"writing the masks; {self._faster_writing}"
+        return f"mostly shard overhead; {'normal for a short run' if self._is_short else 'raise run.shard_size'}"
+
+    @property
+    def _is_short(self) -> bool:
+        return self.worker_seconds < _SHORT_SECONDS
+
+    @property
+    def _faster_writing(self) -> str:
+        if self._is_short:
+            return "normal for a short run"
+        tars = ", or set masks.format = 'tar' if you need no loose PNG files" if self.loose else ""
+        return f"write to faster storage{tars}"
 
     def _more_cores(self, stage: str, idle: float) -> str:
         """Return the number of CPU cores to add so that the stage keeps the device busy, as text."""

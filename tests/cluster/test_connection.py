@@ -1,6 +1,8 @@
 import os
+import socket
 import sys
 import threading
+import time
 from contextlib import closing
 
 import pytest
@@ -81,6 +83,44 @@ def test_one_that_was_not_begun_connects_when_it_is_entered():
     with closing(Connection("local")) as connection, connection:
         assert ray.is_initialized()
     assert not ray.is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("http://10.0.0.5:8265", "is a dashboard; give HOST:PORT of the head"),
+        ("ray://10.0.0.5:10001", "is no address of a Ray cluster; give HOST:PORT"),
+        ("somewhere", "is no address of a Ray cluster; give HOST:PORT"),
+        ("127.0.0.1:1", "nothing answers there; check --address"),
+        ("127.0.0.1:99999", "nothing answers there; check --address"),
+    ],
+)
+def test_a_wrong_address_is_refused_at_once(address, message):
+    began = time.monotonic()
+    with pytest.raises(ClusterError, match=message), connected(address, {}):
+        pytest.fail("there is a cluster")
+    assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"), [(None, "what listens there is no head of a cluster"), (True, "requires a token, and this")]
+)
+def test_a_cluster_that_refuses_is_asked_in_a_process_of_its_own(answers, message, monkeypatch):
+    monkeypatch.setattr("maskfleet.cluster.connection.demands_token", lambda _: answers)
+    with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(ClusterError, match=message):
+        with connected(f"127.0.0.1:{server.getsockname()[1]}", {}):
+            pytest.fail("there is a cluster")
+
+
+def test_a_local_ray_that_does_not_start_is_explained(monkeypatch):
+    def late(*_, **__):
+        raise Exception("The current node timed out during startup. This could happen because")  # noqa: TRY002
+
+    monkeypatch.setattr(ray, "init", late)
+    with pytest.raises(ClusterError) as error, connected("local", {}):
+        pytest.fail("it started")
+    assert "timed out" not in str(error.value)
+    assert str(error.value).startswith("a local Ray did not start on this machine; look for the cause with")
 
 
 def test_that_nobody_listens_matters_only_to_whoever_needs_it():

@@ -18,7 +18,7 @@ from conftest import draw_images, draw_pairs, statistics
 from ray_head import free_port, ray_head
 
 from maskfleet.cluster.cli import operations
-from maskfleet.cluster.submit import exit_code
+from maskfleet.cluster.submit import UnreachableError, check_dashboard, exit_code
 from maskfleet.jobs.errors import JobError
 
 
@@ -36,6 +36,23 @@ from maskfleet.jobs.errors import JobError
 )
 def test_the_exit_code_is_that_of_the_driver(state, code, expected):
     assert exit_code(state, code) == expected
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "message"),
+    [
+        ("10.0.0.5:8265", JobError, "give the URL of the cluster's dashboard, such as http://10.0.0.5:8265"),
+        ("10.0.0.5", JobError, "such as http://10.0.0.5:8265"),
+        ("ray://10.0.0.5:10001", JobError, "such as http://10.0.0.5:10001"),
+        ("http://", JobError, "such as http://HOST:8265"),
+        ("http://127.0.0.1:1", UnreachableError, "no Ray dashboard at http://127.0.0.1:1; correct --address"),
+    ],
+)
+def test_a_wrong_dashboard_is_refused_at_once(address, error, message):
+    began = time.monotonic()
+    with pytest.raises(error, match=message):
+        check_dashboard(address)
+    assert time.monotonic() - began < 2
 
 
 def test_an_installed_environment_has_its_own_interpreter(tmp_path):

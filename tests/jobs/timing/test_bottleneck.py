@@ -33,13 +33,19 @@ def test_a_busy_device_is_the_limit():
         (stage(62, blocked=30), {"encode": stage(90, lanes=3)}, "GPU idle 38%: PNG encoding; give the worker 2 more CPUs"),
         (stage(50, starved=40), {"decode": stage(190, starved=5, lanes=2)}, "GPU idle 50%: decoding the images; give the worker 2 more CPUs"),
         (stage(50, starved=40), {"decode": stage(20, starved=60)}, "GPU idle 50%: reading the images"),
-        (stage(50, starved=10), {"write": stage(80)}, "GPU idle 50%: writing the masks; set masks.format = 'tar'"),
+        (stage(50, starved=10), {"write": stage(80)}, "GPU idle 50%: writing the masks; write to faster storage, or set masks.format = 'tar' if you need"),
         (stage(50, starved=10), {"write": stage(80), "loose": False}, "GPU idle 50%: writing the masks; write to faster storage"),
-        (stage(50, starved=10), {"device": "cpu"}, "network idle 50%: mostly shard overhead"),
+        (stage(50, starved=10), {"device": "cpu"}, "network idle 50%: mostly shard overhead; raise run.shard_size"),
     ],
 )  # fmt: skip
 def test_an_idle_device_names_its_cause(segment, more, sentence):
     assert speed(segment, **more).limit.startswith(sentence)
+
+
+@pytest.mark.parametrize("write", [stage(), stage(40)])
+def test_a_short_run_gets_no_advice(write):
+    short = replace(speed(stage(10, starved=5), write=write), worker_seconds=20.0)
+    assert short.limit.endswith("; normal for a short run")
 
 
 def test_shares():
