@@ -77,7 +77,7 @@ def pairs(folder, *, scale=1.0, orientation="stored", drawn=None):
     work = Job.of({
         "input": str(folder / "pairs"), "output": "/nowhere", "weights": "nuclei", "cluster": {"decoders": 1},
         "inference": {"orientation": orientation, "scale": scale},
-        "finetune": {"images": str(folder / "pairs"), "masks": str(folder / "truth"), "validation_share": 0.5} | more,
+        "finetune": {"images": str(folder / "pairs"), "masks": str(folder / "truth"), "validation_share": 0.7} | more,
     })  # fmt: skip
     found = read_pairs(work, channels=3, min_side=8, classes=2, base_values=(0, 255))
     return [*found.training, *found.validation]
