@@ -231,8 +231,8 @@ def check_dashboard(address: str) -> None:
         like = f"http://{host or 'HOST'}:{port if port.isdigit() else 8265}"
         raise JobError(f"--address {address}: give the URL of the cluster's dashboard, such as {like}")
     try:
-        port = url.port or (443 if url.scheme == "https" else 80)
-        socket.create_connection((url.hostname, port), timeout=_CONNECT_SECONDS).close()
+        number = url.port or (443 if url.scheme == "https" else 80)
+        socket.create_connection((url.hostname, number), timeout=_CONNECT_SECONDS).close()
     except (OSError, ValueError) as error:
         raise _unreachable(address) from error
 

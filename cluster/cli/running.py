@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from maskfleet.cluster.cli import options
-from maskfleet.cluster.cli.targets import place_of, with_job
+from maskfleet.cluster.cli.targets import place_of, reached, with_job
 from maskfleet.cluster.terminal import console, signals
 from maskfleet.cluster.terminal.progress import progress, training
 from maskfleet.cluster.terminal.summary import summary
@@ -99,7 +99,7 @@ def backfill(
     code = 0
     for day, work in zip(days, works, strict=True):
         console.say(f"{day:%Y-%m-%d}")
-        code = max(code, run_job(work, address=address, no_ray=no_ray, as_json=as_json, last=False))
+        code = max(code, run_job(reached(work), address=address, no_ray=no_ray, as_json=as_json, last=False))
         if code == signals.STOPPED:
             break
     return code

@@ -42,11 +42,15 @@ def place_of(target: str, *, profile: str | None) -> Place:
 
     Raises:
         JobError: The job file is missing or invalid.
+        StorageError: Nothing answers at the storage's address.
     """
-    if not is_job_file(target):
-        return Place(target, profile)
-    job = Job.load(target)
-    return Place(job.output, profile or job.profile)
+    if is_job_file(target):
+        job = Job.load(target)
+        place = Place(job.output, profile or job.profile)
+    else:
+        place = Place(target, profile)
+    _check_reachable(place.output, profile=place.profile)
+    return place
 
 
 def job_of(path: Path | None, *, given: Mapping[str, object], sets: Sequence[str], date: datetime | None = None) -> Job:
@@ -66,6 +70,26 @@ def job_of(path: Path | None, *, given: Mapping[str, object], sets: Sequence[str
     return Job.of({}, overrides, day=day) if path is None else Job.load(path, overrides, day=day)
 
 
+def reached(job: Job) -> Job:
+    """Return a job after asking once whether its servers are there.
+
+    Raises:
+        JobError: The address of a server is wrong.
+        StorageError: Nothing answers there.
+    """
+    _check_reachable(job.output, profile=job.profile)
+    _check_reachable(job.input, profile=job.input_options.profile or job.profile, endpoint=job.input_options.endpoint)
+    return job
+
+
+def _check_reachable(place: str, *, profile: str | None, endpoint: str | None = None) -> None:
+    if "://" in place:
+        from maskfleet.jobs.storage.contract import Options
+        from maskfleet.jobs.storage.schemes import open_with
+
+        open_with(place, Options(profile, endpoint=endpoint)).check_reachable()
+
+
 def _selected_job(
     job: options.OptionalJobFile = None,
     input_: options.Input = None,
@@ -81,7 +105,7 @@ def _selected_job(
 ) -> Job:
     selection = {"select.only": only, "select.since": since, "select.limit": limit, "select.sample": sample}
     given = {"input": input_, "output": output, "weights": weights, "exclude": exclude, **selection}
-    return job_of(job, given=given, sets=sets or (), date=date)
+    return reached(job_of(job, given=given, sets=sets or (), date=date))
 
 
 def with_job(command: Callable[..., R]) -> Callable[..., R]:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from maskfleet.cluster.cli import options
+from maskfleet.cluster.cli.targets import reached
 from maskfleet.cluster.terminal import console, signals
 from maskfleet.cluster.terminal.progress import training
 from maskfleet.cluster.terminal.summary import scores
@@ -34,7 +35,7 @@ def finetune(
     """
     from maskfleet.jobs.training import finetune as tuning
 
-    work = Job.load(job, sets or ())
+    work = reached(Job.load(job, sets or ()))
     if evaluate:
         scored = tuning.evaluate(work)
         console.show_json(scored.to_dict()) if as_json else scores("scores", scored.scores)

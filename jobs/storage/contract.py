@@ -227,6 +227,14 @@ class Storage(ABC):
     def settle(self, path: str) -> None:  # noqa: B027  (a bucket's objects are durable once written)
         """Wait until everything exported below a folder is durable."""
 
+    def check_reachable(self) -> None:  # noqa: B027  (a folder has no server)
+        """Ask once whether the server is there, in seconds: requests are retried for minutes.
+
+        Raises:
+            JobError: The server's address is wrong.
+            StorageError: Nothing answers there.
+        """
+
     def refused(self, path: str) -> str | None:
         """Return why no object can ever have this path, or None. Makes no request."""
         return None

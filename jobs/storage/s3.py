@@ -22,7 +22,15 @@ from maskfleet.jobs.errors import Changed, JobError, NotFound, StorageError
 from maskfleet.jobs.storage.contract import ENVIRONMENT, OBJECTS, Entry, Fault, Options, Storage, Unlisted
 from maskfleet.jobs.storage.list_objects_xml import EVENT, Page, take_body
 from maskfleet.jobs.storage.ranged import copied
-from maskfleet.jobs.storage.s3_errors import code_of, final_error, is_expired, misdirected, refuses_condition, summary
+from maskfleet.jobs.storage.s3_errors import (
+    code_of,
+    final_error,
+    is_expired,
+    misdirected,
+    reason,
+    refuses_condition,
+    unreachable,
+)
 from maskfleet.jobs.storage.s3_listing import ranged_pages
 
 if TYPE_CHECKING:
@@ -32,6 +40,9 @@ T = TypeVar("T")
 
 _TLS_SECONDS = 1.0
 """Time for asking once whether a server that does not answer as S3 speaks TLS."""
+
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+"""Environment variables with the server's URL, the first one set."""
 
 _KEY_BYTES = 1024
 """Longest key of an object in UTF-8, with its prefix."""
@@ -164,6 +175,12 @@ class S3Storage(Storage):
         self.write(path, data)
         return True
 
+    def check_reachable(self) -> None:
+        # A server of the profile's configuration, and AWS itself, are not asked: finding their address takes seconds.
+        endpoint = self.options.endpoint or next(filter(None, map(os.environ.get, _ENDPOINTS)), None)
+        if endpoint is not None and (error := unreachable(self.root, endpoint)):
+            raise error
+
     def refused(self, path: str) -> str | None:
         length = len(self._key(path).encode())
         return f"its key has {length} bytes, and S3 allows {_KEY_BYTES}" if length > _KEY_BYTES else None
@@ -282,7 +299,7 @@ class S3Storage(Storage):
                 pause = random.uniform(0, min(20.0, 0.1 * 2**attempt))
                 if time.monotonic() + pause >= end:
                     raise StorageError(
-                        f"{self.url(path)}: storage failed for {seconds:.0f} s ({summary(error)}); "
+                        f"{self.url(path)}: storage failed for {seconds:.0f} s ({reason(error)}); "
                         "run the same command again once it is back"
                     ) from error
                 if expired:

@@ -2,12 +2,18 @@
 
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
-from maskfleet.jobs.errors import Changed, Denied, NotFound, StorageError
+from maskfleet.jobs.errors import Changed, Denied, JobError, MaskfleetError, NotFound, StorageError, unsigned
 from maskfleet.jobs.storage.contract import DeniedObject, Fault
+
+_REACHING_SECONDS = 3.0
+_REACHING_PAUSES = (0.0, 0.5, 1.5)
+"""Pauses before the tries to reach a server: it may be restarting."""
 
 _RETRYABLE = {
     *("SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "Throttling", "ThrottlingException"),
@@ -109,10 +115,42 @@ def code_of(error: BaseException | None) -> str | None:
     return None if code is None else str(code)
 
 
-def summary(error: BaseException) -> str:
-    """Return the type and first line of an exception."""
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+def unreachable(url: str, endpoint: str) -> MaskfleetError | None:
+    """Return the error for a server whose address is wrong or at which nothing listens, else None. Asks the port.
+
+    A proxy is left to answer for itself.
+
+    Args:
+        url: URL of the storage.
+        endpoint: URL of the server.
+    """
+    host = urlsplit(endpoint)
+    if host.scheme not in ("http", "https") or not host.hostname:
+        return JobError(f"{url}: the server {endpoint!r} is no URL; write http(s)://HOST:PORT in AWS_ENDPOINT_URL_S3")
+    if host.scheme in getproxies() and not proxy_bypass(host.hostname):
+        return None
+    error: Exception | None = None
+    for pause in _REACHING_PAUSES:
+        time.sleep(pause)
+        try:
+            port = host.port or (443 if host.scheme == "https" else 80)
+            socket.create_connection((host.hostname, port), _REACHING_SECONDS).close()
+        except (OSError, ValueError) as refusal:
+            error = refusal
+        else:
+            return None
+    place = unsigned(endpoint)
+    unknown = isinstance(error, socket.gaierror)
+    problem = f"there is no host {host.hostname}" if unknown else f"nothing answers at {place}"
+    return StorageError(f"{url}: {problem}; correct AWS_ENDPOINT_URL_S3, or start the server")
+
+
+def reason(error: BaseException) -> str:
+    """Return why a request got no answer of use, in words for people."""
+    if code := code_of(error):
+        return f"the server answers {code}"
+    names = {kind.__name__ for cause in _chain(error) for kind in type(cause).__mro__}
+    return next((words for name, words in _REASONS.items() if name in names), "no valid answer")
 
 
 def _without_answer(error: BaseException, url: str, *, reads: bool) -> StorageError | None:
@@ -124,7 +162,7 @@ def _without_answer(error: BaseException, url: str, *, reads: bool) -> StorageEr
         name = type(cause).__name__
         if "Credential" in name or name in {"ProfileNotFound", "TokenRetrievalError", "SSOTokenLoadError"}:
             return Denied(
-                f"{url}: no usable AWS credentials ({summary(error)}); set AWS_ACCESS_KEY_ID and "
+                f"{url}: no usable AWS credentials ({reason(error)}); set AWS_ACCESS_KEY_ID and "
                 "AWS_SECRET_ACCESS_KEY, name a profile in the job, or read a public bucket with input_options.anonymous"
             )
         if name == "ParamValidationError" or isinstance(cause, UnicodeError):
@@ -136,7 +174,7 @@ def _without_answer(error: BaseException, url: str, *, reads: bool) -> StorageEr
         return Denied(f"{url}: access denied; check the credentials and their permissions")
     if any(kind.__name__ in _TRANSPORT for cause in _chain(error) for kind in type(cause).__mro__):
         return None
-    return StorageError(f"{url}: the request failed ({summary(error)}); correct the environment of AWS")
+    return StorageError(f"{url}: the request failed ({reason(error)}); correct the environment of AWS")
 
 
 def _certificate(error: BaseException) -> str | None:
@@ -196,6 +234,27 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         yield error
         error = error.__cause__ or error.__context__
 
+
+_REASONS = {
+    "NoCredentialsError": "none are set",
+    "PartialCredentialsError": "they are incomplete",
+    "ProfileNotFound": "there is no such profile",
+    "TokenRetrievalError": "the login has expired; run aws sso login",
+    "SSOTokenLoadError": "the login has expired; run aws sso login",
+    "gaierror": "there is no such host",
+    "ConnectTimeoutError": "no connection in time",
+    "ReadTimeoutError": "no answer in time",
+    "TimeoutError": "no answer in time",
+    "FSTimeoutError": "no answer in time",
+    "ConnectionRefusedError": "the connection is refused",
+    "EndpointConnectionError": "the connection is refused",
+    "IncompleteReadError": "the answer breaks off",
+    "ClientPayloadError": "the answer breaks off",
+    "ResponseStreamingError": "the answer breaks off",
+    "ConnectionError": "the connection breaks off",
+    "ConnectionClosedError": "the connection breaks off",
+}
+"""Words for the types of the libraries below, the most telling first."""
 
 _TRANSPORT = {
     *("EndpointConnectionError", "ConnectionClosedError", "ReadTimeoutError", "ConnectTimeoutError", "HTTPClientError"),

@@ -1,7 +1,9 @@
+import socket
+
 import pytest
 
 from maskfleet.jobs.errors import Changed, Denied, NotFound, StorageError
-from maskfleet.jobs.storage.s3_errors import final_error, is_expired, summary
+from maskfleet.jobs.storage.s3_errors import final_error, is_expired, reason, unreachable
 
 
 class ClientError(Exception):
@@ -47,6 +49,41 @@ def test_new_credentials_help_against_expired_ones_alone():
     assert not is_expired(ClientError("AccessDenied"))
 
 
-def test_a_summary_is_one_line():
-    assert summary(OSError("first\nsecond")) == "OSError: first"
-    assert summary(OSError()) == "OSError"
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError("first\nsecond"), "no valid answer"),
+        (ConnectionRefusedError(), "the connection is refused"),
+        (EndpointConnectionError("Could not connect to the endpoint URL"), "the connection is refused"),
+        (ClientError("SlowDown"), "the server answers SlowDown"),
+        (TimeoutError(), "no answer in time"),
+    ],
+)
+def test_a_reason_has_no_words_of_the_libraries(error, words):
+    assert reason(error) == words
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "message"),
+    [
+        ("localhost:9000", "the server 'localhost:9000' is no URL; write http(s)://HOST:PORT in AWS_ENDPOINT_URL_S3"),
+        (
+            "http://127.0.0.1:1",
+            "nothing answers at http://127.0.0.1:1; correct AWS_ENDPOINT_URL_S3, or start the server",
+        ),
+        ("http://nope.invalid:9000", "there is no host nope.invalid; correct AWS_ENDPOINT_URL_S3, or start the server"),
+    ],
+)
+def test_a_server_that_is_not_there_is_found_in_seconds(endpoint, message, monkeypatch):
+    monkeypatch.setattr("maskfleet.jobs.storage.s3_errors._REACHING_PAUSES", (0.0, 0.1))
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    assert str(unreachable("s3://b", endpoint)) == f"s3://b: {message}"
+
+
+def test_a_server_that_listens_or_a_proxy_is_left_alone(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        assert unreachable("s3://b", f"http://127.0.0.1:{server.getsockname()[1]}") is None
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", "")
+    assert unreachable("s3://b", "http://s3.example.org") is None

@@ -44,7 +44,7 @@ def test_an_idle_device_names_its_cause(segment, more, sentence):
 
 @pytest.mark.parametrize("write", [stage(), stage(40)])
 def test_a_short_run_gets_no_advice(write):
-    short = replace(speed(stage(10, starved=5), write=write), worker_seconds=20.0)
+    short = replace(speed(stage(10, starved=2), write=write), worker_seconds=20.0)
     assert short.limit.endswith("; normal for a short run")
 
 
