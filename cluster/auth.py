@@ -1,7 +1,23 @@
-"""Client authentication to a Ray cluster. Ray reads these settings once, when it is imported."""
+"""Client authentication to a Ray cluster, and the question whether a cluster takes this client.
 
+The question is asked in a process of its own, since Ray can hang or end its process: `python -m maskfleet.cluster.auth
+ADDRESS` prints one JSON object. Ray reads its settings of authentication once, when it is imported.
+"""
+
+import importlib
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
+
+_SECONDS = 25
+_TOKENS = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+
+
+REFUSED = 3
+"""Exit code of this program for a missing or wrong token."""
 
 
 def settle() -> None:
@@ -17,3 +33,69 @@ def settle() -> None:
         return
     if any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")) or default.is_file():
         os.environ["RAY_AUTH_MODE"] = "token"
+
+
+def asked(address: str, *, with_token: bool) -> dict[str, Any] | None:
+    """Return the answer of a cluster; None if it does not answer, or refuses this client.
+
+    Args:
+        address: HOST:PORT of its head, or "auto".
+        with_token: Whether to send this user's token, if there is one.
+
+    Returns:
+        `ray`, `python` and `dashboard`: the versions of the cluster, and HOST:PORT of its dashboard or None.
+    """
+    return _asked(address, with_token=with_token)[1]
+
+
+def demands_token(address: str) -> bool | None:
+    """Return whether a cluster refuses this client for its token; None if the cluster does not answer at all."""
+    code, answer = _asked(address, with_token=True)
+    return True if code == REFUSED else None if answer is None else False
+
+
+def _asked(address: str, *, with_token: bool) -> tuple[int | None, dict[str, Any] | None]:
+    """Return the exit code of this program, None if it hung, and its answer."""
+    environment = {name: value for name, value in os.environ.items() if with_token or name not in _TOKENS}
+    if not with_token:
+        environment["RAY_AUTH_MODE"] = "disabled"
+    command = [sys.executable, "-P", "-m", "maskfleet.cluster.auth", address]
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=_SECONDS, check=False
+        )  # fmt: skip
+    except (subprocess.SubprocessError, OSError):
+        return None, None
+    try:
+        return done.returncode, json.loads(done.stdout.strip().splitlines()[-1])
+    except (ValueError, IndexError):
+        return done.returncode, None
+
+
+def main() -> None:
+    """Print the answer of the cluster named by the first argument."""
+    if os.environ.get("RAY_AUTH_MODE") != "disabled":
+        settle()
+    from ray._private import ray_constants, services
+    from ray.exceptions import AuthenticationError
+
+    gcs: Any = importlib.import_module("ray._raylet")  # compiled, without types
+    try:
+        client = gcs.GcsClient(address=services.canonicalize_bootstrap_address_or_die(sys.argv[1]))
+    except AuthenticationError:
+        sys.exit(REFUSED)
+    about = client.internal_kv_get(b"CLUSTER_METADATA", namespace=ray_constants.KV_NAMESPACE_CLUSTER)
+    dashboard = client.internal_kv_get(b"dashboard", namespace=ray_constants.KV_NAMESPACE_DASHBOARD)
+    versions = json.loads(about)
+    answer = {
+        "ray": versions["ray_version"],
+        "python": versions["python_version"],
+        "dashboard": dashboard.decode() if dashboard else None,
+    }
+    sys.stdout.write(f"{json.dumps(answer)}\n")
+    sys.stdout.flush()
+    os._exit(0)  # Ray's threads need no farewell
+
+
+if __name__ == "__main__":
+    main()

@@ -19,7 +19,7 @@ from typing import Any
 import ray
 from ray.job_config import JobConfig
 
-from maskfleet.cluster.doctor.ask import demands_token
+from maskfleet.cluster.auth import demands_token
 from maskfleet.cluster.sizing import OBJECT_STORE_BYTES
 from maskfleet.jobs.cores import PATIENT_THREADS
 from maskfleet.jobs.errors import MaskfleetError

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from maskfleet.cluster import auth
-from maskfleet.cluster.doctor.ask import asked
+from maskfleet.cluster.auth import asked
 from maskfleet.cluster.sizing import OBJECT_STORE_BYTES
 from maskfleet.cluster.submit import Submissions
 from maskfleet.jobs.tools.doctor.contract import Finding, Subject

@@ -49,7 +49,7 @@ def silent():
 
 @pytest.mark.slow
 def test_an_address_without_a_cluster_is_a_problem(silent, monkeypatch):
-    monkeypatch.setattr("maskfleet.cluster.doctor.ask._SECONDS", 8)
+    monkeypatch.setattr("maskfleet.cluster.auth._SECONDS", 8)
     for address in ("127.0.0.1:9", silent):
         found = reach.cluster(Subject(address=address))
         assert (found.verdict, "no Ray cluster answers" in found.text) == ("problem", True)
