@@ -146,6 +146,19 @@ FORMATS: tuple[Format, ...] = (
     Format("TIFF", (".tif", ".tiff"), rb"(II|MM)([*+]\0|\0[*+])", "maskfleet.jobs.images.readers.tiff", in_rows=True),
     Format("WebP", (".webp",), rb"RIFF....WEBP", "maskfleet.jobs.images.readers.webp", in_rows=True),
     Format("BMP", (".bmp",), rb"BM", "maskfleet.jobs.images.readers.bmp"),
+    Format("AVIF", (".avif",), rb".{4}ftyp(?:....){0,14}?avi[fs]", "maskfleet.jobs.images.readers.coded.avif"),
+    Format(
+        "JPEG 2000",
+        (".jp2", ".j2k", ".jpx"),
+        rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51",
+        "maskfleet.jobs.images.readers.coded.jpeg2000",
+    ),
+    Format(
+        "JPEG XL",
+        (".jxl",),
+        rb"\0\0\0\x0cJXL \r\n\x87\n|\xff\x0a",
+        "maskfleet.jobs.images.readers.coded.jpeg_xl",
+    ),
     Format(".npy", (".npy",), rb"\x93NUMPY", "maskfleet.jobs.images.readers.npy"),
 )
 """All formats. Files are recognised by content, whatever their names; nothing else is ever opened."""

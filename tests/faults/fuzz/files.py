@@ -129,6 +129,31 @@ def _bmps(modes):
         yield _saved(modes[mode], "BMP")
 
 
+def _avifs(modes):
+    for mode in ("RGB", "RGBA", "L"):
+        yield _saved(modes[mode], "AVIF")
+    yield _saved(modes["RGB"], "AVIF", exif=_oriented(6))
+    yield _saved(modes["RGB"], "AVIF", save_all=True, append_images=[modes["RGB"]])
+    for bits in (10, 12):
+        yield imagecodecs.avif_encode(_pixels(3, dtype=np.uint16) % 2**bits, bitspersample=bits)
+
+
+def _jpegs_2000(modes):
+    for mode in ("RGB", "RGBA", "L", "LA", "I;16", "YCbCr"):
+        yield _saved(modes[mode], "JPEG2000")
+    for kind in ("jp2", "j2k"):
+        yield imagecodecs.jpeg2k_encode(_pixels(3, dtype=np.uint16), level=0, codecformat=kind)
+    yield imagecodecs.jpeg2k_encode(_pixels(dtype=np.int16), level=0)
+
+
+def _jpegs_xl(_):
+    for bands in ((), (2,), (3,), (4,)):
+        for boxed in (True, False):
+            yield imagecodecs.jpegxl_encode(_pixels(*bands), lossless=boxed, usecontainer=boxed)
+    yield imagecodecs.jpegxl_encode(_pixels(3, dtype=np.uint16) % 4096, lossless=True, bitspersample=12)
+    yield imagecodecs.jpegxl_encode((_pixels(3) / 255).astype(np.float32), lossless=True)
+
+
 def _arrays(_):
     kinds = (np.bool_, np.uint8, np.uint16, np.int64, np.float16, np.float64, np.complex64, "S3", object)
     for number, kind in enumerate(kinds):
@@ -138,7 +163,10 @@ def _arrays(_):
         yield sink.getvalue()
 
 
-SOUND = {"JPEG": _jpegs, "PNG": _pngs, "TIFF": _tiffs, "WebP": _webps, "BMP": _bmps, ".npy": _arrays}
+SOUND = {
+    "JPEG": _jpegs, "PNG": _pngs, "TIFF": _tiffs, "WebP": _webps, "BMP": _bmps, ".npy": _arrays, "AVIF": _avifs,
+    "JPEG 2000": _jpegs_2000, "JPEG XL": _jpegs_xl,
+}  # fmt: skip
 """By name of the format, a function that yields sound files of it."""
 
 
