@@ -64,10 +64,11 @@ def prepare(folder: Path) -> None:
 
 
 def copy(prepared: Path, folder: Path, job: str, *, outputs: bool) -> None:
-    """Copy a prepared folder, with or without its outputs, and add a job file of this text and one with a date."""
+    """Copy a prepared folder: all of it with a job file of this text and one with a date, or without outputs and jobs."""
     shutil.copytree(prepared, folder, dirs_exist_ok=True, ignore=None if outputs else shutil.ignore_patterns("out*"))
-    (folder / "job.toml").write_text(job + SCHEDULE)
-    (folder / "nightly.toml").write_text(NIGHTLY)
+    if outputs:
+        (folder / "job.toml").write_text(job + SCHEDULE)
+        (folder / "nightly.toml").write_text(NIGHTLY)
 
 
 def fill_bucket() -> None:
