@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from maskfleet.jobs.errors import MaskfleetError
     from maskfleet.jobs.job.schema import Job
     from maskfleet.jobs.outputs.output import Output, open_output
-    from maskfleet.jobs.run.execute import run
+    from maskfleet.jobs.outputs.report.run import run
     from maskfleet.jobs.run.summary import RunSummary
     from maskfleet.jobs.tools.preview import Plan, plan
     from maskfleet.unet.inference.segmenter import Segmenter
@@ -42,7 +42,7 @@ _MODULES = {
     "UNet": "maskfleet.unet.model",
     "open_output": "maskfleet.jobs.outputs.output",
     "plan": "maskfleet.jobs.tools.preview",
-    "run": "maskfleet.jobs.run.execute",
+    "run": "maskfleet.jobs.outputs.report.run",
 }
 
 

@@ -38,6 +38,7 @@ COMMANDS: dict[str, dict[str, Callable[..., Any] | typer.Typer]] = {
         "status": operations.status,
         "list": operations.list_,
         "logs": operations.logs,
+        "report": outputs.report,
         "explain": outputs.explain,
         "verify": outputs.verify,
         "export": outputs.export,

@@ -1,5 +1,6 @@
-"""Commands on the output of a job, read from storage alone: explain, verify, export, gc."""
+"""Commands on the output of a job, read from storage alone: report, explain, verify, export, gc."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -8,6 +9,7 @@ from maskfleet.cluster.cli import options
 from maskfleet.cluster.cli.targets import place_of
 from maskfleet.cluster.terminal import console
 from maskfleet.cluster.terminal.words import counted
+from maskfleet.jobs.errors import JobError
 from maskfleet.jobs.outputs.exports.forms import EXPORTS
 
 
@@ -35,6 +37,52 @@ def explain(
     for run in history["runs"]:
         typer.echo(f"\nrun {run.pop('run')}")
         console.show(run, as_json=False)
+
+
+def report(
+    output: options.OutputOrJob,
+    run_id: Annotated[str | None, typer.Option("--run", metavar="RUN", help="The run. Default: the newest.")] = None,
+    nights: Annotated[
+        int | None,
+        typer.Option("--nights", min=1, metavar="N", help="Show the last N runs with images beside each other."),
+    ] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", metavar="FILE", help="Write to this local file. Default: into the folder of the run."),
+    ] = None,
+    profile: options.Profile = None,
+) -> None:
+    """Write the report of a run as one HTML page, and print its place.
+
+    Every run writes its report at its end. This command writes it again, or for a run of an earlier version. The page
+    holds everything it needs, so that it can be sent by mail. Without --to, it takes the output's lock.
+
+    Examples:
+      maskfleet report out/
+      maskfleet report s3://bucket/masks/ --to report.html
+      maskfleet report out/ --nights 7 --to week.html
+    """
+    from maskfleet.jobs.outputs.report.write import report as report_of
+    from maskfleet.jobs.outputs.report.write import report_of_nights
+
+    if nights is not None and run_id is not None:
+        raise JobError("--run and --nights exclude each other; give one of them")
+    place = place_of(output, profile=profile)
+    to_output = to is None
+    if nights is None:
+        path, data = report_of(place.output, run_id=run_id, to_output=to_output, profile=place.profile)
+    else:
+        path, data = report_of_nights(place.output, nights, to_output=to_output, profile=place.profile)
+    if to is not None:
+        _save(to, data)
+    typer.echo(path if to is None else to)
+
+
+def _save(file: Path, data: bytes) -> None:
+    try:
+        file.write_bytes(data)
+    except OSError as error:
+        raise JobError(f"{file} cannot be written ({error.strerror}); give another file with --to") from error
 
 
 def verify(output: options.OutputOrJob, profile: options.Profile = None, as_json: options.AsJson = False) -> int:

@@ -199,7 +199,7 @@ def run_job(job: Job, *, address: str | None, no_ray: bool, as_json: bool, last:
         view.phase("loading PyTorch")
         try:
             if no_ray:
-                from maskfleet.jobs.run.execute import run as run_on
+                from maskfleet.jobs.outputs.report.run import run as run_on
 
                 done = run_on(job, **run_with)
             else:
@@ -212,7 +212,7 @@ def run_job(job: Job, *, address: str | None, no_ray: bool, as_json: bool, last:
                 if last and not job.finetune.images:  # training may take hours before Ray is needed
                     connection.begin()
                 from maskfleet.cluster.driver import Fleet
-                from maskfleet.jobs.run.execute import run as run_on
+                from maskfleet.jobs.outputs.report.run import run as run_on
 
                 fleet = Fleet(connection)
                 try:

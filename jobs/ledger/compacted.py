@@ -8,7 +8,7 @@ runs write the new layout, and `migrate` moves what an earlier version wrote. Re
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -54,8 +54,13 @@ def tables(storage: Storage, run_id: str) -> Iterator[pa.Table]:
         yield table
 
 
-def row_groups(storage: Storage, run_id: str) -> Iterator[pa.Table]:
+def row_groups(storage: Storage, run_id: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
     """Yield the rows of a run, one row group at a time, in the manifest's order and with the columns as stored.
+
+    Args:
+        storage: Output storage.
+        run_id: The run.
+        columns: Columns to read; None for all.
 
     Raises:
         Damaged: A file cannot be read.
@@ -65,7 +70,7 @@ def row_groups(storage: Storage, run_id: str) -> Iterator[pa.Table]:
             file = pq.ParquetFile(io.BytesIO(data))
         for group in range(file.num_row_groups):
             with _read_well(storage, run_id):
-                table = file.read_row_group(group)
+                table = file.read_row_group(group, columns=None if columns is None else list(columns))
             yield table
 
 

@@ -35,13 +35,16 @@ _SET_ASIDE = 3
 OnProgress = Callable[[Run, Progress], None]
 """Called at the start, after every shard, and about once a second."""
 
+OnFinished = Callable[[Run, RunSummary], None]
+"""Called once a run is finished, while its output is still locked. Raises nothing."""
+
 Draining = Callable[[], AbstractContextManager[object]]
 
 
 def run(
     job: Job, executor: Executor | None = None, *, on_progress: OnProgress | None = None,
     on_training_step: OnStep | None = None, on_phase: OnPhase | None = None, stopped: Stop | None = None,
-    draining: Draining = nullcontext,
+    draining: Draining = nullcontext, on_finished: OnFinished | None = None,
 ) -> RunSummary:  # fmt: skip
     """Run a job: fine-tune first if the job asks for it, then segment every image that needs work.
 
@@ -57,6 +60,7 @@ def run(
             in progress.
         draining: Entered while shards or training steps are in progress. Outside of it the caller may end the run by
             an exception at any moment: the same call resumes it.
+        on_finished: Called once a run is finished, while its output is still locked. Must raise nothing.
 
     Raises:
         JobError: Job, input, weights or output are wrong; nothing was written.
@@ -79,7 +83,7 @@ def run(
     try:
         with draining() if job.finetune.images else nullcontext():
             job = apply_finetuning(job, on_step=on_training_step, stopped=stop, loop=executor.train)
-        watched = _Watched(on_progress or (lambda *_: None), on_phase or (lambda _: None), stop, draining, notices)
+        watched = _Watched(on_progress or _nothing, on_phase or _nothing, stop, draining, notices, on_finished)
         summary = _run_on(job, executor, watched)
     except Stopped:
         if time.monotonic() <= deadline:
@@ -105,6 +109,7 @@ class _Watched(NamedTuple):
         stop: See `run`.
         draining: See `run`.
         notices: Sentences for people, shown with the progress.
+        on_finished: See `run`.
     """
 
     on_progress: OnProgress
@@ -112,6 +117,11 @@ class _Watched(NamedTuple):
     stop: Stop
     draining: Draining
     notices: list[str]
+    on_finished: OnFinished | None
+
+
+def _nothing(*_: object) -> None:
+    pass
 
 
 def _run_on(job: Job, executor: Executor, watched: _Watched) -> RunSummary:
@@ -142,7 +152,7 @@ def _run_once(job: Job, executor: Executor, watched: _Watched, *, may_set_aside:
         try:
             _process(run, executor, watched, progress)
             progress.enter("writing tables")
-            return finish(run, progress)
+            summary = finish(run, progress)
         except StorageError as error:
             if not may_set_aside:
                 raise
@@ -151,7 +161,11 @@ def _run_once(job: Job, executor: Executor, watched: _Watched, *, may_set_aside:
             watched.notices.append(
                 set_aside(run.output.storage, run.run_id, error, Fence(run.output.storage, run.generation))
             )
-    return None
+            return None
+        if watched.on_finished is not None:
+            progress.enter("writing the report")
+            watched.on_finished(run, summary)
+    return summary
 
 
 def _process(run: Run, executor: Executor, watched: _Watched, progress: Progress) -> None:

@@ -234,7 +234,9 @@ def _report(
         report.Example(title=title, pair=validation[index], base=before, new=maps[index], dice=float(dice[index]))
         for (title, index), before in zip(shown, old, strict=False)
     ]
-    return report.page(record, read_metrics(result.metrics), examples)
+    return report.page(
+        record, read_metrics(result.metrics), examples, job=plan.job, verdict=_verdict(plan, record), steps=plan.steps
+    )
 
 
 def _recorded_threads(plan: TrainingPlan, storage: Storage) -> int:

@@ -1,27 +1,33 @@
 """The HTML report of a training: curves, scores, and the worst, median and best validation images.
 
-One self-contained file without scripts, external style sheets or external images.
+One self-contained file in the look of a run's report (`jobs.pages`).
 """
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from maskfleet.jobs.errors import redacted
+from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.pages import charts
+from maskfleet.jobs.pages.document import document
+from maskfleet.jobs.pages.markup import Html, html, joined
+from maskfleet.jobs.pages.pictures import picture
+from maskfleet.jobs.pages.tables import facts, table, tiles
+from maskfleet.jobs.pages.words import moment, number
+from maskfleet.jobs.training.gate import Verdict
 from maskfleet.jobs.training.pairs import Pair
 from maskfleet.jobs.training.record import TrainingRecord
 from maskfleet.jobs.training.scores import KINDS, interval, lower_bound
 from maskfleet.jobs.training.truth.classes import IGNORED
 
-_WIDTH, _HEIGHT, _LEFT = 640, 180, 56
-_POINTS = 640
-"""Most points of a curve; longer curves are averaged down to this number."""
+_DICE_SPAN = 0.05
+"""Least span of the Dice axis: noise of validation must not look like news."""
 
 _SIDE = 384
 """Longest side of an embedded image in px."""
@@ -32,11 +38,11 @@ _MISSED, _EXTRA = (230, 159, 0), (0, 114, 178)
 _OPACITY = 0.65
 """Opacity of a colour painted over the image."""
 
-_STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:1240px;margin:2em auto;padding:0 1em;color:#222}"
-    "td,th{padding:.2em .8em;text-align:left}.row{display:flex;gap:8px}figure{margin:0}"
-    "figcaption{font-size:13px;color:#555}img{display:block;max-width:100%;height:auto}h1{font-size:1.4em}h2{font-size:1.1em}"
-)
+_WINDOW = 0.995
+"""Share of the pixels that lie below white in a brightened image."""
+
+_SHOWN = ("start", "recipe", "epochs", "steps", "batch_size", "crop", "learning_rate", "scale", "tta", "seed", "store")
+"""Settings on the page, of those in a record's `identity`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,84 +74,158 @@ def worst_median_best(dice: NDArray[np.float64]) -> list[tuple[str, int]]:
     return [(title, index) for index, title in found.items()]
 
 
-def page(record: TrainingRecord, rows: Sequence[dict[str, Any]], examples: Sequence[Example]) -> bytes:
+def page(
+    record: TrainingRecord, rows: Sequence[dict[str, Any]], examples: Sequence[Example], *, job: Job, verdict: Verdict,
+    steps: int,
+) -> bytes:  # fmt: skip
     """Return the report as UTF-8 HTML.
 
     Args:
         record: Record of the training.
         rows: Rows of `jobs.training.loop.METRICS`, one per step.
         examples: Held-back images to show.
+        job: Job of the training.
+        verdict: Decision of the job's gate.
+        steps: Number of steps planned.
     """
-    validated = [row for row in rows if row["dice"] is not None]
-    pairs = f"{_count(record.trained_on, 'training pair')}, {_count(record.new.images, 'validation pair')}"
-    blocks = [
-        f"<h1>Fine-tuning {escape(record.id)}</h1>",
-        f"<p>{pairs}. {_gain(record)}</p>",
-        _table(record),
-        "<h2>Training loss</h2>",
-        _curve([row["step"] for row in rows], [row["loss"] for row in rows]),
-        "<h2>Validation Dice</h2>",
-        _curve([row["step"] for row in validated], [row["dice"] for row in validated], dots=True),
-        "<h2>Held-back images</h2>",
-        f"<p>{_swatch(_MISSED)} missed (false negative); {_swatch(_EXTRA)} extra (false positive).</p>",
-        *(_example(example) for example in examples),
+    title = f"Fine-tuning of {job.name}, {record.finished[:10]}"
+    body = html(
+        "<header>{head}{tiles}</header><main>{scores}{curves}{images}{facts}</main>"
+        "<footer>Written by maskfleet at the end of the training. Nothing here is loaded from elsewhere.</footer>",
+        head=_head(title, record, job, verdict), tiles=_tiles(record), scores=_scores(record),
+        curves=_curves(record, rows), images=_images(examples), facts=_facts(record, job, steps),
+    )  # fmt: skip
+    return document(title, body)
+
+
+def _head(title: str, record: TrainingRecord, job: Job, verdict: Verdict) -> Html:
+    kind, word = ("good", "Accepted") if verdict.accepted else ("bad", "Refused")
+    if job.finetune.gate == "off":
+        kind, word = "warn", "Not judged"
+    return html(
+        '<h1>{title}</h1><p class="soft">Training <span class="key">{id}</span>, finished {finished}</p>'
+        '<div class="verdict"><span class="pill {kind}">{word}</span><p>{reason}.</p></div>',
+        title=title, id=record.id, finished=moment(record.finished), kind=kind, word=word,
+        reason=verdict.reason[:1].upper() + verdict.reason[1:],
+    )  # fmt: skip
+
+
+def _tiles(record: TrainingRecord) -> Html:
+    base = record.base_dice
+    found = [
+        ("Mean Dice", f"{record.new.dice:.4f}", "" if base is None else f"base weights {base.mean():.4f}"),
+        ("Gain", *_gain(record)),
+        ("Training pairs", number(record.trained_on), ""),
+        ("Validation pairs", number(record.new.images), "held back from training"),
     ]
-    head = f"<!doctype html><html lang=en><meta charset=utf-8><title>Fine-tuning</title><style>{_STYLE}</style>"
-    return (head + "\n".join(blocks) + "</html>\n").encode()
+    return tiles(found)
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _gain(record: TrainingRecord) -> str:
+def _gain(record: TrainingRecord) -> tuple[str, str]:
     base = record.base_dice
     if base is None:
-        return "The base weights have different classes and are not compared."
+        return "–", "the base weights have different classes and are not compared"
     gains = record.new_dice - base
+    found = interval(gains)
     return (
-        f"Mean Dice gain {interval(gains)}, with the 95 % bootstrap interval over images; at least "
-        f"{lower_bound(gains):+.4f} with 95 % confidence."
+        f"{found.mean:+.4f}",
+        f"95 % interval {found.low:+.4f} to {found.high:+.4f}; at least {lower_bound(gains):+.4f} with 95 % confidence",
     )
 
 
-def _table(record: TrainingRecord) -> str:
-    lines = ["<tr><th>weights<th>class<th>mask value" + "".join(f"<th>{kind}" for kind in KINDS)]
-    for name, evaluation in (("base", record.base), ("new", record.new)):
-        for row in evaluation.classes if evaluation else ():
-            cells = "".join(f"<td>{row.intervals[kind]}" for kind in KINDS)
-            lines.append(f"<tr><td>{name}<td>{row.number}<td>{escape(str(row.value))}{cells}")
-    return f"<table>{''.join(lines)}</table>"
-
-
-def _curve(steps: Sequence[int], values: Sequence[float], *, dots: bool = False) -> str:
-    x, y = np.array(steps, np.float64), np.array(values, np.float64)
-    if len(x) > _POINTS:
-        cuts = np.array_split(np.arange(len(x)), _POINTS)
-        x, y = (np.array([each[cut].mean() for cut in cuts]) for each in (x, y))
-    low, high = float(y.min()), float(y.max())
-    across = (x - x[0]) / max(x[-1] - x[0], 1) * (_WIDTH - 16) + _LEFT
-    down = (high - y) / max(high - low, 1e-9) * (_HEIGHT - 32) + 8
-    points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(across, down, strict=True))
-    marks = "".join(f"<circle cx={a:.1f} cy={b:.1f} r=3 />" for a, b in zip(across, down, strict=True)) if dots else ""
-    return (
-        f'<svg viewBox="0 0 {_WIDTH + _LEFT} {_HEIGHT}" width={_WIDTH + _LEFT} height={_HEIGHT} font-size=12 fill=#555>'
-        f"<text x=0 y=14>{high:.4f}</text><text x=0 y={_HEIGHT - 22}>{low:.4f}</text>"
-        f"<text x={_LEFT} y={_HEIGHT - 4}>step {steps[0]}</text>"
-        f"<text x={_WIDTH + _LEFT} y={_HEIGHT - 4} text-anchor=end>{steps[-1]}</text>"
-        f'<polyline points="{points}" fill=none stroke=#0072b2 stroke-width=1.5 /><g fill=#0072b2>{marks}</g></svg>'
+def _scores(record: TrainingRecord) -> Html:
+    rows = [
+        (name, str(row.number), str(row.value), *(str(row.intervals[kind]) for kind in KINDS))
+        for name, evaluation in (("base", record.base), ("new", record.new))
+        for row in (evaluation.classes if evaluation else ())
+    ]
+    return html(
+        "<section><h2>Scores on the validation images</h2>{table}"
+        '<p class="small soft">Means over images, with 95 % bootstrap intervals.</p></section>',
+        table=table(("Weights", "Class", "Mask value", *KINDS), rows, kind="scores"),
     )
 
 
-def _example(example: Example) -> str:
+def _curves(record: TrainingRecord, rows: Sequence[dict[str, Any]]) -> Html:
+    validated = [row for row in rows if row["dice"] is not None]
+    base = record.base_dice
+    losses = [row["loss"] for row in rows]
+    figures = []
+    if rows:
+        # From zero on, as far as the losses reach: a flat loss is drawn flat.
+        chart = charts.curve(
+            [row["step"] for row in rows], losses, words=_short, label="step", least=0.1 * max(losses), smooth=True,
+            summary=f"Training loss, from {losses[0]:.4g} to {losses[-1]:.4g}",
+        )  # fmt: skip
+        figures.append(_figure("Training loss", "each step, and its running mean", chart))
+    if validated:
+        dice = [row["dice"] for row in validated]
+        chart = charts.curve(
+            [row["step"] for row in validated], dice, words=_short, label="step", least=_DICE_SPAN,
+            level=None if base is None else float(base.mean()),
+            summary=f"Validation Dice, from {dice[0]:.4f} to {dice[-1]:.4f}",
+        )  # fmt: skip
+        text = "after some steps" if base is None else "dashed: the base weights"
+        figures.append(_figure("Validation Dice", text, chart))
+    return html('<section><h2>Curves</h2><div class="charts pairs">{figures}</div></section>', figures=joined(figures))
+
+
+def _figure(title: str, text: str, chart: Html) -> Html:
+    return html(
+        "<figure><figcaption><b>{title}</b><br>{text}</figcaption>{chart}</figure>", title=title, text=text, chart=chart
+    )
+
+
+def _short(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def _images(examples: Sequence[Example]) -> Html:
+    if not examples:
+        return Html()
+    return html(
+        '<section><h2>Held-back images</h2><p><span class="swatch missed"></span> missed (false negative) &nbsp; '
+        '<span class="swatch extra"></span> extra (false positive). Dark images are brightened.</p>'
+        "{examples}</section>",
+        examples=joined(_example(example) for example in examples),
+    )
+
+
+def _facts(record: TrainingRecord, job: Job, steps: int) -> Html:
+    about = record.identity
+    settings = ", ".join(f"{name} {about[name]}" for name in _SHOWN if about.get(name) is not None)
+    rows: list[tuple[str, str | Html]] = [
+        ("Images", redacted(job.finetune.images)),
+        ("Masks", redacted(job.finetune.masks)),
+        ("Pairs' digest", str(about.get("data", ""))),
+        ("Base weights", redacted(", ".join(job.weights))),
+        ("Base weights' id", str(about.get("base", ""))),
+        ("New weights", redacted(f"{job.output.rstrip('/')}/finetune/{record.id}/")),
+        ("Gate", job.finetune.gate),
+        ("Steps", number(steps)),
+        ("Settings", settings),
+        ("Versions", f"maskfleet {version('maskfleet')}, torch {version('torch')}"),
+    ]
+    return html("<section><h2>Job, weights, versions</h2>{facts}</section>", facts=facts(rows))
+
+
+def _example(example: Example) -> Html:
     pair = example.pair
-    images = [("image", _as_rgb(pair.image)), ("ground truth", _with_truth(pair))]
+    images = [("image", _brightened(pair.image)), ("ground truth", _with_truth(pair))]
     if example.base is not None:
         images.append(("base weights", _with_errors(pair, example.base)))
     images.append(("new weights", _with_errors(pair, example.new)))
-    figures = "".join(f"<figure>{_embedded(image)}<figcaption>{text}</figcaption></figure>" for text, image in images)
-    heading = f"{example.title}: {escape(pair.key)}, Dice {example.dice:.4f}"
-    return f"<h3>{heading}</h3><div class=row>{figures}</div>"
+    shown = joined(
+        html(
+            "<figure>{picture}<figcaption>{text}</figcaption></figure>",
+            picture=_embedded(pixels, f"{pair.key}, {text}"), text=text,
+        )
+        for text, pixels in images
+    )  # fmt: skip
+    return html(
+        '<h3>{title}: <bdi class="key">{key}</bdi>, Dice {dice:.4f}</h3><div class="row">{shown}</div>',
+        title=example.title[:1].upper() + example.title[1:], key=pair.key, dice=example.dice, shown=shown,
+    )  # fmt: skip
 
 
 def _with_truth(pair: Pair) -> NDArray[np.uint8]:
@@ -163,7 +243,7 @@ def _with_errors(pair: Pair, found: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def _painted(
     image: NDArray[np.uint8], layers: Sequence[tuple[NDArray[np.bool_], tuple[int, int, int]]]
 ) -> NDArray[np.uint8]:
-    pixels = _as_rgb(image).astype(np.float32)
+    pixels = _brightened(image).astype(np.float32)
     for area, colour in layers:
         pixels[area] = pixels[area] * (1 - _OPACITY) + np.array(colour) * _OPACITY
     return pixels.round().astype(np.uint8)
@@ -174,14 +254,17 @@ def _as_rgb(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.array(image) if image.shape[2] == 3 else np.repeat(image[..., :1], 3, axis=2)
 
 
-def _embedded(pixels: NDArray[np.uint8]) -> str:
+def _brightened(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return an image as RGB, scaled so that its brightest pixels are white if it is dark."""
+    pixels = _as_rgb(image)
+    white = float(np.quantile(pixels, _WINDOW))
+    if not 0 < white < 128:
+        return pixels
+    bright: NDArray[np.uint8] = np.clip(pixels * (255 / white), 0, 255).round().astype(np.uint8)
+    return bright
+
+
+def _embedded(pixels: NDArray[np.uint8], text: str) -> Html:
     image = Image.fromarray(pixels)
     image.thumbnail((_SIDE, _SIDE))
-    sink = io.BytesIO()
-    image.save(sink, "PNG")
-    data = base64.b64encode(sink.getvalue()).decode()
-    return f'<img src="data:image/png;base64,{data}" width={image.width} height={image.height} alt="">'
-
-
-def _swatch(colour: tuple[int, int, int]) -> str:
-    return f"<b style='color:rgb{colour}'>■</b>"
+    return picture(image, text=text, lossless=True)

@@ -154,6 +154,7 @@ def test_the_surface_of_the_command_line_is_closed():
     assert {name: options(command) for name, command in commands().items()} == {
         "run": sorted([*job, *selection, "--address", "--no-ray"]),
         "plan": sorted([*job, *selection]),
+        "report": ["--nights", "--profile", "--run", "--to"],
         "explain": ["--json", "--profile"],
         "retry": ["--address", "--class", "--json", "--no-ray", "--profile", "--set"],
         "redo": ["--address", "--json", "--no-ray", "--profile", "--run", "--set", "--shard"],

@@ -1,7 +1,7 @@
 """Tables derived from commits and reproducible from them: compacted statistics and the catalog."""
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from itertools import chain, islice
@@ -129,9 +129,15 @@ def _is_in_catalog(storage: Storage, run_id: str) -> bool:
     return False
 
 
-def rows_of_finished(storage: Storage, run_id: str) -> Iterator[pa.Table]:
-    """Yield the rows of a finished run in key order: the compacted ones, or the committed ones if those are lost."""
-    groups = compacted.row_groups(storage, run_id)
+def rows_of_finished(storage: Storage, run_id: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """Yield the rows of a finished run in key order: the compacted ones, or the committed ones if those are lost.
+
+    Args:
+        storage: Output storage.
+        run_id: The run.
+        columns: Columns to return; None for all.
+    """
+    groups = compacted.row_groups(storage, run_id, columns)
     try:
         first = next(groups, None)
     except Damaged:
@@ -139,7 +145,8 @@ def rows_of_finished(storage: Storage, run_id: str) -> Iterator[pa.Table]:
     if first is not None:
         yield from chain([first], groups)
         return
-    yield from committed_rows(storage, run_id)
+    for table in committed_rows(storage, run_id):
+        yield table if columns is None else table.select(list(columns))
 
 
 def committed_rows(storage: Storage, run_id: str) -> Iterator[pa.Table]:

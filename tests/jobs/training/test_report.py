@@ -8,6 +8,8 @@ import numpy as np
 from conftest import decoded_pairs
 from PIL import Image
 
+from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.training.gate import Verdict
 from maskfleet.jobs.training.record import ClassScores, Evaluation, TrainingRecord, ValidationImage
 from maskfleet.jobs.training.report import Example, page, worst_median_best
 from maskfleet.jobs.training.scores import KINDS, Interval
@@ -48,13 +50,19 @@ class Reader(HTMLParser):
         self.tags.add(tag)
         found = dict(attributes)
         if tag == "img":
-            data = base64.b64decode(found["src"].removeprefix("data:image/png;base64,"))
+            data = base64.b64decode(found["src"].removeprefix("data:image/webp;base64,"))
             self.images.append(np.asarray(Image.open(io.BytesIO(data))))
-        else:
+        elif tag != "link":  # the icon, which is empty
             assert not {"src", "href"} & found.keys()
 
     def handle_data(self, data):
         self.text += data
+
+
+def made(record, rows, examples, *, accepted=True):
+    finetune = {"images": "/pairs", "masks": "/truth"}
+    job = Job.of({"input": "/in", "output": "/out", "weights": "nuclei", "name": "yeast", "finetune": finetune})
+    return page(record, rows, examples, job=job, verdict=Verdict(accepted, "dice rose <by> much"), steps=900)
 
 
 def read(data):
@@ -63,23 +71,26 @@ def read(data):
     return reader
 
 
-def test_the_page_is_self_contained():
-    reader = read(page(record(), rows(), examples()))
-    assert not {"script", "link", "iframe"} & reader.tags
-    assert "http" not in page(record(), rows(), examples()).decode()
+def test_the_page_is_self_contained_and_says_what_was_decided():
+    data = made(record(), rows(), examples())
+    reader = read(data)
+    assert not {"iframe", "by"} & reader.tags
+    assert "http" not in data.decode().replace("http-equiv", "")
     assert len(reader.images) == 4
-    assert "Mean Dice gain 0.1000" in reader.text
-    assert "worst: <b>.png, Dice 0.0000" in reader.text  # text, not markup
+    for text in ("Fine-tuning of yeast, 2026-01-01", "Accepted", "Dice rose <by> much.", "+0.1000", "/pairs", "nuclei"):
+        assert text in reader.text
+    assert "Worst: <b>.png, Dice 0.0000" in reader.text  # text, not markup
+    assert "Refused" in read(made(record(), rows(), examples(), accepted=False)).text
 
 
 def test_incomparable_base_weights_are_omitted():
-    reader = read(page(record(comparable=False), rows(), examples(comparable=False)))
+    reader = read(made(record(comparable=False), rows(), examples(comparable=False)))
     assert len(reader.images) == 3
     assert "not compared" in reader.text
 
 
 def test_errors_are_painted():
-    image, truth, base, new = read(page(record(), rows(), examples())).images
+    image, truth, base, new = read(made(record(), rows(), examples())).images
     (example,) = examples()
     assert (image == example.pair.image).all()
     assert (base == image).all()  # no error
@@ -91,11 +102,16 @@ def test_errors_are_painted():
     assert len(np.unique(new[~classes], axis=0)) == 1  # extra, in another colour
 
 
+def test_dark_images_are_brightened():
+    (example,) = examples()
+    dark = replace(example, pair=replace(example.pair, image=example.pair.image // 8))
+    image, *_ = read(made(record(), rows(), [dark])).images
+    assert image.max() == 255
+
+
 def test_curves_have_bounded_length():
-    text = page(record(), rows(5000), examples()).decode()
-    loss, dice = re.findall(r'points="([^"]*)"', text)
-    assert len(loss.split()) <= 640
-    assert len(dice.split()) == 50
+    curves = [points.split() for points in re.findall(r'points="([^"]*)"', made(record(), rows(5000), []).decode())]
+    assert sorted(map(len, curves)) == [50, 300, 300]
 
 
 def test_worst_median_and_best_appear_once_each():

@@ -1,0 +1,1 @@
+"""Self-contained HTML pages: one look, charts as SVG, pictures inside the file. Knows nothing about runs."""
