@@ -24,7 +24,8 @@ class Undecodable(Exception):
     """The bytes give no image.
 
     Args:
-        error_class: `empty`, `unidentified`, `corrupt`, `unsupported`, `too_large`, `too_small`, `memory` or `STREAM`.
+        error_class: `empty`, `unidentified`, `corrupt`, `unsupported`, `several_pages`, `too_large`, `too_small`,
+            `memory` or `STREAM`.
         message: One sentence with the remedy.
 
     Attributes:
@@ -89,15 +90,29 @@ class LocalFile(NamedTuple):
         size: Expected size in bytes.
         read: Reads the file in this process, or returns the reason why it cannot. Called if the decoding process could
             not read it.
+        page: Number of the page to decode, counted from 1; 0 for the only image of a file.
     """
 
     path: str
     etag: str | None
     size: int
     read: "Callable[[], bytes | Failure]"
+    page: int = 0
 
 
-Fetched = bytes | LocalFile | Failure
+class PageBytes(NamedTuple):
+    """An encoded image of which one page is decoded.
+
+    Attributes:
+        data: Bytes of the file.
+        page: Number of the page, counted from 1.
+    """
+
+    data: bytes
+    page: int
+
+
+Fetched = bytes | PageBytes | LocalFile | Failure
 """Result of fetching: the bytes of a file, a local file, or a failure."""
 
 

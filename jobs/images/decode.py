@@ -5,6 +5,7 @@ is applied only if the job says so; then the mask lies on the upright grid, else
 """
 
 import io
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ _TURNS = {
 
 
 def decode(
-    data: bytes,
+    data: bytes | IO[bytes],
     *,
     channels: int,
     scale: float = 1.0,
@@ -35,17 +36,19 @@ def decode(
     upright: bool = False,
     min_side: int = 1,
     buffer: NDArray[np.uint8] | None = None,
+    page: int = 0,
 ) -> tuple[NDArray[np.uint8], tuple[int, int]]:
     """Decode an image.
 
     Args:
-        data: Bytes of the file.
+        data: Bytes of the file, or the file itself, of which a page reads a part.
         channels: Input channels of the network.
         scale: Resize factor of both sides, truncated to whole pixels; Pillow's bicubic filter.
         max_pixels: Pixels of the largest accepted image; checked in the header.
         upright: Whether the image is turned as its EXIF orientation says.
         min_side: Smallest side accepted by the network, in px, after scaling.
         buffer: Flat memory for the pixels, used from its beginning if they fit and the decoder can write there.
+        page: Number of the page to decode, counted from 1; 0 for the only image of a file.
 
     Returns:
         Pixels (H, W, channels), uint8, after scaling; and the height and width of the mask in px.
@@ -56,13 +59,13 @@ def decode(
     if not data:
         raise Undecodable("empty", "the file is empty; upload it again")
     try:
-        file = io.BytesIO(data)
+        file = io.BytesIO(data) if isinstance(data, bytes) else data
         format_ = recognised(file)
-        image = format_.open(file, max_pixels=max_pixels)
+        image = format_.open(file, max_pixels=max_pixels, page=page)
         if image.width * image.height > STREAM_PIXELS:
             raise _not_whole(format_, image.width * image.height)
         plain = channels == 3 and scale == 1 and not upright and min(image.width, image.height) >= min_side
-        if plain and (pixels := image.rgb(data, buffer)) is not None:
+        if plain and isinstance(data, bytes) and (pixels := image.rgb(data, buffer)) is not None:
             return pixels, (image.height, image.width)
         planes = planes_of(image.pixels(), channels, colours=image.colours, maximum=image.maximum)
         if upright:

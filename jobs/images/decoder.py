@@ -9,7 +9,8 @@ import mmap
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from itertools import repeat
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,8 +54,9 @@ def program(values: dict[str, Any]) -> Serve:
     def serve(channel: Channel) -> None:
         while True:
             request, descriptors, sent = Request.receive(channel)
-            data, reading = reader.read(request.files, descriptors)
-            send_replies(channel, decoder.replies(request.slot, _encoded(request.images, sent, data, reading)))
+            data, reading = reader.read(request.files, descriptors, request.pages_of_files)
+            encoded = _encoded(request.images, sent, data, reading)
+            send_replies(channel, decoder.replies(request.slot, encoded, request.pages))
 
     return serve
 
@@ -71,12 +73,15 @@ class FileReader:
         self._pace = Pace()
         self._left = 0
 
-    def read(self, files: Sequence[File], descriptors: Sequence[int]) -> tuple[list[bytes | None], float]:
-        """Read files and close them.
+    def read(
+        self, files: Sequence[File], descriptors: Sequence[int], pages: Sequence[int] = ()
+    ) -> "tuple[list[bytes | OpenFile | None], float]":
+        """Read files and close them. A file with pages is not read here, but kept open: each page needs a part of it.
 
         Args:
             files: Files of the group.
             descriptors: Descriptors of those handed over, in order.
+            pages: Page of each file, 0 for the only image of a file; empty if all are such.
 
         Returns:
             The bytes of each file, or None if it is not as expected, and the mean seconds per file.
@@ -84,13 +89,21 @@ class FileReader:
         self._left = len(files)
         self._report(-self._left)
         handed = iter(descriptors)
-        return self._pace.map(self._read, [(file.etag, next(handed) if file.handed else None) for file in files])
+        return self._pace.map(
+            self._read,
+            [
+                (file.etag, next(handed) if file.handed else None, page)
+                for file, page in zip(files, pages or repeat(0), strict=False)
+            ],
+        )
 
-    def _read(self, file: tuple[str | None, int | None]) -> bytes | None:
-        etag, descriptor = file
+    def _read(self, file: tuple[str | None, int | None, int]) -> "bytes | OpenFile | None":
+        etag, descriptor, page = file
         if descriptor is None:
             return None
         try:
+            if page:
+                return OpenFile(os.dup(descriptor), etag)
             return local_file.read_open(descriptor, etag)
         except (OSError, ValueError, MemoryError, Changed):
             return None
@@ -100,9 +113,34 @@ class FileReader:
             self._report(-self._left)
 
 
+class OpenFile:
+    """A file that stays open while one of its pages is decoded.
+
+    Args:
+        descriptor: Descriptor of the file, closed with this object.
+        etag: State that it must have, or None for any.
+
+    Attributes:
+        file: The file.
+
+    Raises:
+        Changed: It has another state.
+    """
+
+    def __init__(self, descriptor: int, etag: str | None) -> None:
+        self.file: IO[bytes] = os.fdopen(descriptor, "rb")
+        self._etag = etag
+        self.check()
+
+    def check(self) -> None:
+        """Raise `Changed` if the file has another state than expected."""
+        if self._etag is not None and local_file.state(os.fstat(self.file.fileno())) != self._etag:
+            raise local_file.changed("it")
+
+
 def _encoded(
-    images: Sequence[int | File], sent: memoryview, read: Sequence[bytes | None], reading: float
-) -> Iterator[tuple[bytes | None, float]]:
+    images: Sequence[int | File], sent: memoryview, read: Sequence[bytes | OpenFile | None], reading: float
+) -> Iterator[tuple[bytes | OpenFile | None, float]]:
     """Yield the bytes of each image of a group, and the seconds of reading them in this process."""
     from_files = iter(read)
     start = 0
@@ -128,7 +166,9 @@ class _GroupDecoder:
         """Write the position of the current image where the parent reads it."""
         POSITION.pack_into(self._block, self._cell, position)
 
-    def replies(self, slot: int, encoded: Iterable[tuple[bytes | None, float]]) -> list[Reply]:
+    def replies(
+        self, slot: int, encoded: Iterable[tuple[bytes | OpenFile | None, float]], pages: Sequence[int] = ()
+    ) -> list[Reply]:
         """Decode images until the slot is full."""
         replies: list[Reply] = []
         memory = np.frombuffer(self._block, np.uint8)[slot : slot + self._limits.slot]
@@ -140,8 +180,9 @@ class _GroupDecoder:
             self.report(position)
             limit_time(self._limits.seconds)
             began = time.perf_counter()
-            decoded = self._decoded(data, memory[used:], reading, began)
-            if isinstance(decoded, Refused):
+            page = {"page": pages[position]} if pages and pages[position] else {}
+            decoded = self._decoded(data, memory[used:], reading, began, page)
+            if isinstance(decoded, Unread | Refused):
                 replies.append(decoded)
                 continue
             pixels, (height, width) = decoded
@@ -164,10 +205,15 @@ class _GroupDecoder:
         return replies
 
     def _decoded(
-        self, data: bytes, buffer: NDArray[np.uint8], reading: float, began: float
-    ) -> tuple[NDArray[np.uint8], tuple[int, int]] | Refused:
+        self, data: bytes | OpenFile, buffer: NDArray[np.uint8], reading: float, began: float, page: dict[str, int]
+    ) -> tuple[NDArray[np.uint8], tuple[int, int]] | Refused | Unread:
         try:
-            pixels, size = self._codec(data, buffer=buffer, **self._options)
+            source = data.file if isinstance(data, OpenFile) else data
+            pixels, size = self._codec(source, buffer=buffer, **page, **self._options)
+            if isinstance(data, OpenFile):
+                data.check()
+        except Changed:
+            return Unread()
         except MemoryError:
             error_class = "memory"
             message = f"decoding needs more than run.decode_memory = {self._limits.memory} bytes"

@@ -14,7 +14,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from maskfleet.jobs.images.contract import Decoded, Failure, Fetched, Limits, LocalFile
+from maskfleet.jobs.images.contract import Decoded, Failure, Fetched, Limits, LocalFile, PageBytes
 from maskfleet.jobs.images.process import TRIES, DecoderProcess, DiedOn, Stalled
 from maskfleet.jobs.images.protocol import Placed, Refused, Reply, Unread
 from maskfleet.jobs.isolation.block import shared_block
@@ -36,6 +36,7 @@ _PAGE = mmap.ALLOCATIONGRANULARITY
 class _Encoded(NamedTuple):
     number: int
     data: bytes | LocalFile
+    page: int = 0
 
     @property
     def size(self) -> int:
@@ -185,7 +186,8 @@ class Decoders:
         todo = list(encoded)
         while todo:
             try:
-                replies = process.ask([item.data for item in todo], slot)
+                pages = [item.page for item in todo] if any(item.page for item in todo) else ()
+                replies = process.ask([item.data for item in todo], slot, pages)
             except DiedOn as death:
                 culprit = todo[death.position]
                 deaths[culprit.number] += 1
@@ -237,6 +239,12 @@ def _read_here(item: _Encoded) -> Decoded | _Encoded:
     return Decoded.failed(item.number, data) if isinstance(data, Failure) else item._replace(data=data)
 
 
+def _encoded(number: int, item: bytes | PageBytes | LocalFile) -> _Encoded:
+    if isinstance(item, bytes):
+        return _Encoded(number, item)
+    return _Encoded(number, item, item.page) if isinstance(item, LocalFile) else _Encoded(number, item.data, item.page)
+
+
 def _awaited_group(images: Iterator[tuple[int, Fetched]], wait: Wait) -> _Group:
     with wait.for_input():
         return _next_group(images)
@@ -249,7 +257,7 @@ def _next_group(images: Iterator[tuple[int, Fetched]]) -> _Group:
         if isinstance(item, Failure):
             group.append(Decoded.failed(number, item))
         else:
-            group.append(encoded := _Encoded(number, item))
+            group.append(encoded := _encoded(number, item))
             size += encoded.size
         if size > GROUP_BYTES:
             break

@@ -34,7 +34,6 @@ KINDS: tuple[Kind, ...] = (
     Kind("a Git LFS pointer", rb"version https://git-lfs", "run git lfs pull"),
     Kind("a git-annex pointer", rb"(?:\.\./)*(?:\.git|/)?/?annex/objects/", "run git annex get"),
     Kind("a data URL", rb"\s*data:[\w.+-]+/[\w.+-]+[;,]", "decode its base64 text to a file"),
-    Kind("a GIF", rb"GIF8[79]a"),
     Kind("a HEIC photo", _BOX + rb"(?:hei[cxms]|hev[cxms]|mif1|msf1)"),
     Kind("a Canon raw photo", _BOX + rb"crx ", "develop it to TIFF"),
     Kind("an MP4 or QuickTime video", rb".{4}(?:ftyp|moov|mdat)", "extract its frames"),

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+SEVERAL_PAGES = "several_pages"
+"""Error class of a file with pages, in a job that does not ask for them."""
+
+
 class ImageFile(Protocol):
     """An opened image with a parsed header. Subclasses override the defaults they need to.
 
@@ -42,6 +46,19 @@ class ImageFile(Protocol):
     def frames(self) -> int:
         """Return the number of independent images in the file; smaller copies and masks of another do not count."""
         return 1
+
+    def page(self, number: int) -> "ImageFile":
+        """Return one of the independent images in the file.
+
+        Args:
+            number: Number of the image, counted from 1.
+
+        Raises:
+            Undecodable: There is no such image.
+        """
+        if number != 1:
+            raise Undecodable("corrupt", f"the file has no page {number}; upload it again")
+        return self
 
     def pixels(self) -> "Image.Image | NDArray[Any]":
         """Decode the whole image.
@@ -103,6 +120,8 @@ class Format(NamedTuple):
         signature: Regular expression for the first bytes of a file.
         reader: Module with a function `read_header(file: IO[bytes]) -> ImageFile`.
         in_rows: Whether large images of this format are read row by row, by `ImageFile.rows` or by libvips.
+        has_pages: Whether the images of a file with several are pages, chosen by the job's `pages`. If not, such a file
+            is refused.
     """
 
     name: str
@@ -110,28 +129,47 @@ class Format(NamedTuple):
     signature: bytes
     reader: str
     in_rows: bool = False
+    has_pages: bool = False
 
-    def open(self, file: IO[bytes], *, max_pixels: int) -> ImageFile:
+    def open(self, file: IO[bytes], *, max_pixels: int, page: int = 0) -> ImageFile:
         """Read the header of an image.
 
         Args:
             file: Open file, seekable.
             max_pixels: Pixels of the largest accepted image.
+            page: Number of a page, counted from 1; 0 for the only image of a file.
 
         Raises:
-            Undecodable: The image is damaged or too large, or the file holds several.
+            Undecodable: The image is damaged or too large, or the file holds several and no page is named.
         """
-        file.seek(0)
-        image: ImageFile = importlib.import_module(self.reader).read_header(file)
+        image = self.header(file)
+        if page:
+            image = image.page(page)
         pixels = image.width * image.height
         if pixels > max_pixels:
             raise Undecodable(
                 "too_large",
                 f"{pixels} pixels and run.max_image_pixels is {max_pixels}; raise it if the image is genuine",
             )
-        if (frames := image.frames()) > 1:
-            raise Undecodable("unsupported", f"{frames} frames or pages in one file; split it into single images")
+        if not page and (frames := image.frames()) > 1:
+            raise self._several(frames)
         return image
+
+    def header(self, file: IO[bytes]) -> ImageFile:
+        """Read the header of an image, without a check.
+
+        Raises:
+            Undecodable: The header is damaged.
+        """
+        file.seek(0)
+        image: ImageFile = importlib.import_module(self.reader).read_header(file)
+        return image
+
+    def _several(self, frames: int) -> Undecodable:
+        if self.has_pages:
+            remedy = 'set pages = "each" or "first" in the job'
+            return Undecodable(SEVERAL_PAGES, f"{frames} frames or pages in one file; {remedy}")
+        return Undecodable("unsupported", f"{frames} frames or pages in one file; split it into single images")
 
 
 FORMATS: tuple[Format, ...] = (
@@ -143,9 +181,17 @@ FORMATS: tuple[Format, ...] = (
         in_rows=True,
     ),
     Format("PNG", (".png",), rb"\x89PNG\r\n\x1a\n", "maskfleet.jobs.images.readers.png", in_rows=True),
-    Format("TIFF", (".tif", ".tiff"), rb"(II|MM)([*+]\0|\0[*+])", "maskfleet.jobs.images.readers.tiff", in_rows=True),
+    Format(
+        "TIFF",
+        (".tif", ".tiff"),
+        rb"(II|MM)([*+]\0|\0[*+])",
+        "maskfleet.jobs.images.readers.tiff",
+        in_rows=True,
+        has_pages=True,
+    ),
     Format("WebP", (".webp",), rb"RIFF....WEBP", "maskfleet.jobs.images.readers.webp", in_rows=True),
     Format("BMP", (".bmp",), rb"BM", "maskfleet.jobs.images.readers.bmp"),
+    Format("GIF", (".gif",), rb"GIF8[79]a", "maskfleet.jobs.images.readers.gif", has_pages=True),
     Format("AVIF", (".avif",), rb".{4}ftyp(?:....){0,14}?avi[fs]", "maskfleet.jobs.images.readers.coded.avif"),
     Format(
         "JPEG 2000",
@@ -165,6 +211,10 @@ FORMATS: tuple[Format, ...] = (
 
 ENDINGS = tuple(ending for format_ in FORMATS for ending in format_.endings)
 """File name endings of images, in lower case; the planner finds images in folders by them."""
+
+
+STACKS = tuple(ending for format_ in FORMATS if format_.has_pages for ending in format_.endings)
+"""File name endings of images that may have pages."""
 
 
 def recognised(file: IO[bytes]) -> Format:

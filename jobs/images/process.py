@@ -94,12 +94,13 @@ class DecoderProcess:
         """Kill the process."""
         self._process.stop()
 
-    def ask(self, images: Sequence[bytes | LocalFile], slot: int) -> list[Reply]:
+    def ask(self, images: Sequence[bytes | LocalFile], slot: int, pages: Sequence[int] = ()) -> list[Reply]:
         """Decode a group of images.
 
         Args:
             images: Encoded images.
             slot: Offset in the block of the memory for their pixels.
+            pages: See `protocol.Request`.
 
         Returns:
             Answers for the images up to the last one that fitted into the slot.
@@ -110,7 +111,7 @@ class DecoderProcess:
         """
         POSITION.pack_into(self._block.map, self._cell, RECEIVING)
         try:
-            request, opening = self._send(images, slot)
+            request, opening = self._send(images, slot, pages)
             self._wait()
             replies = receive_replies(self._channel, request, self._limits, seconds=self._limits.seconds)
         except TimeoutError:
@@ -126,19 +127,19 @@ class DecoderProcess:
             raise DiedOn("crash", "it killed the decoding process", position) from error
         return replies if not opening else [_later(reply, opening) for reply in replies]
 
-    def _send(self, images: Sequence[bytes | LocalFile], slot: int) -> tuple[Request, float]:
+    def _send(self, images: Sequence[bytes | LocalFile], slot: int, pages: Sequence[int]) -> tuple[Request, float]:
         """Send a request; return it, and the seconds of opening one of its files if that is slow."""
         files = [image for image in images if isinstance(image, LocalFile)]
         sent = [image for image in images if not isinstance(image, LocalFile)]
         opened, opening = self._pace.map(_opened, [file.path for file in files])
         handed = [descriptor for descriptor in opened if descriptor is not None]
         try:
-            request = _request(images, slot, opened)
+            request = _request(images, slot, pages, opened)
             request.send(self._channel, sent, descriptors=handed, seconds=self._limits.seconds)
         except OSError as error:
             if error.errno != errno.ETOOMANYREFS:  # the kernel's limit of descriptors on their way
                 raise
-            request = _request(images, slot, [None] * len(files))
+            request = _request(images, slot, pages, [None] * len(files))
             request.send(self._channel, sent, descriptors=[], seconds=self._limits.seconds)
         finally:
             for descriptor in handed:
@@ -168,11 +169,14 @@ class DecoderProcess:
         return int(POSITION.unpack_from(self._block.map, self._cell)[0])
 
 
-def _request(images: Sequence[bytes | LocalFile], slot: int, opened: Sequence[int | None]) -> Request:
+def _request(
+    images: Sequence[bytes | LocalFile], slot: int, pages: Sequence[int], opened: Sequence[int | None]
+) -> Request:
     files = iter(opened)
     return Request(
         slot,
         [File(image.etag, next(files) is not None) if isinstance(image, LocalFile) else len(image) for image in images],
+        pages,
     )
 
 

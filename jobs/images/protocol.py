@@ -79,10 +79,12 @@ class Request(NamedTuple):
     Attributes:
         slot: Offset in the shared block of the memory for their pixels.
         images: Size in bytes of each image sent, or its file.
+        pages: Page of each image, 0 for the only image of a file; empty if all are such.
     """
 
     slot: int
     images: Sequence[int | File]
+    pages: Sequence[int] = ()
 
     @property
     def sent(self) -> bool:
@@ -93,6 +95,11 @@ class Request(NamedTuple):
     def files(self) -> list[File]:
         """Files read by the decoding process."""
         return [image for image in self.images if isinstance(image, File)]
+
+    @property
+    def pages_of_files(self) -> list[int]:
+        """Page of each of these files; empty if no image is a page."""
+        return [page for image, page in zip(self.images, self.pages, strict=False) if isinstance(image, File)]
 
     def send(self, channel: Channel, data: Sequence[bytes], *, descriptors: Sequence[int], seconds: float) -> None:
         """Send the request.
@@ -120,8 +127,8 @@ class Request(NamedTuple):
             EOFError: The other side is closed.
         """
         message, descriptors = channel.receive_files()
-        slot, images = json.loads(message)
-        request = cls(slot, [image if isinstance(image, int) else File(*image) for image in images])
+        slot, images, pages = json.loads(message)
+        request = cls(slot, [image if isinstance(image, int) else File(*image) for image in images], tuple(pages))
         return request, descriptors, memoryview(channel.receive() if request.sent else b"")
 
 

@@ -35,14 +35,15 @@ class _Rows:
     Args:
         file: Open file.
         limits: Limits of the image.
+        page: Number of the page, counted from 1; 0 for the only image of the file.
 
     Raises:
         Undecodable: The image cannot be read in rows.
     """
 
-    def __init__(self, file: IO[bytes], limits: Limits) -> None:
+    def __init__(self, file: IO[bytes], limits: Limits, page: int = 0) -> None:
         self._channels = limits.channels
-        self._header = _header(file, limits)
+        self._header = _header(file, limits, page)
         self.height, self.width = self._header.height, self._header.width
         if min(self.width, self.height) < limits.min_side:
             raise too_small(self.width, self.height, min_side=limits.min_side)
@@ -57,11 +58,11 @@ class _Rows:
         return np.dstack([np.asarray(plane) for plane in planes])
 
 
-def _header(file: IO[bytes], limits: Limits) -> ImageFile:
+def _header(file: IO[bytes], limits: Limits, page: int) -> ImageFile:
     format_ = recognised(file)
     if not format_.in_rows:
         raise not_in_rows(format_, "this size")
-    header = format_.open(file, max_pixels=limits.max_pixels)
+    header = format_.open(file, max_pixels=limits.max_pixels, page=page)
     if limits.scale != 1:
         raise Undecodable("unsupported", "an image that is read in rows cannot be scaled; set inference.scale = 1")
     if limits.upright and header.orientation() != 1:
@@ -130,7 +131,7 @@ def program(settings: dict[str, Any]) -> Serve:
     opened: list[_Rows] = []
 
     def header() -> dict[str, Any]:
-        rows = _Rows(os.fdopen(settings["file"], "rb"), limits)
+        rows = _Rows(os.fdopen(settings["file"], "rb"), limits, settings["page"])
         opened.append(rows)
         return {"height": rows.height, "width": rows.width}
 

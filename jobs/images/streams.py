@@ -40,6 +40,7 @@ class Stream:
     Args:
         file: Descriptor of the open file.
         limits: Limits of the image; `seconds` applies to each block of rows.
+        page: Number of the page, counted from 1; 0 for the only image of the file.
 
     Attributes:
         height: Height in px.
@@ -49,11 +50,11 @@ class Stream:
         Unreadable: The header is damaged, or the image cannot be read in rows.
     """
 
-    def __init__(self, file: int, limits: Limits) -> None:
+    def __init__(self, file: int, limits: Limits, *, page: int = 0) -> None:
         self._limits = limits
         self._block = shared_block(_BLOCK)
         self._pixels = np.frombuffer(self._block.map, np.uint8)
-        settings = {"file": file, "block": self._block.descriptor, "size": _BLOCK, "limits": vars(limits)}
+        settings = {"file": file, "block": self._block.descriptor, "size": _BLOCK, "limits": vars(limits), "page": page}
         try:
             self._process = Isolated(
                 _MODULE, settings, memory=limits.memory, seconds=limits.seconds,

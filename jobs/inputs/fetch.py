@@ -10,6 +10,7 @@ from maskfleet.jobs.errors import Changed, Denied, NotFound, StorageError
 from maskfleet.jobs.images.contract import Failure
 from maskfleet.jobs.inputs.containers.contract import Container, MemberReader, Reference
 from maskfleet.jobs.inputs.containers.formats import container_of, member_url
+from maskfleet.jobs.inputs.pages.names import file_of_key, page_of, stacks_among
 from maskfleet.jobs.inputs.record import Record
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.job.sections import InputOptions
@@ -64,16 +65,17 @@ class Inputs:
         return Reader(self.files, records)
 
     def read(self, record: Record) -> bytes:
-        """Return the bytes of one record; see `Reader.read`."""
+        """Return the bytes of one record, of a page those of its file; see `Reader.read`."""
         return self.reader([record]).read(record)
 
     @contextmanager
     def opened(self, record: Record) -> Iterator[BinaryIO]:
-        """Open a record as a local file, for images larger than memory.
+        """Open a record as a local file, for images larger than memory. For a page, open its file.
 
         Raises:
             StorageError: As `Reader.read`, when opened or when closed.
         """
+        record = file_of(record)
         found = _reference(record)
         if found is None:
             storage, path = self.files.found(record.url)
@@ -85,8 +87,8 @@ class Inputs:
             yield file
 
     def local_path(self, record: Record) -> str:
-        """Return the path of a record that is a file of this machine."""
-        storage, path = self.files.found(record.url)
+        """Return the path of a record that is a file of this machine, or a page of one."""
+        storage, path = self.files.found(page_of(record.url).file)
         file = storage.local_path(path)
         assert file is not None
         return file
@@ -152,7 +154,8 @@ class Reader:
     def __init__(self, files: Files, records: Sequence[Record]) -> None:
         self._files = files
         members: dict[Container[Any], list[Reference]] = {}
-        for record in records:
+        self._copied = stacks_among(record.url for record in records)  # best read from a copy; see `pages.copies`
+        for record in (other for other in records if not self._copied or page_of(other.url).file not in self._copied):
             if (found := _readable(record)) is not None:
                 members.setdefault(found[0], []).append(found[1])
         self._readers: dict[Container[Any], MemberReader] = {
@@ -160,7 +163,7 @@ class Reader:
         }
 
     def read(self, record: Record) -> bytes:
-        """Return the bytes of a record, in the planned version.
+        """Return the bytes of a record, in the planned version; of a page those of its file.
 
         Raises:
             NotFound: The file does not exist.
@@ -168,20 +171,26 @@ class Reader:
             Fault: The image inside the file cannot be read.
             StorageError: Storage failed.
         """
+        record = file_of(record)
         found = _reference(record)
         if found is None:
             storage, path = self._files.found(record.url)
             return storage.read(path, record.etag)
         container, member = found
-        return self._readers[container].read(member)
+        return self._reader(container, record, member).read(member)
 
     def read_alone(self, record: Record) -> bytes:
         """Return the bytes of a record without its neighbours in a container; see `read`."""
+        record = file_of(record)
         found = _reference(record)
         if found is None:
             return self.read(record)
         container, member = found
-        return b"".join(self._readers[container].pieces(member))
+        return b"".join(self._reader(container, record, member).pieces(member))
+
+    def _reader(self, container: Container[Any], record: Record, member: Reference) -> MemberReader:
+        copied = bool(self._copied) and record.url in self._copied
+        return container.reader(self._files, [member]) if copied else self._readers[container]
 
 
 def read_or_fail(
@@ -225,13 +234,20 @@ def _failure(record: Record, error: NotFound | Changed | Fault) -> Failure:
     return Failure("fetch", "missing", f"{error}{why}")
 
 
+def file_of(record: Record) -> Record:
+    """Return the file of a page; other records as they are."""
+    page = page_of(record.url)
+    return record._replace(key=file_of_key(record.key), url=page.file) if page.number else record
+
+
 def _file(record: Record) -> str:
     """Return the URL of a record's file."""
+    url = page_of(record.url).file
     try:
-        found = member_url(record.url)
+        found = member_url(url)
     except Fault:
         found = None
-    return record.url if found is None else found.file
+    return url if found is None else found.file
 
 
 def _reference(record: Record) -> tuple[Container[Any], Reference] | None:
@@ -246,6 +262,6 @@ def _reference(record: Record) -> tuple[Container[Any], Reference] | None:
 
 def _readable(record: Record) -> tuple[Container[Any], Reference] | None:
     try:
-        return _reference(record)
+        return _reference(file_of(record))
     except Fault:
         return None

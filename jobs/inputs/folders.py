@@ -3,7 +3,6 @@
 Keys are paths relative to the folder: for a glob, the last folder before the first wildcard.
 """
 
-import heapq
 import os
 import re
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from fsspec.utils import glob_translate
 from maskfleet.jobs.errors import JobError, StorageError
 from maskfleet.jobs.inputs.containers.formats import endings
 from maskfleet.jobs.inputs.lists import LISTS
-from maskfleet.jobs.inputs.record import Record, records, rows_up_to
+from maskfleet.jobs.inputs.record import Record, in_turn
 from maskfleet.jobs.inputs.selector import Selector, containers_in
 
 _MARK = re.compile(r"[*?\[]")
@@ -88,37 +87,10 @@ def _below(location: str, pattern: re.Pattern[str] | None, selector: Selector) -
         if not os.path.isdir(folder):
             raise JobError(f"input folder {location} does not exist; correct 'input'")
     objects = storage.listed(unlisted=selector.left_alone.unlisted)
-    return _in_order(selector.wanted(storage, rows, pattern, in_order=True) for rows in objects)
+    found = (selector.wanted(storage, rows, pattern, in_order=True) for rows in objects)
+    return in_turn((table, containers_in(table)) for table in found)
 
 
 def _either(names: tuple[str, ...]) -> str:
     *others, last = names
     return f"{', '.join(others)} or {last}" if others else last
-
-
-def _in_order(files: Iterator[pa.Table]) -> Iterator[pa.Table | Record]:
-    """Yield files in key order of their images: `a.tar/x.png` comes after `a.tar-2.png`."""
-    held: list[tuple[str, Record]] = []
-    for table in files:
-        start = 0
-        for place in containers_in(table):
-            yield from _with_held(held, table.slice(start, place - start))
-            (record,) = records(table.slice(place, 1))
-            while held and held[0][0] <= record.key:
-                yield heapq.heappop(held)[1]
-            heapq.heappush(held, (f"{record.key}/", record))
-            start = place + 1
-        yield from _with_held(held, table.slice(start))
-    while held:
-        yield heapq.heappop(held)[1]
-
-
-def _with_held(held: list[tuple[str, Record]], images: pa.Table) -> Iterator[pa.Table | Record]:
-    """Yield images, and between them the held containers in their turn."""
-    while held and images.num_rows and held[0][0] <= images["key"][-1].as_py():
-        before = rows_up_to(images, held[0][0])
-        yield images.slice(0, before)
-        yield heapq.heappop(held)[1]
-        images = images.slice(before)
-    if images.num_rows:
-        yield images

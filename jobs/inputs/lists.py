@@ -22,7 +22,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from maskfleet.jobs.errors import Denied, JobError, NotFound, StorageError, unsigned
-from maskfleet.jobs.inputs.containers.formats import container_of, faults, is_member, part_of_file
+from maskfleet.jobs.inputs.containers.formats import container_of, faults, is_part, part_of_file
 from maskfleet.jobs.inputs.containers.parquet_pool import table_of_file
 from maskfleet.jobs.inputs.containers.parquet_protocol import Unreadable
 from maskfleet.jobs.inputs.outputs import OWN
@@ -144,7 +144,7 @@ def _of_line(line: str, url: str, selector: Selector) -> _Answer:
         pass
     except StorageError as failure:
         error = failure
-    return _Answer(Record(key, part_of_file(url) if is_member(url) else url, None, None), error)
+    return _Answer(Record(key, part_of_file(url) if is_part(url) else url, None, None), error)
 
 
 def _url(location: str, line: str) -> str:

@@ -1,5 +1,6 @@
 """`Record`: one input image, and tables of records. Knows nothing of where they come from."""
 
+import heapq
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple
@@ -61,3 +62,38 @@ def tables(found: Iterable[Record]) -> Iterator[pa.Table]:
 def rows_up_to(table: pa.Table, key: str) -> int:
     """Return the number of leading rows with keys up to and including `key`, in a table sorted by key."""
     return int(pc.sum(pc.less_equal(table["key"], key)).as_py() or 0)
+
+
+def in_turn(files: Iterable[tuple[pa.Table, Iterable[int]]]) -> Iterator[pa.Table | Record]:
+    """Yield files in the order of their images, with bounded memory.
+
+    Args:
+        files: Tables of `LISTED` in key order, each with the numbers of its rows that stand for several images.
+
+    Yields:
+        The other rows as tables, and each of these rows as a record, in its turn.
+    """
+    held: list[tuple[str, Record]] = []
+    for table, several in files:
+        start = 0
+        for place in several:
+            yield from _with_held(held, table.slice(start, place - start))
+            (record,) = records(table.slice(place, 1))
+            while held and held[0][0] <= record.key:
+                yield heapq.heappop(held)[1]
+            heapq.heappush(held, (f"{record.key}/", record))
+            start = place + 1
+        yield from _with_held(held, table.slice(start))
+    while held:
+        yield heapq.heappop(held)[1]
+
+
+def _with_held(held: list[tuple[str, Record]], images: pa.Table) -> Iterator[pa.Table | Record]:
+    """Yield images, and between them the held containers in their turn."""
+    while held and images.num_rows and held[0][0] <= images["key"][-1].as_py():
+        before = rows_up_to(images, held[0][0])
+        yield images.slice(0, before)
+        yield heapq.heappop(held)[1]
+        images = images.slice(before)
+    if images.num_rows:
+        yield images

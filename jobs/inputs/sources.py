@@ -61,6 +61,10 @@ class Source:
         """Files left alone so far, counted by the rule, the most frequent first. Filled during iteration."""
         return self._selector.left_alone.counts
 
+    def unknown(self, key: str) -> None:
+        """Note that the pages of a file are unknown tonight, so that none of them counts as missing."""
+        self._selector.left_alone.unknown(key)
+
     def overlooked(self, keys: pa.ChunkedArray) -> pa.BooleanArray:
         """Return which keys prove nothing by their absence from the listing: excluded, or in a place not listed."""
         hides, exclusions = self._selector.left_alone.hides, self._selector.exclusions

@@ -6,7 +6,7 @@ A job never holds secrets: it names an AWS profile, or leaves credentials to the
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator
 
@@ -38,6 +38,9 @@ class Job(Section):
     exclude: tuple[str, ...] = Field(default=(), examples=[["*.thumb.jpg"]])
     """Images to leave alone: globs such as "**/seg.png" or "*.thumb.jpg", also for members of containers. One without a
     slash is compared with each part of a path, others with the path from the folder of the input on."""
+    pages: Literal["refuse", "first", "each"] = "refuse"
+    """Images in files with several, such as TIFF stacks and GIF: such a file fails, its first page stands for it, or
+    each page is an image named `<file>/page=0001`."""
     output: str = Field(examples=["masks/", "s3://bucket/masks/"])
     """Folder or s3:// prefix for masks, statistics and records. `{date}` and `{name}` are filled in."""
     weights: tuple[str, ...] = Field(examples=["nuclei", "cells.safetensors"])

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from maskfleet.jobs.errors import Locked, NotFound
 from maskfleet.jobs.inputs.containers.formats import final_faults
+from maskfleet.jobs.inputs.pages.names import counts_of
 from maskfleet.jobs.inputs.record import CHUNK
 from maskfleet.jobs.ledger.commit import nonce
 from maskfleet.jobs.ledger.fence import Fence
@@ -47,13 +48,15 @@ SCHEMA = pa.schema(
         pa.field("shard", pa.string()),
         pa.field("input", pa.string(), nullable=False),
         pa.field("mask", pa.string()),
+        pa.field("pages", pa.int32()),
     ]
 )
 """Columns of the catalog.
 
 `status` is `ok`, `failed`, `gone` or `redo`. `run_id` and `shard` name the source of the row; `shard` is null in a
 rebuilt catalog. `input` is the input of the job, as written in the job file. `mask` is the name of the image's mask,
-which no other image gets; it is null in rows of earlier versions, and for failed images in a rebuilt catalog.
+which no other image gets; it is null in rows of earlier versions, and for failed images in a rebuilt catalog. `pages`
+is the number of pages of a page's file, 0 if only the first was read, and null for the only image of a file.
 """
 
 UNNAMED = "mask_name"
@@ -155,7 +158,7 @@ def _whole(table: pa.Table) -> pa.Table:
     for field in SCHEMA:
         if field.name not in table.schema.names:
             table = table.append_column(field, pa.nulls(table.num_rows, field.type))
-    return table
+    return table.select(SCHEMA.names)
 
 
 def find(storage: Storage, version: Version, key: str) -> dict[str, Any] | None:
@@ -307,6 +310,7 @@ def from_statistics(statistics: pa.Table, *, input_: str) -> pa.Table:
     if "mask" not in statistics.schema.names:
         statistics = statistics.append_column("mask", statistics["mask_member"])
     table = statistics.append_column("input", pa.array([input_] * count, pa.string()))
+    table = table.append_column("pages", counts_of(table["url"]))
     return table.select(SCHEMA.names).replace_schema_metadata(None).cast(SCHEMA)
 
 

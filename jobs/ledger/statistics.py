@@ -21,8 +21,17 @@ def _column(name: str, kind: pa.DataType, meaning: str, *, nullable: bool = True
 SCHEMA = pa.schema(
     [
         _column("key", pa.string(), "name of the image, relative to the input", nullable=False),
-        _column("url", pa.string(), "full name of the image: path or URL", nullable=False),
-        _column("size", pa.int64(), "size of the image file in bytes; null if the plan could not determine it"),
+        _column(
+            "url",
+            pa.string(),
+            "full name of the image: path or URL; that of a page ends with its number",
+            nullable=False,
+        ),
+        _column(
+            "size",
+            pa.int64(),
+            "size of the image file in bytes, or a page's share of it; null if the plan could not determine it",
+        ),
         _column(
             "etag",
             pa.string(),
@@ -54,7 +63,11 @@ SCHEMA = pa.schema(
         _column("input_mean", pa.list_(pa.float64()), "mean of each channel as the network saw it, in [0, 1]"),
         _column("input_std", pa.list_(pa.float64()), "standard deviation of each channel as the network saw it"),
         _column("mask_object", pa.string(), "path in the output of the tar or Parquet file holding the mask"),
-        _column("mask_member", pa.string(), "name of the mask in that file, below masks/, and in exports"),
+        _column(
+            "mask_member",
+            pa.string(),
+            "name of the mask below masks/ and in exports; also in that file, but for inner dots in a tar (%2E)",
+        ),
         _column("mask_bytes", pa.int64(), "size of the mask's PNG in bytes"),
         _column("mask_sha256", pa.string(), "SHA-256 of the mask's PNG, hexadecimal"),
         _column(

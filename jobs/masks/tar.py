@@ -1,4 +1,9 @@
-"""The format `tar`: a shard's PNG files in one tar archive, readable by WebDataset."""
+"""The format `tar`: a shard's PNG files in one tar archive, readable by WebDataset.
+
+WebDataset ends the name of a sample at the first dot of its file's name, and takes files of one name for one sample. So
+the dots of a mask's name, but the last, are written as `%2E`. Masks of images called `.` and `..` alone have this code
+in the last part of their own names, and no mask's name of dots alone is changed.
+"""
 
 import io
 import tarfile
@@ -22,13 +27,36 @@ class Tar(PngFiles):
     archive_label = "tars"
 
     def pack(self, table: "pa.Table", files: Mapping[str, bytes]) -> bytes:
-        return tar(files.items())
+        return tar((_member(name), data) for name, data in files.items())
 
     def unpack(self, archive: bytes) -> Iterator[tuple[str, bytes]]:
-        return untar(archive)
+        return ((_mask(name), data) for name, data in untar(archive))
 
 
 FORMAT = Tar()
+
+_DOT = "%2E"
+
+
+def _member(name: str) -> str:
+    """Return the name of a mask's member."""
+    if name.count(".") == 1:  # that of nearly every mask
+        return name
+    folders, slash, last = name.rpartition("/")
+    stem, dot, ending = last.rpartition(".")
+    if not stem.strip("."):
+        return name
+    return f"{folders}{slash}{stem.replace('.', _DOT)}{dot}{ending}"
+
+
+def _mask(member: str) -> str:
+    """Return the name of a member's mask."""
+    if _DOT not in member:
+        return member
+    folders, slash, last = member.rpartition("/")
+    if not last.removesuffix(".png").replace(_DOT, ""):
+        return member
+    return f"{folders}{slash}{last.replace(_DOT, '.')}"
 
 
 def tar(members: Iterable[tuple[str, bytes]]) -> bytes:

@@ -7,10 +7,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from maskfleet.jobs.images.contract import STREAM, Failure, Limits
+from maskfleet.jobs.images.contract import STREAM, Failure, Fetched, Limits
 from maskfleet.jobs.images.decoders import Decoders
 from maskfleet.jobs.images.streams import STREAM_BYTES, Stream, Unreadable
 from maskfleet.jobs.inputs.fetch import Inputs, options_of, read_or_fail
+from maskfleet.jobs.inputs.pages.names import encoded, page_of
 from maskfleet.jobs.inputs.record import Record
 from maskfleet.jobs.job.schema import Job
 
@@ -68,10 +69,11 @@ def sample(job: Job, records: Sequence[Record], *, channels: int, min_side: int)
     inputs = Inputs(options_of(job))
     reader = inputs.reader(records)
 
-    def fetched(record: Record) -> bytes | Failure:
+    def fetched(record: Record) -> Fetched:
         if (record.size or 0) > STREAM_BYTES:
             return Failure("decode", STREAM, "larger than the limit for reading at once")
-        return read_or_fail(inputs, record, records, partial(reader.read, record), partial(reader.read_alone, record))
+        data = read_or_fail(inputs, record, records, partial(reader.read, record), partial(reader.read_alone, record))
+        return encoded(record.url, data) if isinstance(data, bytes) else data
 
     limits = limits_of(job, channels=channels, min_side=min_side)
     with Decoders(limits, processes=1) as decoders:
@@ -97,7 +99,7 @@ def _corner(inputs: Inputs, record: Record, others: Sequence[Record], limits: Li
     """Return the corner of an image that is read in rows."""
 
     def corner() -> Example:
-        with inputs.opened(record) as file, Stream(file.fileno(), limits) as stream:
+        with inputs.opened(record) as file, Stream(file.fileno(), limits, page=page_of(record.url).number) as stream:
             return Example(record, stream.read(0, min(_SIDE, stream.height))[0, :, :_SIDE].copy())
 
     try:

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskfleet.jobs.errors import Changed, NotFound, StorageError
-from maskfleet.jobs.images.contract import STREAM, STREAM_PIXELS, Failure, Limits
+from maskfleet.jobs.images.contract import STREAM, STREAM_PIXELS, Failure, Fetched, Limits
 from maskfleet.jobs.images.decoders import Decoders
 from maskfleet.jobs.images.streams import STREAM_BYTES, Stream, Unreadable
 from maskfleet.jobs.inputs.fetch import Inputs
+from maskfleet.jobs.inputs.pages.names import encoded, page_of
 from maskfleet.jobs.inputs.record import Record
 from maskfleet.jobs.ledger.runs import StoredRun
 from maskfleet.jobs.outputs.overlay import shrunk
@@ -83,7 +84,7 @@ class InputImages:
         """
         missing: dict[int, Shown] = {}
 
-        def fetched() -> Iterator[tuple[int, bytes | Failure]]:
+        def fetched() -> Iterator[tuple[int, Fetched]]:
             for number, found in self._fetched(rows):
                 if isinstance(found, Shown):
                     missing[number] = found
@@ -100,9 +101,9 @@ class InputImages:
             else:
                 yield self._otherwise(row, image.failure, size)
 
-    def _fetched(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, bytes | Failure | Shown]]:
+    def _fetched(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, Fetched | Shown]]:
         """Yield the bytes of each image, fetched a few ahead."""
-        waiting: deque[tuple[int, Future[bytes | Failure | Shown]]] = deque()
+        waiting: deque[tuple[int, Future[Fetched | Shown]]] = deque()
         numbered = enumerate(rows)
         with ThreadPoolExecutor(_READS_AHEAD, "picture") as pool:
             waiting.extend((number, pool.submit(self._bytes, row)) for number, row in islice(numbered, _READS_AHEAD))
@@ -111,11 +112,11 @@ class InputImages:
                 waiting.extend((later, pool.submit(self._bytes, row)) for later, row in islice(numbered, 1))
                 yield number, future.result()
 
-    def _bytes(self, row: Mapping[str, Any]) -> bytes | Failure | Shown:
+    def _bytes(self, row: Mapping[str, Any]) -> Fetched | Shown:
         if (row["size"] or 0) > STREAM_BYTES:
             return Failure("decode", STREAM, "too large to read at once")
         try:
-            return self._inputs.read(_record(row))
+            return encoded(row["url"], self._inputs.read(_record(row)))
         except NotFound as error:
             return Shown(row, None, f"{row['url']} no longer exists", error)
         except Changed as error:
@@ -132,7 +133,7 @@ class InputImages:
         if failure is None or failure.error_class != "unsupported" or channels in (0, 1, 3):
             return Shown(row, None, reason)
         found = self._bytes(row)
-        if not isinstance(found, bytes):
+        if isinstance(found, Shown):
             return Shown(row, None, reason)
         (shown,) = (
             Shown(row, None, reason)
@@ -147,7 +148,7 @@ class InputImages:
         try:
             with (
                 self._inputs.opened(_record(row)) as file,
-                Stream(file.fileno(), self._limits(3)) as stream,
+                Stream(file.fileno(), self._limits(3), page=page_of(row["url"]).number) as stream,
             ):
                 tops = range(0, stream.height, _ROWS)
                 bands = (stream.read(top, min(top + _ROWS, stream.height))[0] for top in tops)

@@ -18,6 +18,7 @@ from maskfleet.jobs.ledger import catalog
 from maskfleet.jobs.ledger.manifest import PART_SHARDS, SCHEMA
 from maskfleet.jobs.planning.external_sort import in_key_order
 from maskfleet.jobs.planning.naming import named
+from maskfleet.jobs.planning.paging import Paging
 from maskfleet.jobs.planning.reasons import reasons_of
 
 LARGEST = 512
@@ -60,6 +61,7 @@ class Planning:
         refused: Returns why the output cannot hold a mask of some name, or None. By default it holds any name.
         overlooked: Returns which keys prove nothing by their absence from the listing.
         left_alone: Returns the number of files that the listing left alone so far, by the rule.
+        paging: What becomes of files with pages.
 
     Attributes:
         listed: Images listed so far.
@@ -85,6 +87,7 @@ class Planning:
         refused: Callable[[str], str | None] = lambda _: None,
         overlooked: Callable[[pa.ChunkedArray], pa.BooleanArray] | None = None,
         left_alone: Callable[[], dict[str, int]] = dict,
+        paging: Paging | None = None,
     ) -> None:
         self._listing, self._in_order, self._shard_size = listing, in_order, shard_size
         self._known, self._fingerprint, self._source = known, fingerprint, source
@@ -92,6 +95,7 @@ class Planning:
         self._mean_bytes = {} if mean_bytes is None else mean_bytes
         self._refused = refused
         self._overlooked, self._left_alone = overlooked, left_alone
+        self._paging = paging or Paging()
         self.listed = self.images = self.bytes = self.gone = self.nameless = 0
         self.reasons: Counter[str] = Counter()
         self.complete = False
@@ -156,7 +160,7 @@ class Planning:
 
     def _selected(self) -> Iterator[pa.Table]:
         """Yield the rows of images that need work and are selected by the job."""
-        listing = in_key_order(self._listing, sorted_already=self._in_order)
+        listing = self._paging.of(in_key_order(self._listing, sorted_already=self._in_order))
         for table, seen in named(listing, iter(self._known)):
             self.listed += table.num_rows
             self._note_gone(seen, table)
@@ -164,8 +168,9 @@ class Planning:
                 continue
             nameless = self._nameless(table)
             reasons = reasons_of(
-                table, seen, fingerprint=self._fingerprint, selection=self._selection, nameless=nameless
-            )
+                table, seen, fingerprint=self._fingerprint, selection=self._selection, nameless=nameless,
+                pages_wanted=self._paging.mode != "refuse",
+            )  # fmt: skip
             self.nameless += pc.sum(pc.and_(pc.is_valid(reasons), nameless)).as_py() or 0
             yield table.append_column("why", reasons).filter(pc.is_valid(reasons)).select(SCHEMA.names).cast(SCHEMA)
         self.complete = True

@@ -3,12 +3,19 @@
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from maskfleet.jobs.images.formats import SEVERAL_PAGES
 from maskfleet.jobs.job.sections import Selection
 from maskfleet.jobs.ledger import catalog
 
 
 def reasons_of(
-    table: pa.Table, seen: pa.Table, *, fingerprint: str, selection: Selection, nameless: pa.Array
+    table: pa.Table,
+    seen: pa.Table,
+    *,
+    fingerprint: str,
+    selection: Selection,
+    nameless: pa.Array,
+    pages_wanted: bool = False,
 ) -> pa.ChunkedArray:
     """Return the reason for planning each image; null if it needs no work or is not selected.
 
@@ -18,6 +25,7 @@ def reasons_of(
         fingerprint: Fingerprint of the job.
         selection: The part of the input to process.
         nameless: Whether the output cannot hold each image's mask under its name.
+        pages_wanted: Whether the job reads files with pages, so that their refusal is not final.
     """
     known = _known_outcomes(table, seen)
     etag = table["etag"].combine_chunks()
@@ -35,6 +43,8 @@ def reasons_of(
         final = pc.fill_null(pc.is_in(known["error_class"], value_set=pa.array(catalog.final_failures())), False)
         unnamed = pc.fill_null(pc.equal(known["error_class"], catalog.UNNAMED), False)
         final = pc.or_(final, pc.and_(unnamed, nameless))
+        if not pages_wanted:
+            final = pc.or_(final, pc.fill_null(pc.equal(known["error_class"], SEVERAL_PAGES), False))
         retried = pc.and_(failed, pc.invert(final))
         conditions = pc.make_struct(redo, unknown, pc.invert(same), stale, retried)
         reasons = pc.case_when(conditions, "redo", "new", "changed", "stale", "failed")

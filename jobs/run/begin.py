@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from maskfleet.jobs.errors import Denied, JobError, NotFound, StorageError
-from maskfleet.jobs.inputs.fetch import options_of
+from maskfleet.jobs.inputs.fetch import Inputs, options_of
 from maskfleet.jobs.inputs.indexes import Indexes
 from maskfleet.jobs.inputs.sources import Source
 from maskfleet.jobs.job.schema import Job
@@ -26,8 +26,10 @@ from maskfleet.jobs.ledger.run_output import RunOutput, refused_name, stored_out
 from maskfleet.jobs.ledger.runs import StoredRun, described
 from maskfleet.jobs.masks.formats import mask_format
 from maskfleet.jobs.network.inference_config import fingerprint_of, load_weights, mask_values, threads_of
+from maskfleet.jobs.planning.counting import Counting
 from maskfleet.jobs.planning.live_plan import LivePlan, manifest_of
 from maskfleet.jobs.planning.mask_checks import refuse_other_channels
+from maskfleet.jobs.planning.paging import Paging
 from maskfleet.jobs.planning.plan import Planning, PlanPart, first_part
 from maskfleet.jobs.run.progress import Progress
 from maskfleet.jobs.run.recovery.unexported import forget_unsettled
@@ -244,6 +246,9 @@ def start_plan(job: Job, fingerprint: str) -> Planned:
         refused=partial(refused_name, storage, mask_format(job.masks.format)),
         overlooked=source.overlooked,
         left_alone=lambda: source.left_alone,
+        paging=Paging(
+            job.pages, catalog.rows(storage, known), Counting(Inputs(options_of(job))).counts, source.unknown
+        ),
     )
     parts = iter(planning)
     first = first_part(parts)

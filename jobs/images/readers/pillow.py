@@ -38,6 +38,14 @@ class PillowFile(ImageFile):
     def frames(self) -> int:
         return int(getattr(self.image, "n_frames", 1))
 
+    def page(self, number: int) -> ImageFile:
+        try:
+            self.image.seek(number - 1)
+        except EOFError as error:
+            raise Undecodable("corrupt", f"the file has no page {number}; upload it again") from error
+        self.width, self.height = self.image.size
+        return self
+
     def pixels(self) -> Image.Image:
         self.image.load()
         return self.image

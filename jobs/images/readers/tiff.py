@@ -13,6 +13,7 @@ from PIL import Image
 
 from maskfleet.jobs.images.contract import Undecodable
 from maskfleet.jobs.images.formats import ImageFile
+from maskfleet.jobs.images.readers import tiff_planes
 from maskfleet.jobs.images.readers.pillow import with_greys
 from maskfleet.jobs.images.readers.tiff_segments import Segments
 
@@ -58,8 +59,12 @@ class TiffFile(ImageFile):
 
     def __init__(self, file: IO[bytes]) -> None:
         self._tiff = tifffile.TiffFile(file, name="image.tif")
-        self._page: Any = self._tiff.pages.first
         self._file = file
+        self._plane = 0
+        self._use(self._tiff.pages.first)
+
+    def _use(self, page: Any) -> None:
+        self._page: Any = page
         self.width, self.height = int(self._page.imagewidth), int(self._page.imagelength)
         if not self.width or not self.height or self._unread_tags():
             raise Undecodable("corrupt", "the TIFF lacks tags that describe its pixels; upload it again")
@@ -85,22 +90,33 @@ class TiffFile(ImageFile):
         return {code for code in codes & _LAYOUT if code not in self._page.tags}
 
     def frames(self) -> int:
-        pages: list[Any] = list(self._tiff.pages)
-        single = sum(
-            not number or not int(page.tags.valueof(_SUBFILE_TYPE, 0)) & _OF_ANOTHER
-            for number, page in enumerate(pages)
-        )
-        return max(single, self._planes())
+        return max(len(self._pages), self._planes)
 
+    def page(self, number: int) -> "TiffFile":
+        if number == 1:
+            return self  # whatever follows, it may be damaged
+        if len(self._pages) == 1 and number <= self._planes:
+            self._plane = number - 1
+        elif number <= len(self._pages):
+            self._use(self._pages[number - 1])
+        else:
+            raise Undecodable("corrupt", f"the TIFF has no page {number}; upload it again")
+        return self
+
+    @cached_property
+    def _pages(self) -> list[Any]:
+        """Pages with an image of their own."""
+        pages: list[Any] = list(self._tiff.pages)
+        return [
+            page
+            for number, page in enumerate(pages)
+            if not number or not int(page.tags.valueof(_SUBFILE_TYPE, 0)) & _OF_ANOTHER
+        ]
+
+    @cached_property
     def _planes(self) -> int:
-        """Return the number of images stored behind one header: by ImageJ, tifffile, or as an image depth."""
-        depth = int(self._page.imagedepth)
-        if self._page.is_imagej:
-            return max(depth, int((self._tiff.imagej_metadata or {}).get("images", 1)))
-        if self._page.is_shaped and (shaped := self._tiff.shaped_metadata):
-            stated = int(np.prod(shaped[0].get("shape", (1,)), dtype=np.int64))
-            return max(depth, stated // max(1, int(self._page.size)))
-        return depth
+        """Number of images behind the first header."""
+        return tiff_planes.count(self._tiff, self._page)
 
     def orientation(self) -> int:
         stated = self._page.tags.valueof(_ORIENTATION, 1)
@@ -139,7 +155,7 @@ class TiffFile(ImageFile):
     @cached_property
     def _segments(self) -> Segments:
         _refuse_other_kinds(self._page, self._photometric)
-        return Segments(self._page, self._file, self._tiff.byteorder)
+        return Segments(self._page, self._file, self._tiff.byteorder, plane=self._plane)
 
 
 def read_header(file: IO[bytes]) -> TiffFile:

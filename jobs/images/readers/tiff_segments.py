@@ -24,9 +24,13 @@ class Segments:
         page: Page of tifffile.
         file: Open file.
         byteorder: Byte order of the file, "<" or ">".
+        plane: Number of the image, of several behind one header; counted from 0.
+
+    Raises:
+        Undecodable: The images behind the header cannot be told apart.
     """
 
-    def __init__(self, page: Any, file: IO[bytes], byteorder: str) -> None:
+    def __init__(self, page: Any, file: IO[bytes], byteorder: str, *, plane: int = 0) -> None:
         self._page, self._file = page, file
         self._stored = page.dtype.newbyteorder(byteorder)
         self._planes = page.samplesperpixel if page.planarconfig == _SEPARATE else 1
@@ -38,6 +42,13 @@ class Segments:
         plain = page.compression == page.predictor == page.fillorder == 1 and not page.is_tiled
         self._is_plain = plain and page.bitspersample in (8, 16, 32, 64)
         """Whether rows can be read without the rest of their strip."""
+        self._depth, self._layer = divmod(plane if page.imagedepth > 1 else 0, page.tiledepth if page.is_tiled else 1)
+        self._deep = -(-page.imagedepth // (page.tiledepth if page.is_tiled else 1))
+        """Segments behind one another."""
+        self._shift = page.nbytes * plane if page.imagedepth == 1 else 0
+        """Bytes between this image and the first."""
+        if self._shift and not page.is_contiguous:
+            raise Undecodable("unsupported", "a compressed stack with one header; write a header for each image")
         self._held: dict[int, NDArray[Any]] = {}
 
     def rows(self, top: int, bottom: int) -> NDArray[Any]:
@@ -60,7 +71,7 @@ class Segments:
                 first = step * self._height
                 start, stop = max(top, first), min(bottom, first + self._height)
                 for column in range(self._across):
-                    index = (plane * self._down + step) * self._across + column
+                    index = ((plane * self._deep + self._depth) * self._down + step) * self._across + column
                     left = column * self._width
                     place = bands[start - top : stop - top, left : left + self._width]
                     place[...] = self._part(index, start - first, stop - first, used)[:, : place.shape[1]]
@@ -75,13 +86,15 @@ class Segments:
         offset, count = int(page.dataoffsets[index]), int(page.databytecounts[index])
         if not offset or not count:
             return np.full((1, 1, 1), page.nodata, page.dtype).repeat(self._width, 1)
+        offset += self._shift
         if self._is_plain:
             return self._plain(offset, count, start, stop)
         if (segment := self._held.get(index)) is None:
             data = self._read(offset, count)
             if page.compression in _JPEG:  # imagecodecs passes over libjpeg's warnings
                 strict.judge(_whole_jpeg(data, page))
-            segment = page.decode(data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)[0][0]
+            segment = page.decode(data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)[0]
+            segment = segment[self._layer]
         if stop - start < len(segment):
             used[index] = segment
         return segment[start:stop]

@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from maskfleet.jobs.images.formats import STACKS
 from maskfleet.jobs.inputs.containers.contract import Container, MemberUrl
 from maskfleet.jobs.inputs.containers.parquet_files import ParquetFiles
 from maskfleet.jobs.inputs.containers.tars import Tars
@@ -40,6 +41,11 @@ _FAULTS = {
 """Faults of any file; see `Container.faults`."""
 
 _FAULT = r"fault=[a-z_]+(?:&offset=\d+)?"
+
+_PAGE = r"page=\d+(?:&of=\d+)?"
+"""Form of a page at the end of a URL; see `jobs.inputs.pages.names`."""
+
+_OF_PAGE = re.compile(rf"(?P<file>.+)[#&]{_PAGE}", re.DOTALL)
 
 
 def endings() -> tuple[str, ...]:
@@ -73,6 +79,20 @@ def is_member(url: str) -> bool:
     return _form(CONTAINERS).fullmatch(url) is not None
 
 
+def file_of_page(url: str) -> str | None:
+    """Return the URL of the file or member that a URL names a page of; None if it names no page."""
+    found = _OF_PAGE.fullmatch(url)
+    if found is None:
+        return None
+    file = found["file"]
+    return file if is_member(file) or file.lower().endswith(STACKS) else None
+
+
+def is_part(url: str) -> bool:
+    """Return whether a URL names a part of a file: a member, or a page."""
+    return is_member(url) or file_of_page(url) is not None
+
+
 def member_url(url: str) -> MemberUrl | None:
     """Parse the URL of a member. Return None if it is a file's URL.
 
@@ -91,7 +111,7 @@ def member_url(url: str) -> MemberUrl | None:
 
 def whole(url: str) -> str:
     """Return the URL of a file with an empty fragment, if it would be taken for that of a member."""
-    marked = url.endswith("#") or (container_of(url) is None and is_member(url))
+    marked = url.endswith("#") or (container_of(url) is None and is_part(url))
     return f"{url}#" if marked else url
 
 
@@ -103,15 +123,13 @@ def part_of_file(url: str) -> str:
 def files_of(urls: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return the URLs of the files of members. Other URLs stay as they are."""
     places = "|".join(container.place for container in CONTAINERS)
-    return pc.replace_substring_regex(urls, f"#(?:{places})$", "")
+    return pc.replace_substring_regex(urls, rf"#(?:{places})(?:&{_PAGE})?$", "")
 
 
 @lru_cache(maxsize=8)
 def _form(containers: tuple[Container[Any], ...]) -> re.Pattern[str]:
     """Return the form of a member's URL: after each ending and `#`, the places of that container."""
-    forms = "|".join(
-        f"(?<=(?i:{re.escape(ending)})#)(?:{container.place}|{_FAULT})"
-        for container in containers
-        for ending in container.endings
-    )
+    places = [(ending, f"{container.place}|{_FAULT}") for container in containers for ending in container.endings]
+    places += [(ending, _FAULT) for ending in STACKS]
+    forms = "|".join(f"(?<=(?i:{re.escape(ending)})#)(?:{place})" for ending, place in places)
     return re.compile(f"(?P<file>.+)#(?P<place>{forms})", re.DOTALL)

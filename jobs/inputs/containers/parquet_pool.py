@@ -6,9 +6,9 @@ import time
 import weakref
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
-from maskfleet.jobs.inputs.containers.parquet_process import TRIES, ReadingProcess
+from maskfleet.jobs.inputs.containers.parquet_process import PROGRAM, TRIES, ReadingProcess
 from maskfleet.jobs.inputs.containers.parquet_protocol import Answer, Unreadable, too_many
 from maskfleet.jobs.isolation.process import Died
 from maskfleet.jobs.storage.files import Files
@@ -21,13 +21,18 @@ _PATIENCE = 0.2
 
 
 class ParquetPool:
-    """Processes reading Parquet. The first one starts with the first file. Safe from several threads.
+    """Processes reading Parquet; in a subclass, another foreign format. Safe from several threads.
+
+    The first one starts with the first file.
 
     A file in use keeps its process, and with it the place in the file, as long as there are processes enough.
 
     Attributes:
+        module: Program of the processes.
         started: Number of processes started so far.
     """
+
+    module: ClassVar[str] = PROGRAM
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -77,7 +82,7 @@ class ParquetPool:
             self._starting += 1
         process: ReadingProcess | None = None
         try:
-            process = ReadingProcess()
+            process = ReadingProcess(self.module)
             return process
         finally:
             with self._changed:

@@ -18,7 +18,7 @@ MEMORY = 4 * 2**30
 """Memory limit of a process in bytes, beside what the interpreter itself needs. Arrow writes all images of a row group
 into one page if they are large, and reading needs the page twice: compressed, and not."""
 
-_MODULE = "maskfleet.jobs.inputs.containers.parquet_program"
+PROGRAM = "maskfleet.jobs.inputs.containers.parquet_program"
 
 _SECONDS = 60.0
 """Time of the process for one request, without the time of storage."""
@@ -34,7 +34,10 @@ _MOST_DATA = 2**29 + 2 * AREA
 
 
 class ReadingProcess:
-    """A process reading Parquet, with at most one file open.
+    """A process reading Parquet or another foreign format, with at most one file open.
+
+    Args:
+        module: Its program.
 
     Attributes:
         version: The file that is open, or None.
@@ -44,7 +47,7 @@ class ReadingProcess:
         MaskfleetError: The process does not start.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, module: str = PROGRAM) -> None:
         self.version: Hashable = None
         self.usable = True
         self._stopped = False
@@ -52,7 +55,7 @@ class ReadingProcess:
         for attempt in range(1, TRIES + 1):
             try:
                 self._process = Isolated(
-                    _MODULE, {"block": self._block.descriptor}, memory=MEMORY, seconds=_SECONDS,
+                    module, {"block": self._block.descriptor}, memory=MEMORY, seconds=_SECONDS,
                     descriptors=[self._block.descriptor],
                 )  # fmt: skip
                 break
@@ -60,8 +63,8 @@ class ReadingProcess:
                 if error.by_itself or attempt == TRIES:
                     self._block.close()
                     raise MaskfleetError(
-                        f"a process reading Parquet failed to start ({error}); check that maskfleet is installed for "
-                        "this interpreter"
+                        f"a process reading foreign files failed to start ({error}); check that maskfleet is installed "
+                        "for this interpreter"
                     ) from error
         self._channel = self._process.channel
 

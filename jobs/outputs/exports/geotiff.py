@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from maskfleet.jobs.errors import Changed, NotFound
 from maskfleet.jobs.inputs.containers.formats import is_member
-from maskfleet.jobs.inputs.fetch import Inputs
+from maskfleet.jobs.inputs.fetch import Inputs, file_of
 from maskfleet.jobs.inputs.record import Record
 from maskfleet.jobs.masks import geotiff
 from maskfleet.jobs.masks.png import bands, shape_of
@@ -37,7 +37,7 @@ class GeoTiffExport(FileExport):
 
     def _placement(self, mask: StoredMask) -> geotiff.Placement | None:
         """Read the placement of a mask's image; None if it has none, is gone, or has changed since."""
-        record = Record(*(mask.row[name] for name in ("key", "url", "size", "etag")))
+        record = file_of(Record(*(mask.row[name] for name in ("key", "url", "size", "etag"))))
         size = mask.row["height"], mask.row["width"]
         try:
             if is_member(record.url):

@@ -38,6 +38,7 @@ def identity(job: Job, fingerprint: str) -> str:
     """Return a hash of everything two commands must share for one to resume the run of the other."""
     parts = [job.name, job.input, job.masks.format, fingerprint, job.select.model_dump(mode="json")]
     parts += [job.exclude] if job.exclude else []  # runs begun before this key stay resumable
+    parts += [job.pages] if job.pages != "refuse" else []
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

@@ -3,19 +3,24 @@
 Local files are not fetched here: the decoding processes read them.
 """
 
+import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from maskfleet.jobs.images.contract import STREAM, Failure, Fetched, LocalFile
 from maskfleet.jobs.images.streams import STREAM_BYTES
 from maskfleet.jobs.inputs.containers.formats import is_member
 from maskfleet.jobs.inputs.fetch import Inputs, Reader, read_or_fail
+from maskfleet.jobs.inputs.pages.copies import Copies, Copy
+from maskfleet.jobs.inputs.pages.names import encoded, page_of
 from maskfleet.jobs.inputs.record import Record
 from maskfleet.jobs.run.stages.shard_pass import Movement, Outcome, ShardPass
+from maskfleet.jobs.storage.local_file import read
 from maskfleet.jobs.storage.schemes import is_local
 
 REQUESTS = 32
@@ -56,12 +61,12 @@ class Fetch:
             StorageError: Storage keeps failing, for other images too.
         """
         records = [outcome.record for outcome in shard.outcomes]
-        reader = self._inputs.reader(records)
+        source = _Source(self._inputs.reader(records), Copies(record.url for record in records), records)
         groups = fetch_groups(records)
         pending: deque[tuple[slice, Future[list[Fetched]]]] = deque()
         while True:
             while len(pending) < REQUESTS and (group := next(groups, None)) is not None:
-                pending.append((group, self._submit(reader, records, shard.outcomes[group])))
+                pending.append((group, self._submit(source, shard.outcomes[group])))
             if not pending:
                 return
             group, future = pending.popleft()
@@ -74,33 +79,75 @@ class Fetch:
             if ahead:  # all requests in flight are answered, so decoding is the bottleneck
                 shard.timers.add("fetch", blocked=time.perf_counter() - handed_on)
 
-    def _submit(self, reader: Reader, records: Sequence[Record], group: Sequence[Outcome]) -> Future[list[Fetched]]:
-        fetched = partial(self._fetched, reader, records)
+    def _submit(self, source: "_Source", group: Sequence[Outcome]) -> Future[list[Fetched]]:
         if _kind(group[0].record) != "file":
-            return self._threads.submit(lambda: [fetched(outcome) for outcome in group])
+            return self._threads.submit(lambda: [self._fetched(source, outcome) for outcome in group])
         files: Future[list[Fetched]] = Future()
-        files.set_result([self._file(outcome, partial(fetched, outcome)) for outcome in group])
+        files.set_result([self._file(source, outcome) for outcome in group])
         return files
 
-    def _file(self, outcome: Outcome, fetched: Callable[[], bytes | Failure]) -> LocalFile | Failure:
-        record = outcome.record
+    def _file(self, source: "_Source", outcome: Outcome) -> LocalFile | Failure:
+        record, page = outcome.record, page_of(outcome.record.url).number
         size = record.size or 0
         if size > STREAM_BYTES:
             return _TOO_LARGE
-        return LocalFile(self._inputs.local_path(record), record.etag, size, fetched)
+        path = self._inputs.local_path(record)
+        read = partial(self._read_file, source, outcome, path) if page else partial(self._read, source, outcome)
+        return LocalFile(path, record.etag, size, read, page)
 
-    def _fetched(self, reader: Reader, records: Sequence[Record], outcome: Outcome) -> bytes | Failure:
+    def _read_file(self, source: "_Source", outcome: Outcome, path: str) -> bytes | Failure:
+        """Read the file of a page whole, after its decoding process could not read a part of it."""
+        with suppress(OSError):
+            if os.path.getsize(path) > STREAM_BYTES:
+                return _TOO_LARGE
+        return self._read(source, outcome)
+
+    def _fetched(self, source: "_Source", outcome: Outcome) -> Fetched:
         record = outcome.record
         if (record.size or 0) > STREAM_BYTES:
             return _TOO_LARGE
+        if source.copies.holds(record.url):
+            return self._page(source, outcome)
+        data = self._read(source, outcome)
+        return encoded(record.url, data) if isinstance(data, bytes) else data
+
+    def _page(self, source: "_Source", outcome: Outcome) -> LocalFile | Failure:
+        """Return one of several pages of a file, as a part of a local copy."""
+        record = outcome.record
         started = time.perf_counter()
         try:
-            return read_or_fail(
-                self._inputs, record, records, partial(reader.read, record), partial(reader.read_alone, record)
+            copied = partial(source.copies.copy, record.url, partial(self._inputs.opened, record))
+            copy = read_or_fail(self._inputs, record, source.records, copied, copied)
+            if isinstance(copy, Failure):
+                return copy
+            return LocalFile(
+                copy.path, None, record.size or 0, partial(self._read_of, copy), page_of(record.url).number
             )
         finally:
             self._movement.note()
             outcome.seconds["fetch"] = time.perf_counter() - started
+
+    def _read_of(self, copy: Copy) -> bytes | Failure:
+        return _TOO_LARGE if copy.size > STREAM_BYTES else read(copy.path)
+
+    def _read(self, source: "_Source", outcome: Outcome) -> bytes | Failure:
+        record, reader = outcome.record, source.reader
+        started = time.perf_counter()
+        try:
+            return read_or_fail(
+                self._inputs, record, source.records, partial(reader.read, record), partial(reader.read_alone, record)
+            )
+        finally:
+            self._movement.note()
+            outcome.seconds["fetch"] = time.perf_counter() - started
+
+
+class _Source(NamedTuple):
+    """Where the images of a shard are read."""
+
+    reader: Reader
+    copies: Copies
+    records: Sequence[Record]
 
 
 def fetch_groups(records: Sequence[Record]) -> Iterator[slice]:
@@ -126,6 +173,6 @@ _Kind = Literal["part", "object", "file"]
 
 
 def _kind(record: Record) -> _Kind:
-    if is_member(record.url):
+    if is_member(page_of(record.url).file):
         return "part"
     return "file" if is_local(record.url) else "object"

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from maskfleet.jobs.images.contract import Failure, Limits
 from maskfleet.jobs.images.streams import Stream, Unreadable
 from maskfleet.jobs.inputs.fetch import Inputs, read_or_fail
+from maskfleet.jobs.inputs.pages.names import page_of
 from maskfleet.jobs.masks.formats import Encoder
 from maskfleet.jobs.run.stages.batch import Batch
 from maskfleet.jobs.run.stages.device import Device
@@ -99,7 +100,8 @@ class SegmentInRows:
             self._movement.note()
             return stream.read(top, bottom)
 
-        with self._inputs.opened(outcome.record) as file, Stream(file.fileno(), self._limits) as stream:
+        page = page_of(outcome.record.url).number
+        with self._inputs.opened(outcome.record) as file, Stream(file.fileno(), self._limits, page=page) as stream:
             outcome.size = stream.height, stream.width
             mask = self._encoder.row_encoder(*outcome.size) if self._encoder is not None else None
             write = mask.write if mask is not None else _discard

@@ -12,7 +12,6 @@ HEADS = {
     "a Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
     "a git-annex pointer": b"/annex/objects/SHA256E-s31390--f50d7ac4.png\n",
     "a data URL": b"data:image/png;base64,iVBORw0KGgo",
-    "a GIF": b"GIF89a" + bytes(20),
     "a HEIC photo": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
     "an MP4 or QuickTime video": b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom",
     "a DICOM file": bytes(128) + b"DICM" + bytes(20),

@@ -40,7 +40,7 @@ def test_a_file_is_recognised_by_its_content(name):
     assert format_.name == name
     image = format_.open(sink, max_pixels=600)
     assert (image.width, image.height, image.frames(), image.orientation()) == (30, 20, 1, 1)
-    assert np.asarray(image.pixels()).shape == (20, 30, 3)
+    assert np.asarray(image.pixels()).shape[:2] == (20, 30)
     with pytest.raises(Undecodable, match="600 pixels and run.max_image_pixels is 599") as error:
         format_.open(sink, max_pixels=599)
     assert error.value.error_class == "too_large"
@@ -52,14 +52,14 @@ def test_every_byte_order_of_tiff_is_recognised(prefix):
 
 
 def test_other_files_are_unidentified():
-    for data in (b"GIF89a" + bytes(20), b"<html>", b"RIFF1234WAVE", b"II"):
+    for data in (b"GIF80a" + bytes(20), b"<html>", b"RIFF1234WAVE", b"II"):
         with pytest.raises(Undecodable, match=r"not a JPEG, .* or \.npy file but ") as error:
             recognised(io.BytesIO(data))
         assert error.value.error_class == "unidentified"
 
 
 def test_endings_are_those_of_the_table():
-    photos = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".webp", ".bmp")
+    photos = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif")
     expected = (*photos, ".avif", ".jp2", ".j2k", ".jpx", ".jxl", ".npy")
     assert expected == ENDINGS
 

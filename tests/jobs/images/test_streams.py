@@ -83,7 +83,7 @@ def test_pages_bombs_and_damage_are_refused_by_name(tmp_path):
     first.save(pages, "TIFF", save_all=True, append_images=[first])
     cases = [
         (b"<html>", Limits(3), "unidentified"),
-        (pages.getvalue(), Limits(3), "unsupported"),
+        (pages.getvalue(), Limits(3), "several_pages"),
         (whole.getvalue(), Limits(3, max_pixels=1000), "too_large"),
         (whole.getvalue(), Limits(3, scale=0.5), "unsupported"),
         (whole.getvalue(), Limits(4), "unsupported"),

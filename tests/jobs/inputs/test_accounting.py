@@ -34,10 +34,10 @@ def write(folder, *paths, data=b"x"):
 
 
 def test_row_9b_files_left_alone_are_counted_by_ending(tmp_path):
-    write(tmp_path, "a.PNG", "b.tar.gz", "c/d.TAR.GZ", "e.zip", "f.heic", "g.gif", "README", "c/.png", "x.")
+    write(tmp_path, "a.PNG", "b.tar.gz", "c/d.TAR.GZ", "e.zip", "f.heic", "g.svg", "README", "c/.png", "x.")
     keys, left = listed(tmp_path)
     assert keys == ["a.PNG"]
-    assert left == {".tar.gz": 2, "no ending": 2, ".zip": 1, ".heic": 1, ".gif": 1, "hidden": 1}
+    assert left == {".tar.gz": 2, "no ending": 2, ".zip": 1, ".heic": 1, ".svg": 1, "hidden": 1}
 
 
 def test_odd_endings_stay_a_short_list(tmp_path):
@@ -66,10 +66,10 @@ def test_row_10b_hidden_folders_are_left_alone_in_tars_too(tmp_path):
 @pytest.mark.slow
 def test_other_members_of_a_tar_are_counted_also_from_its_index(tmp_path, weights_file):
     folder = tmp_path / "in"
-    names = ("0.jpg", "0.json", "0.cls", "1.gif", "._0.jpg", ".snapshot/0.jpg")
+    names = ("0.jpg", "0.json", "0.cls", "1.svg", "._0.jpg", ".snapshot/0.jpg")
     tar(folder / "x.tar", [(name, jpeg(0)) for name in names])
     job = Job.of({"input": str(folder), "output": str(tmp_path / "out"), "weights": weights_file})
-    expected = {"hidden": 2, ".json": 1, ".cls": 1, ".gif": 1}
+    expected = {"hidden": 2, ".json": 1, ".cls": 1, ".svg": 1}
     assert [run(job).left_alone for _ in range(2)] == [expected, expected]
     assert listed(folder / "x.tar") == (["x.tar/0.jpg"], expected)
 

@@ -72,7 +72,7 @@ def test_one_of_the_images_read_in_rows_is_sampled(tmp_path, monkeypatch):
     assert second[1:] == (None, None)  # too large, and no fault
     Image.fromarray(pixels[0]).save(tmp_path / "in/a.tif", save_all=True, append_images=[Image.fromarray(pixels[1])])
     first, _ = sample(job, records_of(job), channels=3, min_side=16)
-    assert (first.pixels, first.failure.error_class) == (None, "unsupported")
+    assert (first.pixels, first.failure.error_class) == (None, "several_pages")
 
 
 def test_limits_follow_the_job():

@@ -108,3 +108,17 @@ def test_paths_of_a_folder_have_4095_bytes():
     storage = open_storage("/some/folder")
     assert storage.refused("masks/" + "x/" * 2038) is None
     assert storage.refused("masks/" + "xx/" * 2038) == "its path has 6133 bytes, and Linux allows 4095"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("masks", ["png", "tar", "parquet", "rle", "none"])
+def test_long_names_that_clash_cost_themselves_in_every_format(tmp_path, weights_file, masks):
+    source, out = tmp_path / "in", tmp_path / "out"
+    stems = ["n" * 251, "ü" * 125, "a.b"]
+    drawn(source, *(f"{stem}{ending}" for stem in stems for ending in (".jpg", ".png")), "c.jpg")
+    loose = masks == "png"
+    summary = run(job_of(source, out, weights_file, f"masks.format={masks}"))
+    assert (summary.images, summary.failed) == (7, 4 if loose else 0)
+    assert summary.errors == ({"mask_name": 4} if loose else {})
+    assert run(job_of(source, out, weights_file, f"masks.format={masks}")).images == 0
+    assert verify(str(out)).problems == []
