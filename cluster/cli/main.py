@@ -39,6 +39,7 @@ COMMANDS: dict[str, dict[str, Callable[..., Any] | typer.Typer]] = {
         "list": operations.list_,
         "logs": operations.logs,
         "report": outputs.report,
+        "show": outputs.show,
         "explain": outputs.explain,
         "verify": outputs.verify,
         "export": outputs.export,

@@ -1,7 +1,7 @@
-"""Commands on the output of a job, read from storage alone: report, explain, verify, export, gc."""
+"""Commands on the output of a job, read from storage alone: report, explain, show, verify, export, gc."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,6 +11,8 @@ from maskfleet.cluster.terminal import console
 from maskfleet.cluster.terminal.words import counted
 from maskfleet.jobs.errors import JobError
 from maskfleet.jobs.outputs.exports.forms import EXPORTS
+
+_FAILED_SHOWN = 24
 
 
 def explain(
@@ -83,6 +85,70 @@ def _save(file: Path, data: bytes) -> None:
         file.write_bytes(data)
     except OSError as error:
         raise JobError(f"{file} cannot be written ({error.strerror}); give another file with --to") from error
+
+
+def show(
+    output: options.OutputOrJob,
+    key: Annotated[
+        str | None, typer.Argument(metavar="KEY", help="Key of the image, or a unique ending of it.")
+    ] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="Contact sheet of failed images, with the reasons.")] = False,
+    least_confident: Annotated[
+        int | None,
+        typer.Option(
+            "--least-confident", min=1, max=200, metavar="N", help="Contact sheet of the N least confident images."
+        ),
+    ] = None,
+    run_id: Annotated[
+        str | None, typer.Option("--run", metavar="RUN", help="Show this run. Default: the newest of each image.")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--output", metavar="FILE", help="PNG file to write. Default: maskfleet-show.png.")
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option("--size", min=16, max=8192, metavar="PX", help="Longest side of each picture. Default: 640, 224."),
+    ] = None,
+    open_: Annotated[bool, typer.Option("--open", help="Open the file in the system's viewer.")] = False,
+    profile: options.Profile = None,
+) -> None:
+    """Draw an image, its mask and their overlay as a PNG file, or a contact sheet.
+
+    Reads the image from the input again. If it is no longer there, the mask is drawn alone.
+
+    Examples:
+      maskfleet show out/ well-0003.png --open
+      maskfleet show out/ --least-confident 24 --output sheet.png
+      maskfleet show out/ --failed
+    """
+    from maskfleet.jobs.outputs.pictures import show as pictures
+
+    if sum((key is not None, failed, least_confident is not None)) != 1:
+        raise JobError("name one image, or give --failed or --least-confident N")
+    place = place_of(output, profile=profile)
+    settings: dict[str, Any] = {"run_id": run_id, "profile": place.profile} | ({"size": size} if size else {})
+    picture: pictures.Picture | None
+    if key is not None:
+        picture = pictures.show(place.output, key, **settings)
+    elif least_confident is not None:
+        picture = pictures.least_confident(place.output, least_confident, **settings)
+    else:
+        picture = pictures.failed(place.output, _FAILED_SHOWN, **settings)
+    if picture is None:
+        typer.echo(f"no image failed in {place.output}")
+        return
+    target = file or Path("maskfleet-show.png")
+    try:
+        picture.image.save(target, "PNG")
+    except OSError as error:
+        raise JobError(f"{target} cannot be written ({error.strerror or error}); name another file") from error
+    for line in picture.lines:
+        typer.echo(line)
+    for notice in picture.notices:
+        console.say(notice)
+    typer.echo(str(target))
+    if open_ and typer.launch(str(target.resolve())):
+        console.say(f"no viewer opens {target}; open it yourself")
 
 
 def verify(output: options.OutputOrJob, profile: options.Profile = None, as_json: options.AsJson = False) -> int:

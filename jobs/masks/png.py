@@ -154,6 +154,27 @@ def bands(data: bytes, rows: int) -> Iterator[NDArray[np.uint8]]:
         raise ValueError(f"damaged ({error}), no mask") from error
 
 
+def class_bands(data: bytes, values: Sequence[Any], rows: int) -> Iterator[NDArray[np.uint8]]:
+    """Decode a PNG file written by `Encoder` to classes, `rows` rows at a time; see `bands`.
+
+    Args:
+        data: The file.
+        values: Pixel value of each class.
+        rows: Rows decoded at once.
+
+    Yields:
+        Class maps (rows, W), uint8, from top to bottom.
+    """
+    # Values are unique, so that each names one class.
+    table = np.asarray(values, np.uint8).reshape(len(values), -1)
+    for band in bands(data, rows):
+        shown = band.reshape(*band.shape[:2], -1)
+        classes = np.zeros(band.shape[:2], np.uint8)
+        for class_ in range(1, len(table)):
+            classes[(shown == table[class_]).all(axis=2)] = class_
+        yield classes
+
+
 def _inflated(inflate: Any, packed: bytes, size: int) -> bytes:
     parts: list[bytes] = []
     while size:

@@ -40,14 +40,9 @@ class PngFiles(MaskFormat):
     def classes(self, row: Mapping[str, Any], file: bytes | None, values: Sequence[Any]) -> NDArray[np.uint8]:
         if file is None:
             raise ValueError(f"the mask {row['mask_member']} is not in its shard's file")
-        # Values are unique, so that each names one class.
-        table = np.asarray(values, np.uint8).reshape(len(values), -1)
-        classes = np.zeros(png.shape_of(file)[:2], np.uint8)
-        for number, band in enumerate(png.bands(file, _ROWS)):
-            shown = band.reshape(*band.shape[:2], -1)
-            part = classes[number * _ROWS :][: len(band)]
-            for class_ in range(1, len(table)):
-                part[(shown == table[class_]).all(axis=2)] = class_
+        classes = np.empty(png.shape_of(file)[:2], np.uint8)
+        for number, band in enumerate(png.class_bands(file, values, _ROWS)):
+            classes[number * _ROWS :][: len(band)] = band
         return classes
 
     def as_png(self, file: bytes | None) -> bytes | None:

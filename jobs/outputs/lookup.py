@@ -14,7 +14,7 @@ from maskfleet.jobs.ledger.keys import chosen
 from maskfleet.jobs.ledger.manifest import Manifest
 from maskfleet.jobs.ledger.runs import StoredRun, state_of, stored_run, stored_runs
 from maskfleet.jobs.ledger.shard_files import rows_of
-from maskfleet.jobs.outputs.rows import newest_rows
+from maskfleet.jobs.outputs.rows import newest_rows, rows_of_run
 from maskfleet.jobs.storage.contract import Storage
 
 
@@ -50,6 +50,27 @@ def newest_row(storage: Storage, name: str) -> CommittedRow:
     key = chosen(name, (key for part in keys for key in part.to_pylist()))
     found = _first_row(storage, _likely_runs(storage, key), key)
     found = found or _first_row(storage, stored_runs(storage, newest_first=True), key)
+    assert found is not None
+    return found
+
+
+def row_of_run(storage: Storage, run: StoredRun, name: str) -> CommittedRow:
+    """Find the committed row of an image in one run.
+
+    Args:
+        storage: Output storage.
+        run: The run.
+        name: Key of the image, or any unique ending of it.
+
+    Raises:
+        JobError: No image of the run has this key, or several have this ending.
+        StorageError: A committed file is missing or damaged.
+    """
+    if (found := _first_row(storage, [run], name)) is not None:
+        return found
+    tables = rows_of_run(storage, run.run_id)
+    keys = (table["key"].filter(pc.ends_with(table["key"], name)) for table in tables)
+    found = _first_row(storage, [run], chosen(name, (key for part in keys for key in part.to_pylist())))
     assert found is not None
     return found
 

@@ -51,9 +51,17 @@ def all_rows(storage: Storage, columns: Sequence[str] | None = None) -> Iterator
         JobError: There is no such column.
     """
     wanted = schema_of(columns)
-    for stream in _of_each_run(storage, lambda run_id: _rows_of(storage, run_id)):
+    for stream in _of_each_run(storage, lambda run_id: rows_of_run(storage, run_id)):
         for table in stream:
             yield _arranged(table, wanted)
+
+
+def rows_of_run(storage: Storage, run_id: str) -> Iterator[pa.Table]:
+    """Yield the rows of a run in key order, with all columns; of an unfinished run those committed so far."""
+    if state_of(storage, run_id) == "unfinished":
+        yield from committed_rows(storage, run_id)
+    else:
+        yield from rows_of_finished(storage, run_id)
 
 
 def schema_of(columns: Sequence[str] | dict[str, None] | None) -> pa.Schema:
@@ -87,7 +95,7 @@ def _started(stream: Iterator[pa.Table]) -> Iterator[pa.Table]:
 
 def _outcomes(storage: Storage, run_id: str, schema: pa.Schema) -> Iterator[pa.Table]:
     """Yield the rows of a run and the tombstones of the images it missed, in key order."""
-    rows = (_arranged(table, schema) for table in _rows_of(storage, run_id))
+    rows = (_arranged(table, schema) for table in rows_of_run(storage, run_id))
     return merged([rows, (_tombstones(table, schema) for table in missed_by(storage, run_id))])
 
 
@@ -97,11 +105,3 @@ def _tombstones(known: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays(
         [columns.get(field.name, pa.nulls(count, field.type)) for field in schema], schema=schema
     )
-
-
-def _rows_of(storage: Storage, run_id: str) -> Iterator[pa.Table]:
-    """Yield the rows of a run in key order."""
-    if state_of(storage, run_id) == "unfinished":
-        yield from committed_rows(storage, run_id)
-    else:
-        yield from rows_of_finished(storage, run_id)

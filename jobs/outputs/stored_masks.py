@@ -1,6 +1,6 @@
 """Committed masks, read back as PNG files, class maps or run lengths."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +53,15 @@ class StoredMask:
     def classes(self) -> NDArray[np.uint8]:
         """Return the class map (H, W), uint8."""
         return self.format.classes(self.row, self.file, self.values)
+
+    def class_bands(self) -> Iterator[NDArray[np.uint8]]:
+        """Yield the class map from top to bottom, (rows, W), uint8. A mask stored as PNG is never held as a whole."""
+        data = self.format.as_png(self.file)
+        if data is not None:
+            yield from png.class_bands(data, self.values, _ROWS)
+            return
+        classes = self.classes()
+        yield from (classes[top : top + _ROWS] for top in range(0, len(classes), _ROWS))
 
     def run_lengths(self) -> run_lengths.Masks:
         """Return the mask of each class as run lengths."""

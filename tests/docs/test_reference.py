@@ -155,6 +155,7 @@ def test_the_surface_of_the_command_line_is_closed():
         "run": sorted([*job, *selection, "--address", "--no-ray"]),
         "plan": sorted([*job, *selection]),
         "report": ["--nights", "--profile", "--run", "--to"],
+        "show": ["--failed", "--least-confident", "--open", "--output", "--profile", "--run", "--size"],
         "explain": ["--json", "--profile"],
         "retry": ["--address", "--class", "--json", "--no-ray", "--profile", "--set"],
         "redo": ["--address", "--json", "--no-ray", "--profile", "--run", "--set", "--shard"],

@@ -6,6 +6,7 @@ import os
 import pytest
 from command_line import maskfleet
 from conftest import draw_images
+from PIL import Image
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +29,9 @@ def job(tmp_path_factory, weights_file):
     [
         (["verify"], "2 rows checked, no problems\n"),
         (["explain", "broken.png"], "broken.png: failed, by run"),
+        (["show", "image-000.jpg"], "class 1: "),
+        (["show", "--failed"], "1 of 1 failed image in "),
+        (["show", "--least-confident", "3", "--output", "sheet.png"], "\nsheet.png\n"),
         (["export", "exported"], "1 mask in exported; 1 failed image without a mask\n"),
         (["gc"], "0 files (0 bytes) unused; delete with --delete; 0 unused files younger than 24 hours kept\n"),
         (["status"], "complete"),
@@ -54,3 +58,23 @@ def test_a_folder_without_runs_is_an_error(command, tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
     assert "there is no run in nope; correct the path" in done.stderr
     assert not os.listdir(tmp_path)
+
+
+def test_show_writes_a_picture_and_says_what_is_not_there(job, tmp_path):
+    done = maskfleet("show", job, "image-000.jpg", "--size", "64", cwd=tmp_path)
+    assert done.stdout.endswith("\nmaskfleet-show.png\n")
+    with Image.open(tmp_path / "maskfleet-show.png") as picture:
+        assert picture.format == "PNG"
+    for arguments, message in (
+        ([job], "name one image, or give --failed or --least-confident N"),
+        ([job, "image-000.jpg", "--failed"], "name one image, or give"),
+        ([job, "nope.png"], "no image key ends with 'nope.png'"),
+        (["nope", "a.png"], "there is no run in nope; correct the path"),
+        ([job, "--failed", "--run", "nope"], "there is no run nope in"),
+        ([job, "broken.png"], "broken.png has no mask"),
+        ([job, "image-000.jpg", "--output", "no/folder.png"], "no/folder.png cannot be written"),
+    ):
+        done = maskfleet("show", *arguments, cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (2, ""), arguments
+        assert message in done.stderr
+        assert done.stderr.count("\n") == 1
