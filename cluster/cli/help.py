@@ -14,6 +14,10 @@ _EXAMPLES = "\nExamples:\n"
 class Command(TyperCommand):
     """A command. Its docstring may end with a section of examples."""
 
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the parts of the line of usage, required arguments without Typer's braces."""
+        return [re.sub(r"^\{(.*)\}$", r"\1", piece) for piece in super().collect_usage_pieces(ctx)]
+
     def format_help_text(self, ctx: Any, formatter: Any) -> None:
         """Write the docstring without its examples."""
         _write_text(formatter, (self.help or "").partition(_EXAMPLES)[0])

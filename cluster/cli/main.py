@@ -16,6 +16,7 @@ import typer
 
 from maskfleet.cluster.cli import bench, demo, doctor, generate, operations, outputs, running, weights
 from maskfleet.cluster.cli.help import Command, Group
+from maskfleet.cluster.cli.usage import explained
 from maskfleet.cluster.terminal import console
 from maskfleet.cluster.terminal.signals import STOPPED
 from maskfleet.jobs.cores import PATIENT_THREADS
@@ -62,6 +63,8 @@ COMMANDS: dict[str, dict[str, Callable[..., Any] | typer.Typer]] = {
 }
 """All commands by heading in `maskfleet --help` and by name."""
 
+_GLOBAL = ("--log", "--debug")
+
 _log = logging.getLogger("maskfleet")
 
 
@@ -69,13 +72,20 @@ def main() -> None:
     """Run the command line and end the process with its exit code."""
     for name, value in PATIENT_THREADS.items():
         os.environ.setdefault(name, value)  # torch reads it once, when it is imported
-    code = _exit_code(lambda: app(standalone_mode=False))
+    code = _exit_code(lambda: app(_with_global_options_first(sys.argv[1:]), standalone_mode=False))
     # C++ threads of torch, pyarrow and Ray can abort an interpreter during shutdown (exit code 134), and schedulers
     # read the exit code. So Python's exit functions run here, and then the process exits at once.
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _with_global_options_first(arguments: list[str]) -> list[str]:
+    """Move --log and --debug before the command: they may stand anywhere before a "--"."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    found = [argument for argument in arguments[:end] if argument in _GLOBAL]
+    return [*found, *(argument for argument in arguments[:end] if argument not in _GLOBAL), *arguments[end:]]
 
 
 def _exit_code(command: Callable[[], Any]) -> int:
@@ -103,7 +113,8 @@ def _complain(error: Exception, code: int) -> int:
     if isinstance(error, MaskfleetError):
         console.complain(redacted(first))
     else:
-        console.complain(f"{type(error).__name__}: {redacted(first)} (for the traceback: maskfleet --debug …)")
+        what = f"{type(error).__name__}: {redacted(first)}"
+        console.complain(f"internal error ({what}); please report it with the output of the same command and --debug")
     return code
 
 
@@ -112,14 +123,7 @@ def _complain_of_usage(error: Any) -> int:
     if message.startswith("Usage:"):  # no command was given
         typer.echo(message, err=True)
         return 2
-    context = getattr(error, "ctx", None)
-    path = context.command_path if context else "maskfleet"
-    if getattr(error, "option_name", None) in {"--log", "--debug"} and context and context.parent:
-        console.complain(
-            f"{error.option_name} goes before the command: {context.parent.command_path} {error.option_name} …"
-        )
-    else:
-        console.complain(f"{' '.join(message.split()).rstrip('.')}; see {path} --help")
+    console.complain(explained(error))
     return 2
 
 
@@ -140,7 +144,8 @@ def _maskfleet(
 ) -> None:
     """Turn buckets of images into segmentation masks and Parquet statistics, on Ray.
 
-    `maskfleet COMMAND --help` describes a command. --debug and --log go before the command.
+    `maskfleet COMMAND --help` describes a command, and `maskfleet --install-completion` makes the shell complete them.
+    --debug and --log may stand anywhere.
 
     Exit codes: 0 success; 1 incomplete run or other failure; 2 invalid job, input, weights or usage; 3 new weights
     refused by the gate; 4 output locked by another run; 130 stopped.
@@ -148,7 +153,7 @@ def _maskfleet(
     Examples:
       maskfleet demo
       maskfleet run --input images/ --output out/ --weights nuclei
-      maskfleet --log run job.toml
+      maskfleet run job.toml --log
     """
     _log.propagate = False
     _log.setLevel(logging.DEBUG if debug else logging.INFO)

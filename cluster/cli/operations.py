@@ -13,11 +13,13 @@ import typer
 from maskfleet.cluster.cli import options
 from maskfleet.cluster.cli.targets import is_job_file, place_of
 from maskfleet.cluster.terminal import console
+from maskfleet.cluster.terminal.status import lines as status_lines
 from maskfleet.jobs.errors import JobError, MaskfleetError
 from maskfleet.jobs.job.schema import Job
 
 if TYPE_CHECKING:  # imports Ray
     from maskfleet.cluster.submit import Submissions
+    from maskfleet.jobs.outputs.status import Status
 
 
 def submit(
@@ -76,7 +78,12 @@ def status(
       maskfleet status job.toml --address http://10.0.0.5:8265
     """
     if address is None:
-        console.show(_run_status(target, profile=profile), as_json=as_json)
+        found = _run_status(target, profile=profile)
+        if as_json:
+            console.show_json(asdict(found))
+            return
+        for line in status_lines(found):
+            typer.echo(line)
     else:
         console.show(_submission_status(target, address, profile=profile), as_json=as_json)
 
@@ -160,11 +167,11 @@ def stop(target: options.Submission, address: options.Dashboard) -> int:
     return 0 if state in {"STOPPED", "SUCCEEDED", "FAILED"} else 1
 
 
-def _run_status(target: str, *, profile: str | None) -> dict[str, Any]:
+def _run_status(target: str, *, profile: str | None) -> "Status":
     from maskfleet.jobs.outputs.status import status as status_of
 
     place = place_of(target, profile=profile)
-    return asdict(status_of(place.output, profile=place.profile))
+    return status_of(place.output, profile=place.profile)
 
 
 def _submission_status(target: str, address: str, *, profile: str | None) -> dict[str, Any]:
@@ -180,10 +187,10 @@ def _submission_status(target: str, address: str, *, profile: str | None) -> dic
         if not is_job_file(target):
             raise
         console.say(f"{error}. Showing the state in the output instead")
-        return _run_status(target, profile=profile)
+        return asdict(_run_status(target, profile=profile))
     info = submissions.info(name)
     try:
-        run = _run_status(info["output"], profile=profile) if info["output"] else None
+        run = asdict(_run_status(info["output"], profile=profile)) if info["output"] else None
     except MaskfleetError as error:  # this machine may have no access to the output
         run = {"unknown": str(error)}
     return {**info, "run": run}

@@ -22,6 +22,14 @@ def _choice_of(choices: tuple[str, ...]) -> Callable[[list[str] | None], list[st
     return check
 
 
+def _date(text: str | None) -> str | None:
+    try:
+        datetime.fromisoformat(text or "2026-11-24")
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is no date; write 2026-11-24 or 2026-11-24T18:00") from error
+    return text
+
+
 JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="Job file (TOML).")]
 OptionalJobFile = Annotated[
     Path | None,
@@ -91,7 +99,10 @@ Only = Annotated[
 Since = Annotated[
     str | None,
     typer.Option(
-        "--since", metavar="DATE", help="Process only images modified at or after this date, such as 2026-11-24."
+        "--since",
+        metavar="DATE",
+        callback=_date,
+        help="Process only images modified at or after this date, such as 2026-11-24.",
     ),
 ]
 Limit = Annotated[

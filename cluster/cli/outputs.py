@@ -8,7 +8,7 @@ import typer
 from maskfleet.cluster.cli import options
 from maskfleet.cluster.cli.targets import place_of
 from maskfleet.cluster.terminal import console
-from maskfleet.cluster.terminal.words import counted
+from maskfleet.cluster.terminal.words import counted, size
 from maskfleet.jobs.errors import JobError
 from maskfleet.jobs.outputs.exports.forms import EXPORTS
 
@@ -38,7 +38,8 @@ def explain(
     typer.echo(f"{history['key']}: {history['state']}")
     for run in history["runs"]:
         typer.echo(f"\nrun {run.pop('run')}")
-        console.show(run, as_json=False)
+        planned = f"{'yes' if run.pop('planned') else 'no'}: {run.pop('why')}"
+        console.show({"planned": planned, **run}, as_json=False)
 
 
 def report(
@@ -249,4 +250,4 @@ def gc(
         typer.echo(reason)
     files, young = counted(len(found.paths), "file"), counted(found.young, "unused file")
     action = "deleted" if delete else "unused; delete with --delete"
-    typer.echo(f"{files} ({counted(found.size, 'byte')}) {action}; {young} younger than {hours:g} hours kept")
+    typer.echo(f"{files} ({size(found.size)}) {action}; {young} younger than {hours:g} hours kept")

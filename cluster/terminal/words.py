@@ -7,7 +7,7 @@ def counted(number: int, noun: str) -> str:
     """Return a number with its noun, such as "1 mask" or "2 masks"."""
     if number == 1:
         return f"1 {noun}"
-    return f"{number} {noun}{'es' if noun.endswith(('s', 'x', 'sh', 'ch')) else 's'}"
+    return f"{number:,} {noun}{'es' if noun.endswith(('s', 'x', 'sh', 'ch')) else 's'}"
 
 
 def duration(seconds: float) -> str:

@@ -5,10 +5,11 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from maskfleet.jobs.errors import Damaged, NotFound
+from maskfleet.jobs.errors import Damaged, JobError, NotFound
 from maskfleet.jobs.ledger import catalog
 from maskfleet.jobs.ledger.manifest import Manifest
 from maskfleet.jobs.ledger.runs import StoredRun, set_aside_of, stored_runs
+from maskfleet.jobs.masks.formats import mask_format
 from maskfleet.jobs.outputs.lookup import committed_row
 from maskfleet.jobs.planning.live_plan import gone_rows
 from maskfleet.jobs.storage.contract import Storage
@@ -29,7 +30,8 @@ class RunHistory:
         why: Reason for planning the image or not.
         etag: ETag of the image in the plan; None if it was not planned.
         shard: Shard of the image; None if it was not planned.
-        outcome: Columns of the image's row: status, failure, attempt, worker and mask. Empty if it was not planned.
+        outcome: Columns of the image's row: status, failure, attempt, worker and mask; and `mask`, the loose file, if
+            there is one. Empty if it was not planned.
     """
 
     run: str
@@ -80,9 +82,11 @@ def explain(output: str, name: str, *, profile: str | None = None) -> History:
         profile: AWS profile.
 
     Raises:
-        JobError: No image with this name was ever listed, or several images have this ending.
+        JobError: There is no run, no image with this name was ever listed, or several images have this ending.
     """
     storage = open_storage(output, profile=profile)
+    if next(stored_runs(storage), None) is None:
+        raise JobError(f"there is no run in {storage.root}; correct the path")
     version = catalog.current(storage)
     key = name if _is_in_newest_plan(storage, name) else catalog.ending(storage, version, name)
     histories: list[RunHistory] = []
@@ -129,6 +133,8 @@ def _history(storage: Storage, run: StoredRun, key: str, earlier: Sequence[RunHi
         )
     found = committed_row(storage, run.commits(storage), row["shard"], key)
     outcome = {"status": "not done yet"} if found is None else {name: found[1][name] for name in _SHOWN}
+    if outcome.get("mask_member") and mask_format(run.mask_format).loose:
+        outcome["mask"] = f"masks/{outcome['mask_member']}"
     return RunHistory(
         run=run.run_id,
         planned=True,

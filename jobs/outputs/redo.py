@@ -63,6 +63,8 @@ def redo(
     storage = open_storage(output, profile=profile)
     with locked(storage, on_overlap(storage), waiting=waiting) as lock:
         version = catalog.current(storage)
+        if not version.number and next(stored_runs(storage), None) is None:
+            raise JobError(f"there is no run in {storage.root}; correct the path")
         if not version.number:
             raise JobError(
                 f"{storage.root} has no catalog; run its job first: it makes the catalog, and what is missing"

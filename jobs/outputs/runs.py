@@ -70,4 +70,4 @@ def log(output: str, *, profile: str | None = None) -> str:
     for run_id in reversed(storage.names("runs")):
         if names := storage.names(f"runs/{run_id}/logs"):
             return "".join(storage.read(f"runs/{run_id}/logs/{name}").decode() for name in names)
-    raise JobError(f"no run in {output} has a log; correct the path, or ask the cluster with --address")
+    raise JobError(f"no run in {output} has a log; a run with --no-ray keeps none; for a submission, give --address")

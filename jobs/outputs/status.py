@@ -1,10 +1,12 @@
 """The progress of an output's newest run, from storage alone, during the run or after it."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from maskfleet.jobs.errors import Damaged, JobError, NotFound
+from maskfleet.jobs.ledger import catalog
 from maskfleet.jobs.ledger.commit import pending
 from maskfleet.jobs.ledger.manifest import Manifest
 from maskfleet.jobs.ledger.runs import SET_ASIDE, StoredRun, set_aside_of, state_of, stored_runs
@@ -28,6 +30,7 @@ class Status:
         left_alone: Number of files in the input that are no images of it, by the rule; empty while planning.
         fingerprint: Fingerprint of the run.
         weights: Id of the weights.
+        totals: Number of images of the whole output by their newest outcome in finished runs: ok, failed, redo.
         problem: Damage that keeps the run from being finished, or "".
     """
 
@@ -42,6 +45,7 @@ class Status:
     left_alone: Mapping[str, int]
     fingerprint: str
     weights: str
+    totals: Mapping[str, int]
     problem: str = ""
 
 
@@ -55,17 +59,17 @@ def status(output: str, *, profile: str | None = None) -> Status:
     for run in stored_runs(storage, newest_first=True):
         aside = set_aside_of(storage, run.run_id)
         if aside is not None:
-            return _set_aside(run, aside)
+            return _set_aside(storage, run, aside)
         try:
             return _status(storage, run, Manifest.stored(storage, run.run_id))
         except NotFound:  # interrupted before its plan was stored
             continue
         except Damaged as error:
-            return _set_aside(run, {"reason": str(error)})
+            return _set_aside(storage, run, {"reason": str(error)})
     raise JobError(f"there is no run in {output}; correct the path")
 
 
-def _set_aside(run: StoredRun, record: Mapping[str, Any]) -> Status:
+def _set_aside(storage: Storage, run: StoredRun, record: Mapping[str, Any]) -> Status:
     kept = record.get("kept", 0)
     return Status(
         run_id=run.run_id,
@@ -79,6 +83,7 @@ def _set_aside(run: StoredRun, record: Mapping[str, Any]) -> Status:
         left_alone={},
         fingerprint=run.fingerprint,
         weights=run.weights,
+        totals=_totals(storage),
         problem=record["reason"],
     )
 
@@ -100,7 +105,16 @@ def _status(storage: Storage, run: StoredRun, manifest: Manifest) -> Status:
         left_alone=manifest.frozen.left_alone,
         fingerprint=run.fingerprint,
         weights=run.weights,
+        totals=_totals(storage),
     )
+
+
+def _totals(storage: Storage) -> dict[str, int]:
+    totals: Counter[str] = Counter()
+    for table in catalog.rows(storage, catalog.current(storage)):
+        totals.update(table["status"].to_pylist())
+    del totals[catalog.GONE]
+    return dict(totals.most_common())
 
 
 def newest_job(output: str, *, profile: str | None = None) -> dict[str, Any]:

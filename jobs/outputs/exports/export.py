@@ -60,11 +60,12 @@ def export(
         form: Key of `jobs.outputs.exports.forms.EXPORTS`.
         destination: Path or URL to write to, outside the output.
         key: Key of one image, or any unique ending of it; None for all images.
-        names: Names of the classes after the first. Unnamed classes are called `class_1`, `class_2` and so on.
+        names: Names of all classes after the first. Without them the classes are called `class_1`, `class_2` and so on.
         profile: AWS profile.
 
     Raises:
-        JobError: The output has no run or no such key, the form is unknown, or masks cannot be exported in it.
+        JobError: The output has no run or no such key, the form is unknown, the names do not fit the classes, or masks
+            cannot be exported in it.
         StorageError: A committed file is missing or damaged.
     """
     if form not in EXPORTS:
@@ -84,10 +85,20 @@ def export(
     ):
         for shard in _newest(source, only):
             if shard.masks:
+                _check_names(names, len(shard.masks[0].values))
                 writer.write(shard.masks)
             images += len(shard.masks)
             failed += shard.failed
         return Exported(images, failed, writer.finish())
+
+
+def _check_names(names: Sequence[str], classes: int) -> None:
+    if names and len(names) != classes - 1:
+        like = ",".join(("cell", "wall", "nucleus")[: classes - 1]) + (",…" if classes > 4 else "")
+        raise JobError(
+            f"the masks have {classes} classes: {len(names)} names do not fit; name all but the first class, such as "
+            f"--names {like}"
+        )
 
 
 class _Newest(NamedTuple):

@@ -23,8 +23,14 @@ from maskfleet.cluster.cli.main import COMMANDS
         (["--output", "/dev/null/x"], 2, "the output is not writable"),
         (["--no-such-flag"], 2, "No such option: --no-such-flag; see"),
         (["--only", "old"], 2, "'old' is unknown; choose from new, changed, stale, failed"),
-        (["--limit", "0"], 2, "Invalid value for '--limit'"),
-        (["--log"], 2, "--log goes before the command"),
+        (["--limit", "0"], 2, "Invalid value for '--limit': give at least 1; see"),
+        (
+            ["--limit", "x"],
+            2,
+            "Invalid value for '--limit': give a whole number, such as 100; see maskfleet run --help",
+        ),
+        (["--since", "yesterday"], 2, "Invalid value for '--since': 'yesterday' is no date; write 2026-11-24 or"),
+        (["--date", "24.11.2026"], 2, "'24.11.2026' is no date; write it like 2026-11-24"),
     ],
 )
 def test_bad_jobs_are_one_line_and_exit_2(change, code, message, images, tmp_path, weights_file):

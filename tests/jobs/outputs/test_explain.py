@@ -44,7 +44,12 @@ def test_the_history_of_images_over_several_runs(tmp_path, weights_file):
     story = explain(str(tmp_path / "out"), "broken.png").to_json()["runs"][0]
     assert story["stage"] == "decode"
     assert story["attempt"]
+    assert "mask" not in story
+    loose = explain(str(tmp_path / "out"), "new.png").to_json()["runs"][1]["mask"]
+    assert (tmp_path / "out" / loose).is_file()
     with pytest.raises(JobError, match="give more of the key"):
         explain(str(tmp_path / "out"), ".png")
     with pytest.raises(JobError, match="no image key ends with 'nothing'"):
         explain(str(tmp_path / "out"), "nothing")
+    with pytest.raises(JobError, match="there is no run in .*/nope; correct the path"):
+        explain(str(tmp_path / "nope"), "new.png")

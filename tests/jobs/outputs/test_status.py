@@ -23,7 +23,11 @@ def test_the_progress_of_a_run_is_read_from_its_output(tmp_path, weights_file):
     run(job)
     found = status(str(out))
     assert (found.state, found.done, found.shards_left) == ("complete", 6, 0)
-    (entry,) = runs(str(out))
+    assert found.totals == {"ok": 6}
+    run(job)
+    found = status(str(out))
+    assert (found.images, found.totals) == (0, {"ok": 6})
+    _, entry = runs(str(out))
     assert (entry.state, entry.exit_code, entry.images, entry.failed) == ("complete", 0, 6, 0)
     assert newest_job(str(out))["name"] == "six"
 

@@ -152,9 +152,9 @@ def test_exports_are_the_same_from_every_format(outputs, truth, tmp_path, form):
 @pytest.mark.parametrize("form", ["tar", "rle"])
 def test_coco_json_loads_in_pycocotools(outputs, truth, tmp_path, form, capsys):
     coco = pytest.importorskip("pycocotools.coco")
-    export(str(outputs / form), "coco", str(tmp_path), names=("cell",))
+    export(str(outputs / form), "coco", str(tmp_path), names=("cell", "wall"))
     found = coco.COCO(str(tmp_path / "annotations.json"))
-    assert [found.cats[number]["name"] for number in (1, 2)] == ["cell", "class_2"]
+    assert [found.cats[number]["name"] for number in (1, 2)] == ["cell", "wall"]
     names = {row["key"]: row["mask_member"] for row in statistics(outputs / "rle")}
     assert len(found.imgs) == 9
     for image in found.imgs.values():
@@ -309,6 +309,14 @@ def test_a_form_is_added_by_one_module_and_one_entry(outputs, truth, tmp_path, m
 def test_an_unknown_form_is_refused_by_name(outputs, tmp_path):
     with pytest.raises(JobError, match="unknown export form 'gif'; choose one of png, voc, coco, geotiff"):
         export(str(outputs / "rle"), "gif", str(tmp_path / "gif"))
+
+
+@pytest.mark.parametrize("names", [("a",), ("a", "b", "c")])
+def test_names_must_be_as_many_as_the_classes_but_the_first(outputs, tmp_path, names):
+    message = f"the masks have 3 classes: {len(names)} names do not fit; name all but the first class, such as --names cell,wall"
+    with pytest.raises(JobError, match=message):
+        export(str(outputs / "tar"), "coco", str(tmp_path / "x"), names=names)
+    assert not (tmp_path / "x").exists()
 
 
 def test_the_table_of_forms_loads_neither_numpy_nor_pyarrow():
