@@ -15,8 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from maskfleet.cluster.cli import bench, demo, doctor, generate, operations, outputs, running, weights
-from maskfleet.cluster.cli.help import Command, Group
-from maskfleet.cluster.cli.usage import explained
+from maskfleet.cluster.cli.help import Command, Group, explained
 from maskfleet.cluster.terminal import console
 from maskfleet.cluster.terminal.signals import STOPPED
 from maskfleet.jobs.cores import PATIENT_THREADS

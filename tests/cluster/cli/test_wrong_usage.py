@@ -5,8 +5,8 @@ import re
 import pytest
 from typer.main import get_command
 
+from maskfleet.cluster.cli.help import explained
 from maskfleet.cluster.cli.main import _with_global_options_first, app
-from maskfleet.cluster.cli.usage import explained
 
 
 @pytest.mark.parametrize(
