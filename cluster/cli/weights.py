@@ -59,6 +59,7 @@ def finetune(
     else:
         scores("base", made.record.base)
         scores("new", made.record.new)
+        typer.echo(f"report   {made.report}")
     if not made.verdict.accepted:
         raise made.refusal()
     if not as_json:

@@ -52,6 +52,11 @@ class FinetuneResult:
     verdict: Verdict
     record: TrainingRecord
 
+    @property
+    def report(self) -> str:
+        """URL of the report."""
+        return f"{self.weights.rpartition('/')[0]}/report.html"
+
     def refusal(self) -> Refused:
         """Return the error for weights refused by the gate."""
         return Refused(f"the gate refused the new weights, kept as {self.weights}: {self.verdict.reason}")
@@ -163,7 +168,7 @@ def _judge(plan: TrainingPlan, storage: Storage, record: TrainingRecord) -> Fine
         storage.write(f"{plan.folder}/result.json", judged.to_json())
     # After the record, and every time: an earlier process may have been killed before it got here.
     for other in {_UNJUDGED, _ACCEPTED, _REFUSED} - {name}:
-        storage.delete(f"{plan.folder}/{other}")
+        storage.discard(f"{plan.folder}/{other}")
     return FinetuneResult(weights=storage.url(f"{plan.folder}/{name}"), verdict=verdict, record=judged)
 
 

@@ -37,12 +37,14 @@ class Verdict:
     reason: str
 
 
-def refuse_undecidable(gate: Gate, *, images: int, comparable: bool) -> None:
+def refuse_undecidable(gate: Gate, *, images: int, pairs: int, share: float | None, comparable: bool) -> None:
     """Refuse, before any training, a gate unable to decide.
 
     Args:
         gate: The job's gate.
         images: Number of validation images.
+        pairs: Number of all pairs.
+        share: Share of the pairs that holds back enough of them; None if there is none.
         comparable: Whether the base and the new network have the same number of classes.
 
     Raises:
@@ -51,9 +53,10 @@ def refuse_undecidable(gate: Gate, *, images: int, comparable: bool) -> None:
     if gate == "off":
         return
     if images < MIN_IMAGES:
+        enough = "" if share is None else f"set finetune.validation_share = {share:g}, which holds back enough; "
         raise JobError(
-            f"finetune.gate needs at least {MIN_IMAGES} validation pairs, got {images}; add pairs, raise "
-            "finetune.validation_share, or set finetune.gate = 'off'"
+            f"finetune.gate needs at least {MIN_IMAGES} validation pairs, got {images} of {pairs} pairs; {enough}add "
+            "pairs; or set finetune.gate = 'off'"
         )
     if not comparable:
         raise JobError(

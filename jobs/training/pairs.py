@@ -61,12 +61,19 @@ class Pairs:
         validation: Validation set.
         values: Mask value of each class.
         digest: SHA-256 over the bytes of all images and masks and the split, 64 hexadecimal digits.
+        places: Place of each image among all possible contents, 0 to 1, in order: a share holds back those below it.
     """
 
     training: Sequence[Pair]
     validation: Sequence[Pair]
     values: tuple[Any, ...]
     digest: str
+    places: Sequence[float] = ()
+
+    def share_of(self, count: int) -> float | None:
+        """Return the smallest share, in hundredths, that holds back at least `count` images; None beyond a half."""
+        shares = (percent / 100 for percent in range(1, 51))
+        return next((share for share in shares if sum(place < share for place in self.places) >= count), None)
 
 
 @dataclass(frozen=True)
@@ -75,25 +82,20 @@ class _Decoded:
 
     Attributes:
         pixels: Pixels of each file, (H, W, C), uint8, memory-mapped.
-        validation: Whether each file belongs to the validation set.
+        places: Place of each file among all possible contents, 0 to 1.
         digests: SHA-256 of each file.
         orientations: Orientation that each file states, 1 to 8.
     """
 
     pixels: list[NDArray[np.uint8]]
-    validation: list[bool]
+    places: list[float]
     digests: list[str]
     orientations: list[int]
 
 
-def is_validation(content: bytes, share: float) -> bool:
-    """Return whether an image file belongs to the validation set.
-
-    Args:
-        content: Bytes of the file.
-        share: Expected share of validation images, 0 to 1.
-    """
-    return int.from_bytes(hashlib.sha256(content).digest()[:4], "big") < share * 2**32
+def place_of(content: bytes) -> float:
+    """Return the place of an image file among all possible contents, 0 to 1. A share holds back the files below it."""
+    return int.from_bytes(hashlib.sha256(content).digest()[:4], "big") / 2**32
 
 
 def read_pairs(
@@ -163,8 +165,9 @@ def _split(job: Job, pairs: Sequence[Pair], images: _Decoded, masks: _Decoded, l
         JobError: One of the sets is empty.
     """
     settings = job.finetune
-    training = [pair for pair, held in zip(pairs, images.validation, strict=True) if not held]
-    validation = [pair for pair, held in zip(pairs, images.validation, strict=True) if held]
+    share = settings.validation_share
+    training = [pair for pair, place in zip(pairs, images.places, strict=True) if place >= share]
+    validation = [pair for pair, place in zip(pairs, images.places, strict=True) if place < share]
     if not training or not validation:
         raise JobError(
             f"the split gives {len(training)} training and {len(validation)} validation pairs, but both sets need at "
@@ -174,7 +177,8 @@ def _split(job: Job, pairs: Sequence[Pair], images: _Decoded, masks: _Decoded, l
     parts = [*images.digests, *masks.digests, str(settings.validation_share), repr(legend.values)]
     parts += [repr(meaning)] if any(item not in (None, False) for item in meaning) else []
     hashed = " ".join(parts)
-    return Pairs(training, validation, legend.values, hashlib.sha256(hashed.encode()).hexdigest())
+    digest = hashlib.sha256(hashed.encode()).hexdigest()
+    return Pairs(training, validation, legend.values, digest, sorted(images.places))
 
 
 def _refuse_other_size(image: Record, mask: Record, image_shape: tuple[int, ...], mask_shape: tuple[int, ...]) -> None:
@@ -251,12 +255,12 @@ def _decoded(job: Job, inputs: Inputs, records: Sequence[Record], limits: Limits
 
     Pixels go to an unnamed temporary file, so they need not fit into memory.
     """
-    validation: list[bool] = []
+    places: list[float] = []
     digests: list[str] = []
 
     def encoded() -> Iterator[tuple[int, bytes]]:
         for number, data in enumerate(_prefetched(inputs, records)):
-            validation.append(is_validation(data, job.finetune.validation_share))
+            places.append(place_of(data))
             digests.append(hashlib.sha256(data).hexdigest())
             yield number, data
 
@@ -281,7 +285,7 @@ def _decoded(job: Job, inputs: Inputs, records: Sequence[Record], limits: Limits
         file.flush()
         stored = np.memmap(file, np.uint8, "r", shape=(end,))
     pixels = [stored[start : start + int(np.prod(shape))].reshape(shape) for start, shape in arrays]
-    return _Decoded(pixels, validation, digests, orientations)
+    return _Decoded(pixels, places, digests, orientations)
 
 
 def _prefetched(inputs: Inputs, records: Sequence[Record]) -> Iterator[bytes]:

@@ -13,7 +13,7 @@ from maskfleet.jobs.errors import JobError
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.masks.png import default_values
 from maskfleet.jobs.network.inference_config import load_one
-from maskfleet.jobs.training.gate import refuse_undecidable
+from maskfleet.jobs.training.gate import MIN_IMAGES, refuse_undecidable
 from maskfleet.jobs.training.pairs import Pairs, read_pairs
 from maskfleet.unet import weights as unet_weights
 from maskfleet.unet.model import UNet
@@ -149,7 +149,13 @@ def plan_training(job: Job) -> TrainingPlan:
         base_values=values,
     )
     plan = TrainingPlan(job, base, pairs)
-    refuse_undecidable(job.finetune.gate, images=len(pairs.validation), comparable=plan.comparable)
+    refuse_undecidable(
+        job.finetune.gate,
+        images=len(pairs.validation),
+        pairs=len(pairs.training) + len(pairs.validation),
+        share=pairs.share_of(MIN_IMAGES),
+        comparable=plan.comparable,
+    )
     return plan
 
 

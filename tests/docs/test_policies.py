@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from conftest import draw_pairs
 from docs.pages import blocks
 
 from docs import world
@@ -14,6 +15,7 @@ from maskfleet.jobs.run.execute import run
 from maskfleet.jobs.storage.schemes import open_storage
 from maskfleet.jobs.tools.doctor import places
 from maskfleet.jobs.tools.doctor.contract import Subject
+from maskfleet.jobs.training.finetune import finetune
 
 RUN, READ, GC = [json.loads(block.text) for block in blocks("SECURITY.md") if block.language == "json"]
 INPUT, OUTPUT = "s3://microscopy/plates/", "s3://microscopy/masks/"
@@ -30,14 +32,25 @@ def become(s3_user, monkeypatch):
     return acted
 
 
+def finetuned(job, folder):
+    """Return the job with a training of three checkpoints."""
+    images, masks = draw_pairs(folder, 8)
+    settings = {"images": str(images), "masks": str(masks), "gate": "off", "steps": 3, "save_every": 1, "crop": 32}
+    return Job.of(
+        job.model_dump(mode="json", exclude_none=True)
+        | {"finetune": settings | {"batch_size": 1, "validation_share": 0.5, "validate_every": 3}}
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.s3
-def test_each_policy_of_the_page_suffices_and_grants_no_more(become, weights_file, monkeypatch):
+def test_each_policy_of_the_page_suffices_and_grants_no_more(become, weights_file, tmp_path):
     world.fill_bucket()
     job = Job.of({"input": INPUT, "output": OUTPUT, "weights": weights_file, "run": {"shard_size": 2}})
     become(RUN)
     assert run(job).ok == 4
     assert run(job).images == 0
+    assert finetune(finetuned(job, tmp_path)).record.trained_on
     found = places.output_rights(Subject(job=job))
     assert (found.verdict, "delete is refused" in found.text) == ("warning", True)
     assert places.input_rights(Subject(job=job)).verdict == "ok"

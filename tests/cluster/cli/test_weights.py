@@ -51,7 +51,8 @@ def test_finetune_and_evaluate_print_the_same_scores(tmp_path):
     made = maskfleet("finetune", job)
     assert made.returncode == 0, made.stderr
     assert re.search(r"step 9/9, loss \d\.\d{4}, Dice \d\.\d{4}, \d+\.\d images/s, \d\.\d GiB, 0 s left", made.stderr)
-    base, new, gate, weights_line = made.stdout.splitlines()
+    base, new, report, gate, weights_line = made.stdout.splitlines()
+    assert Path(report.removeprefix("report").strip()).read_text().startswith("<!doctype html>")
     assert gate == "gate     not judged: finetune.gate is off"
     assert re.match(
         r"base +class 1 on \d+ validation images: dice \d\.\d{4} \(\d\.\d{4} … \d\.\d{4}\), iou .* recall", base

@@ -1,6 +1,6 @@
 import pytest
 
-from maskfleet.jobs.errors import Locked
+from maskfleet.jobs.errors import Denied, Locked
 from maskfleet.jobs.ledger.fence import Fence
 from maskfleet.jobs.ledger.lock import Lock
 from maskfleet.jobs.storage.local import LocalStorage
@@ -40,6 +40,27 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path):
     # The step can be committed again.
     this.save(20, {"state": b"twenty"})
     assert this.newest()[1] == {"state": b"twenty"}
+
+
+class Keeping(LocalStorage):
+    """Storage without the right to delete."""
+
+    tried = 0
+
+    def delete(self, path):
+        self.tried += 1
+        raise Denied("no right to delete")
+
+
+def test_without_the_right_to_delete_older_checkpoints_stay(tmp_path):
+    storage = Keeping(str(tmp_path))
+    this = checkpoints(storage)
+    for step in (10, 20, 30, 40, 50):
+        this.save(step, {"state": str(step).encode()})
+    assert storage.tried == 1
+    assert this.newest()[1] == {"state": b"50"}
+    storage.write(this.save(60, {"state": b"60"}).objects["state"].path, b"61")
+    assert checkpoints(storage).newest()[1] == {"state": b"50"}
 
 
 class Killed(BaseException):

@@ -204,6 +204,8 @@ def test_shuffled_masks_are_refused_and_the_weights_kept(tmp_path):
 
 def test_too_few_pairs_for_a_gate_are_refused_before_training(tmp_path):
     work = job(tmp_path, gate="better", validation_share=0.2)
-    with pytest.raises(JobError, match=r"finetune.gate needs at least 5 validation pairs, got \d"):
+    with pytest.raises(JobError, match=r"finetune.gate needs at least 5 validation pairs, got \d of 16") as caught:
         finetune(work)
-    assert not (tmp_path / "output/finetune").exists()
+    enough = float(str(caught.value).partition("validation_share = ")[2].partition(",")[0])
+    assert finetune(job(tmp_path, gate="not-worse", validation_share=enough)).record.new.images >= 5
+    assert len([*(tmp_path / "output/finetune").iterdir()]) == 1

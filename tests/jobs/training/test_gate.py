@@ -61,9 +61,15 @@ def test_chance_passes_the_gate_about_once_in_twenty_times():
 
 
 def test_an_undecidable_gate_is_refused_before_training():
-    with pytest.raises(JobError, match=r"needs at least 5 validation pairs, got 4; .* raise finetune.validation_share"):
-        refuse_undecidable("better", images=MIN_IMAGES - 1, comparable=True)
+    counted = {"pairs": 30, "share": 0.23}
+    remedy = (
+        r"needs at least 5 validation pairs, got 4 of 30 pairs; set finetune.validation_share = 0.23, .*; add pairs"
+    )
+    with pytest.raises(JobError, match=remedy):
+        refuse_undecidable("better", images=MIN_IMAGES - 1, comparable=True, **counted)
+    with pytest.raises(JobError, match="got 4 of 6 pairs; add pairs; or set"):
+        refuse_undecidable("better", images=MIN_IMAGES - 1, comparable=True, pairs=6, share=None)
     with pytest.raises(JobError, match="have different classes and cannot be compared"):
-        refuse_undecidable("not-worse", images=MIN_IMAGES, comparable=False)
-    refuse_undecidable("off", images=1, comparable=False)
-    refuse_undecidable("better", images=MIN_IMAGES, comparable=True)
+        refuse_undecidable("not-worse", images=MIN_IMAGES, comparable=False, **counted)
+    refuse_undecidable("off", images=1, comparable=False, **counted)
+    refuse_undecidable("better", images=MIN_IMAGES, comparable=True, **counted)
