@@ -147,7 +147,7 @@ def all_renamed(images, masks):
             r"mask.*/truth/003.jpg.*JPEG compression, smoothing or resizing may have blurred it; export it as PNG",
         ),
         (unknown_value, r"masks contain 0, 9, 255, but the weights have 2 classes; .*/003.png"),
-        (truncated_image, r"/pairs/003.png cannot be used for training: the image "),
+        (truncated_image, r"/pairs/003.png cannot be used for training: the (image|PNG)"),
         (empty_mask, r"/truth/003.png cannot be used for training: the file is empty"),
     ],
 )
