@@ -1,5 +1,6 @@
 """Commands on the output of a job, read from storage alone: report, explain, show, verify, export, gc."""
 
+import io
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -77,15 +78,15 @@ def report(
     else:
         path, data = report_of_nights(place.output, nights, to_output=to_output, profile=place.profile)
     if to is not None:
-        _save(to, data)
+        _save(to, data, option="--to")
     typer.echo(path if to is None else to)
 
 
-def _save(file: Path, data: bytes) -> None:
+def _save(file: Path, data: bytes, *, option: str) -> None:
     try:
         file.write_bytes(data)
     except OSError as error:
-        raise JobError(f"{file} cannot be written ({error.strerror}); give another file with --to") from error
+        raise JobError(f"{file} cannot be written ({error.strerror}); give another file with {option}") from error
 
 
 def show(
@@ -139,10 +140,9 @@ def show(
         typer.echo(f"no image failed in {place.output}")
         return
     target = file or Path("maskfleet-show.png")
-    try:
-        picture.image.save(target, "PNG")
-    except OSError as error:
-        raise JobError(f"{target} cannot be written ({error.strerror or error}); name another file") from error
+    sink = io.BytesIO()
+    picture.image.save(sink, "PNG")
+    _save(target, sink.getvalue(), option="--output")
     for line in picture.lines:
         typer.echo(line)
     for notice in picture.notices:
