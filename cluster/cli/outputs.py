@@ -1,6 +1,7 @@
 """Commands on the output of a job, read from storage alone: report, explain, show, verify, export, gc."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -143,13 +144,17 @@ def show(
     sink = io.BytesIO()
     picture.image.save(sink, "PNG")
     _save(target, sink.getvalue(), option="--output")
-    for line in picture.lines:
-        typer.echo(line)
-    for notice in picture.notices:
-        console.say(notice)
-    typer.echo(str(target))
+    _tell(picture.lines, picture.notices, target)
     if open_ and typer.launch(str(target.resolve())):
         console.say(f"no viewer opens {target}; open it yourself")
+
+
+def _tell(lines: Sequence[str], notices: Sequence[str], file: Path) -> None:
+    for line in lines:
+        typer.echo(line)
+    for notice in notices:
+        console.say(notice)
+    typer.echo(str(file))
 
 
 def verify(output: options.OutputOrJob, profile: options.Profile = None, as_json: options.AsJson = False) -> int:
