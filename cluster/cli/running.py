@@ -1,6 +1,7 @@
 """Commands processing images: plan, run, backfill, retry, redo."""
 
 import time
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
@@ -9,15 +10,18 @@ import typer
 from maskfleet.cluster.cli import options
 from maskfleet.cluster.cli.targets import place_of, reached, with_job
 from maskfleet.cluster.terminal import console, signals
+from maskfleet.cluster.terminal.plan import lines as plan_lines
 from maskfleet.cluster.terminal.progress import progress, training
 from maskfleet.cluster.terminal.summary import summary
 from maskfleet.cluster.terminal.words import counted
 from maskfleet.jobs.errors import JobError, Stopped
 from maskfleet.jobs.job.schema import Job
 
+_PLAN_STOPPED = "stopped; a plan writes nothing"
+
 
 @with_job
-def plan(job: Job, *, as_json: options.AsJson = False) -> None:
+def plan(job: Job, *, as_json: options.AsJson = False) -> int:
     """Show what a run would do, with its estimated duration and cost. Writes nothing.
 
     Lists the input, processes a small sample on this machine to estimate duration and cost, and warns of masks likely
@@ -27,19 +31,42 @@ def plan(job: Job, *, as_json: options.AsJson = False) -> None:
       maskfleet plan job.toml
       maskfleet plan --input images/ --output out/ --weights nuclei
     """
+    with signals.stopping(_PLAN_STOPPED), progress() as view:
+        try:
+            result = _planned(job, view.phase)
+        except KeyboardInterrupt:
+            return signals.stopped(_PLAN_STOPPED)
+    if as_json:
+        console.show_json(result)
+    else:
+        for line in plan_lines(result):
+            typer.echo(line)
+    return 0
+
+
+def _planned(job: Job, phase: Callable[[str], None]) -> dict[str, Any]:
+    """Return a plan as JSON."""
+    began = time.perf_counter()
+    phase("loading PyTorch")
     from maskfleet.jobs.network.inference_config import fingerprint_of, load_weights, mask_values, threads_of
     from maskfleet.jobs.planning.mask_checks import warnings
-    from maskfleet.jobs.run.begin import start_plan
+    from maskfleet.jobs.run.begin import check_output, start_plan
     from maskfleet.jobs.tools.estimate import estimate
     from maskfleet.jobs.training.finetune import apply_finished_finetuning
 
+    phase("loading the weights")
     work = apply_finished_finetuning(job)
     loaded = load_weights(work)
     mask_values(work, loaded)
     fingerprint = fingerprint_of(work, loaded)
+    before = time.perf_counter() - began
+    phase("listing the input")
     planned = start_plan(work, fingerprint)
+    check_output(work)
     manifest = planned.manifest
-    result = estimate(work, planned, fingerprint).to_dict()
+    phase("timing a sample")
+    result = estimate(work, planned, fingerprint, before=before).to_dict()
+    phase("checking masks of a sample")
     result["warnings"] = warnings(work, loaded, manifest, threads=threads_of(work))
     if nameless := planned.planning.nameless:
         result["warnings"].append(
@@ -50,7 +77,7 @@ def plan(job: Job, *, as_json: options.AsJson = False) -> None:
         result["warnings"].append(
             "the new weights are not trained yet; this plan uses the current weights, but a run trains first"
         )
-    console.show(result, as_json=as_json)
+    return result
 
 
 @with_job

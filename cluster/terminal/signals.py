@@ -23,13 +23,19 @@ _SECONDS = 5
 _AFTER_SHARDS_SECONDS = 15
 """The same with workers on Ray, which ends more slowly."""
 
-_LAST_WORDS = "stopped; finished work is kept; run the same command to resume"
+LAST_WORDS = "stopped; finished work is kept; run the same command to resume"
+"""Printed when a run was stopped."""
 
 
 class Stop:
-    """Tells whether a signal has asked the run to stop. Call it to know."""
+    """Tells whether a signal has asked the run to stop. Call it to know.
 
-    def __init__(self) -> None:
+    Args:
+        last_words: Printed if the process has to be ended.
+    """
+
+    def __init__(self, last_words: str = LAST_WORDS) -> None:
+        self._last_words = last_words
         self._asked = False
         self._draining = False
         self._alarm, self._set_alarm = os.pipe()
@@ -86,15 +92,15 @@ class Stop:
         seconds: int | None = None
         while seconds != 0:
             if not select.select([self._alarm], [], [], seconds)[0]:
-                os.write(2, f"{_LAST_WORDS}\n".encode())
+                os.write(2, f"{self._last_words}\n".encode())
                 os._exit(STOPPED)
             seconds = os.read(self._alarm, 1)[0]
 
 
 @contextmanager
-def stopping() -> Iterator[Stop]:
-    """Handle Ctrl-C and SIGTERM within this context."""
-    stop = Stop()
+def stopping(last_words: str = LAST_WORDS) -> Iterator[Stop]:
+    """Handle Ctrl-C and SIGTERM within this context. See `Stop`."""
+    stop = Stop(last_words)
     before = {number: signal.signal(number, stop.handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
@@ -104,7 +110,7 @@ def stopping() -> Iterator[Stop]:
         stop.close()
 
 
-def stopped() -> int:
-    """Tell the user how to resume a stopped run, and return its exit code."""
-    say(_LAST_WORDS)
+def stopped(last_words: str = LAST_WORDS) -> int:
+    """Say how a stopped command is resumed, and return its exit code."""
+    say(last_words)
     return STOPPED

@@ -1,7 +1,9 @@
 """The beginning of a run: check the weights, list the input, lock the output, and resume a run or freeze a new plan."""
 
 import json
+import os
 import platform
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -210,7 +212,38 @@ def _as_job_errors() -> Iterator[None]:
         raise JobError(str(error)) from error
 
 
+def check_output(job: Job) -> None:
+    """Find out whether the output can be written. Leaves nothing behind.
+
+    Raises:
+        JobError: It cannot be written.
+    """
+    with _as_job_errors():
+        storage = open_storage(job.output, profile=job.profile)
+        if storage.local_path("") is None:
+            _commit_mode(storage)
+        else:
+            _check_folder(storage)
+
+
+def _check_folder(storage: Storage) -> None:
+    """Check by the nearest folder that exists: a new one is made there and removed."""
+    folder = storage.root
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=".maskfleet-probe-", dir=folder))
+    except NotADirectoryError as error:
+        raise JobError(f"the output is not writable: {folder} is a file, not a folder; move it") from error
+    except OSError as error:
+        raise JobError(
+            f"the output is not writable: {folder} takes no new folder; change its permissions, or write elsewhere"
+        ) from error
+
+
 def _commit_mode(storage: Storage) -> Probed:
+    if storage.local_path("") is not None:
+        _check_folder(storage)
     try:
         return probe(storage)
     except StorageError as error:

@@ -16,6 +16,7 @@ from maskfleet.jobs.ledger.catalog import final_failures
 from maskfleet.jobs.masks.formats import mask_format
 from maskfleet.jobs.planning.plan import sampled
 from maskfleet.jobs.run.begin import Planned
+from maskfleet.jobs.storage.schemes import is_local
 from maskfleet.jobs.timing.stage_timers import busiest
 from maskfleet.jobs.tools.trial import Sizes, Trial, run_trial
 
@@ -71,8 +72,8 @@ class WorkersEstimate:
         workers: Number of workers.
         seconds: Duration of the run.
         start_share: Share of the workers' start in `seconds`.
-        cost: Compute cost with its currency.
-        limit: What the run waits for most: "listing", "start" or "work".
+        cost: Compute cost; None if the job states no price of an hour.
+        waits_for: What the run waits for most: "listing", "start" or "work".
         hours: Worker hours, or GPU hours with one GPU per worker.
         gpu: Whether each worker has a GPU.
     """
@@ -80,8 +81,8 @@ class WorkersEstimate:
     workers: int
     seconds: float
     start_share: float
-    cost: str
-    limit: str
+    cost: float | None
+    waits_for: str
     hours: float
     gpu: bool
 
@@ -103,11 +104,12 @@ class Cost:
         start_seconds: Start of a worker.
         expected_failures: Expected number of failed images by error class.
         workers: Estimates for `WORKERS`.
-        limit: Busiest pipeline stage.
+        busiest_stage: Pipeline stage with the most seconds of work.
         requests: Number of storage requests by kind.
         output_bytes: Size of the output in bytes.
-        requests_cost: Cost of the requests with its currency.
-        keeping_cost: Monthly storage cost with its currency.
+        currency: Currency of all costs.
+        requests_cost: Cost of the requests; None if input and output are local.
+        keeping_cost: Cost of storing the output for a month; None if it is local.
         next_night: What a second run would process.
     """
 
@@ -117,11 +119,12 @@ class Cost:
     start_seconds: float
     expected_failures: Mapping[str, int]
     workers: Sequence[WorkersEstimate]
-    limit: str
+    busiest_stage: str
     requests: Mapping[str, int]
     output_bytes: int
-    requests_cost: str
-    keeping_cost: str
+    currency: str
+    requests_cost: float | None
+    keeping_cost: float | None
     next_night: str
 
     def to_dict(self) -> dict[str, Any]:
@@ -146,13 +149,14 @@ class Estimate:
         return asdict(self.counts) | ({} if self.cost is None else self.cost.to_dict())
 
 
-def estimate(job: Job, planned: Planned, fingerprint: str) -> Estimate:
+def estimate(job: Job, planned: Planned, fingerprint: str, *, before: float = 0.0) -> Estimate:
     """Count the plan to its end, process a sample, and scale up.
 
     Args:
         job: The job.
         planned: Plan of the job, with only its first part taken.
         fingerprint: Fingerprint of the job.
+        before: Seconds that the command took before it listed the input.
 
     Raises:
         JobError: The device is missing or cannot do what the job asks.
@@ -183,10 +187,10 @@ def estimate(job: Job, planned: Planned, fingerprint: str) -> Estimate:
     if not counts.images:
         return Estimate(counts=counts, cost=None)
     trial = run_trial(job, sample, fingerprint=fingerprint, shard_images=counts.shard_images)
-    return Estimate(counts=counts, cost=_cost(job, counts, trial))
+    return Estimate(counts=counts, cost=_cost(job, counts, trial, before))
 
 
-def _cost(job: Job, counts: Counts, trial: Trial) -> Cost:
+def _cost(job: Job, counts: Counts, trial: Trial, before: float) -> Cost:
     prices = job.prices
     requests = _requests(job, counts)
     output_bytes = _output_bytes(job, counts, trial)
@@ -201,12 +205,13 @@ def _cost(job: Job, counts: Counts, trial: Trial) -> Cost:
         images_per_second_of_a_worker=round(trial.images / trial.seconds, 2),
         start_seconds=round(trial.start_seconds, 1),
         expected_failures=failures,
-        workers=[_with_workers(job, count, counts, trial) for count in WORKERS],
-        limit=busiest(trial.busy),
+        workers=[_with_workers(job, count, counts, trial, before) for count in WORKERS],
+        busiest_stage=busiest(trial.busy),
         requests=requests,
         output_bytes=output_bytes,
-        requests_cost=f"{requests_cost:.2f} {prices.currency}",
-        keeping_cost=f"{output_bytes / 1e9 * prices.gb_month:.2f} {prices.currency} a month",
+        currency=prices.currency,
+        requests_cost=None if is_local(job.input) and is_local(job.output) else round(requests_cost, 4),
+        keeping_cost=None if is_local(job.output) else round(output_bytes / 1e9 * prices.gb_month, 4),
         next_night=f"new or changed images; {retries} {'retry' if retries == 1 else 'retries'}",
     )
 
@@ -238,7 +243,7 @@ def _per_image_and_shard(small: Sizes, large: Sizes, name: str) -> tuple[float, 
     return per_image, less - per_image * small.images / small.shards
 
 
-def _with_workers(job: Job, workers: int, counts: Counts, trial: Trial) -> WorkersEstimate:
+def _with_workers(job: Job, workers: int, counts: Counts, trial: Trial, before: float) -> WorkersEstimate:
     rounds = counts.images / (workers * counts.shard_images)
     if counts.shards <= workers:
         rounds = 1.0
@@ -246,16 +251,17 @@ def _with_workers(job: Job, workers: int, counts: Counts, trial: Trial) -> Worke
         # Shards are not divided, so the last round lasts as long as any: half a shard per worker is lost on average.
         rounds = max(rounds + 0.5, 1.0)
     work = rounds * counts.shard_images * trial.seconds / trial.images
-    seconds = max(trial.start_seconds + work, counts.listing_seconds)
+    seconds = before + max(trial.start_seconds + work, counts.listing_seconds)
     hours = workers * seconds / 3600
     gpu = trial.device.startswith("cuda")
-    limit = "start" if trial.start_seconds > work else "work"
+    waits_for = "start" if before + trial.start_seconds > work else "work"
+    price = job.prices.gpu_hour if gpu else job.prices.worker_hour
     return WorkersEstimate(
         workers=workers,
         seconds=round(seconds, 1),
         start_share=round(trial.start_seconds / seconds, 3),
-        cost=f"{hours * (job.prices.gpu_hour if gpu else job.prices.worker_hour):.2f} {job.prices.currency}",
-        limit="listing" if seconds <= counts.listing_seconds else limit,
+        cost=round(hours * price, 4) if price else None,
+        waits_for="listing" if trial.start_seconds + work <= counts.listing_seconds else waits_for,
         hours=round(hours, 3),
         gpu=gpu,
     )

@@ -20,10 +20,10 @@ ROOT = Path(__file__).parents[3]
 QUICK = ("finishing in threads",)
 
 
-def started(phase, job_file):
+def started(phase, job_file, *command):
     """Start the command line, and wait until it hangs."""
     process = subprocess.Popen(
-        [sys.executable, hanging.__file__, phase, "run", str(job_file), "--no-ray"],
+        [sys.executable, hanging.__file__, phase, *(command or ("run", str(job_file), "--no-ray"))],
         cwd=ROOT, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(job_file.parent)},
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
@@ -66,6 +66,21 @@ def test_row_4_a_stop_is_obeyed_within_seconds(phase, number, tmp_path, weights_
     assert summary.exit_code == 0
     assert verify(str(tmp_path / "out")).problems == []
     assert len(list(tmp_path.glob("out/masks/**/*.png"))) == 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_plan_obeys_a_stop_within_seconds(number, tmp_path, weights_file, request):
+    images = draw_images(tmp_path / "images", 3)
+    given = ["--input", str(images), "--output", str(tmp_path / "out"), "--weights", weights_file]
+    process = started("listing in a thread", tmp_path / "job.toml", "plan", *given)
+    request.addfinalizer(process.kill)
+    sent = time.monotonic()
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, time.monotonic() - sent < 12) == (130, True), said
+    assert "stopped; a plan writes nothing" in said
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

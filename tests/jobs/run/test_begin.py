@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 from conftest import statistics
 
-from maskfleet.jobs.errors import Locked
+from maskfleet.jobs.errors import JobError, Locked
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.outputs.verify import verify
 from maskfleet.jobs.run import begin
@@ -98,3 +98,16 @@ def test_a_superseded_driver_leaves_no_run_behind(images, tmp_path, weights_file
     with pytest.raises(Locked):
         run(job_of(images, tmp_path / "out", weights_file))
     assert not list(tmp_path.glob("out/runs/*/job.json"))
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [("file", "is a file, not a folder; move it"), ("file/x/y", "is a file, not a folder; move it")],
+)
+def test_an_output_that_is_not_writable_is_found_without_writing(place, message, tmp_path):
+    (tmp_path / "file").touch()
+    job = Job.of({"input": str(tmp_path), "output": str(tmp_path / place), "weights": "nuclei"})
+    with pytest.raises(JobError, match=message):
+        begin.check_output(job)
+    begin.check_output(job.model_copy(update={"output": str(tmp_path / "new/out")}))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -35,7 +35,7 @@ def test_estimated_counts_and_bytes_match_the_run(tmp_path, weights_file, size, 
     one, eight, _ = told["workers"]
     assert one["seconds"] >= told["start_seconds"]
     assert one["seconds"] >= eight["seconds"]
-    assert float(one["cost"].split()[0]) == pytest.approx(one["seconds"], rel=0.05, abs=0.06)
+    assert one["cost"] == pytest.approx(one["seconds"], rel=0.05, abs=0.06)
 
 
 @pytest.mark.parametrize("images", [1, 2, 21])
@@ -55,3 +55,13 @@ def test_an_empty_plan_costs_nothing(tmp_path, weights_file):
     told = estimate(job, start_plan(job, fingerprint), fingerprint).to_dict()
     assert (told["images"], told["done"], told["shards"]) == (0, 4, 0)
     assert "workers" not in told
+
+
+def test_costs_are_numbers_or_unknown(tmp_path, weights_file):
+    draw_images(tmp_path / "in", 4)
+    job = Job.of({"input": str(tmp_path / "in"), "output": str(tmp_path / "out"), "weights": weights_file})
+    fingerprint = fingerprint_of(job, load_weights(job))
+    told = estimate(job, start_plan(job, fingerprint), fingerprint, before=5.0).to_dict()
+    assert [each["cost"] for each in told["workers"]] == [None, None, None]
+    assert told["requests_cost"] is told["keeping_cost"] is None, "a folder costs nothing"
+    assert all(each["seconds"] > 5 for each in told["workers"])
