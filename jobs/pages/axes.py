@@ -116,7 +116,7 @@ class Frame:
         parts = [html('<line class="axis" x1="{a}" x2="{b}" y1="{y}" y2="{y}"/>', a=LEFT, b=WIDTH - RIGHT, y=bottom)]
         for value in values:
             place = self.across(value)
-            anchor = "end" if place > WIDTH - 30 else "start" if place < LEFT + 1 and len(values) > 1 else "middle"
+            anchor = "end" if place > WIDTH - 18 else "start" if place < LEFT + 1 and len(values) > 1 else "middle"
             parts.append(
                 html(
                     '<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{y}" y2="{end}"/>'

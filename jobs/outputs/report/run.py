@@ -1,15 +1,20 @@
 """A run with its report: what the command line and the Python API call."""
 
+import logging
 from contextlib import nullcontext
 
 from maskfleet.jobs.job.schema import Job
-from maskfleet.jobs.outputs.report.write import write_at_end
+from maskfleet.jobs.ledger.fence import Fence
+from maskfleet.jobs.outputs.report.gathered.material import gather
+from maskfleet.jobs.outputs.report.write import write
 from maskfleet.jobs.run import execute
-from maskfleet.jobs.run.begin import Stop
+from maskfleet.jobs.run.begin import Run, Stop
 from maskfleet.jobs.run.executor import Executor
 from maskfleet.jobs.run.progress import OnPhase
 from maskfleet.jobs.run.summary import RunSummary
 from maskfleet.jobs.training.loop import OnStep
+
+_log = logging.getLogger("maskfleet")
 
 
 def run(
@@ -47,3 +52,18 @@ def run(
         job, executor, on_progress=on_progress, on_training_step=on_training_step, on_phase=on_phase, stopped=stopped,
         draining=draining, on_finished=write_at_end,
     )  # fmt: skip
+
+
+def write_at_end(run: Run, summary: RunSummary) -> None:
+    """Write the report of a run that has just ended, fenced like its `run.json`. Never changes the run's outcome.
+
+    Args:
+        run: The run, still locked.
+        summary: Its outcome.
+    """
+    try:
+        storage = Fence(run.output.storage, run.generation).storage
+        material = gather(storage, run.run_id, profile=run.job.profile, anew=False)
+        write(storage, material)
+    except Exception as error:  # the run is complete without it, whatever fails here
+        _log.warning("the report of run %s could not be written: %s", run.run_id, error)

@@ -1,17 +1,12 @@
-"""`report.html` of a run: written at its end, and by `maskfleet report`."""
-
-import logging
+"""`report.html` of a run, written into the folder of the run or returned. Imports no torch."""
 
 from maskfleet.jobs.errors import JobError, NotFound
-from maskfleet.jobs.ledger.fence import Fence
 from maskfleet.jobs.ledger.lock import locked
 from maskfleet.jobs.ledger.runs import on_overlap, stored_runs
 from maskfleet.jobs.outputs.report.beside import beside, finished_nights
 from maskfleet.jobs.outputs.report.gathered.material import Material, gather
 from maskfleet.jobs.outputs.report.gathered.nights import FIGURES
 from maskfleet.jobs.outputs.report.page import page
-from maskfleet.jobs.run.begin import Run
-from maskfleet.jobs.run.summary import RunSummary
 from maskfleet.jobs.storage.contract import Storage
 from maskfleet.jobs.storage.schemes import open_storage
 
@@ -20,23 +15,6 @@ REPORT = "report.html"
 
 NIGHTS = "nights.html"
 """File with several nights beside each other, in the folder of the newest of them."""
-
-_log = logging.getLogger("maskfleet")
-
-
-def write_at_end(run: Run, summary: RunSummary) -> None:
-    """Write the report of a run that has just ended, fenced like its `run.json`. Never changes the run's outcome.
-
-    Args:
-        run: The run, still locked.
-        summary: Its outcome.
-    """
-    try:
-        storage = Fence(run.output.storage, run.generation).storage
-        material = gather(storage, run.run_id, profile=run.job.profile, anew=False)
-        _write(storage, material)
-    except Exception as error:  # the run is complete without it, whatever fails here
-        _log.warning("the report of run %s could not be written: %s", run.run_id, error)
 
 
 def report(output: str, *, run_id: str | None = None, to_output: bool, profile: str | None = None) -> tuple[str, bytes]:
@@ -65,7 +43,7 @@ def report(output: str, *, run_id: str | None = None, to_output: bool, profile: 
     if not to_output:
         return storage.url(path), page(material)
     with locked(storage, on_overlap(storage)) as lock:
-        return storage.url(path), _write(lock.fence.storage, material)
+        return storage.url(path), write(lock.fence.storage, material)
 
 
 def report_of_nights(output: str, nights: int, *, to_output: bool, profile: str | None = None) -> tuple[str, bytes]:
@@ -95,7 +73,13 @@ def report_of_nights(output: str, nights: int, *, to_output: bool, profile: str 
     return storage.url(path), data
 
 
-def _write(storage: Storage, material: Material) -> bytes:
+def write(storage: Storage, material: Material) -> bytes:
+    """Write the report of a run, and its figures for later reports. Returns the page.
+
+    Args:
+        storage: Output storage, fenced.
+        material: Material of the report.
+    """
     folder = f"runs/{material.run.run_id}"
     data = page(material)
     storage.write(f"{folder}/{REPORT}", data)

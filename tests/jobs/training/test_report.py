@@ -5,6 +5,8 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
+import pytest
+from browsers import SIZES, chromium, opened, violations
 from conftest import decoded_pairs
 from PIL import Image
 
@@ -117,3 +119,10 @@ def test_curves_have_bounded_length():
 def test_worst_median_and_best_appear_once_each():
     assert worst_median_best(np.array([0.5, 0.1, 0.9, 0.4, 0.6])) == [("worst", 1), ("median", 0), ("best", 2)]
     assert worst_median_best(np.array([0.5])) == [("worst", 0)]
+
+
+@pytest.mark.parametrize(("width", "scheme"), SIZES)
+def test_it_is_whole_in_a_browser(tmp_path, width, scheme):
+    (tmp_path / "report.html").write_bytes(made(record(), rows(), examples()))
+    with chromium() as browser, opened(browser, tmp_path / "report.html", width=width, scheme=scheme) as page:
+        assert violations(page) == []

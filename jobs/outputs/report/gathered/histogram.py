@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BINS = 1000
+_FEW = 500
 
 Fine = Literal["low", "high"]
 """Where the bins are fine: near the lowest value, for areas and entropies, or near the highest, for confidences."""
@@ -69,10 +70,15 @@ class Histogram:
         return float(edges[place] + np.clip(inside, 0, 1) * (edges[place + 1] - edges[place]))
 
     def shares(self, edges: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the share of the values between each two edges, (edges - 1,). Values in a bin count as spread evenly.
+        """Return the share of the values between each two edges, (edges - 1,).
 
-        Values beyond the outermost edges count in the outermost bars.
+        Values in a bin count as spread evenly, or as in its middle if there are few. Values beyond the outermost edges
+        count in the outermost bars.
         """
+        if 0 < self.count < _FEW:
+            middles = (self.edges[:-1] + self.edges[1:]) / 2
+            bars = np.clip(np.searchsorted(edges, middles, "right") - 1, 0, len(edges) - 2)
+            return np.bincount(bars, self.counts, minlength=len(edges) - 1) / self.count
         reached = np.concatenate([[0], np.cumsum(self.counts)]) / max(self.count, 1)
         at = np.interp(edges, self.edges, reached)
         at[0], at[-1] = 0.0, 1.0 if self.count else 0.0

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+_LEAST = 0.01
+
 
 @dataclass(frozen=True)
 class Money:
@@ -22,7 +24,7 @@ class Money:
     @property
     def words(self) -> str:
         """The hours in words: "0.25 GPU hours"."""
-        return f"{_rounded(self.hours)} {self.unit}"
+        return f"{_rounded(self.hours)} {self.unit}" if self.hours >= _LEAST else f"below {_LEAST} {self.unit}"
 
     @property
     def sentence(self) -> str:
@@ -47,9 +49,12 @@ def money(job: Mapping[str, Any], summary: Mapping[str, Any]) -> Money | None:
     gpu = summary.get("device") == "cuda"
     price = float(prices.get("gpu_hour" if gpu else "worker_hour") or 0)
     hours = seconds / 3600
-    amount = f"{_rounded(hours * price)} {prices.get('currency', 'USD')}" if price else ""
+    cost = hours * price
+    amount = (
+        f"{_rounded(cost) if cost >= _LEAST else f'below {_LEAST}'} {prices.get('currency', 'USD')}" if price else ""
+    )
     return Money(hours, "GPU hours" if gpu else "worker hours", amount)
 
 
 def _rounded(amount: float) -> str:
-    return f"{amount:,.2f}" if amount >= 0.01 else f"{amount:.4f}"
+    return f"{amount:,.2f}"

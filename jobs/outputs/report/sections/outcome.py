@@ -145,7 +145,8 @@ def _lines(material: Material) -> Iterator[Line]:
             why = "not selected, or up to date" if any(selected.values()) else "up to date, done by earlier runs"
             yield Line(why, listed - images)
         for reason, count in summary.get("planned", {}).items():
-            yield Line(f"in this run: {_REASONS.get(reason, reason)}", count)
+            if count:
+                yield Line(f"in this run: {_REASONS.get(reason, reason)}", count)
         yield Line("Images of this run", images, total=True)
     else:
         yield Line("Images planned so far", material.planned, total=True)

@@ -15,7 +15,7 @@ from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.ledger.fence import Fence
 from maskfleet.jobs.ledger.lock import locked
 from maskfleet.jobs.outputs.gc import collect
-from maskfleet.jobs.outputs.report import write
+from maskfleet.jobs.outputs.report import run as module
 from maskfleet.jobs.outputs.report.run import run
 from maskfleet.jobs.outputs.report.write import report, report_of_nights
 from maskfleet.jobs.outputs.verify import verify
@@ -179,7 +179,7 @@ def test_a_failure_to_write_it_never_changes_the_outcome(folder, tmp_path, weigh
         raise ZeroDivisionError("broken")
 
     with monkeypatch.context() as patched, caplog.at_level(logging.WARNING, "maskfleet"):
-        patched.setattr(write, "gather", fails)
+        patched.setattr(module, "gather", fails)
         assert run(job_of(tmp_path, weights_file)).status == "complete"
     assert pages(tmp_path) == []
     assert "could not be written: broken" in caplog.text
@@ -189,13 +189,13 @@ def test_a_failure_to_write_it_never_changes_the_outcome(folder, tmp_path, weigh
 
 def test_a_superseded_run_writes_none(folder, tmp_path, weights_file, monkeypatch):
     (tmp_path / "in").symlink_to(folder / "in/part-0")
-    gather = write.gather
+    gather = module.gather
 
     def taken_over(storage, *args, **given):
         open_storage(str(tmp_path / "out")).create("lock/000009.x", b"{}")
         return gather(storage, *args, **given)
 
-    monkeypatch.setattr(write, "gather", taken_over)
+    monkeypatch.setattr(module, "gather", taken_over)
     monkeypatch.setattr(Fence, "_is_fresh", lambda _self: False)
     with suppress(Locked):  # the lock may notice it too
         run(job_of(tmp_path, weights_file))
