@@ -5,10 +5,13 @@ Written by tifffile: Pillow writes whole images only, and libvips writes no tags
 mask.
 
 The image's no-data value is not copied. If it equals the value of a class, programs would show that class as missing.
+Odd tags never end an export: an odd resolution is left out, and so is a georeference with an odd tag, since a part of
+one may place the mask elsewhere.
 """
 
 import io
 import math
+import struct
 from collections.abc import Iterable, Iterator
 from typing import IO, Any, NamedTuple
 
@@ -19,20 +22,31 @@ from numpy.typing import NDArray
 TILE = 256
 """Side of a tile in px, and number of rows per band."""
 
+_SHORT, _ASCII, _DOUBLE = 3, 2, 12
+
+
+class _Form(NamedTuple):
+    """How a tag is stored: its type, the least number of values, and a number that theirs is a multiple of."""
+
+    kind: int
+    least: int
+    multiple: int = 1
+
+
 _GEOREFERENCE = {
-    33550: "ModelPixelScale",
-    33922: "ModelTiepoint",
-    34264: "ModelTransformation",
-    34735: "GeoKeyDirectory",
-    34736: "GeoDoubleParams",
-    34737: "GeoAsciiParams",
+    33550: _Form(_DOUBLE, 3, 3),  # ModelPixelScale
+    33922: _Form(_DOUBLE, 6, 6),  # ModelTiepoint
+    34264: _Form(_DOUBLE, 16, 16),  # ModelTransformation
+    34735: _Form(_SHORT, 4, 4),  # GeoKeyDirectory
+    34736: _Form(_DOUBLE, 1),  # GeoDoubleParams
+    34737: _Form(_ASCII, 1),  # GeoAsciiParams
+    50844: _Form(_DOUBLE, 92, 92),  # RPCCoefficient
 }
 _ORIENTATION = 274
 _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT = 282, 283, 296
 _UPRIGHT = 1
 _INCH = 2
 _UNITS = (1, _INCH, 3)
-_ASCII = 2
 _CLASSIC_BYTES = 2**31
 """Bytes of pixels that fit into a classic TIFF with 32-bit offsets; larger masks become BigTIFF."""
 
@@ -76,11 +90,13 @@ def placement(file: IO[bytes], height: int, width: int, *, upright: bool = False
             tags = {tag.code: (tag.code, int(tag.dtype), tag.count, tag.value) for tag in page.tags}
             if (page.imagelength, page.imagewidth) != (height, width):
                 return None
-    except (tifffile.TiffFileError, ValueError, TypeError, KeyError, IndexError, OverflowError):
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, struct.error, tifffile.TiffFileError):
         return None  # damaged tags; the pixels may be intact all the same
     if upright and tags.get(_ORIENTATION, (0, 0, 0, _UPRIGHT))[3] != _UPRIGHT:
         return None
     place = tuple(_as_written(tags[code]) for code in _GEOREFERENCE if code in tags)
+    if not all(_is_sound(tag) for tag in place):
+        place = ()
     across, down = (_fraction(tags.get(code, (0, 0, 0, None))[3]) for code in (_X_RESOLUTION, _Y_RESOLUTION))
     unit = tags[_RESOLUTION_UNIT][3] if _RESOLUTION_UNIT in tags else _INCH
     if across is None or down is None or unit not in _UNITS:
@@ -94,6 +110,16 @@ def _fraction(stored: Any) -> tuple[int, int] | None:
         case (int(above), int(below)) if above > 0 and below > 0:
             return above, below
     return None
+
+
+def _is_sound(tag: tuple[int, int, int, Any]) -> bool:
+    """Return whether a tag of the georeference is stored as "GeoTIFF Format Specification" 1.8.2 says."""
+    code, kind, count, value = tag
+    form = _GEOREFERENCE[code]
+    if kind != form.kind or kind == _ASCII:
+        return kind == form.kind
+    numbers = np.atleast_1d(np.asarray(value, np.float64))
+    return form.least <= count == numbers.size and not count % form.multiple and bool(np.isfinite(numbers).all())
 
 
 def _as_written(tag: tuple[int, int, int, Any]) -> tuple[int, int, int, Any]:

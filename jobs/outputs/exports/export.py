@@ -21,6 +21,7 @@ from maskfleet.jobs.ledger.manifest import Manifest
 from maskfleet.jobs.ledger.runs import StoredRun, stored_runs
 from maskfleet.jobs.ledger.shard_files import rows_of
 from maskfleet.jobs.masks.names import mask_names
+from maskfleet.jobs.outputs.exports.destination import refuse_unsafe
 from maskfleet.jobs.outputs.exports.forms import EXPORTS
 from maskfleet.jobs.outputs.rows import newest_rows
 from maskfleet.jobs.outputs.stored_masks import StoredMask, stored_masks
@@ -58,7 +59,7 @@ def export(
     Args:
         output: Output of a job: path or URL.
         form: Key of `jobs.outputs.exports.forms.EXPORTS`.
-        destination: Path or URL to write to, outside the output.
+        destination: Path or URL to write to, outside the output and the input.
         key: Key of one image, or any unique ending of it; None for all images.
         names: Names of all classes after the first. Without them the classes are called `class_1`, `class_2` and so on.
         profile: AWS profile.
@@ -72,11 +73,10 @@ def export(
         raise JobError(f"unknown export form {form!r}; choose one of {', '.join(EXPORTS)}")
     source = open_storage(output, profile=profile)
     target = open_storage(destination, profile=profile)
-    if f"{target.root}/".startswith(f"{source.root}/"):
-        raise JobError(f"{destination} is inside the output {output}; export to another place")
     newest = next(stored_runs(source, newest_first=True), None)
     if newest is None:
         raise JobError(f"there is no run in {source.root}; correct the path")
+    refuse_unsafe(destination, output=output, images=newest.input)
     only = None if key is None else _key_ending_with(source, key)
     images = failed = 0
     with (

@@ -7,6 +7,8 @@ import tracemalloc
 import numpy as np
 import pytest
 import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, TiffImagePlugin
 
 from maskfleet.jobs.masks import geotiff as module
@@ -157,30 +159,136 @@ def test_damaged_tags_give_no_placement():
         placement(io.BytesIO(whole[: random.integers(0, len(whole))]), 300, 410)
 
 
-def with_tag(data, code, *, kind, value):
-    """A classic little-endian TIFF with another type and value of one tag."""
-    changed = bytearray(data)
-    (start,) = struct.unpack_from("<L", data, 4)
-    (count,) = struct.unpack_from("<H", data, start)
-    for place in range(start + 2, start + 2 + 12 * count, 12):
-        if struct.unpack_from("<H", data, place)[0] == code:
-            changed[place + 2 : place + 12] = struct.pack("<HL", kind, 1) + value
-    return bytes(changed)
+TYPES = {1: "B", 2: "s", 3: "H", 4: "L", 5: "LL", 6: "b", 7: "B", 8: "h", 9: "l", 10: "ll", 11: "f", 12: "d", 13: "L"}
+"""Types of tags, by TIFF 6.0, as `struct` writes them; 13 is an offset."""
+
+
+def tagged(*tags, height=300, width=410):
+    """A TIFF with these tags as they are, whatever they say: (code, type, values or bytes)."""
+    tags = [
+        (256, 4, [width]), (257, 4, [height]), (258, 3, [8]), (259, 3, [1]), (262, 3, [1]), (273, 4, [8]), (277, 3, [1]),
+        (278, 4, [height]), (279, 4, [height * width]), *tags,
+    ]  # fmt: skip
+    start = 8 + height * width + 6
+    head = b"II*\0" + struct.pack("<L", start) + bytes(height * width + 6)
+    directory, beyond = struct.pack("<H", len(tags)), b""
+    behind = start + 2 + 12 * len(tags) + 4
+    for code, kind, values in sorted(tags):
+        data = (
+            values
+            if isinstance(values, bytes)
+            else b"".join(
+                struct.pack(f"<{TYPES[kind]}", *v) if isinstance(v, tuple) else struct.pack(f"<{TYPES[kind]}", v)
+                for v in values
+            )
+        )
+        directory += struct.pack("<HHL", code, kind, len(values))
+        if len(data) > 4:
+            directory += struct.pack("<L", behind + len(beyond))
+            beyond += data + bytes(len(data) % 2)
+        else:
+            directory += data.ljust(4, b"\0")
+    return io.BytesIO(head + directory + bytes(4) + beyond)
+
+
+SCALE, TIE = (33550, 12, [10.0, 10.0, 0.0]), (33922, 12, [0.0, 0.0, 0.0, 399960.0, 5700000.0, 0.0])
+RESOLUTION = (282, 5, [(300, 1)]), (283, 5, [(300, 1)]), (296, 3, [2])
+
+
+def written(*tags):
+    """The tags of the mask of an image with these tags."""
+    found = placement(tagged(*tags), 300, 410)
+    labels = labels_of(300, 410)
+    data = tiff(bands(labels), shape=labels.shape, placement=found)
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        assert (file.asarray() == labels).all()
+        return {tag.code: tag.value for tag in file.pages[0].tags}
 
 
 @pytest.mark.parametrize(
-    ("code", "kind", "value"),
+    "odd",
     [
-        (282, 5, b""),  # 0/0
-        (282, 11, struct.pack("<f", 72)),
-        (283, 3, struct.pack("<HH", 72, 0)),
-        (296, 3, struct.pack("<HH", 9, 0)),
+        (282, 5, [(0, 0)]),
+        (282, 5, [(300, 0)]),
+        (283, 5, [(0, 1)]),
+        (282, 11, [72.0]),
+        (282, 12, [float("nan")]),
+        (283, 3, [72]),
+        (283, 4, [72]),
+        (282, 2, b"72\0"),
+        (282, 5, [(300, 1), (300, 1)]),
+        (282, 10, [(-300, 1)]),
+        (296, 3, [9]),
+        (296, 3, [0]),
+        (296, 3, [2, 2]),
+        (296, 11, [2.5]),
+        (296, 2, b"inch\0"),
+        (282, 99, b"\0\0\0\0"),
+        None,
     ],
 )
-def test_an_odd_resolution_is_left_out_and_the_rest_is_kept(code, kind, value):
-    whole = image_file().getvalue()
-    data = with_tag(whole, code, kind=kind, value=value or struct.pack("<L", len(whole))) + bytes(8)
-    found = placement(io.BytesIO(data), 300, 410)
-    assert found is not None
-    assert len(found.georeference) == 5
-    assert found.resolution is None
+def test_an_odd_resolution_is_left_out_and_the_rest_is_kept(odd):
+    code = 282 if odd is None else odd[0]
+    others = [tag for tag in RESOLUTION if tag[0] != code]
+    found = written(SCALE, TIE, *others, *([] if odd is None else [odd]))
+    assert (found[33550], found[33922]) == (tuple(SCALE[2]), tuple(TIE[2]))
+    assert 296 not in found or found[296] == 1
+    assert written(SCALE, TIE, *RESOLUTION)[282] == (300, 1)
+
+
+def test_a_unit_that_is_missing_is_inch():
+    assert written(SCALE, TIE, *RESOLUTION[:2])[296] == 2
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        (33550, 12, [10.0]),
+        (33550, 3, [10, 10, 0]),
+        (33550, 12, [float("nan"), 10.0, 0.0]),
+        (33922, 12, [0.0] * 5),
+        (34264, 12, [1.0] * 15),
+        (34735, 12, [1.0, 1.0, 0.0, 0.0]),
+        (34735, 3, [1, 1]),
+        (34736, 2, b"one\0"),
+        (34737, 7, b"\xff\xfe"),
+        (50844, 12, [1.0] * 91),
+    ],
+)
+def test_an_odd_georeference_is_not_copied_in_part(odd):
+    found = written(*[tag for tag in (SCALE, TIE) if tag[0] != odd[0]], odd, *RESOLUTION)
+    assert not found.keys() & {33550, 33922, 34264, 34735, 34736, 34737, 50844}
+    assert found[282] == (300, 1)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_no_tag_ends_an_export(data):
+    codes = st.sampled_from([274, 282, 283, 296, 33550, 33922, 34264, 34735, 34736, 34737, 50844])
+    sized = st.binary(max_size=100).map(lambda raw: raw or b"\0")
+    written(
+        *[(code, data.draw(st.integers(0, 18)), data.draw(sized)) for code in data.draw(st.sets(codes, max_size=4))]
+    )
+
+
+RPC = (50844, 12, [1.0, 0.5, 2000.0, 3000.0, 48.1, 11.5, 500.0, 2000.0, 3000.0, 0.1, 0.1, 500.0] + [1.0] + [0.0] * 19 + [1.0] + [0.0] * 19 + [1.0] + [0.0] * 19 + [1.0] + [0.0] * 19)  # fmt: skip
+
+
+def test_rasterio_reads_what_the_documentation_says(tmp_path):
+    """Position, coordinate system, rational polynomial coefficients and resolution; neither no-data value nor texts."""
+    rasterio = pytest.importorskip("rasterio")
+    keys = (34735, 3, [1, 1, 0, 3, 1024, 0, 1, 1, 1025, 0, 1, 1, 3072, 0, 1, 32633])
+    kept = [SCALE, TIE, keys, RPC, *RESOLUTION]
+    image = tagged(*kept, (NO_DATA, 2, b"0\0"), (42112, 2, b"<GDALMetadata></GDALMetadata>\0"))
+    (tmp_path / "image.tif").write_bytes(image.getvalue())
+    labels = labels_of(300, 410)
+    found = placement(image, 300, 410)
+    (tmp_path / "mask.tif").write_bytes(tiff(bands(labels), shape=labels.shape, placement=found))
+    with rasterio.open(tmp_path / "image.tif") as before, rasterio.open(tmp_path / "mask.tif") as after:
+        assert before.nodata == 0
+        assert after.nodata is None
+        assert (after.crs, after.transform, after.rpcs) == (before.crs, before.transform, before.rpcs)
+        assert after.crs.to_epsg() == 32633
+        assert after.rpcs.line_off == 2000
+        assert after.tags()["TIFFTAG_XRESOLUTION"] == before.tags()["TIFFTAG_XRESOLUTION"]
+        assert (after.read(1) == labels).all()

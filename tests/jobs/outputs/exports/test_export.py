@@ -191,6 +191,8 @@ def test_the_newest_outcome_of_each_image_is_exported(tmp_path):
         export(str(tmp_path / "tar"), "png", str(tmp_path / "none"), key="9.jpg")
     with pytest.raises(JobError, match="is inside the output"):
         export(str(tmp_path / "tar"), "png", str(tmp_path / "tar/masks"))
+    with pytest.raises(JobError, match="is inside the input"):
+        export(str(tmp_path / "tar"), "png", str(tmp_path / "in/masks"))
     with pytest.raises(JobError, match="there is no run"):
         export(str(tmp_path / "in"), "png", str(tmp_path / "none"))
 
