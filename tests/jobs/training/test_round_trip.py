@@ -8,7 +8,6 @@ from conftest import draw_pairs, seeded
 from PIL import Image
 
 from maskfleet.jobs.errors import JobError
-from maskfleet.jobs.images.formats import ENDINGS
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.masks import geotiff
 from maskfleet.jobs.masks.png import Encoder, default_values
@@ -131,7 +130,6 @@ def test_masks_of_a_run_train_in_every_exported_form(tmp_path, values):
         truths(job(tmp_path, tmp_path / "out/masks"))
 
 
-@pytest.mark.skipif(".gif" not in ENDINGS, reason="GIF is no format yet")
 def test_pairs_as_in_carvana_train(tmp_path):
     """Photos in JPEG, masks in GIF with a palette, named as in the data set of Pytorch-UNet."""
     images, masks = draw_pairs(tmp_path, 8)
