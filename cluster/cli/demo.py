@@ -8,6 +8,7 @@ import typer
 from maskfleet.cluster.cli import options
 from maskfleet.cluster.cli.running import run_job
 from maskfleet.cluster.terminal import console
+from maskfleet.cluster.terminal.progress import progress
 from maskfleet.cluster.terminal.words import counted
 from maskfleet.jobs.job.schema import Job
 
@@ -29,7 +30,9 @@ def demo(
     """
     from maskfleet.jobs.tools.demo import draw, mean_dice
 
-    drawn = draw(folder, images=images)
+    with progress() as view:
+        view.phase("generating images")
+        drawn = draw(folder, images=images)
     console.say(f"generated {counted(images, 'image')} and {counted(drawn.broken, 'broken file')} in {drawn.images}")
     job = Job.of(
         {

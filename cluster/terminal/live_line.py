@@ -11,7 +11,10 @@ from rich.text import Text
 from maskfleet.cluster.terminal.pace import Pace
 from maskfleet.cluster.terminal.words import duration
 
-_LEAST_BAR, _WIDEST_BAR = 10, 40
+_BAR = 12
+"""Columns of the bar, at least. The busiest stage is left out before the bar, and the bar before the rest."""
+
+_WIDEST_BAR = 40
 
 _UNICODE = ("⠋⠙⠹⠸⠼⠴⠦⠧", "━", "─")
 _ASCII = ("|/-\\", "#", "-")
@@ -19,6 +22,10 @@ _ASCII = ("|/-\\", "#", "-")
 
 _LATER = ("segmenting", "writing tables")
 """Phases at whose time images are counted."""
+
+
+_BUSIEST = 1
+"""Importance of the busiest stage."""
 
 
 class _Part(NamedTuple):
@@ -77,7 +84,7 @@ class Shown:
     def plain(self) -> str:
         """Return the line for a file or a pipe."""
         parts = self._parts()
-        return ", ".join([parts[0].text, *(part.text for part in parts[1:] if part.importance > 1)])
+        return ", ".join([parts[0].text, *(part.text for part in parts[1:] if part.importance > _BUSIEST)])
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
         """Draw the line for a terminal."""
@@ -85,19 +92,22 @@ class Shown:
         parts, room = self._fitting(options.max_width - 2)
         line = Text(spinner[int(time.monotonic() * 8) % len(spinner)], style="cyan", no_wrap=True, overflow="ellipsis")
         for number, part in enumerate(parts):
-            if number == 1 and self.images and room > _LEAST_BAR:
-                width = min(_WIDEST_BAR, room - 1)
+            if number == 1 and room >= _BAR:
+                width = min(_WIDEST_BAR, room)
                 filled = round(width * min(1, self.done / self.images))
                 line.append(f" {full * filled}", "cyan").append(empty * (width - filled), "bright_black")
-            line.append(f" {part.text}", "default")
+            line.append(f"{' · ' if number > 1 else ' '}{part.text}", "default")
         yield line
 
     def _fitting(self, width: int) -> tuple[list[_Part], int]:
         """Return the parts that fit, and the columns left for a bar."""
         parts = self._parts()
-        while len(parts) > 1 and sum(len(part.text) + 1 for part in parts) > width:
-            parts.remove(min(parts, key=lambda part: part.importance))
-        return parts, width - sum(len(part.text) + 1 for part in parts)
+        while True:
+            least = min(parts, key=lambda part: part.importance)
+            room = width - sum(len(part.text) + 3 for part in parts)
+            if len(parts) == 1 or room >= (_BAR if least.importance == _BUSIEST else 0):
+                return parts, room
+            parts.remove(least)
 
     def _parts(self) -> list[_Part]:
         if not self.images or self.phase not in _LATER:
@@ -112,11 +122,18 @@ class Shown:
             left = self.pace.seconds_left(self.images)
             parts.append(_Part(f"{rate:.1f}/s", 5))
             if left and not self.growing:
-                parts.append(_Part(f"{duration(max(1, round(left)))} left", 7))
+                parts.append(_Part(f"{_left(left)} left", 7))
         elif not self.done:
             parts.append(_Part(f"first shard, {duration(time.monotonic() - self.since)}", 3))
         if self.failed:
             parts.append(_Part(f"{self.failed:,} failed", 6))
         if self.busiest:
-            parts.append(_Part(f"busiest: {self.busiest}", 1))
+            parts.append(_Part(f"busiest: {self.busiest}", _BUSIEST))
         return parts
+
+
+def _left(seconds: float) -> str:
+    whole = max(1, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    return f"{round(whole / 60)} min" if whole < 3600 else duration(whole)

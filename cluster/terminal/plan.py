@@ -1,14 +1,11 @@
 """A plan and its forecast, for people. Programs get JSON."""
 
-import shutil
-import sys
-import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from maskfleet.cluster.terminal.console import wrapped
 from maskfleet.cluster.terminal.words import counted, duration, money, size
 
-_NARROWEST = 40
 _NO_PRICES = "prices not set: see [prices] in the job file"
 
 
@@ -22,43 +19,43 @@ def lines(plan: Mapping[str, Any]) -> Iterator[str]:
     if plan["images"]:
         yield from _forecast(plan)
     for warning in plan["warnings"]:
-        yield from _wrapped("warning", warning)
+        yield from wrapped("warning", warning)
 
 
 def _counts(plan: Mapping[str, Any]) -> Iterator[str]:
     why = ", ".join(f"{count:,} {reason}" for reason, count in plan["why"].items())
     gone = f", {plan['gone']:,} gone" if plan["gone"] else ""
-    yield from _wrapped(
+    yield from wrapped(
         "images",
         f"{plan['images']:,} to process{f' ({why})' if why else ''} of {plan['listed']:,} listed{gone}; "
         f"{plan['done']:,} need no work",
     )
     if plan["left_alone"]:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in plan["left_alone"].items())
-        yield from _wrapped("left", f"{counted(sum(plan['left_alone'].values()), 'file')} alone: {reasons}")
+        yield from wrapped("left", f"{counted(sum(plan['left_alone'].values()), 'file')} alone: {reasons}")
     yield f"input    {size(plan['bytes'])} to read, in {counted(plan['shards'], 'shard')}"
     yield f"listing  {duration(plan['listing_seconds'])}"
 
 
 def _forecast(plan: Mapping[str, Any]) -> Iterator[str]:
     per_worker = plan["images_per_second_of_a_worker"]
-    yield from _wrapped(
+    yield from wrapped(
         "sample",
         f"{counted(plan['sample'], 'image')} on {plan['device']}: {per_worker:.1f} images/s for one worker, ready "
         f"after {duration(plan['start_seconds'])}; busiest stage: {plan['busiest_stage']}",
     )
     if plan["expected_failures"]:
         failures = ", ".join(f"{count:,} {name}" for name, count in plan["expected_failures"].items())
-        yield from _wrapped("failures", f"about {failures}")
+        yield from wrapped("failures", f"about {failures}")
     yield from _table(plan)
     requests = ", ".join(f"{count:,} {kind}" for kind, count in plan["requests"].items())
     amounts = [
         money(plan["requests_cost"], plan["currency"]) if plan["requests_cost"] is not None else "",
         f"{money(plan['keeping_cost'], plan['currency'])} a month" if plan["keeping_cost"] is not None else "",
     ]
-    yield from _wrapped("output", f"{size(plan['output_bytes'])}{f', {amounts[1]}' if amounts[1] else ''}")
-    yield from _wrapped("requests", f"{requests}{f', {amounts[0]}' if amounts[0] else ''}")
-    yield from _wrapped("next run", plan["next_night"])
+    yield from wrapped("output", f"{size(plan['output_bytes'])}{f', {amounts[1]}' if amounts[1] else ''}")
+    yield from wrapped("requests", f"{requests}{f', {amounts[0]}' if amounts[0] else ''}")
+    yield from wrapped("next run", plan["next_night"])
 
 
 def _table(plan: Mapping[str, Any]) -> Iterator[str]:
@@ -75,16 +72,4 @@ def _table(plan: Mapping[str, Any]) -> Iterator[str]:
     notes = ["the start of Ray is not included"]
     if plan["workers"][0]["cost"] is None:
         notes.append(_NO_PRICES)
-    yield from _wrapped("", "; ".join(notes))
-
-
-def _wrapped(label: str, text: str) -> Iterator[str]:
-    """Yield a label and a text, wrapped in a terminal alone."""
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
-    head = f"{label:<8} "
-    if width >= sys.maxsize:
-        yield f"{head}{text}"
-        return
-    yield from textwrap.wrap(
-        text, max(_NARROWEST, width), initial_indent=head, subsequent_indent=" " * len(head), break_long_words=False
-    )
+    yield from wrapped("", "; ".join(notes))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from maskfleet.cluster.terminal import console
+from maskfleet.cluster.terminal.console import wrapped
 from maskfleet.cluster.terminal.words import counted, duration
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.masks.formats import mask_format
@@ -67,7 +68,7 @@ def _counts(run: "RunSummary") -> Iterator[str]:
 def _left_alone(run: "RunSummary") -> Iterator[str]:
     if run.left_alone:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in run.left_alone.items())
-        yield f"left     {counted(sum(run.left_alone.values()), 'file')} alone: {reasons}"
+        yield from wrapped("left", f"{counted(sum(run.left_alone.values()), 'file')} alone: {reasons}")
 
 
 def _isolation(run: "RunSummary") -> Iterator[str]:
@@ -82,7 +83,7 @@ def _isolation(run: "RunSummary") -> Iterator[str]:
 
 def _warnings(run: "RunSummary") -> Iterator[str]:
     for warning in run.warnings:
-        yield f"warning  {warning['message']}"
+        yield from wrapped("warning", warning["message"])
 
 
 def _speed(run: "RunSummary", seconds: float) -> Iterator[str]:
@@ -92,17 +93,17 @@ def _speed(run: "RunSummary", seconds: float) -> Iterator[str]:
         steps = {"PyTorch": max(0.0, seconds - run.total_seconds)}
         steps |= {_STEPS[step]: passed for step, passed in run.start_seconds.items()}
         parts = ", ".join(f"{step} {passed:.1f}" for step, passed in steps.items() if passed >= 0.05)
-        yield f"time     {duration(seconds)}; first masks after {duration(sum(steps.values()))} ({parts})"
+        yield from wrapped("time", f"{duration(seconds)}; first masks after {duration(sum(steps.values()))} ({parts})")
     else:
-        yield f"time     {duration(seconds)}"
-    yield f"speed    {run.images_per_second:.1f} images/s, from the start of the workers to the end"
+        yield from wrapped("time", duration(seconds))
+    yield from wrapped("speed", f"{run.images_per_second:.1f} images/s, from the start of the workers to the end")
     yield from _forward_share(run)
     if run.speed.limit:
-        yield f"limit    {run.speed.limit}"
+        yield from wrapped("limit", run.speed.limit)
     if run.tuning and (sentence := Tuning(**run.tuning).sentence):
-        yield f"exact    {sentence}"
+        yield from wrapped("exact", sentence)
     for shape, tried in run.short_of_memory.items():
-        yield f"memory   {shape} px: {', then '.join(tried)}"
+        yield from wrapped("memory", f"{shape} px: {', then '.join(tried)}")
 
 
 def _forward_share(run: "RunSummary") -> Iterator[str]:
@@ -111,9 +112,10 @@ def _forward_share(run: "RunSummary") -> Iterator[str]:
         return
     how = f"{forward['width']}×{forward['height']} px in {forward['precision']}"
     if share > 1:
-        yield f"network  100% of the bare forward pass; it was timed at the start, at {how}, and was slower then"
+        slower = f"it was timed at the start, at {how}, and was slower then"
+        yield from wrapped("network", f"100% of the bare forward pass; {slower}")
     else:
-        yield f"network  {share:.0%} of the bare forward pass ({how}) while the workers had images"
+        yield from wrapped("network", f"{share:.0%} of the bare forward pass ({how}) while the workers had images")
 
 
 def _places(job: Job, run: "RunSummary") -> Iterator[str]:

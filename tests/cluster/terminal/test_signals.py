@@ -72,6 +72,7 @@ def test_row_4_a_stop_is_obeyed_within_seconds(phase, number, tmp_path, weights_
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_plan_obeys_a_stop_within_seconds(number, tmp_path, weights_file, request):
     images = draw_images(tmp_path / "images", 3)
+    tar(images / "more.tar", [("a.jpg", jpeg(1))])
     given = ["--input", str(images), "--output", str(tmp_path / "out"), "--weights", weights_file]
     process = started("listing in a thread", tmp_path / "job.toml", "plan", *given)
     request.addfinalizer(process.kill)
