@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from maskfleet.jobs.tools.preview import Plan, plan
     from maskfleet.unet.inference.segmenter import Segmenter
     from maskfleet.unet.model import UNet
+    from maskfleet.unet.programs.export import export_network
 
 __all__ = [
     "Fleet",
@@ -26,6 +27,7 @@ __all__ = [
     "RunSummary",
     "Segmenter",
     "UNet",
+    "export_network",
     "open_output",
     "plan",
     "run",
@@ -40,6 +42,7 @@ _MODULES = {
     "RunSummary": "maskfleet.jobs.run.summary",
     "Segmenter": "maskfleet.unet.inference.segmenter",
     "UNet": "maskfleet.unet.model",
+    "export_network": "maskfleet.unet.programs.export",
     "open_output": "maskfleet.jobs.outputs.output",
     "plan": "maskfleet.jobs.tools.preview",
     "run": "maskfleet.jobs.outputs.report.run",

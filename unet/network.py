@@ -13,7 +13,7 @@ from typing import Any, Protocol, Self, cast
 import torch
 from torch import Tensor, nn
 
-KINDS = {"unet": "maskfleet.unet.model"}
+KINDS = {"unet": "maskfleet.unet.model", "program": "maskfleet.unet.programs.network"}
 """Kinds of networks in weights files. Each names the module of its `Kind`. A file that names no kind holds a "unet"."""
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)

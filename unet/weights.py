@@ -102,7 +102,7 @@ def load(data: bytes) -> Weights:
         WeightsError: This is no safetensors file, holds no network of this package, or its tensors do not fit the
             configuration. The first unfit tensor is named.
     """
-    if data[:2] == b"PK" or data[:1] == b"\x80":
+    if not is_safetensors(data) and data[:1] in (b"P", b"\x80"):
         raise WeightsError(
             "these weights are a PyTorch checkpoint (a pickle), and a job never loads pickles; "
             "convert them with 'maskfleet convert model.pth model.safetensors' and name the result"
@@ -133,6 +133,14 @@ def load(data: bytes) -> Weights:
     values = None if mask_values is None else tuple(mask_values)
     named = configuration if kind_name == _DEFAULT_KIND else configuration | {"kind": kind_name}
     return Weights(model, _content_id(named, values, normalize, tensors), values, normalize, header)
+
+
+def is_safetensors(data: bytes) -> bool:
+    """Return whether a file begins as safetensors do: the length of a JSON object, and the object.
+
+    Such a length may look like the beginning of an archive or a pickle.
+    """
+    return data[8:9] == b"{" and int.from_bytes(data[:8], "little") <= len(data) - 8
 
 
 def load_local(name: str | os.PathLike[str]) -> Weights:

@@ -69,7 +69,10 @@ def finetune(
 
 
 def convert(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Pytorch-UNet checkpoint (.pth).")],
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(metavar="NETWORK", help="Pytorch-UNet checkpoint (.pth, .ckpt), or an exported program (.pt2)."),
+    ],
     weights: Annotated[Path, typer.Argument(metavar="WEIGHTS", help="Safetensors file to write.")],
     key: Annotated[
         str | None,
@@ -96,25 +99,26 @@ def convert(
         typer.Option("--scale", metavar="FACTOR", help="Image scale used in training; Pytorch-UNet's default is 0.5."),
     ] = None,
 ) -> None:
-    """Convert a Pytorch-UNet checkpoint to a safetensors file.
+    """Convert a Pytorch-UNet checkpoint, or an exported network of another kind, to a safetensors file.
 
     Accepts checkpoints of any Pytorch-UNet release: state dicts under any key or prefix, Lightning, DataParallel,
-    whole modules, TorchScript, safetensors. Reads them as data and never runs code from them.
+    whole modules, TorchScript, safetensors. Accepts programs of torch.export.save that consist of known operators.
+    Reads both as data and never runs code from them.
 
     Examples:
       maskfleet convert checkpoint_epoch5.pth cells.safetensors --scale 0.5
       maskfleet convert last.ckpt cells.safetensors --key model_ema
+      maskfleet convert network.pt2 cells.safetensors
     """
+    from maskfleet.unet import conversion
     from maskfleet.unet import weights as unet_weights
-    from maskfleet.unet.checkpoints import pytorch_unet
-    from maskfleet.unet.model import UNet
     from maskfleet.unet.network import WeightsError
 
     if (mean is None) != (std is None):
         raise JobError("--mean and --std belong together; give both or neither")
     try:
         normalize = None if mean is None or std is None else (_numbers(mean), _numbers(std))
-        data = pytorch_unet.convert(checkpoint.read_bytes(), key=key, normalize=normalize, scale=scale)
+        data = conversion.convert(checkpoint.read_bytes(), key=key, normalize=normalize, scale=scale)
         loaded = unet_weights.load(data)
         weights.write_bytes(data)
     except WeightsError as error:
@@ -122,11 +126,12 @@ def convert(
     except OSError as error:
         raise JobError(f"{error.filename}: {error.strerror}; check the path") from error
     model = loaded.model
-    assert isinstance(model, UNet)
+    tiles = (
+        f"no exact tiles: {model.untileable}" if model.untileable else f"tiles from {model.grid} px, halo {model.halo}"
+    )
     typer.echo(
         f"{weights}: {counted(model.n_channels, 'channel')}, "
-        f"{model.n_classes} {'class' if model.n_classes == 1 else 'classes'}, width {model.width}, "
-        f"{'bilinear' if model.bilinear else 'transposed'}, id {loaded.id[:12]}"
+        f"{model.n_classes} {'class' if model.n_classes == 1 else 'classes'}, {tiles}, id {loaded.id[:12]}"
     )
 
 

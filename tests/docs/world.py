@@ -56,6 +56,7 @@ def prepare(folder: Path) -> None:
     checkpoint = seeded().state_dict() | {"mask_values": [0, 1]}
     for name in ("checkpoint.pth", "model.pth"):
         torch.save(checkpoint, folder / name)
+    torch.save({"state_dict": {f"model.{name}": value for name, value in checkpoint.items()}}, folder / "last.ckpt")
     for form in ("png", "parquet", "rle"):
         output = folder / ("out" if form == "png" else f"out-{form}")
         given = ["--input", folder / "images", "--output", output, "--weights", "nuclei", "--no-ray"]

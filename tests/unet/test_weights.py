@@ -76,3 +76,14 @@ def test_equal_networks_with_equal_metadata_give_equal_files():
     loaded = weights.load(files.pop())
     assert loaded.metadata == metadata
     assert all(torch.equal(a, b) for a, b in zip(loaded.model.parameters(), seeded().parameters(), strict=True))
+
+
+@pytest.mark.parametrize("beginning", [b"PK", b"\x80"])
+def test_a_header_whose_length_looks_like_another_file_is_read(beginning):
+    length = int.from_bytes(beginning.ljust(2, b"P"), "little")
+    data = weights.save(seeded())
+    header = data[8 : 8 + int.from_bytes(data[:8], "little")]
+    longer = length.to_bytes(8, "little") + header.ljust(length) + data[8 + len(header) :]
+    assert len(header) < length
+    assert longer.startswith(beginning)
+    assert weights.load(longer).id == weights.load(data).id

@@ -3,7 +3,6 @@
 Each gives a value, as the pickle states it, and the bytes of its storages. Nothing in a file is imported or called.
 """
 
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
@@ -13,9 +12,11 @@ import safetensors
 import safetensors.torch
 import torch
 
+from maskfleet.unet.checkpoints.archive import DAMAGED, Archive
 from maskfleet.unet.checkpoints.pickled import read
 from maskfleet.unet.checkpoints.tensors import Bytes, StoredTensor, storage_of
 from maskfleet.unet.network import WeightsError
+from maskfleet.unet.weights import is_safetensors
 
 _PICKLE_BYTES = 64 * 2**20
 """Largest pickle in an archive. The tensors' data are not part of it."""
@@ -24,7 +25,6 @@ _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 """First value of a file by `torch.save` before PyTorch 1.6 (torch/serialization.py)."""
 
 _SAVE = "save one with torch.save(model.state_dict(), path)"
-_DAMAGED = "the checkpoint is damaged or cut off; copy the file again"
 
 _FOREIGN = (
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras writes"),
@@ -52,7 +52,7 @@ def opened(data: bytes) -> Checkpoint:
     """Read a checkpoint's structure. Its tensors are read when they are asked for.
 
     Raises:
-        WeightsError: The file is none, is damaged, or holds a program.
+        WeightsError: The file is none, or is damaged.
     """
     for is_kind, read_kind in _KINDS:
         if is_kind(data):
@@ -65,41 +65,16 @@ def opened(data: bytes) -> Checkpoint:
 
 def _archive(data: bytes) -> Checkpoint:
     """Read an archive of `torch.save` or of TorchScript. Both hold `data.pkl`, and a file for each storage."""
-    try:
-        archive = zipfile.ZipFile(BytesIO(data))
-    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-        raise WeightsError(_DAMAGED) from error
-    entries = {entry.filename: entry for entry in archive.infolist()}
-    if sum(entry.file_size for entry in entries.values() if entry.compress_type == zipfile.ZIP_STORED) > len(data):
-        raise WeightsError(_DAMAGED)
-
-    def entry(name: str) -> bytes | None:
-        if name not in entries:
-            return None
-        if entries[name].compress_type != zipfile.ZIP_STORED:
-            raise WeightsError(f"the archive is compressed, which torch.save does not do; {_SAVE}")
-        try:
-            return archive.read(name)
-        except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
-            raise WeightsError(_DAMAGED) from error
-
-    folder = _folder(entries)
-    if (entry(f"{folder}byteorder") or b"little") != b"little":
+    archive = Archive(data)
+    folder = archive.folder_of("data.pkl")
+    if folder is None:
+        raise WeightsError(f"the archive holds no checkpoint; {_SAVE}")
+    if (archive.read(f"{folder}byteorder") or b"little") != b"little":
         raise WeightsError("the checkpoint was saved on a big-endian machine; save it on another")
-    if entries[f"{folder}data.pkl"].file_size > _PICKLE_BYTES:
+    if archive.sizes[f"{folder}data.pkl"] > _PICKLE_BYTES:
         raise WeightsError("the checkpoint holds more than 64 MiB beside its tensors; save the state dict alone")
-    value, _ = read(BytesIO(entry(f"{folder}data.pkl") or b""))
-    return Checkpoint(value, lambda key: entry(f"{folder}data/{key}"))
-
-
-def _folder(names: dict[str, zipfile.ZipInfo]) -> str:
-    """Return the folder of `data.pkl` in an archive, with its slash."""
-    if any(name.endswith("models/model.json") for name in names):
-        raise WeightsError("the file is an exported program (.pt2); save the state dict of its network instead")
-    for name in names:
-        if name == "data.pkl" or name.endswith("/data.pkl"):
-            return name.removesuffix("data.pkl")
-    raise WeightsError(f"the archive holds no checkpoint; {_SAVE}")
+    value, _ = read(BytesIO(archive.read(f"{folder}data.pkl") or b""))
+    return Checkpoint(value, lambda key: archive.read(f"{folder}data/{key}"))
 
 
 def _legacy(data: bytes) -> Checkpoint:
@@ -120,7 +95,7 @@ def _legacy(data: bytes) -> Checkpoint:
         count, dtype = int.from_bytes(file.read(8), "little"), dtypes.get(str(key))
         length = 0 if dtype is None else count * dtype.itemsize
         if file.tell() + length > len(data):
-            raise WeightsError(_DAMAGED)
+            raise WeightsError(DAMAGED)
         stored[str(key)] = file.read(length)
     return Checkpoint(value, stored.get)
 
@@ -129,7 +104,7 @@ def _safetensors(data: bytes) -> Checkpoint:
     try:
         tensors = {name: tensor.contiguous() for name, tensor in safetensors.torch.load(data).items()}
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
-        raise WeightsError(_DAMAGED) from error
+        raise WeightsError(DAMAGED) from error
     value = {
         name: StoredTensor(name, tensor.dtype, 0, tuple(tensor.shape), tensor.stride())
         for name, tensor in tensors.items()
@@ -137,13 +112,9 @@ def _safetensors(data: bytes) -> Checkpoint:
     return Checkpoint(value, lambda key: tensors[key].flatten().view(torch.uint8).numpy().tobytes())
 
 
-def _is_safetensors(data: bytes) -> bool:
-    return data[8:9] == b"{" and int.from_bytes(data[:8], "little") <= len(data) - 8
-
-
 _KINDS: tuple[tuple[Callable[[bytes], bool], Callable[[bytes], Checkpoint]], ...] = (
+    (is_safetensors, _safetensors),
     (lambda data: data[:4] == b"PK\x03\x04", _archive),
     (lambda data: data[:1] == b"\x80", _legacy),
-    (_is_safetensors, _safetensors),
 )
-"""Kinds of files: whether one begins so, and its reader."""
+"""Kinds of files: whether one begins so, and its reader. Safetensors go first: their length may look like others."""

@@ -123,7 +123,7 @@ def read(tensors: dict[str, StoredTensor], storage: Bytes) -> dict[str, Tensor]:
     """Read tensors. Those that share a storage share memory.
 
     Raises:
-        WeightsError: A storage is missing, or smaller than a tensor in it, or serves for more than two of its size.
+        WeightsError: A storage is missing, or smaller than a tensor in it, or serves several of its size that differ.
     """
     stored: dict[str, Tensor] = {}
     found: dict[str, Tensor] = {}
@@ -138,7 +138,7 @@ def read(tensors: dict[str, StoredTensor], storage: Bytes) -> dict[str, Tensor]:
             raise WeightsError(f"tensor {name} is larger than its data; copy the file again")
         whole = stored[tensor.key][: available * tensor.dtype.itemsize].view(tensor.dtype)
         found[name] = torch.as_strided(whole, tensor.shape, tensor.strides, tensor.offset)
-    if sum(tensor.size for tensor in tensors.values()) > 2 * sum(data.numel() for data in stored.values()):
+    if sum(tensor.size for tensor in set(tensors.values())) > 2 * sum(data.numel() for data in stored.values()):
         raise WeightsError("its tensors share their data too often; save copies of them")
     return found
 

@@ -17,7 +17,7 @@ def test_convert_writes_safetensors_and_refuses_other_files(tmp_path):
 
     torch.save({**seeded(bilinear=True).state_dict(), "mask_values": [0, 1]}, tmp_path / "m.pth")
     done = maskfleet("convert", tmp_path / "m.pth", tmp_path / "m.safetensors")
-    assert "3 channels, 2 classes, width 4, bilinear" in done.stdout
+    assert "3 channels, 2 classes, no exact tiles: it up-samples bilinearly with aligned corners" in done.stdout
     (tmp_path / "bad.pth").write_bytes(b"hello")
     bad = maskfleet("convert", tmp_path / "bad.pth", tmp_path / "x.safetensors")
     assert bad.returncode == 2
