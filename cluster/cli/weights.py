@@ -110,29 +110,33 @@ def convert(
       maskfleet convert last.ckpt cells.safetensors --key model_ema
       maskfleet convert network.pt2 cells.safetensors
     """
-    from maskfleet.unet import conversion
-    from maskfleet.unet import weights as unet_weights
     from maskfleet.unet.network import WeightsError
 
     if (mean is None) != (std is None):
         raise JobError("--mean and --std belong together; give both or neither")
     try:
         normalize = None if mean is None or std is None else (_numbers(mean), _numbers(std))
-        data = conversion.convert(checkpoint.read_bytes(), key=key, normalize=normalize, scale=scale)
-        loaded = unet_weights.load(data)
-        weights.write_bytes(data)
+        typer.echo(_converted(checkpoint, weights, key=key, normalize=normalize, scale=scale))
     except WeightsError as error:
         raise JobError(f"{checkpoint}: {error}") from error
     except OSError as error:
         raise JobError(f"{error.filename}: {error.strerror}; check the path") from error
+
+
+def _converted(checkpoint: Path, weights: Path, **options: Any) -> str:
+    """Write the weights. Return their description."""
+    from maskfleet.unet.programs import conversion
+    from maskfleet.unet.weights import load
+
+    data = conversion.convert(checkpoint.read_bytes(), **options)
+    loaded = load(data)
+    weights.write_bytes(data)
     model = loaded.model
-    tiles = (
-        f"no exact tiles: {model.untileable}" if model.untileable else f"tiles from {model.grid} px, halo {model.halo}"
-    )
-    typer.echo(
-        f"{weights}: {counted(model.n_channels, 'channel')}, "
-        f"{model.n_classes} {'class' if model.n_classes == 1 else 'classes'}, {tiles}, id {loaded.id[:12]}"
-    )
+    classes = f"{model.n_classes} {'class' if model.n_classes == 1 else 'classes'}"
+    tiles = f"tiles from {model.grid} px, halo {model.halo}"
+    if model.untileable:
+        tiles = f"no exact tiles: {model.untileable}"
+    return f"{weights}: {counted(model.n_channels, 'channel')}, {classes}, {tiles}, id {loaded.id[:12]}"
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from maskfleet.unet import weights
-from maskfleet.unet.conversion import convert
 from maskfleet.unet.network import WeightsError
+from maskfleet.unet.programs.conversion import convert
 from maskfleet.unet.programs.export import export_network
 from maskfleet.unet.programs.pt2 import read_pt2
 

@@ -10,8 +10,8 @@ from maskfleet.jobs.tools.starting.draft import draft
 from maskfleet.jobs.tools.starting.look import Kind, Look
 from maskfleet.jobs.tools.starting.mask_files import Pairs
 from maskfleet.unet import weights as unet_weights
+from maskfleet.unet.checkpoints.pytorch_unet import ORIGIN
 from maskfleet.unet.model import UNet
-from maskfleet.unet.pytorch_unet import ORIGIN
 
 PLACES = ('my "images"', "out", "nuclei")
 
