@@ -89,14 +89,16 @@ class Shown:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
         """Draw the line for a terminal."""
         spinner, full, empty = _UNICODE if options.encoding.startswith("utf") else _ASCII
-        parts, room = self._fitting(options.max_width - 2)
+        parts, room = self._fitting(options.max_width)
         line = Text(spinner[int(time.monotonic() * 8) % len(spinner)], style="cyan", no_wrap=True, overflow="ellipsis")
-        for number, part in enumerate(parts):
-            if number == 1 and room >= _BAR:
-                width = min(_WIDEST_BAR, room)
-                filled = round(width * min(1, self.done / self.images))
-                line.append(f" {full * filled}", "cyan").append(empty * (width - filled), "bright_black")
-            line.append(f"{' · ' if number > 1 else ' '}{part.text}", "default")
+        line.append(f" {parts[0].text}", "default")
+        has_bar = len(parts) > 1 and room >= _BAR
+        if has_bar:
+            width = min(_WIDEST_BAR, room)
+            filled = round(width * min(1, self.done / self.images))
+            line.append(f" {full * filled}", "cyan").append(empty * (width - filled), "bright_black")
+        for number, part in enumerate(parts[1:]):
+            line.append(f"{' ' if has_bar and not number else ' · '}{part.text}", "default")
         yield line
 
     def _fitting(self, width: int) -> tuple[list[_Part], int]:
@@ -104,7 +106,8 @@ class Shown:
         parts = self._parts()
         while True:
             least = min(parts, key=lambda part: part.importance)
-            room = width - sum(len(part.text) + 3 for part in parts)
+            # The spinner and its space; between two parts there are three characters, or a bar in two spaces.
+            room = width - 2 - sum(len(part.text) for part in parts) - 3 * (len(parts) - 1)
             if len(parts) == 1 or room >= (_BAR if least.importance == _BUSIEST else 0):
                 return parts, room
             parts.remove(least)
