@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin
 
+from maskfleet.jobs.images.codecs import jpeg_markers, jpeg_strict
 from maskfleet.jobs.images.contract import Undecodable
 from maskfleet.jobs.images.formats import ImageFile
-from maskfleet.jobs.images.jpeg import markers, strict
 from maskfleet.jobs.images.readers.jpeg_precise import PreciseJpeg
 from maskfleet.jobs.images.readers.pillow import PillowFile
 
@@ -46,18 +46,18 @@ class JpegFile(PillowFile):
         size = 3 * self.width * self.height
         memory = buffer[:size] if buffer is not None and buffer.size >= size else None
         try:
-            return strict.decoded(data, "RGB", progressive=self._is_progressive, buffer=memory)
-        except strict.OfAnotherKind:
+            return jpeg_strict.decoded(data, "RGB", progressive=self._is_progressive, buffer=memory)
+        except jpeg_strict.OfAnotherKind:
             return None
 
     def pixels(self) -> Image.Image:
         self._file.seek(0)
         data = self._file.read()
         try:
-            pixels = strict.decoded(data, _SPACES[self.image.mode], progressive=self._is_progressive)
-        except strict.OfAnotherKind:
-            strict.judge(data)
-            image = JpegImagePlugin.JpegImageFile(io.BytesIO(data + strict.END))
+            pixels = jpeg_strict.decoded(data, _SPACES[self.image.mode], progressive=self._is_progressive)
+        except jpeg_strict.OfAnotherKind:
+            jpeg_strict.judge(data)
+            image = JpegImagePlugin.JpegImageFile(io.BytesIO(data + jpeg_strict.END))
             image.load()
             return image
         if self.image.mode == "CMYK":  # stored inverted, by a custom that Pillow follows
@@ -67,7 +67,7 @@ class JpegFile(PillowFile):
     def check_rows(self) -> None:
         """See `ImageFile.check_rows`: libvips does not hear libjpeg's warnings after the last row."""
         with mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            strict.judge(data)
+            jpeg_strict.judge(data)
 
 
 def read_header(file: IO[bytes]) -> ImageFile:
@@ -80,7 +80,7 @@ def read_header(file: IO[bytes]) -> ImageFile:
         return JpegFile(file)
     except Undecodable:
         file.seek(0)
-        frame = markers.frame_of(file.read(_HEAD))
-        if frame is None or (frame.precision == 8 and frame.process not in (markers.LOSSLESS, markers.LS)):
+        frame = jpeg_markers.frame_of(file.read(_HEAD))
+        if frame is None or (frame.precision == 8 and frame.process not in (jpeg_markers.LOSSLESS, jpeg_markers.LS)):
             raise
         return PreciseJpeg(file, frame)

@@ -5,10 +5,10 @@ from typing import IO, Any
 import imagecodecs
 from numpy.typing import NDArray
 
+from maskfleet.jobs.images.codecs import jpeg_strict
+from maskfleet.jobs.images.codecs.jpeg_markers import LS, Frame
 from maskfleet.jobs.images.contract import Undecodable
 from maskfleet.jobs.images.formats import ImageFile
-from maskfleet.jobs.images.jpeg import strict
-from maskfleet.jobs.images.jpeg.markers import LS, Frame
 
 
 class PreciseJpeg(ImageFile):
@@ -35,10 +35,10 @@ class PreciseJpeg(ImageFile):
         self._file.seek(0)
         data = self._file.read()
         if self._frame.process == LS:
-            strict.refuse_without_end(data)  # its decoder searches for minutes
+            jpeg_strict.refuse_without_end(data)  # its decoder searches for minutes
             ls: NDArray[Any] = imagecodecs.jpegls_decode(data)
             return ls
-        strict.judge(data)
+        jpeg_strict.judge(data)
         pixels: NDArray[Any] = imagecodecs.jpeg8_decode(data)
         return pixels
 

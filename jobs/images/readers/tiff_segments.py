@@ -9,10 +9,11 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from maskfleet.jobs.images.codecs import jpeg_strict, lerc
 from maskfleet.jobs.images.contract import Undecodable
-from maskfleet.jobs.images.jpeg import strict
 
 _JPEG = (6, 7)
+_LERC = 34887
 _SEPARATE = 2
 """Planar configuration of bands that are stored one after the other."""
 
@@ -90,14 +91,22 @@ class Segments:
         if self._is_plain:
             return self._plain(offset, count, start, stop)
         if (segment := self._held.get(index)) is None:
-            data = self._read(offset, count)
-            if page.compression in _JPEG:  # imagecodecs passes over libjpeg's warnings
-                strict.judge(_whole_jpeg(data, page))
-            segment = page.decode(data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)[0]
-            segment = segment[self._layer]
+            segment = self._decoded(index, self._read(offset, count))
+            if len(segment) < stop:
+                raise Undecodable("corrupt", "a strip is shorter than its rows; upload it again")
         if stop - start < len(segment):
             used[index] = segment
         return segment[start:stop]
+
+    def _decoded(self, index: int, data: bytes) -> NDArray[Any]:
+        page = self._page
+        if page.compression == _LERC and not self._layer:
+            return lerc.decoded(data, page)
+        if page.compression in _JPEG:  # imagecodecs passes over libjpeg's warnings
+            jpeg_strict.judge(_whole_jpeg(data, page))
+        decoded = page.decode(data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)[0]
+        layer: NDArray[Any] = decoded[self._layer]
+        return layer
 
     def _plain(self, offset: int, count: int, start: int, stop: int) -> NDArray[Any]:
         row = self._width * self._bands * self._stored.itemsize

@@ -55,7 +55,7 @@ def verdict(outcome):
     return outcome if isinstance(outcome, str) else "ok"
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=200)
 @given(st.data())
 def test_whole_and_in_rows_agree_on_pixels_and_on_damage(data):
     name = data.draw(st.sampled_from(IN_ROWS))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from maskfleet.jobs.images.jpeg import entropy, markers
+from maskfleet.jobs.images.codecs import jpeg_entropy, jpeg_markers
 
 SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}
 HOW = st.fixed_dictionaries(
@@ -34,7 +34,7 @@ def drawn(mode, sides, seed, how):
 @given(st.sampled_from(sorted(SPACES)), SIDES, st.integers(0, 2**32 - 1), HOW, st.floats(0, 0.999), st.integers(0, 7))
 def test_what_libjpeg_warns_of_is_found_and_sound_files_pass(mode, sides, seed, how, where, bit):
     data = drawn(mode, sides, seed, how)
-    assert entropy.damage(data) is None
+    assert jpeg_entropy.damage(data) is None
     scan = data.index(b"\xff\xda") + 2
     start = scan + int.from_bytes(data[scan : scan + 2])
     if how["progressive"] or start >= len(data) - 2:
@@ -46,7 +46,7 @@ def test_what_libjpeg_warns_of_is_found_and_sound_files_pass(mode, sides, seed, 
             simplejpeg.decode_jpeg(damaged, SPACES[mode], strict=True)
         except ValueError as error:
             if "subsampling" not in str(error):
-                assert entropy.damage(damaged) is not None
+                assert jpeg_entropy.damage(damaged) is not None
 
 
 @pytest.mark.parametrize("bits", [8, 12, 16])
@@ -54,18 +54,18 @@ def test_what_libjpeg_warns_of_is_found_and_sound_files_pass(mode, sides, seed, 
 def test_lossless_files_are_walked_through(bits, bands):
     pixels = np.random.default_rng(0).integers(0, 2**bits, (40, 50, bands)).astype(np.uint8 if bits == 8 else np.uint16)
     data = imagecodecs.jpeg8_encode(pixels.squeeze(), lossless=True, bitspersample=bits)
-    assert markers.frame_of(data).process == markers.LOSSLESS
-    assert entropy.damage(data) is None
+    assert jpeg_markers.frame_of(data).process == jpeg_markers.LOSSLESS
+    assert jpeg_entropy.damage(data) is None
     for cut in range(len(data) // 2, len(data) - 3, 97):
-        assert entropy.damage(data[:cut] + b"\xff\xd9") is not None
+        assert jpeg_entropy.damage(data[:cut] + b"\xff\xd9") is not None
 
 
 def test_a_missing_restart_mark_is_damage():
     data = drawn("RGB", (90, 90), 0, {"restart_marker_blocks": 5, "quality": 90})
     place = data.index(b"\xff\xd1")
-    assert "restart" in entropy.damage(data[:place] + data[place + 2 :])
+    assert "restart" in jpeg_entropy.damage(data[:place] + data[place + 2 :])
 
 
 def test_a_file_without_scans_is_damage():
     data = drawn("RGB", (9, 9), 0, {})
-    assert entropy.damage(data[: data.index(b"\xff\xda")] + b"\xff\xd9") == "its pixels end early"
+    assert jpeg_entropy.damage(data[: data.index(b"\xff\xda")] + b"\xff\xd9") == "its pixels end early"

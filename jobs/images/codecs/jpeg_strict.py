@@ -4,8 +4,8 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
+from maskfleet.jobs.images.codecs import jpeg_entropy, jpeg_markers
 from maskfleet.jobs.images.contract import Undecodable
-from maskfleet.jobs.images.jpeg import entropy, markers
 
 END = b"\xff\xd9"
 _SCAN = b"\xff\xda"
@@ -23,7 +23,7 @@ class OfAnotherKind(Exception):
 
 
 def decoded(
-    data: markers.Data,
+    data: jpeg_markers.Data,
     space: str,
     *,
     progressive: bool,
@@ -60,13 +60,13 @@ def decoded(
         raise _corrupt(str(error)) from error
 
 
-def refuse_silent_damage(data: markers.Data, *, progressive: bool) -> None:
+def refuse_silent_damage(data: jpeg_markers.Data, *, progressive: bool) -> None:
     """Refuse a file that libjpeg decodes without a warning although pixels are missing.
 
     Raises:
         Undecodable: The file is damaged.
     """
-    if (harm := markers.damage(data, progressive=progressive)) is not None:
+    if (harm := jpeg_markers.damage(data, progressive=progressive)) is not None:
         raise _corrupt(harm)
 
 
@@ -80,29 +80,31 @@ def refuse_without_end(data: bytes) -> None:
         raise _corrupt("it ends before its pixels do")
 
 
-def judge(data: markers.Data) -> None:
+def judge(data: jpeg_markers.Data) -> None:
     """Refuse a file that is damaged, whatever its kind. Takes no more memory than an eighth of its sides.
 
     Raises:
         Undecodable: The file is damaged.
     """
-    frame = markers.frame_of(data)
+    frame = jpeg_markers.frame_of(data)
     if frame is None:
         raise _corrupt("it has no frame")
-    if frame.precision == 8 and frame.process != markers.LOSSLESS and frame.components in _SPACES:
+    if frame.precision == 8 and frame.process != jpeg_markers.LOSSLESS and frame.components in _SPACES:
         try:
-            decoded(data, _SPACES[frame.components], progressive=frame.process in markers.PROGRESSIVE, factor=_LEAST)
+            decoded(
+                data, _SPACES[frame.components], progressive=frame.process in jpeg_markers.PROGRESSIVE, factor=_LEAST
+            )
         except OfAnotherKind:
             pass
         else:
             return
-    elif frame.process in markers.PROGRESSIVE:
+    elif frame.process in jpeg_markers.PROGRESSIVE:
         refuse_silent_damage(data, progressive=True)
-    if (harm := entropy.damage(data)) is not None:
+    if (harm := jpeg_entropy.damage(data)) is not None:
         raise _corrupt(harm)
 
 
-def _strictly(data: markers.Data, space: str, buffer: NDArray[np.uint8] | None, factor: int) -> NDArray[np.uint8]:
+def _strictly(data: jpeg_markers.Data, space: str, buffer: NDArray[np.uint8] | None, factor: int) -> NDArray[np.uint8]:
     pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
         data, space, fastdct=False, fastupsample=False, min_factor=factor, strict=True, buffer=buffer
     )

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from maskfleet.jobs.images.jpeg.markers import Data, segments
+from maskfleet.jobs.images.codecs.jpeg_markers import Data, segments
 
 _BASELINE, _EXTENDED, _PROGRESSIVE, _LOSSLESS = 0xC0, 0xC1, 0xC2, 0xC3
 _DHT, _SOS, _DRI = 0xC4, 0xDA, 0xDD

@@ -1,1 +1,0 @@
-"""JPEG as data: its markers, and strict verdicts on damage. Knows no reader."""
