@@ -131,7 +131,7 @@ def _train_on_workers(
         from ray.train.torch import TorchTrainer
     except ImportError as error:
         raise JobError(
-            f"finetune.workers = {workers} needs Ray Train ({error}); pip install 'maskfleet[train]', or set it to 1"
+            f"finetune.workers = {workers} needs Ray Train; pip install 'maskfleet[train]', or set it to 1"
         ) from error
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # the job's paths may be relative
     with tempfile.TemporaryDirectory() as folder:

@@ -215,7 +215,7 @@ def build(configuration: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> UN
             model = UNet(**configuration)
     except (TypeError, ValueError, RuntimeError) as error:
         raise WeightsError(
-            f"{dict(configuration)} is not a valid U-Net configuration ({error}); convert the checkpoint again"
+            f"{dict(configuration)} is not a valid U-Net configuration; convert the checkpoint again"
         ) from error
     load_tensors(model, tensors, described=f"a U-Net of {dict(configuration)}")
     return model

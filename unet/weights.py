@@ -111,7 +111,7 @@ def load(data: bytes) -> Weights:
         tensors = safetensors.torch.load(data)
     except safetensors.SafetensorError as error:
         raise WeightsError(
-            f"not a safetensors file ({error}); convert a checkpoint with 'maskfleet convert'"
+            "not a safetensors file, or a damaged one; convert a checkpoint with 'maskfleet convert'"
         ) from error
     header = _header(data)
     if header.get("format") != FORMAT:
@@ -126,7 +126,8 @@ def load(data: bytes) -> Weights:
         mask_values = json.loads(header.pop("mask_values", "null"))
         stated = json.loads(header.pop("normalize", "null"))
     except (KeyError, json.JSONDecodeError) as error:
-        raise WeightsError(f"the file's metadata has no readable {error}; convert the checkpoint again") from error
+        missing = f"no {error.args[0]!r}" if isinstance(error, KeyError) else "an unreadable value"
+        raise WeightsError(f"the file's metadata has {missing}; convert the checkpoint again") from error
     header.pop("format")
     model = kind.build(configuration, tensors)
     normalize = checked(stated, model.n_channels)

@@ -13,6 +13,7 @@ import typer
 from maskfleet.cluster.cli import options
 from maskfleet.cluster.cli.targets import is_job_file, place_of
 from maskfleet.cluster.terminal import console
+from maskfleet.cluster.terminal.followed import Followed
 from maskfleet.cluster.terminal.status import lines as status_lines
 from maskfleet.jobs.errors import JobError, MaskfleetError
 from maskfleet.jobs.job.schema import Job
@@ -28,7 +29,7 @@ def submit(
     sets: options.Set = None,
     date: options.Date = None,
     follow: Annotated[
-        bool, typer.Option("--follow", help="Show the log until the end, and exit with the run's exit code.")
+        bool, typer.Option("--follow", help="Show progress until the end, and exit with the run's exit code.")
     ] = False,
     python: Annotated[
         str,
@@ -62,7 +63,7 @@ def submit(
         typer.echo(name)
         return 0
     console.say(f"submitted {name}")
-    return _follow(submissions, name)
+    return _follow(submissions, name, events=False)
 
 
 def status(
@@ -148,7 +149,7 @@ def logs(
         return 0
     submissions, name = _found(target, address)
     if follow:
-        return _follow(submissions, name)
+        return _follow(submissions, name, events=True)
     typer.echo(submissions.log(name), nl=False)
     return 0
 
@@ -204,13 +205,19 @@ def _found(target: str, address: str) -> "tuple[Submissions, str]":
     return submissions, submissions.newest(Job.load(target).name) if is_job_file(target) else target
 
 
-def _follow(submissions: "Submissions", name: str) -> int:
+def _follow(submissions: "Submissions", name: str, *, events: bool) -> int:
+    """Show the log of a submission until its end, with the events for programs or without."""
+
     def write(text: str) -> None:
         sys.stderr.write(text)
         sys.stderr.flush()
 
+    shown = write if events else Followed(write)
     try:
-        return submissions.follow(name, write)
+        code = submissions.follow(name, shown)
+        if isinstance(shown, Followed):
+            shown.close()
+        return code
     except KeyboardInterrupt:
         console.say(f"\n{name} is still running; stop it with: maskfleet stop {name} --address …")
         raise

@@ -228,6 +228,7 @@ def run_job(job: Job, *, address: str | None, no_ray: bool, as_json: bool, last:
             if no_ray:
                 from maskfleet.jobs.outputs.report.run import run as run_on
 
+                loading = time.monotonic() - began
                 done = run_on(job, **run_with)
             else:
                 from maskfleet.cluster import auth
@@ -242,6 +243,7 @@ def run_job(job: Job, *, address: str | None, no_ray: bool, as_json: bool, last:
                 from maskfleet.jobs.outputs.report.run import run as run_on
 
                 fleet = Fleet(connection)
+                loading = time.monotonic() - began
                 try:
                     done = run_on(job, fleet, **run_with)
                 finally:
@@ -251,5 +253,5 @@ def run_job(job: Job, *, address: str | None, no_ray: bool, as_json: bool, last:
     if as_json:
         console.show_json(done.to_json())
     else:
-        summary(job, done, seconds=time.monotonic() - began)
+        summary(job, done, seconds=time.monotonic() - began, loading=loading)
     return done.exit_code

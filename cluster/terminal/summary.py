@@ -19,20 +19,26 @@ if TYPE_CHECKING:
 _STEPS = {"plan": "plan", "ray": "Ray", "worker": "worker", "shard": "first shard"}
 
 
-def summary(job: Job, run: "RunSummary", *, seconds: float) -> None:
+def summary(job: Job, run: "RunSummary", *, seconds: float, loading: float) -> None:
     """Print the outcome of a run.
 
     Args:
         job: The job.
         run: The outcome.
         seconds: Seconds since the start of the command.
+        loading: Seconds until PyTorch was loaded.
     """
     if not run.images:
         typer.echo(f"nothing to do: every image is up to date (run {run.run_id})")
         lines = chain(_left_alone(run), _warnings(run))
     else:
         lines = chain(
-            _counts(run), _left_alone(run), _speed(run, seconds), _isolation(run), _warnings(run), _places(job, run)
+            _counts(run),
+            _left_alone(run),
+            _speed(run, seconds, loading),
+            _isolation(run),
+            _warnings(run),
+            _places(job, run),
         )
     for line in lines:
         typer.echo(line)
@@ -86,11 +92,11 @@ def _warnings(run: "RunSummary") -> Iterator[str]:
         yield from wrapped("warning", warning["message"])
 
 
-def _speed(run: "RunSummary", seconds: float) -> Iterator[str]:
+def _speed(run: "RunSummary", seconds: float, loading: float) -> Iterator[str]:
     from maskfleet.jobs.network.tuning import Tuning
 
     if run.start_seconds:
-        steps = {"PyTorch": max(0.0, seconds - run.total_seconds)}
+        steps = {"PyTorch": loading}
         steps |= {_STEPS[step]: passed for step, passed in run.start_seconds.items()}
         parts = ", ".join(f"{step} {passed:.1f}" for step, passed in steps.items() if passed >= 0.05)
         yield from wrapped("time", f"{duration(seconds)}; first masks after {duration(sum(steps.values()))} ({parts})")

@@ -97,7 +97,10 @@ def mask_values(job: Job, weights: Weights) -> tuple[Any, ...]:
     try:
         png.Encoder(values)
     except (ValueError, TypeError) as error:
-        raise JobError(f"the mask values cannot be written ({error}); set masks.values") from error
+        raise JobError(
+            f"the mask values {list(values)} cannot be written; set masks.values to one of 0 … 255, or one "
+            "[red, green, blue], per class"
+        ) from error
     return tuple(values)
 
 

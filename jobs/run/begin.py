@@ -287,7 +287,8 @@ def start_plan(job: Job, fingerprint: str) -> Planned:
     first = first_part(parts)
     if not planning.listed:
         others = ", ".join(f"{count} {reason}" for reason, count in islice(source.left_alone.items(), 5))
-        raise JobError(f"no images in {job.input}{f' (only {others})' if others else ''}; correct 'input'")
+        found = f" (only {others})" if others else ": nothing is there"
+        raise JobError(f"no images in {job.input}{found}; correct 'input', or put PNG, TIFF or JPEG files there")
     return Planned(
         planning=planning,
         first=first,

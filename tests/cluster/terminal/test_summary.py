@@ -39,7 +39,7 @@ def outcome(**values):
 
 
 def said(capsys, **values):
-    summary.summary(JOB, outcome(**values), seconds=18.0)
+    summary.summary(JOB, outcome(**values), seconds=18.0, loading=3.0)
     return capsys.readouterr()
 
 
