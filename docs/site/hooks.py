@@ -48,5 +48,10 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, **_: An
     return _LINK.sub(linked, markdown)
 
 
+def on_page_content(html: str, **_: Any) -> str:
+    """Mark the empty corners of tables as what they are: no headings."""
+    return html.replace("<th></th>", "<td></td>")
+
+
 def _root(config: MkDocsConfig) -> str:
     return os.path.dirname(config.docs_dir)
