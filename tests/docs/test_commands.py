@@ -53,7 +53,7 @@ STAND_INS = {"napari": "needs a display", "fiftyone": "needs MongoDB"}
 """Modules of other tools, replaced by ones that accept every call, and why."""
 
 AS_WRITTEN = ("docs/quick-start.md",)
-"""Pages with lines run as they are, from images alone, in processes of their own, with a local Ray."""
+"""Pages with lines run as they are, from images alone; runs in processes of their own, with a local Ray."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def _run_line(page: str, command: str, cluster: Cluster | None) -> None:
     if cluster is not None:
         command = cluster.named(command)
     _, *arguments = shlex.split(command)
-    own_process = page in AS_WRITTEN or "--address" in arguments
+    own_process = (page in AS_WRITTEN and arguments[0] == "run") or "--address" in arguments
     code, said = _in_a_process(arguments) if own_process else _here(arguments)
     assert code == 0, f"{page}: {command}: exit {code}\n{said}"
 

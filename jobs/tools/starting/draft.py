@@ -100,14 +100,18 @@ def _notes(given: Job, found: Look, weights: Weights) -> Iterator[str]:
         yield f"the weights take {channels} channels; alpha, and bands after the colours, are dropped"
     if channels == 1 and bands - {1}:
         yield "the weights take 1 channel; the network sees the luminance of colour images"
-    if several := [kind for kind in read if kind.pages > 1]:
-        yield f"{several[0].key} holds {several[0].pages} pages; see docs/images.md"
+    if stacks := _stacks(found):
+        yield f'{stacks[0].key} holds {stacks[0].pages} pages, so pages = "each" makes a mask of each'
     if wide := {kind.bits for kind in read if kind.bits not in (None, "1", "8")}:
         yield f"the images have {_listed(wide)} bits; docs/images.md says how they reach the network"
     if broken := [kind for kind in found.sample if kind.problem]:
         yield f"{len(broken)} of {len(found.sample)} sampled images cannot be read, such as {broken[0].key}"
     if weights.metadata.get("origin") == ORIGIN and "scale" not in weights.metadata:
         yield "the weights do not record their training scale; Pytorch-UNet's default is 0.5: check inference.scale"
+
+
+def _stacks(found: Look) -> list[Kind]:
+    return [kind for kind in found.sample if kind.pages > 1]
 
 
 def _listed(values: set[Any]) -> str:
@@ -122,6 +126,8 @@ def _top(found: Look, weights: Weights, places: tuple[str, str, str]) -> Iterato
     yield _key("input", input_, "folder, glob, tar, Parquet, list or S3 Inventory; local or s3://")
     if found.mask_patterns:
         yield _key("exclude", list(found.mask_patterns), "masks beside the images")
+    if _stacks(found):
+        yield _key("pages", "each", "each page has a row and a mask; or first, refuse")
     yield _key("output", output, "masks, statistics and records; local or s3://")
     yield _key("weights", name, f"{'built-in model' if name in BUILTIN else 'network'}: {network}")
 

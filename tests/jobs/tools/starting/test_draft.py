@@ -40,7 +40,7 @@ GREY = Kind("a.png", format="PNG", width=50, height=40, bands=1, bits="8")
         (GREY, {"channels": 5}, "take 5 channels, the images have 1"),
         (Kind("a.png", format="PNG", width=5, height=4, bands=4, bits="8"), {}, "alpha"),
         (Kind("a.png", format="PNG", width=5, height=4, bands=3, bits="8"), {"channels": 1}, "luminance"),
-        (Kind("a.tif", format="TIFF", width=5, height=4, pages=3), {}, "a.tif holds 3 pages"),
+        (Kind("a.tif", format="TIFF", width=5, height=4, pages=3), {}, 'a.tif holds 3 pages, so pages = "each"'),
         (Kind("a.tif", format="TIFF", width=5, height=4, bands=1, bits="16"), {}, "16 bits"),
         (Kind("a.jpg", problem="no image"), {}, "1 of 1 sampled images cannot be read, such as a.jpg"),
         (GREY, {"origin": ORIGIN}, "default is 0.5"),
