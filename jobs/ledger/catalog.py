@@ -12,7 +12,7 @@ import io
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from maskfleet.jobs.errors import Locked, NotFound
+from maskfleet.jobs.errors import Damaged, Locked, NotFound
 from maskfleet.jobs.inputs.containers.formats import final_faults
 from maskfleet.jobs.inputs.pages.names import counts_of
 from maskfleet.jobs.inputs.record import CHUNK
@@ -74,6 +74,10 @@ def final_failures() -> tuple[str, ...]:
     return (*_FINAL_DECODES, *final_faults())
 
 
+class Unreadable(Damaged):
+    """A file of the catalog is missing or damaged. It is derived, so the next run makes it again."""
+
+
 class File(NamedTuple):
     """A file of rows.
 
@@ -109,7 +113,7 @@ class Version(NamedTuple):
 
 
 def current(storage: Storage) -> Version:
-    """Return the newest version."""
+    """Return the newest version. Raises `Unreadable` if its record is damaged."""
     while True:
         numbers = _versions(storage)
         if not numbers:
@@ -128,9 +132,23 @@ def kept(storage: Storage) -> Iterator[Version]:
 
 
 def _version(storage: Storage, number: int) -> Version:
-    record = json.loads(storage.read(_path(number)))
-    deltas = tuple(tuple(File(*file) for file in delta) for delta in record["runs"])
-    return Version(number, deltas, record["last_run"])
+    data = storage.read(_path(number))
+    try:
+        record = json.loads(data)
+        deltas = tuple(tuple(File(*file) for file in delta) for delta in record["runs"])
+        return Version(number, deltas, str(record["last_run"]))
+    except (ValueError, LookupError, TypeError) as error:
+        raise _unreadable(storage, _path(number)) from error
+
+
+def forget(storage: Storage) -> None:
+    """Delete all versions, the newest last: until then, readers find the one that cannot be read, and no older one."""
+    for number in _versions(storage):
+        storage.discard(_path(number))
+
+
+def _unreadable(storage: Storage, path: str) -> Unreadable:
+    return Unreadable(f"{storage.url(path)} is unreadable; run the job: it makes the catalog again")
 
 
 def _versions(storage: Storage) -> list[int]:
@@ -142,15 +160,29 @@ def _path(version: int) -> str:
 
 
 def rows(storage: Storage, version: Version) -> Iterator[pa.Table]:
-    """Yield the newest row of every key, tombstones included, in key order and in tables of bounded size."""
+    """Yield the newest row of every key, tombstones included, in key order and in tables of bounded size.
+
+    Raises `Unreadable` if a file is missing or damaged.
+    """
     return merged([_rows_of(storage, delta) for delta in version.deltas], newest=True)
 
 
 def _rows_of(storage: Storage, delta: Iterable[File]) -> Iterator[pa.Table]:
     for file in delta:
-        with pq.ParquetFile(io.BytesIO(storage.read(file.path))) as parquet:
-            for group in range(parquet.num_row_groups):
-                yield _whole(parquet.read_row_group(group))
+        with _read_well(storage, file):
+            parquet = pq.ParquetFile(io.BytesIO(storage.read(file.path)), page_checksum_verification=True)
+        for group in range(parquet.num_row_groups):
+            with _read_well(storage, file):
+                table = _whole(parquet.read_row_group(group))
+            yield table
+
+
+@contextmanager
+def _read_well(storage: Storage, file: File) -> Iterator[None]:
+    try:
+        yield
+    except (NotFound, pa.ArrowException, OSError) as error:
+        raise _unreadable(storage, file.path) from error
 
 
 def _whole(table: pa.Table) -> pa.Table:
@@ -166,7 +198,8 @@ def find(storage: Storage, version: Version, key: str) -> dict[str, Any] | None:
     for delta in reversed(version.deltas):
         for file in delta:
             if file.first <= key <= file.last:
-                table = pq.read_table(io.BytesIO(storage.read(file.path)), filters=[("key", "=", key)])
+                with _read_well(storage, file):
+                    table = pq.read_table(io.BytesIO(storage.read(file.path)), filters=[("key", "=", key)])
                 if table.num_rows:
                     row: dict[str, Any] = table.to_pylist()[0]
                     return row
@@ -284,7 +317,7 @@ def file_of(groups: Iterable[pa.Table]) -> bytes:
     sink = io.BytesIO()
     repetitive = [name for name in SCHEMA.names if name not in ("key", "etag", "mask")]
     with pq.ParquetWriter(
-        sink, SCHEMA, compression="zstd", use_dictionary=repetitive, write_statistics=["key"]
+        sink, SCHEMA, compression="zstd", use_dictionary=repetitive, write_statistics=["key"], write_page_checksum=True
     ) as writer:
         for group in groups:
             writer.write_table(group.select(SCHEMA.names).cast(SCHEMA), row_group_size=CHUNK)

@@ -155,7 +155,6 @@ def _check_orphans(audit: Audit, storage: Storage, counts: Counter[str], redo: s
 
 
 def _check_loose(audit: Audit, storage: Storage, loose: Mapping[str, LooseMask], redo: str) -> None:
-    version = catalog.current(storage)
     for name, known in loose.items():
         remedy = f"{redo} --shard {known.shard}"
         try:
@@ -163,8 +162,10 @@ def _check_loose(audit: Audit, storage: Storage, loose: Mapping[str, LooseMask],
                 audit.add(f"masks/{name} differs from the committed mask", remedy)
         except NotFound:
             audit.add(f"masks/{name} is missing", remedy)
-        if known.shared is not None and version.number:
-            other = catalog.find(storage, version, known.shared)
+        if known.shared is not None:
+            other = None
+            with suppress(catalog.Unreadable):  # named below
+                other = catalog.find(storage, catalog.current(storage), known.shared)
             if other is not None and other["status"] == "ok":
                 both = f"{shlex.quote(known.shared)} {shlex.quote(known.key)}"
                 audit.add(
@@ -188,11 +189,10 @@ def _catalog_problems(storage: Storage, inputs: Mapping[str, str]) -> Iterator[s
                 wrong += _different_keys(expected, found, list(inputs))
         while (found := known.next()) is not None:
             wrong += _different_keys(catalog.SCHEMA.empty_table(), found, list(inputs))
-    except Damaged:  # statistics, named with their run
-        return
-    except UNREADABLE:
-        yield "the catalog cannot be read; delete catalog/, and the next run rebuilds it"
-        return
+    except UNREADABLE as error:
+        if isinstance(error, catalog.Unreadable) or not isinstance(error, Damaged):
+            yield "the catalog cannot be read; the next run makes it again"
+        return  # damaged statistics are named with their run
     if wrong:
         count = "1 image" if len(wrong) == 1 else f"{len(wrong)} images"
         yield (

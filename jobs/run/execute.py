@@ -14,6 +14,7 @@ from typing import NamedTuple
 from maskfleet.jobs.errors import MaskfleetError, Stopped, StorageError, Unfinished
 from maskfleet.jobs.images.contract import Failure
 from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.ledger.catalog import Unreadable
 from maskfleet.jobs.ledger.commit import pending
 from maskfleet.jobs.ledger.fence import Fence
 from maskfleet.jobs.run import webhook
@@ -23,7 +24,7 @@ from maskfleet.jobs.run.begin import Run, Stop, begin
 from maskfleet.jobs.run.executor import Ended, Executor, FailedAttempt, InProcess
 from maskfleet.jobs.run.finish import finish
 from maskfleet.jobs.run.progress import OnPhase, Progress
-from maskfleet.jobs.run.recovery.unfinished import set_aside
+from maskfleet.jobs.run.recovery.unfinished import forget_catalog, set_aside
 from maskfleet.jobs.run.refusals import Refusals
 from maskfleet.jobs.run.summary import RunSummary
 from maskfleet.jobs.training.finetune import apply_finetuning
@@ -146,6 +147,17 @@ def _joined(first: RunSummary, rest: RunSummary) -> RunSummary:
 
 
 def _run_once(job: Job, executor: Executor, watched: _Watched, *, may_set_aside: bool) -> RunSummary | None:
+    """Carry out one run. Returns None if it, or the catalog, had to be set aside."""
+    try:
+        return _begun(job, executor, watched, may_set_aside=may_set_aside)
+    except Unreadable as error:
+        if not may_set_aside:
+            raise
+        watched.notices.append(forget_catalog(job, error, watched.stop))
+        return None
+
+
+def _begun(job: Job, executor: Executor, watched: _Watched, *, may_set_aside: bool) -> RunSummary | None:
     """Carry out one run. Returns None if it had to be set aside."""
     progress = Progress(watched.notices, watched.on_phase)
     with begin(job, watched.stop, progress) as run:
@@ -153,6 +165,8 @@ def _run_once(job: Job, executor: Executor, watched: _Watched, *, may_set_aside:
             _process(run, executor, watched, progress)
             progress.enter("writing tables")
             summary = finish(run, progress)
+        except Unreadable:
+            raise
         except StorageError as error:
             if not may_set_aside:
                 raise

@@ -30,6 +30,7 @@ from maskfleet.jobs.planning.live_plan import gone_rows
 from maskfleet.jobs.run.recovery.derived import compact, rebuild_catalog
 from maskfleet.jobs.run.recovery.unexported import export_rest, forget_unsettled, note
 from maskfleet.jobs.storage.contract import Fault, Storage
+from maskfleet.jobs.storage.schemes import open_storage
 
 _CHECKS_IN_FLIGHT = 16
 
@@ -115,6 +116,23 @@ def repair(
             except StorageError as error:
                 notices.append(set_aside(storage, left, error, lock.fence))
     return notices
+
+
+def forget_catalog(job: Job, error: catalog.Unreadable, stop: Callable[[], bool]) -> str:
+    """Delete the records of a catalog that cannot be read, so that `repair` makes it again.
+
+    Args:
+        job: Job of the present command.
+        error: What is unreadable.
+        stop: See `repair`.
+
+    Returns:
+        A sentence for people.
+    """
+    with locked(open_storage(job.output, profile=job.profile), job.run.on_overlap, stop) as lock:
+        lock.fence.check()
+        catalog.forget(lock.fence.storage)
+    return f"{str(error).partition(';')[0]}, so the catalog is made again from the statistics"
 
 
 def keep(storage: Storage, run_id: str, fence: Fence) -> None:
