@@ -15,6 +15,7 @@ from maskfleet.jobs.inputs.containers.contract import Listing
 from maskfleet.jobs.inputs.containers.formats import container_of
 from maskfleet.jobs.inputs.indexes import Indexes
 from maskfleet.jobs.inputs.kinds import InputKind, kind_of
+from maskfleet.jobs.inputs.lists import REPEATED
 from maskfleet.jobs.inputs.members import records_of
 from maskfleet.jobs.inputs.prefetch import Prefetched
 from maskfleet.jobs.inputs.record import Record, records, tables
@@ -60,6 +61,10 @@ class Source:
     def left_alone(self) -> dict[str, int]:
         """Files left alone so far, counted by the rule, the most frequent first. Filled during iteration."""
         return self._selector.left_alone.counts
+
+    def repeated(self) -> None:
+        """Count a file that is listed a second time."""
+        self._selector.left_alone.add(REPEATED)
 
     def unknown(self, key: str) -> None:
         """Note that the pages of a file are unknown tonight, so that none of them counts as missing."""

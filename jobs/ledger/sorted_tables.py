@@ -24,12 +24,13 @@ def even(tables: Iterable[pa.Table], rows: int = CHUNK) -> Iterator[pa.Table]:
         yield pa.concat_tables(held).combine_chunks()
 
 
-def merged(runs: Iterable[Iterator[pa.Table]], *, newest: bool = False) -> Iterator[pa.Table]:
+def merged(runs: Iterable[Iterator[pa.Table]], *, newest: bool = False, then: str = "_age") -> Iterator[pa.Table]:
     """Merge streams sorted by `key` into one sorted stream.
 
     Args:
         runs: Streams of one schema, oldest first. About one table of each is held at a time.
         newest: Whether only the last stream's row of each key is kept. Keys must then be distinct within a stream.
+        then: Column that orders rows of one key, in which they are sorted already. By default the newest comes first.
     """
     heads = [_Head(run) for run in runs]
     while heads := [head for head in heads if head.rows()]:
@@ -41,7 +42,7 @@ def merged(runs: Iterable[Iterator[pa.Table]], *, newest: bool = False) -> Itera
             continue
         ages = pa.chunked_array([pa.array([age] * len(part), pa.int32()) for age, part in enumerate(taken)])
         rows = pa.concat_tables(taken).append_column("_age", ages)
-        rows = rows.sort_by([("key", "ascending"), ("_age", "descending")])
+        rows = rows.sort_by([("key", "ascending"), (then, "descending" if then == "_age" else "ascending")])
         if newest and len(rows) > 1:
             same = pc.equal(rows["key"].slice(1), rows["key"].slice(0, len(rows) - 1))
             rows = rows.filter(pa.chunked_array([pa.array([True]), *pc.invert(same).chunks]))

@@ -62,6 +62,7 @@ class Planning:
         overlooked: Returns which keys prove nothing by their absence from the listing.
         left_alone: Returns the number of files that the listing left alone so far, by the rule.
         paging: What becomes of files with pages.
+        repeated: Called for each input listed a second time.
 
     Attributes:
         listed: Images listed so far.
@@ -88,6 +89,7 @@ class Planning:
         overlooked: Callable[[pa.ChunkedArray], pa.BooleanArray] | None = None,
         left_alone: Callable[[], dict[str, int]] = dict,
         paging: Paging | None = None,
+        repeated: Callable[[], object] = lambda: None,
     ) -> None:
         self._listing, self._in_order, self._shard_size = listing, in_order, shard_size
         self._known, self._fingerprint, self._source = known, fingerprint, source
@@ -95,7 +97,7 @@ class Planning:
         self._mean_bytes = {} if mean_bytes is None else mean_bytes
         self._refused = refused
         self._overlooked, self._left_alone = overlooked, left_alone
-        self._paging = paging or Paging()
+        self._paging, self._repeated = paging or Paging(), repeated
         self.listed = self.images = self.bytes = self.gone = self.nameless = 0
         self.reasons: Counter[str] = Counter()
         self.complete = False
@@ -160,7 +162,7 @@ class Planning:
 
     def _selected(self) -> Iterator[pa.Table]:
         """Yield the rows of images that need work and are selected by the job."""
-        listing = self._paging.of(in_key_order(self._listing, sorted_already=self._in_order))
+        listing = self._paging.of(in_key_order(self._listing, sorted_already=self._in_order, repeated=self._repeated))
         for table, seen in named(listing, iter(self._known)):
             self.listed += table.num_rows
             self._note_gone(seen, table)

@@ -282,6 +282,7 @@ def start_plan(job: Job, fingerprint: str) -> Planned:
         paging=Paging(
             job.pages, catalog.rows(storage, known), Counting(Inputs(options_of(job))).counts, source.unknown
         ),
+        repeated=source.repeated,
     )
     parts = iter(planning)
     first = first_part(parts)

@@ -28,8 +28,14 @@ CONTAINERS: tuple[Container[Any], ...] = (
 _BAD_NAME = "bad_name"
 _PART = "part_of_file"
 
+_DUPLICATE = "duplicate_key"
+
+DUPLICATE = f"fault={_DUPLICATE}"
+"""Fragment of the URL of a file whose key belongs to another file. Unlike others, it may follow any name."""
+
 _FAULTS = {
     _BAD_NAME: "the file's name is not UTF-8; rename it",
+    _DUPLICATE: "its key belongs to another file of the input; list each once, or put them into separate folders",
     "missing": "the file is gone; it was deleted while it was listed, or the list is out of date",
     _PART: "the list names a part of a file; name the file to process all of it",
     "slow_parquet": "reading the Parquet file takes too long; run again, and if that does not help, write it again",
@@ -66,7 +72,7 @@ def faults() -> dict[str, str]:
 
 def final_faults() -> tuple[str, ...]:
     """Return the error classes that the same bytes give again. New runs do not retry them."""
-    return (*(name for container in CONTAINERS for name in container.faults), _BAD_NAME, _PART)
+    return (*(name for container in CONTAINERS for name in container.faults), _BAD_NAME, _PART, _DUPLICATE)
 
 
 def damage() -> tuple[str, ...]:
@@ -131,5 +137,5 @@ def _form(containers: tuple[Container[Any], ...]) -> re.Pattern[str]:
     """Return the form of a member's URL: after each ending and `#`, the places of that container."""
     places = [(ending, f"{container.place}|{_FAULT}") for container in containers for ending in container.endings]
     places += [(ending, _FAULT) for ending in STACKS]
-    forms = "|".join(f"(?<=(?i:{re.escape(ending)})#)(?:{place})" for ending, place in places)
+    forms = "|".join([DUPLICATE, *(f"(?<=(?i:{re.escape(ending)})#)(?:{place})" for ending, place in places)])
     return re.compile(f"(?P<file>.+)#(?P<place>{forms})", re.DOTALL)

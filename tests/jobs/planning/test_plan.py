@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskfleet.jobs.errors import JobError, StorageError
+from maskfleet.jobs.errors import StorageError
 from maskfleet.jobs.inputs.record import Record, tables
 from maskfleet.jobs.job.sections import Selection
 from maskfleet.jobs.ledger import catalog
@@ -99,10 +99,11 @@ def test_a_limit_ends_the_listing_but_a_sample_does_not():
     assert list(found)[-1] > "k10000.png"
 
 
-def test_a_duplicate_key_is_refused():
+def test_a_second_file_of_one_key_is_a_record_that_cannot_be_read():
     again = Record("k00001.png", "/elsewhere", 1, "e")
-    with pytest.raises(JobError, match="two inputs have the key 'k00001.png'"):
-        planned([*records(3), again], in_order=False)
+    for in_order, listing in ((False, [again, *records(3), again]), (True, [*records(2), again, *records(3)[2:]])):
+        _, found = planned(listing, in_order=in_order)
+        assert [key.partition("@")[0] for key in found] == ["k00000.png", "k00001.png", "k00001.png", "k00002.png"]
 
 
 def test_an_unsorted_listing_is_refused():
