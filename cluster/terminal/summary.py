@@ -56,7 +56,7 @@ def _problems(job: Job, run: "RunSummary") -> Iterator[str]:
         kind = next(iter(run.errors), "")
         yield (
             f"{share} failed, mostly as {kind!r}, and run.max_error_rate allows {job.run.max_error_rate:.1%}; the "
-            "reasons are in the statistics table, in the column error_message"
+            "reasons are in the report, and in the column error_message of the table"
         )
     if run.exports_failed:
         yield (
@@ -126,10 +126,15 @@ def _forward_share(run: "RunSummary") -> Iterator[str]:
 
 def _places(job: Job, run: "RunSummary") -> Iterator[str]:
     from maskfleet.jobs.ledger import compacted
+    from maskfleet.jobs.outputs.report.write import REPORT
+    from maskfleet.jobs.storage.schemes import open_storage
 
     output = job.output.rstrip("/")
     for label, place in mask_format(job.masks.format).locations(output, run.run_id):
         yield f"{label:<8} {place}"
+    report = f"runs/{run.run_id}/{REPORT}"
+    if open_storage(output, profile=job.profile).exists(report):  # it is the one thing that may fail
+        yield f"report   {output}/{report}"
     yield f"table    {output}/{compacted.folder_of(run.run_id)}/"
     query = f"SELECT status, count(*) FROM '{output}/{compacted.folder_of(run.run_id)}/*.parquet' GROUP BY status"
     yield f'DuckDB   duckdb -c "{query}"'
