@@ -12,6 +12,9 @@ WIDTH, HEIGHT = 360, 210
 LEFT, RIGHT, TOP, BOTTOM = 52, 10, 10, 40
 """Margins of the plotted area in px."""
 
+_LETTER = 6.5
+"""About the width of a letter in px."""
+
 Words = Callable[[float], str]
 """Words for a value on an axis."""
 
@@ -116,7 +119,8 @@ class Frame:
         parts = [html('<line class="axis" x1="{a}" x2="{b}" y1="{y}" y2="{y}"/>', a=LEFT, b=WIDTH - RIGHT, y=bottom)]
         for value in values:
             place = self.across(value)
-            anchor = "end" if place > WIDTH - 18 else "start" if place < LEFT + 1 and len(values) > 1 else "middle"
+            words = self.x_words(value)
+            anchor = "end" if place + len(words) * _LETTER / 2 > WIDTH else "middle"
             parts.append(
                 html(
                     '<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{y}" y2="{end}"/>'
@@ -126,7 +130,7 @@ class Frame:
                     end=bottom + 4,
                     text=bottom + 16,
                     anchor=anchor,
-                    words=self.x_words(value),
+                    words=words,
                 )
             )
         parts.append(

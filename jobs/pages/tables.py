@@ -77,7 +77,7 @@ def table(
         heads: Headings of the columns.
         rows: Cells by row.
         numbers: Columns of numbers, aligned to the right.
-        kind: Class of the style sheet.
+        kind: Class of the style sheet; "cards" among its words shows a card for each row on a telephone.
     """
     right = set(numbers)
     classes = ["number" if place in right else "" for place in range(len(heads))]
@@ -90,11 +90,12 @@ def table(
             for head, each in zip(heads, classes, strict=True)
         ),
         rows=joined(
-            html("<tr>{cells}</tr>", cells=joined(_cell(cell, each) for cell, each in zip(row, classes, strict=True)))
+            html("<tr>{cells}</tr>", cells=joined(map(_cell, row, heads, classes)))
             for row in rows
         ),
     )  # fmt: skip
 
 
-def _cell(value: str | Html, kind: str) -> Html:
-    return html('<td class="{kind}">{value}</td>', kind=kind, value=value)
+def _cell(value: str | Html, head: str, kind: str) -> Html:
+    # A telephone shows some tables as a card for each row, with the heading beside each cell.
+    return html('<td class="{kind}" data-head="{head}"><div>{value}</div></td>', kind=kind, head=head, value=value)

@@ -26,6 +26,7 @@ from maskfleet.jobs.training.record import TrainingRecord
 from maskfleet.jobs.training.scores import KINDS, interval, lower_bound
 from maskfleet.jobs.training.truth.classes import IGNORED
 
+_TITLES = {"dice": "Dice", "iou": "IoU", "precision": "Precision", "recall": "Recall"}
 _DICE_SPAN = 0.05
 """Least span of the Dice axis: noise of validation must not look like news."""
 
@@ -142,7 +143,7 @@ def _scores(record: TrainingRecord) -> Html:
     return html(
         "<section><h2>Scores on the validation images</h2>{table}"
         '<p class="small soft">Means over images, with 95 % bootstrap intervals.</p></section>',
-        table=table(("Weights", "Class", "Mask value", *KINDS), rows, kind="scores"),
+        table=table(("Weights", "Class", "Mask value", *(_TITLES[kind] for kind in KINDS)), rows, kind="scores cards"),
     )
 
 

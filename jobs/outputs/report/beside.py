@@ -47,7 +47,9 @@ def beside(nights: Sequence[Night]) -> bytes:
 
 def _outcomes(nights: Sequence[Night]) -> Html:
     heads = ("Run", "Outcome", "Images", "With a mask", "Failed", "Images/s", "Time", "Cost")
-    return table(heads, [_outcome(night) for night in reversed(nights)], numbers=(2, 3, 4, 5, 6, 7))
+    return table(
+        heads, [_outcome(night) for night in reversed(nights)], numbers=(2, 3, 4, 5, 6, 7), kind="outcomes cards"
+    )
 
 
 def _outcome(night: Night) -> tuple[str | Html, ...]:
