@@ -40,7 +40,8 @@ def failures(material: Material) -> Html:
     return html(
         '<section id="failures"><h2>Failures</h2>{table}{more}'
         '<p class="small soft">Every failed image has a row with its reason in the statistics.</p></section>',
-        table=table(("Kind", "Images", "Example", "To try them again"), rows, numbers=(1,), kind="failures cards"), more=more,
+        table=table(("Kind", "Images", "Example", "To try them again"), rows, numbers=(1,), kind="failures cards"),
+        more=more,
     )  # fmt: skip
 
 
