@@ -92,7 +92,9 @@ def reason_for(look: Look, labels: Sequence[Label], classes: int) -> str:
         return f"{_INSTANCES}: {integers[0]} … {integers[-1]}; {_AS_ONE}"
     if not labels:
         return f"{_INSTANCES}? {_AS_ONE}, or store one value per class"
-    return _JPEG_REASON
+    if len(labels) == classes:
+        return "nothing says which of them is the background"
+    return "its values fill regions of their own, so they may be classes that the weights do not have"
 
 
 def ignoring(label: Label) -> str:

@@ -127,8 +127,17 @@ def instances(count):
         ([[0, 1, number(-1)]], {}, "-1 often means 'no class'; set finetune.ignore = -1"),
         ([[0, 1, 255]], {"stated": (0, 1)}, "contains 255, .* or finetune.values; set finetune.ignore = 255"),
         ([[0, number(-1)]], {}, "often means 'no class'"),
-        ([[colour(RED), colour(GREEN)]], {}, r"\(0, 255, 0\), \(255, 0, 0\), but the weights .* state finetune.values"),
-        ([[colour(BLACK), colour(RED), colour(GREEN)]], {"classes": 3}, "or state finetune.values"),
+        (
+            [[colour(RED), colour(GREEN)]],
+            {},
+            r"\(0, 255, 0\), \(255, 0, 0\), but .* nothing says which of them is the back",
+        ),
+        (
+            [[colour(BLACK), colour(RED), colour(GREEN)]],
+            {"classes": 3},
+            "nothing says which .* or state finetune.values",
+        ),
+        ([[0, 70, 140, 210, 250]], {}, "its values fill regions of their own, so they may be classes that the weights"),
         (
             [instances(30)],
             {},
