@@ -115,8 +115,8 @@ class Shown:
     def _parts(self) -> list[_Part]:
         if not self.images or self.phase not in _LATER:
             return [_Part(f"{self.phase}, {duration(time.monotonic() - self.since)}", 9)]
-        planned = f"{self.images:,}{'+' if self.growing else ''}"
-        parts = [_Part(f"{self.done:,} of {planned} images", 9)]
+        planned = f"{self.images:,}{'+' if self.growing else ''} image{'s' if self.images != 1 else ''}"
+        parts = [_Part(f"{self.done:,} of {planned}", 9)]
         if self.done < self.images:
             parts.append(_Part(f"{self.done / self.images:.0%}", 4))
         if self.phase == "writing tables" or self.done == self.images:

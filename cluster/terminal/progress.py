@@ -17,7 +17,7 @@ from maskfleet.cluster.terminal.live_line import Shown
 from maskfleet.cluster.terminal.pace import Pace
 from maskfleet.cluster.terminal.words import duration
 
-_PLAIN_SECONDS = (2.0, 10.0, 60.0)
+_PLAIN_SECONDS = (15.0, 10.0, 60.0)
 """Seconds of silence before the first plain line, before those of the first minutes, and before all later ones."""
 
 _FIRST_MINUTES = 180.0

@@ -96,7 +96,7 @@ def _check_names(names: Sequence[str], classes: int) -> None:
     if names and len(names) != classes - 1:
         like = ",".join(("cell", "wall", "nucleus")[: classes - 1]) + (",…" if classes > 4 else "")
         raise JobError(
-            f"the masks have {classes} classes: {len(names)} names do not fit; name all but the first class, such as "
+            f"the masks have {classes} classes: {len(names)} given by --names; name all but the first class, such as "
             f"--names {like}"
         )
 

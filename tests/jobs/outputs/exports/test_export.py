@@ -315,7 +315,7 @@ def test_an_unknown_form_is_refused_by_name(outputs, tmp_path):
 
 @pytest.mark.parametrize("names", [("a",), ("a", "b", "c")])
 def test_names_must_be_as_many_as_the_classes_but_the_first(outputs, tmp_path, names):
-    message = f"the masks have 3 classes: {len(names)} names do not fit; name all but the first class, such as --names cell,wall"
+    message = f"the masks have 3 classes: {len(names)} given by --names; name all but the first class, such as --names cell,wall"
     with pytest.raises(JobError, match=message):
         export(str(outputs / "tar"), "coco", str(tmp_path / "x"), names=names)
     assert not (tmp_path / "x").exists()
