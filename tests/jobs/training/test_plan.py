@@ -1,9 +1,14 @@
+import pytest
 from conftest import decoded_pairs, seeded
+from drawn_programs import Builder
 
+from maskfleet.jobs.errors import JobError
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.training.pairs import Pairs
-from maskfleet.jobs.training.plan import TrainingPlan
+from maskfleet.jobs.training.plan import TrainingPlan, plan_training
 from maskfleet.unet import weights
+from maskfleet.unet.programs.network import ProgramNetwork
+from maskfleet.unet.programs.program import Value
 
 
 def plan(**settings):
@@ -39,3 +44,16 @@ def test_a_random_start_follows_from_the_seed():
     first, second, third = (network.inc.double_conv[0].weight for network in (same, again, other))
     assert (first == second).all()
     assert not (first == third).all()
+
+
+def test_an_exported_network_is_not_trained(tmp_path):
+    made = Builder()
+    program = made.program(made.conv(Value(0), 3, 2))
+    network = ProgramNetwork(program, made.tensors, n_channels=3, multiple=2)
+    (tmp_path / "w.safetensors").write_bytes(weights.save(network))
+    job = Job.of({
+        "input": "images", "output": str(tmp_path / "out"), "weights": str(tmp_path / "w.safetensors"),
+        "finetune": {"images": "images", "masks": "masks"},
+    })  # fmt: skip
+    with pytest.raises(JobError, match="trains Pytorch-UNets, and .* is an exported network; train it in the library"):
+        plan_training(job)
