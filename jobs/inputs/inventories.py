@@ -3,18 +3,12 @@
 Keys are those of the objects. See "Amazon S3 Inventory" in the S3 user guide for the format.
 """
 
-import csv
-import gzip
-import io
 import json
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from itertools import islice
-from urllib.parse import unquote_plus
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as arrow_csv
 
 from maskfleet.jobs.errors import JobError, NotFound
 from maskfleet.jobs.inputs.containers.parquet_pool import table_of_file
@@ -26,7 +20,6 @@ from maskfleet.jobs.storage.files import Files
 from maskfleet.jobs.storage.ranged import RangedFile
 
 _MANIFEST = "manifest.json"
-_BUFFER = 2**20
 _OBJECTS = pa.schema([field.with_nullable(True) for field in OBJECTS])
 
 
@@ -98,46 +91,22 @@ def listed(
         for key in parts:
             try:
                 file = opened(there, key)
-                yield from _of_csv(file, names) if kind == "CSV" else _of_parquet(file, files)
+                yield from _of_csv(file, names, files) if kind == "CSV" else _of_parquet(file, files)
             except NotFound as error:
                 raise JobError(f"inventory {name} lacks its file {key}; use a complete inventory") from error
-            except (Unreadable, Fault, OSError, EOFError, csv.Error, ValueError, LookupError, TypeError) as error:
+            except (Unreadable, Fault, OSError, ValueError, LookupError, TypeError) as error:
                 raise JobError(f"inventory {name}: file {key} is damaged; use another inventory") from error
 
     return bucket, objects()
 
 
-def _of_csv(file: RangedFile, names: list[str]) -> Iterator[pa.Table]:
-    wanted = [name for name in ("Key", "Size", "ETag", "IsLatest", "IsDeleteMarker") if name in names]
-    with closing(gzip.GzipFile(fileobj=io.BufferedReader(file, _BUFFER))) as plain:
-        if not plain.peek(1):
-            return
-        reader = arrow_csv.open_csv(
-            plain,
-            arrow_csv.ReadOptions(column_names=names, use_threads=False),
-            arrow_csv.ParseOptions(newlines_in_values=True),
-            arrow_csv.ConvertOptions(
-                include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string()), null_values=[""],
-                strings_can_be_null=True,
-            ),
-        )  # fmt: skip
-        for batch in reader:
-            rows = pa.table(batch)
-            for name, dropped in (("IsLatest", "false"), ("IsDeleteMarker", "true")):
-                if name in wanted:
-                    rows = rows.filter(pc.fill_null(pc.not_equal(rows[name], dropped), True))
-            nulls = pa.nulls(rows.num_rows, pa.string())
-            size, etag = (rows[name] if name in wanted else nulls for name in ("Size", "ETag"))
-            columns = [_plain(rows["Key"]), size.cast(pa.int64()), etag, nulls.cast(pa.float64())]
-            yield _without_folders(pa.table(columns, _OBJECTS.names).cast(_OBJECTS))
-
-
-def _plain(keys: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Decode keys, which are URL-encoded in CSV inventories only."""
-    keys = pc.fill_null(keys, "").combine_chunks()
-    encoded = pc.match_substring_regex(keys, "[%+]")
-    decoded = [unquote_plus(key) for key in keys.filter(encoded).to_pylist()]
-    return pa.chunked_array([pc.replace_with_mask(keys, encoded, pa.array(decoded, pa.string()))])
+def _of_csv(file: RangedFile, names: list[str], files: Files) -> Iterator[pa.Table]:
+    rows = table_of_file(file, files).inventory(names)
+    while chunk := list(islice(rows, CHUNK)):
+        keys, sizes, etags = zip(*chunk, strict=True)
+        columns = [keys, [None if size is None else int(size) for size in sizes], etags, [None] * len(chunk)]
+        arrays = [pa.array(values, field.type) for values, field in zip(columns, _OBJECTS, strict=True)]
+        yield _without_folders(pa.table(arrays, _OBJECTS))
 
 
 def _of_parquet(file: RangedFile, files: Files) -> Iterator[pa.Table]:

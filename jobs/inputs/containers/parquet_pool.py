@@ -179,10 +179,24 @@ class OpenTable:
         Raises:
             Unreadable: The file is damaged, or a column is encrypted or does not exist.
         """
+        return self._scanned("values", columns, width=len(columns))
+
+    def inventory(self, names: list[str]) -> Iterator[list[Any]]:
+        """Yield key, size and ETag of each object in a CSV file of an S3 Inventory.
+
+        Args:
+            names: Names of its columns.
+
+        Raises:
+            Unreadable: The file is damaged.
+        """
+        return self._scanned("inventory", names, width=3)
+
+    def _scanned(self, name: str, columns: list[str], *, width: int) -> Iterator[list[Any]]:
         start = 0
-        while rows := self.list_of("values", columns, start, _ROWS_AT_ONCE):
+        while rows := self.list_of(name, columns, start, _ROWS_AT_ONCE):
             # The process may be in the hands of the file, so its answers are no better than that.
-            if not all(isinstance(row, list) and len(row) == len(columns) for row in rows):
+            if not all(isinstance(row, list) and len(row) == width for row in rows):
                 raise Unreadable("damaged_parquet")
             yield from rows
             start += len(rows)

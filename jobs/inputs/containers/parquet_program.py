@@ -1,17 +1,23 @@
-"""The program of a process reading Parquet: Arrow parses foreign bytes here, so that a crash costs a file and no run.
+"""The program of a process reading tables: Arrow parses foreign bytes here, so that a crash costs a file and no run.
+
+The tables are Parquet files, and the gzipped CSV files of an S3 Inventory.
 
 Started by `jobs.isolation.process`. It keeps one file open, and the place that was read last; every request also works
 in another process, from the start.
 """
 
+import gzip
+import io
 import json
 import mmap
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from itertools import islice
 from typing import Any
+from urllib.parse import unquote_plus
 
 import pyarrow as pa
+from pyarrow import csv
 
 from maskfleet.jobs.inputs.containers import image_columns
 from maskfleet.jobs.inputs.containers.parquet_protocol import AREA, Answer, Server, Unreadable
@@ -24,6 +30,8 @@ _SECONDS = 300.0
 
 _ANSWER = 4 * 2**20
 """Size in bytes at which an answer of rows ends."""
+
+_BUFFER = 2**20
 
 _LARGEST_ROW = 2**29
 """Size in bytes of the largest image."""
@@ -38,13 +46,14 @@ class Reader:
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self._table: image_columns.Table
+        self._file: RangedFile
+        self._parsed: image_columns.Table | None = None
         self._scan: tuple[Any, ...] = ()
         self._next = 0
         self._rest: Iterator[Any] = iter(())
         self._requests: dict[str, Callable[..., Answer]] = {
             "open": self._open, "columns": self._columns, "images": self._images, "values": self._values,
-            "groups": self._groups, "rows": self._rows,
+            "groups": self._groups, "rows": self._rows, "inventory": self._inventory,
         }  # fmt: skip
 
     def answer(self, name: str, arguments: Sequence[Any]) -> Answer:
@@ -62,9 +71,22 @@ class Reader:
             raise Unreadable("too_large_parquet" if isinstance(error, MemoryError) else "damaged_parquet") from error
 
     def _open(self, size: int) -> Answer:
-        self._scan = ()
-        self._table = image_columns.Table(RangedFile(self._server, "", size, None))
+        self._scan, self._parsed = (), None
+        self._file = RangedFile(self._server, "", size, None)
         return Answer(None, b"")
+
+    @property
+    def _table(self) -> image_columns.Table:
+        if self._parsed is None:
+            self._parsed = image_columns.Table(self._file)
+        return self._parsed
+
+    def _inventory(self, names: list[str], start: int, count: int) -> Answer:
+        """Answer with some rows of a CSV file of an S3 Inventory, given its columns; see `inventory`."""
+        self._go_to(("inventory", names), start, lambda: inventory(self._file, names))
+        values = list(islice(self._rest, count))
+        self._next += len(values)
+        return Answer(None, json.dumps(values).encode())
 
     def _groups(self) -> Answer:
         """Answer with the number of rows of each row group."""
@@ -126,6 +148,37 @@ class Reader:
         while skip and self._next < row:
             next(self._rest)
             self._next += 1
+
+
+def inventory(file: RangedFile, names: list[str]) -> Iterator[list[str | None]]:
+    """Yield key, size and ETag of each newest object in a gzipped CSV file of an S3 Inventory; None for what it lacks.
+
+    Args:
+        file: The file.
+        names: Names of its columns.
+    """
+    wanted = [name for name in ("Key", "Size", "ETag", "IsLatest", "IsDeleteMarker") if name in names]
+    with closing(gzip.GzipFile(fileobj=io.BufferedReader(file, _BUFFER))) as plain:
+        if not plain.peek(1):
+            return
+        reader = csv.open_csv(
+            plain,
+            csv.ReadOptions(column_names=names, use_threads=False),
+            csv.ParseOptions(newlines_in_values=True),
+            csv.ConvertOptions(
+                include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string()), null_values=[""],
+                strings_can_be_null=True,
+            ),
+        )  # fmt: skip
+        for batch in reader:
+            columns = {name: batch.column(name).to_pylist() for name in wanted}
+            nothing = [None] * batch.num_rows
+            latest, deleted = columns.get("IsLatest", nothing), columns.get("IsDeleteMarker", nothing)
+            for key, size, etag, is_latest, is_deleted in zip(
+                columns["Key"], columns.get("Size", nothing), columns.get("ETag", nothing), latest, deleted, strict=True
+            ):
+                if is_latest != "false" and is_deleted != "true":
+                    yield [unquote_plus(key or ""), size, etag]
 
 
 def program(settings: dict[str, Any]) -> Serve:

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import tempfile
+import zlib
 from urllib.parse import quote_plus, unquote_plus
 
 import pyarrow as pa
@@ -101,6 +102,42 @@ def test_an_unusable_inventory_is_a_job_error(tmp_path):
         list(Source(str(path), output="/nowhere"))
 
 
+def manifest_of(*keys):
+    names = "Bucket, Key, IsLatest, IsDeleteMarker, Size, ETag"
+    manifest = {"sourceBucket": "b", "destinationBucket": "c", "fileFormat": "CSV", "fileSchema": names}
+    return json.dumps(manifest | {"files": [{"key": key} for key in keys]}).encode()
+
+
+@pytest.fixture(scope="module")
+def files():
+    files = Files()
+    yield files
+    files.close()
+
+
+def test_foreign_csv_is_parsed_in_another_process(tmp_path, files, monkeypatch):
+    for module in ("pyarrow.csv.open_csv", "gzip.GzipFile"):
+        monkeypatch.setattr(module, lambda *_, **__: pytest.fail("parsed here"))
+    storage = LocalStorage(str(tmp_path))
+    lines = b'"b","a%2Bb.png","true","false","3","e"\n' * 20_000
+    storage.write("x.csv.gz", zlib.compress(lines, wbits=31))
+    storage.write("cut.csv.gz", zlib.compress(lines, wbits=31)[:-40])
+    storage.write("sizes.csv.gz", zlib.compress(lines.replace(b'"3"', b'"three"'), wbits=31))
+
+    def listed(name):
+        entry = storage.entry(name)
+        return inventories.listed(
+            manifest_of(name), "m", lambda _, key: RangedFile(storage, key, entry.size, entry.etag), files
+        )[1]
+
+    tables = list(listed("x.csv.gz"))
+    assert sum(table.num_rows for table in tables) == 20_000
+    assert tables[0].slice(0, 1).to_pylist() == [{"path": "a+b.png", "size": 3, "etag": "e", "modified": None}]
+    for name in ("cut.csv.gz", "sizes.csv.gz"):
+        with pytest.raises(JobError, match=f"file {name} is damaged; use another inventory"):
+            list(listed(name))
+
+
 _FIELDS = st.sampled_from(["", "true", "false"])
 
 
@@ -108,7 +145,7 @@ _FIELDS = st.sampled_from(["", "true", "false"])
 @given(
     st.lists(st.tuples(st.text(max_size=6), _FIELDS, _FIELDS, st.integers(0, 2**50) | st.none(), _FIELDS), max_size=9)
 )
-def test_a_csv_inventory_yields_the_newest_versions(rows):
+def test_a_csv_inventory_yields_the_newest_versions(files, rows):
     """Compared with Python's `csv` and the rule: newest versions, no delete markers, no folders."""
     text = io.StringIO()
     writer = csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="\n")
@@ -118,11 +155,8 @@ def test_a_csv_inventory_yields_the_newest_versions(rows):
         storage = LocalStorage(folder)
         storage.write("x.csv.gz", gzip.compress(text.getvalue().encode()))
         entry = storage.entry("x.csv.gz")
-        names = "Bucket, Key, IsLatest, IsDeleteMarker, Size, ETag"
-        manifest = {"sourceBucket": "b", "destinationBucket": "c", "fileFormat": "CSV", "fileSchema": names}
-        data = json.dumps(manifest | {"files": [{"key": "x.csv.gz"}]}).encode()
         _, tables = inventories.listed(
-            data, "m", lambda _, key: RangedFile(storage, key, entry.size, entry.etag), Files()
+            manifest_of("x.csv.gz"), "m", lambda _, key: RangedFile(storage, key, entry.size, entry.etag), files
         )
         found = [tuple(row.values())[:3] for table in tables for row in table.to_pylist()]
     text.seek(0)
