@@ -5,6 +5,7 @@ hidden                     a part of the path begins with a dot
 not matched                the pattern of a glob does not match
 excluded                   a pattern of the job's `exclude` matches
 table without images       a Parquet file beside the images that holds none
+socket, device or pipe     an entry of a folder that is no file
 unlisted: …                a folder that cannot be listed, with the reason
 .zip, .tar.gz, no ending   the ending is not that of an image or container
 """
@@ -24,7 +25,7 @@ from maskfleet.jobs.images.formats import ENDINGS
 from maskfleet.jobs.inputs.containers import formats
 from maskfleet.jobs.inputs.outputs import Outputs
 from maskfleet.jobs.inputs.record import LISTED, Record
-from maskfleet.jobs.storage.contract import Entry, Storage
+from maskfleet.jobs.storage.contract import NO_FILE, Entry, Storage
 from maskfleet.jobs.storage.files import Files
 
 METADATA = "metadata.parquet"
@@ -61,7 +62,10 @@ class LeftAlone:
                 self._counts[reason if known else OTHERS] += count
 
     def unlisted(self, path: str, reason: str) -> None:
-        """Count a folder that cannot be listed."""
+        """Count a folder that cannot be listed, or an entry of a folder that is no file."""
+        if reason == NO_FILE:
+            self.add(NO_FILE)
+            return
         self.add(f"unlisted: {reason.partition(';')[0]}")
         self.unknown(path)
 

@@ -26,7 +26,10 @@ OBJECTS = pa.schema(
 """Schema of a listing; the fields are those of `Entry`."""
 
 Unlisted = Callable[[str, str], None]
-"""Receives the path of a folder that cannot be listed, and the reason in plain words."""
+"""Receives the path of a folder that cannot be listed, and the reason in plain words; or the path of an entry that is
+neither a file nor a folder, and `NO_FILE`."""
+
+NO_FILE = "socket, device or pipe"
 
 UNKNOWN = "unknown"
 """ETag of an object that a listing names but cannot look at."""

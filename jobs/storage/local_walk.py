@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from maskfleet.jobs.errors import Denied, StorageError
 from maskfleet.jobs.storage import local_file
-from maskfleet.jobs.storage.contract import UNKNOWN, Entry, Unlisted
+from maskfleet.jobs.storage.contract import NO_FILE, UNKNOWN, Entry, Unlisted
 
 TEMPORARY = ".maskfleet-tmp-"
 """Beginning of the names of files that are being written."""
@@ -25,7 +25,8 @@ def walked(folder: str, prefix: str, unlisted: Unlisted | None) -> Iterator[Entr
     Args:
         folder: Path of the folder. It may be missing.
         prefix: Path of the folder below the storage's root, '' or without a slash at its end.
-        unlisted: Receives the path and the reason of each folder below that cannot be read; None to raise instead.
+        unlisted: Receives the path and the reason of each folder below that cannot be read, and of each device, socket
+            and pipe; None to raise instead.
 
     Raises:
         Denied: The folder itself may not be read.
@@ -46,7 +47,7 @@ def walked(folder: str, prefix: str, unlisted: Unlisted | None) -> Iterator[Entr
             inner = _opened(item.path, below, unlisted)
             if inner is not None and all(identity != inner[0] for identity, _, _ in above):
                 above.append(inner)
-        elif not item.name.startswith(TEMPORARY) and (entry := _entry(item, below)) is not None:
+        elif not item.name.startswith(TEMPORARY) and (entry := _entry(item, below, unlisted)) is not None:
             yield entry
 
 
@@ -83,7 +84,7 @@ def _is_folder(item: os.DirEntry[str]) -> bool:
         return False
 
 
-def _entry(item: os.DirEntry[str], path: str) -> Entry | None:
+def _entry(item: os.DirEntry[str], path: str, unlisted: Unlisted | None) -> Entry | None:
     """Return the entry of a file, also of one that cannot be looked at; None for devices, sockets and deleted files."""
     try:
         status = item.stat()
@@ -93,6 +94,8 @@ def _entry(item: os.DirEntry[str], path: str) -> Entry | None:
             return None
         return Entry(path, 0, UNKNOWN, 0.0)
     if not stat.S_ISREG(status.st_mode):
+        if unlisted is not None and not stat.S_ISDIR(status.st_mode):
+            unlisted(path, NO_FILE)
         return None
     return Entry(path, status.st_size, local_file.state(status), status.st_mtime)
 

@@ -1,7 +1,9 @@
 """Listed = rows + left alone, by the rule. Rows 9, 9b, 10, 10b, 11 and 14b of the odd inputs."""
 
+import contextlib
 import json
 import os
+import socket
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -262,3 +264,13 @@ def test_a_plan_of_an_older_version_is_still_read():
         "whole": True,
     }
     assert Frozen(**older).left_alone == {}
+
+
+def test_sockets_and_pipes_are_counted(tmp_path):
+    write(tmp_path, "a.png", "b/c.png")
+    os.mkfifo(tmp_path / "b/pipe.png")
+    os.mkfifo(tmp_path / "x.tar")
+    (tmp_path / "link.png").symlink_to("/dev/null")
+    with contextlib.chdir(tmp_path), socket.socket(socket.AF_UNIX) as server:
+        server.bind("s.tif")
+    assert listed(tmp_path) == (["a.png", "b/c.png"], {"socket, device or pipe": 4})
