@@ -142,8 +142,8 @@ def plan_training(job: Job) -> TrainingPlan:
     base = load_one(job, job.weights[0])
     if job.finetune.start != "random" and not isinstance(base.model, UNet):
         raise JobError(
-            f"fine-tuning trains Pytorch-UNets, and {job.weights[0]} is an exported network; train it in the library it "
-            "came from, and export it again"
+            f"fine-tuning trains Pytorch-UNets, and {job.weights[0]} is an exported network; train it in its library "
+            "and export it again"
         )
     values = None if job.finetune.start == "random" else mask_values_of(base)
     pairs = read_pairs(

@@ -55,5 +55,5 @@ def test_an_exported_network_is_not_trained(tmp_path):
         "input": "images", "output": str(tmp_path / "out"), "weights": str(tmp_path / "w.safetensors"),
         "finetune": {"images": "images", "masks": "masks"},
     })  # fmt: skip
-    with pytest.raises(JobError, match="trains Pytorch-UNets, and .* is an exported network; train it in the library"):
+    with pytest.raises(JobError, match="trains Pytorch-UNets, and .* is an exported network; train it in its library"):
         plan_training(job)
