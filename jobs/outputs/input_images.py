@@ -17,7 +17,7 @@ from maskfleet.jobs.inputs.fetch import Inputs
 from maskfleet.jobs.inputs.pages.names import encoded, page_of
 from maskfleet.jobs.inputs.record import Record
 from maskfleet.jobs.ledger.runs import StoredRun
-from maskfleet.jobs.outputs.overlay import shrunk
+from maskfleet.jobs.outputs.overlay import CODEC, shrunk
 
 _READS_AHEAD = 8
 _ROWS = 256
@@ -54,9 +54,9 @@ class InputImages:
     ) -> None:
         self._inputs = Inputs(run.input_options(profile))
         self._processes = processes
-        self._upright = run.upright if upright is None else upright
-        self._max_pixels = int(run.job.get("run", {}).get("max_image_pixels", STREAM_PIXELS))
-        self._pools: dict[int, Decoders] = {}
+        most = int(run.job.get("run", {}).get("max_image_pixels", STREAM_PIXELS))
+        self._limits = Limits(channels=3, upright=run.upright if upright is None else upright, max_pixels=most)
+        self._decoders: Decoders | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -66,8 +66,8 @@ class InputImages:
 
     def close(self) -> None:
         """End the decoding processes and the threads."""
-        for pool in self._pools.values():
-            pool.close()
+        if self._decoders is not None:
+            self._decoders.close()
         self._inputs.close()
 
     def read(self, row: Mapping[str, Any], *, size: int | None = None) -> Shown:
@@ -92,7 +92,7 @@ class InputImages:
                 else:
                     yield number, found
 
-        for image in self._pool(3).decode(fetched()):
+        for image in self._opened().decode(fetched()):
             row = rows[image.number]
             if image.number in missing:
                 yield missing[image.number]
@@ -125,30 +125,18 @@ class InputImages:
             return Shown(row, None, str(error), error)
 
     def _otherwise(self, row: Mapping[str, Any], failure: Failure | None, size: int | None) -> Shown:
-        """Show an image that is too large for memory, or that has no three channels."""
+        """Show an image that is too large for memory, or say why there are no pixels."""
         reason = failure.message if failure else "no pixels"
         if failure is not None and failure.error_class == STREAM:
             return self._streamed(row, size)
-        channels = len(row["input_mean"] or ())
-        if failure is None or failure.error_class != "unsupported" or channels in (0, 1, 3):
-            return Shown(row, None, reason)
-        found = self._bytes(row)
-        if isinstance(found, Shown):
-            return Shown(row, None, reason)
-        (shown,) = (
-            Shown(row, None, reason)
-            if image.pixels is None
-            else Shown(row, shrunk(_bands(image.pixels), image.pixels.shape[:2], size))
-            for image in self._pool(channels).decode([(0, found)])
-        )
-        return shown
+        return Shown(row, None, reason)
 
     def _streamed(self, row: Mapping[str, Any], size: int | None) -> Shown:
         """Read an image in rows, averaging them as they come."""
         try:
             with (
                 self._inputs.opened(_record(row)) as file,
-                Stream(file.fileno(), self._limits(3), page=page_of(row["url"]).number) as stream,
+                Stream(file.fileno(), self._limits, page=page_of(row["url"]).number) as stream,
             ):
                 tops = range(0, stream.height, _ROWS)
                 bands = (stream.read(top, min(top + _ROWS, stream.height))[0] for top in tops)
@@ -158,13 +146,10 @@ class InputImages:
         except StorageError as error:
             return Shown(row, None, str(error), error)
 
-    def _limits(self, channels: int) -> Limits:
-        return Limits(channels=channels, upright=self._upright, max_pixels=self._max_pixels)
-
-    def _pool(self, channels: int) -> Decoders:
-        if channels not in self._pools:
-            self._pools[channels] = Decoders(self._limits(channels), processes=self._processes)
-        return self._pools[channels]
+    def _opened(self) -> Decoders:
+        if self._decoders is None:
+            self._decoders = Decoders(self._limits, processes=self._processes, codec=CODEC)
+        return self._decoders
 
 
 def _record(row: Mapping[str, Any]) -> Record:

@@ -1,17 +1,23 @@
 """Pictures for people: an image as RGB, and a mask drawn over it with a translucent fill and a contour.
 
-Pure drawing: knows nothing of storage, rows and decoding. The report, `maskfleet show` and notebooks draw with it.
+Knows nothing of storage and rows. The report, `maskfleet show` and notebooks draw with it. `decode` runs in the
+confined decoding processes.
 """
 
 import colorsys
+import io
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from maskfleet.jobs.errors import JobError
+from maskfleet.jobs.images.contract import STREAM_PIXELS, Undecodable
+from maskfleet.jobs.images.decode import corrupt, turned
+from maskfleet.jobs.images.decode import decode as decode_as_network
+from maskfleet.jobs.images.formats import recognised
 
 Colour = tuple[int, int, int]
 
@@ -32,6 +38,9 @@ factor given last."""
 _ROWS = 512
 _LINE = 600
 """Side of a picture in px for each pixel of a contour's width."""
+
+CODEC = "maskfleet.jobs.outputs.overlay:decode"
+"""The function `decode`, as decoding processes name it."""
 
 OPACITY = 0.35
 """Default opacity of the fill."""
@@ -161,6 +170,44 @@ def _stretched(plane: NDArray[Any]) -> NDArray[np.uint8]:
     scale = 255 / (high - low) if high > low else 0.0
     stretched = np.nan_to_num((plane.astype(np.float32) - low) * scale, nan=0.0, posinf=255.0, neginf=0.0)
     return np.clip(np.rint(stretched), 0, 255).astype(np.uint8)
+
+
+def decode(
+    data: bytes | IO[bytes], *, max_pixels: int = STREAM_PIXELS, upright: bool = False, page: int = 0, **options: Any
+) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """Decode an image for display, whatever its bits and bands: a codec of `jobs.images.decoders.Decoders`.
+
+    Args:
+        data: As `jobs.images.decode.decode` takes it.
+        max_pixels: Likewise.
+        upright: Likewise.
+        page: Likewise.
+        options: The other arguments of that function.
+
+    Returns:
+        Pixels (H, W, 3), uint8, see `displayed`; and height and width in px.
+
+    Raises:
+        Undecodable: The bytes give no image.
+    """
+    try:
+        file = io.BytesIO(data) if isinstance(data, bytes) else data
+        image = recognised(file).open(file, max_pixels=max_pixels, page=page)
+        if image.width * image.height <= STREAM_PIXELS:
+            pixels = image.pixels()
+            numbers = np.atleast_3d(np.asarray(pixels))
+            numbers = numbers[..., : image.colours] if image.colours in (1, 3) else numbers
+            bands = not isinstance(pixels, Image.Image) and numbers.shape[2] not in (1, 3)
+            if bands or numbers.dtype not in (np.uint8, np.bool_):
+                shown = Image.fromarray(displayed(numbers))
+                shown = turned(shown, image.orientation()) if upright else shown
+                return np.asarray(shown), shown.size[::-1]
+    except (Undecodable, MemoryError):
+        raise
+    except Exception as error:  # hostile bytes make image libraries raise nearly anything
+        raise corrupt(error) from error
+    file.seek(0)
+    return decode_as_network(data, max_pixels=max_pixels, upright=upright, page=page, **options)
 
 
 def factor_of(shape: tuple[int, int], size: int | None) -> int:

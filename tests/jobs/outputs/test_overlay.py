@@ -1,13 +1,18 @@
 """Pictures of images and masks: what is drawn, in which colour, and at which size."""
 
+import io
 import tracemalloc
 from itertools import pairwise
 
 import numpy as np
 import pytest
+import tifffile
+from PIL import Image
 
 from maskfleet.jobs.errors import JobError
-from maskfleet.jobs.outputs.overlay import class_colours, displayed, drawn, overlay, shrunk, shrunk_mask
+from maskfleet.jobs.images.contract import Undecodable
+from maskfleet.jobs.images.decode import decode as decode_as_network
+from maskfleet.jobs.outputs.overlay import class_colours, decode, displayed, drawn, overlay, shrunk, shrunk_mask
 
 COLOURS = class_colours((0, 255))
 RED = [(0, 0, 0), (255, 0, 0)]
@@ -145,3 +150,65 @@ def test_8_bit_images_stay_as_they_are_and_flat_ones_do_not_fail():
     assert (displayed(image[..., 0])[..., 1] == image[..., 0]).all()
     for flat in (np.zeros((4, 4), np.uint16), np.full((4, 4, 2), np.nan, np.float32)):
         assert displayed(flat).max() == 0
+
+
+# Decoding for display ------------------------------------------------------------------------------
+
+
+def file_of(array, kind):
+    sink = io.BytesIO()
+    if kind == "npy":
+        np.save(sink, array)
+    elif kind == "tif":
+        tifffile.imwrite(sink, array)
+    else:
+        Image.fromarray(array).save(sink, kind)
+    return sink.getvalue()
+
+
+RAMP = np.linspace(0, 1, 40 * 50).reshape(40, 50)
+
+
+@pytest.mark.parametrize(
+    ("array", "kind"),
+    [
+        ((RAMP * 900).astype(np.uint16), "png"),  # 10 bits stored in 16
+        ((RAMP * 900).astype(np.uint16), "tif"),
+        ((RAMP * 4e9).astype(np.uint32), "tif"),
+        ((RAMP * 900 - 500).astype(np.int16), "tif"),
+        ((RAMP * 9e4 - 3).astype(np.float32), "tif"),
+        ((RAMP * 9e4 - 3).astype(np.float64), "npy"),
+        ((np.stack([RAMP] * 7, axis=2) * 30).astype(np.uint8), "npy"),
+        ((np.stack([RAMP] * 2, axis=2) * 900).astype(np.uint16), "npy"),
+    ],
+)
+def test_any_depth_and_number_of_bands_is_decoded_for_display(array, kind):
+    pixels, size = decode(file_of(array, kind), channels=3)
+    assert (pixels.shape, pixels.dtype, size) == ((40, 50, 3), np.uint8, (40, 50))
+    assert pixels[0, 0, 0] == 0
+    assert pixels[-1, -1, 0] == 255
+    assert abs(int(pixels[20, 0, 0]) - 128) < 6
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "RGB", "RGBA", "P", "LA"])
+def test_8_bits_are_decoded_as_the_network_sees_them(mode):
+    array = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    sink = io.BytesIO()
+    Image.fromarray(array).convert(mode).save(sink, "PNG")
+    assert np.array_equal(decode(sink.getvalue(), channels=3)[0], decode_as_network(sink.getvalue(), channels=3)[0])
+
+
+def test_bytes_that_are_no_image_are_refused():
+    for data in (b"", b"no image", file_of((RAMP * 900).astype(np.uint16), "png")[:150]):
+        with pytest.raises(Undecodable):
+            decode(data, channels=3)
+
+
+def test_an_upright_image_of_16_bits_is_turned():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    sink = io.BytesIO()
+    Image.fromarray((RAMP * 900).astype(np.uint16)).save(sink, "PNG", exif=exif)
+    upright, size = decode(sink.getvalue(), channels=3, upright=True)
+    assert size == (50, 40)
+    assert np.array_equal(upright, np.rot90(decode(sink.getvalue(), channels=3)[0], -1))

@@ -120,7 +120,7 @@ def test_what_is_not_there_is_said(tmp_path, out):
         failed(out, 3, run_id="xyz")
 
 
-def test_bands_and_16_bits_are_stretched(tmp_path):
+def test_16_bits_and_bands_are_stretched(tmp_path):
     from conftest import seeded
 
     from maskfleet.unet import weights
@@ -129,7 +129,10 @@ def test_bands_and_16_bits_are_stretched(tmp_path):
     (tmp_path / "w.safetensors").write_bytes(weights.save(seeded(3, n_channels=5)))
     bands = np.random.default_rng(0).integers(0, 30, (40, 40, 5), np.uint8)
     np.save(tmp_path / "in/five.npy", bands)
+    Image.fromarray(bands[..., 0].astype(np.uint16) * 30).save(tmp_path / "in/deep.png")  # fails: one band
     run(job_of(tmp_path, str(tmp_path / "w.safetensors")))
-    picture = show(str(tmp_path / "out"), "five.npy", size=40)
-    assert not picture.notices
-    assert np.asarray(picture.image)[60:, :50].max() > 240
+    for key in ("five.npy", "deep.png"):
+        picture = show(str(tmp_path / "out"), key, size=40)
+        assert not picture.notices
+        shown = np.asarray(picture.image)[60:, :50]
+        assert shown.max() > 240
