@@ -15,6 +15,12 @@ from maskfleet.unet.weights import BUILTIN, Weights
 _MANY = 100_000
 """Images from which on one file for each mask becomes a burden."""
 
+_SIMILAR = 32
+"""Difference of mask values below which a mask looks black."""
+
+_VISIBLE = 9
+"""Largest number of classes that grey values tell apart."""
+
 _COLUMN = 34
 
 
@@ -143,7 +149,10 @@ def _inference(weights: Weights) -> Iterator[str]:
 
 def _values(weights: Weights) -> str:
     classes = max(2, weights.model.n_classes)
-    values = weights.mask_values or ([0, 255] if classes == 2 else list(range(classes)))
+    values = list(weights.mask_values or ([0, 255] if classes == 2 else range(classes)))
+    if all(isinstance(value, int) for value in values) and max(values) - min(values) < _SIMILAR and classes <= _VISIBLE:
+        spread = [round(255 * number / (classes - 1)) for number in range(classes)]
+        return _key("values", spread, f"pixel value of each class in a mask; {values} would look black")
     return _key("# values", values, "pixel value of each class in a mask")
 
 

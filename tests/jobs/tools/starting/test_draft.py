@@ -60,6 +60,17 @@ def test_a_plain_case_has_no_notes():
     assert "# Sample: 1 × PNG grey, 8 bits; 50 × 40 px." in text
 
 
+@pytest.mark.parametrize(
+    ("classes", "stored", "drafted"),
+    [(2, (0, 1), [0, 255]), (3, None, [0, 128, 255]), (2, (0, 255), None), (2, None, None), (12, None, None)],
+)
+def test_masks_that_would_look_black_get_other_values(classes, stored, drafted):
+    data = unet_weights.save(UNet(3, classes, width=4), mask_values=stored)
+    table, _, _ = made(found(GREY), unet_weights.load(data))
+    assert table["masks"].get("values") == drafted
+    assert Job.of(table)
+
+
 def test_many_and_large_images_set_their_keys():
     huge = Kind("a.tif", format="TIFF", width=40_000, height=30_000)
     table, _, _ = made(found(huge, images=200_000, more=True), network())
