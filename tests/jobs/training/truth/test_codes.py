@@ -5,6 +5,9 @@ import zlib
 import numpy as np
 import pytest
 import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from maskfleet.jobs.images.contract import Undecodable
@@ -118,6 +121,29 @@ def test_an_index_can_be_taken_as_the_colour_that_it_shows():
     assert labels(indexed(BITS, [0, 0, 0, 255, 0, 0]), shown=True)[0] == [0, (255, 0, 0), (255, 0, 0)]
     assert labels(png(Image.fromarray(BITS > 0)), shown=True)[0] == [0, 255, 255]
     assert labels(tiff(BITS, bitspersample=1, photometric="miniswhite"), shown=True)[0] == [255, 0, 0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_every_tiff_of_integers_gives_the_numbers_written(data):
+    dtype = data.draw(st.sampled_from(["u1", "i1", "u2", "i2", "u4", "i4", "i8"]))
+    compression = data.draw(st.sampled_from([None, "zlib", "lzw", "packbits", "zstd"]))
+    limits = np.iinfo(dtype if dtype != "u4" else "i4")
+    low, high = (limits.min if dtype != "u4" else 0), limits.max
+    drawn = st.integers(max(low, -(2**31)), min(high, 2**31 - 1))
+    array = data.draw(arrays(dtype, st.tuples(st.integers(1, 40), st.integers(1, 40)), elements=drawn))
+    more = {"tile": (16, 16)} if data.draw(st.booleans()) else {}
+    if compression in ("zlib", "lzw") and data.draw(st.booleans()):
+        more["predictor"] = True
+    file = tiff(
+        array,
+        byteorder=data.draw(st.sampled_from("<>")),
+        bigtiff=data.draw(st.booleans()),
+        photometric=data.draw(st.sampled_from(["minisblack", "miniswhite"])),
+        compression=compression,
+        **more,
+    )
+    assert labels(file) == array.tolist()
 
 
 @pytest.mark.parametrize("mode", ["LA", "RGBA"])
