@@ -59,9 +59,10 @@ class Legend:
             codes: Codes (H, W); the values cover all of them.
         """
         table: Mapping[Label, int] = {plain(value): number for number, value in enumerate(self.values)}
-        here, places = np.unique(codes, return_inverse=True)
-        found = [self._class(label_of(code, shown=self.shown), table) for code in here.tolist()]
-        return np.array(found, np.uint8)[places.reshape(codes.shape)]
+        here = np.unique(codes)
+        found = np.array([self._class(label_of(code, shown=self.shown), table) for code in here.tolist()], np.uint8)
+        # Many times faster than the inverse that `unique` gives.
+        return found[np.searchsorted(here, codes)]
 
     def _class(self, label: Label, table: Mapping[Label, int]) -> int:
         if label == self.ignore:

@@ -29,6 +29,7 @@ CODEC = "maskfleet.jobs.training.truth.codes:decode"
 CHANNELS = 5
 """Bytes per code."""
 
+_CODE = np.dtype([("kind", "u1"), ("number", "<u4")])
 _INTEGERS = np.iinfo(np.int32)
 _RAMP = np.arange(256, dtype=np.uint32) * 0x010101
 _FLOATS = "the mask has floating-point values; store one integer per pixel"
@@ -67,17 +68,17 @@ def decode(data: bytes, *, max_pixels: int, **_: Any) -> tuple[NDArray[np.uint8]
         raise
     except Exception as error:  # Pillow raises almost any exception on hostile bytes
         raise Undecodable("corrupt", f"the mask cannot be decoded ({type(error).__name__}); save it again") from error
-    codes = np.empty((*numbers.shape, CHANNELS), np.uint8)
-    codes[..., 0] = kind
-    codes[..., 1:] = np.ascontiguousarray(numbers, "<u4").view(np.uint8).reshape(*numbers.shape, 4)
+    codes = np.empty(numbers.shape, _CODE)
+    codes["kind"], codes["number"] = kind, numbers
     height, width = numbers.shape
-    return codes, (height, width)
+    return codes.view(np.uint8).reshape(height, width, CHANNELS), (height, width)
 
 
 def codes_of(pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Return the codes (H, W) of a decoded mask (H, W, 5): 2³² · kind + number."""
-    numbers = np.ascontiguousarray(pixels[..., 1:]).view("<u4")[..., 0]
-    codes: NDArray[np.int64] = pixels[..., 0].astype(np.int64) << 32 | numbers
+    packed = np.ascontiguousarray(pixels).view(_CODE)[..., 0]
+    codes: NDArray[np.int64] = packed["number"].astype(np.int64)
+    codes += packed["kind"].astype(np.int64) << 32
     return codes
 
 

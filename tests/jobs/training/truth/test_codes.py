@@ -133,7 +133,7 @@ def test_every_tiff_of_integers_gives_the_numbers_written(data):
     drawn = st.integers(max(low, -(2**31)), min(high, 2**31 - 1))
     array = data.draw(arrays(dtype, st.tuples(st.integers(1, 40), st.integers(1, 40)), elements=drawn))
     more = {"tile": (16, 16)} if data.draw(st.booleans()) else {}
-    if compression in ("zlib", "lzw") and data.draw(st.booleans()):
+    if dtype != "i8" and compression in ("zlib", "lzw") and data.draw(st.booleans()):  # tifffile writes no others
         more["predictor"] = True
     file = tiff(
         array,
