@@ -24,6 +24,10 @@ _SHORT = {"L;2": 2, "L;4": 4}
 """Bits of greys that Pillow stretches to 255, by its raw mode."""
 
 _PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT")
+_CRITICAL = (*_PIXELS, b"IEND")
+_COLOUR_TYPE, _PALETTE = 25, 3
+"""Place of the colour type in the file, and the type of images with a palette."""
+
 _WITHOUT_PIXELS = {b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf", b"tIME", b"pHYs", b"sRGB", b"gAMA", b"cHRM"}
 
 
@@ -110,14 +114,21 @@ def _refuse_damage(data: bytes | mmap.mmap) -> None:
     """Refuse a file whose pixels are not those that were written.
 
     Raises:
-        Undecodable: A checksum is wrong, or the file is cut.
+        Undecodable: A checksum is wrong, the file is cut, its palette is missing, or it needs an unknown chunk.
     """
+    has_palette = data[_COLOUR_TYPE] != _PALETTE
     with memoryview(data) as view:
         for kind, start, end in _chunks(data):
             if kind in _PIXELS:
                 stated = int.from_bytes(view[end - 4 : end]) if end <= len(data) else None
                 if imagecodecs.zlibng_crc32(cast("bytes", view[start + 4 : end - 4])) != stated:
                     raise _damaged()
+                has_palette |= kind == b"PLTE"
+            elif kind[:1].isupper() and kind not in _CRITICAL:
+                name = kind.decode("ascii", "replace")
+                raise Undecodable("unsupported", f"a PNG with the critical chunk {name}; save it again as plain PNG")
+    if not has_palette:
+        raise _damaged()
 
 
 def _damaged() -> Undecodable:

@@ -24,7 +24,8 @@ _ALPHA = (1, 2)
 _OF_ANOTHER = 0b101
 """Bits of a page that is a smaller copy of another one (cloud-optimised GeoTIFF) or its transparency mask."""
 
-_ORIENTATION, _SUBFILE_TYPE, _COLOR_MAP = 274, 254, 320
+_ORIENTATION, _SUBFILE_TYPE, _COLOR_MAP, _COLOUR_SPACE = 274, 254, 320, 262
+_RGB_BANDS = 3
 _LAYOUT = {256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 338, 339, 347, 530}
 """Tags without which pixels would be read as something else."""
 
@@ -71,6 +72,8 @@ class TiffFile(ImageFile):
         bands, bits = int(self._page.samplesperpixel), int(np.max(self._page.bitspersample))
         jpeg = self._page.compression in _JPEG
         self._photometric = int(self._page.photometric)
+        if _COLOUR_SPACE not in self._page.tags:  # read as GDAL does
+            self._photometric = _RGB if bands >= _RGB_BANDS else _MINISBLACK
         if self._photometric == _YCBCR and jpeg:  # its decoder converts
             self._photometric = _RGB
         others = sum(kind in _ALPHA for kind in self._page.extrasamples)
@@ -165,6 +168,11 @@ def read_header(file: IO[bytes]) -> TiffFile:
 
 def _refuse_other_kinds(page: Any, photometric: int) -> None:
     kind, bits = page.sampleformat, page.bitspersample
+    if isinstance(bits, tuple):
+        raise Undecodable("unsupported", f"bands of {', '.join(map(str, bits))} bits; store all bands alike")
+    if page.compression not in tifffile.TIFF.DECOMPRESSORS:
+        name = getattr(page.compression, "name", str(page.compression))
+        raise Undecodable("unsupported", f"TIFF of the compression {name}; store Deflate or LZW")
     if page.dtype is None or kind not in (_UNSIGNED, _SIGNED, _FLOAT, _UNDEFINED):
         name = {5: "complex integers", 6: "complex numbers"}.get(kind, f"samples of format {kind}")
         raise Undecodable("unsupported", f"{name} of {bits} bits; store 8 or 16 bits")

@@ -1,6 +1,6 @@
 """The strips and tiles of a TIFF page, decoded by tifffile and imagecodecs: rows as stored, in bounded memory.
 
-A segment that the file states to be absent (GDAL's sparse files) holds the no-data value, or zeros. One that is cut off
+A segment without a place in the file (GDAL's sparse files) holds the no-data value, or zeros. One that is cut off
 is an error.
 """
 
@@ -85,7 +85,7 @@ class Segments:
         if index >= min(len(page.dataoffsets), len(page.databytecounts)):
             raise Undecodable("corrupt", "the TIFF lacks the places of its pixels; upload it again")
         offset, count = int(page.dataoffsets[index]), int(page.databytecounts[index])
-        if not offset or not count:
+        if not offset:
             return np.full((1, 1, 1), page.nodata, page.dtype).repeat(self._width, 1)
         offset += self._shift
         if self._is_plain:
@@ -110,7 +110,7 @@ class Segments:
 
     def _plain(self, offset: int, count: int, start: int, stop: int) -> NDArray[Any]:
         row = self._width * self._bands * self._stored.itemsize
-        if stop * row > count:
+        if 0 < count < stop * row:  # some programs state no count
             raise Undecodable("corrupt", "a strip is shorter than its rows; upload it again")
         data = self._read(offset + start * row, (stop - start) * row)
         return np.frombuffer(data, self._stored).reshape(stop - start, self._width, self._bands)

@@ -15,7 +15,8 @@ from maskfleet.jobs.images.streams import Stream, Unreadable
 
 LIMITS = Limits(3, seconds=5, memory=2**29, min_side=8)
 CLASSES = {
-    "ok", "empty", "unidentified", "corrupt", "unsupported", "too_large", "too_small", "memory", "crash", "timeout",
+    "ok", "empty", "unidentified", "corrupt", "unsupported", "too_large", "too_small", "memory", "several_pages", "crash",
+    "timeout",
 }  # fmt: skip
 
 

@@ -129,6 +129,13 @@ def _bmps(modes):
         yield _saved(modes[mode], "BMP")
 
 
+def _gifs(modes):
+    for mode in ("P", "L", "1"):
+        yield _saved(modes[mode], "GIF")
+    yield _saved(modes["P"], "GIF", transparency=3, interlace=1)
+    yield _saved(modes["P"], "GIF", save_all=True, append_images=[modes["L"]])
+
+
 def _avifs(modes):
     for mode in ("RGB", "RGBA", "L"):
         yield _saved(modes[mode], "AVIF")
@@ -164,7 +171,7 @@ def _arrays(_):
 
 
 SOUND = {
-    "JPEG": _jpegs, "PNG": _pngs, "TIFF": _tiffs, "WebP": _webps, "BMP": _bmps, ".npy": _arrays, "AVIF": _avifs,
+    "JPEG": _jpegs, "PNG": _pngs, "TIFF": _tiffs, "WebP": _webps, "BMP": _bmps, ".npy": _arrays, "GIF": _gifs, "AVIF": _avifs,
     "JPEG 2000": _jpegs_2000, "JPEG XL": _jpegs_xl,
 }  # fmt: skip
 """By name of the format, a function that yields sound files of it."""

@@ -6,6 +6,7 @@
 import io
 import logging
 import os
+import zlib
 
 import numpy as np
 import pytest
@@ -198,3 +199,60 @@ def test_a_next_page_beyond_the_end_is_no_page(place):
 def test_a_stack_of_an_image_depth_is_several_images():
     deep = tiff(np.stack([RGB[..., 0]] * 32), volumetric=True, tile=(16, 16, 16))
     assert "frames or pages" in refused(deep)
+
+
+def without_tag(data, code, value=None):
+    """Return a TIFF without a tag, or with another number of 32 bits in it."""
+    first = int.from_bytes(data[4:8], "little")
+    count = int.from_bytes(data[first : first + 2], "little")
+    entries = [data[place : place + 12] for place in range(first + 2, first + 2 + 12 * count, 12)]
+    changed = [
+        entry if int.from_bytes(entry[:2], "little") != code else entry[:8] + value.to_bytes(4, "little")
+        for entry in entries
+        if int.from_bytes(entry[:2], "little") != code or value is not None
+    ]
+    tail = data[first + 2 + 12 * count :]
+    head = data[:first] + len(changed).to_bytes(2, "little") + b"".join(changed)
+    return (
+        head + bytes(12 * (count - len(changed))) + tail
+        if value is not None
+        else head + tail[:4] + bytes(12) + tail[4:]
+    )
+
+
+@pytest.mark.parametrize("tag", [259, 262, 278, 279, 284])  # compression, colours, rows, counts, planes
+def test_a_tag_that_programs_leave_out_is_understood(tag):
+    data = tiff(RGB, photometric="rgb", rowsperstrip=24)
+    np.testing.assert_array_equal(stored(without_tag(data, tag)), RGB)
+
+
+def test_a_grey_image_without_a_colour_space_is_not_inverted():
+    np.testing.assert_array_equal(stored(without_tag(tiff(RGB[..., 0]), 262)), RGB[..., 0])
+
+
+def test_a_strip_without_a_count_is_no_absent_one():
+    np.testing.assert_array_equal(stored(without_tag(tiff(RGB, photometric="rgb", rowsperstrip=24), 279, 0)), RGB)
+    compressed = tiff(RGB, photometric="rgb", rowsperstrip=24, compression="zlib")
+    assert "corrupt" in refused(without_tag(compressed, 279, 0))
+
+
+@pytest.mark.parametrize(("number", "name"), [(34676, "SGILOG"), (99, "JPEG_99"), (64999, "64999")])
+def test_a_compression_that_is_not_known_is_named(number, name):
+    found = refused(without_tag(tiff(RGB, photometric="rgb"), 259, number))
+    assert found.startswith("unsupported: ")
+    assert name in found
+
+
+def chunk(kind, data):
+    return len(data).to_bytes(4) + kind + data + zlib.crc32(kind + data).to_bytes(4)
+
+
+def test_a_png_that_needs_more_than_is_known_or_lacks_its_palette_is_refused():
+    data = saved(Image.fromarray(RGB), "PNG")
+    apple = data[:8] + chunk(b"CgBI", b"\0\0\0\2") + data[8:]
+    palette = saved(Image.fromarray(RGB).quantize(9), "PNG")
+    place = palette.index(b"PLTE") - 4
+    lacking = palette[:place] + palette[place + 12 + int.from_bytes(palette[place : place + 4]) :]
+    for harmed, words in ((apple, "unsupported"), (lacking, "corrupt")):
+        assert refused(harmed).startswith(words)
+    assert "CgBI" in refused(apple) or "damaged" in refused(apple)
