@@ -30,6 +30,8 @@ ones above 0.96."""
 _BLANK = 1 / 255
 """Standard deviation of the network's input below which an image is blank to it: one grey level."""
 
+_OTHER_ORDER = "a different order of classes"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
@@ -39,7 +41,7 @@ class Finding:
         check: Name of the check: scale, mask_values, single_class, uncertain, blank or colours.
         message: One sentence for people, with likely causes or the remedy.
         class_: Class concerned, or None.
-        share: Share of the pixels or images concerned, 0 … 1, or None.
+        share: Share of the pixels or images concerned, or of the largest possible entropy (uncertain), 0 … 1; or None.
         images: Number of images concerned.
     """
 
@@ -217,25 +219,28 @@ def of_masks(
         )
     thresholded = one_logit or job.inference.threshold is not None
     causes = [
+        "images unlike the training images",
+        _OTHER_ORDER,
         *([] if normalized else ["training with mean and standard deviation (maskfleet convert --mean --std)"]),
         *(["inference.threshold"] if thresholded else []),
         "inference.scale",
     ]
-    yield from _single_class(sums, confidence=confidence, which=which, causes=causes)
+    guess = ["a network that guesses"]
+    yield from _single_class(sums, confidence, which=which, causes=guess if chance > _CHANCE else causes)
 
 
-def _single_class(sums: MaskSums, *, confidence: float, which: str, causes: Sequence[str]) -> Iterator[Finding]:
+def _single_class(sums: MaskSums, confidence: float, *, which: str, causes: Sequence[str]) -> Iterator[Finding]:
     share = sums.class_pixels / sums.class_pixels.sum()
     if share.max() < _SINGLE_CLASS:
         return
     only = int(share.argmax())
-    first = ["images unlike the training images", *(["a different order of classes"] if only else [])]
+    likely = [cause for cause in causes if only or cause != _OTHER_ORDER]
     name = "background" if only == 0 else f"class {only}"
     yield Finding(
         check="single_class",
         message=(
-            f"{share[only]:.2%} of the {which}pixels are {name} (mean confidence {confidence:.2f}); likely causes: "
-            f"{', '.join([*first, *causes])}"
+            f"{share[only]:.2%} of the {which}pixels are {name} (mean confidence {confidence:.2f}); likely "
+            f"{'cause' if len(likely) == 1 else 'causes'}: {', '.join(likely)}"
         ),
         class_=only,
         share=float(share[only]),

@@ -9,6 +9,7 @@ from PIL import Image
 
 from maskfleet.jobs.errors import JobError
 from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.outputs import input_images
 from maskfleet.jobs.outputs.output import open_output
 from maskfleet.jobs.outputs.pictures.show import failed, least_confident, show
 from maskfleet.jobs.run.execute import run
@@ -66,6 +67,15 @@ def test_an_image_that_is_gone_leaves_its_mask(folder, tmp_path, out):
         assert len(sheet.lines) == 7
     finally:
         (tmp_path / "moved").rename(folder / "in/part-1/image-001.png")
+
+
+def test_an_image_larger_than_memory_is_read_in_rows(out, monkeypatch):
+    pytest.importorskip("pyvips", reason="needs the extra 'large'")
+    whole = {key: show(out, key, size=20).image.tobytes() for key in ("image-001.png", "new.png")}
+    monkeypatch.setattr(input_images, "STREAM_BYTES", 10)
+    monkeypatch.setattr(input_images, "_ROWS", 7)
+    for key, picture in whole.items():
+        assert show(out, key, size=20).image.tobytes() == picture
 
 
 def test_a_failed_image_is_shown_with_its_reason_or_named(out):
