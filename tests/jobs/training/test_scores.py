@@ -13,6 +13,7 @@ from maskfleet.jobs.training.scores import (
     interval,
     lower_bound,
 )
+from maskfleet.jobs.training.truth.classes import IGNORED
 
 MAPS = arrays(np.uint8, (5, 4), elements=st.integers(0, 2))
 
@@ -93,3 +94,9 @@ def test_random_predictions_match_all_truths_alike():
     maps, truths = ([(random.random((16, 16)) > 0.5).astype(np.uint8) for _ in range(40)] for _ in range(2))
     own = np.array([dice(found, truth) for found, truth in zip(maps, truths, strict=True)])
     assert abs((own - dice_with_other_truths(maps, truths, 2)).mean()) < 0.02
+
+
+@given(MAPS, MAPS, arrays(np.bool_, (5, 4)))
+def test_pixels_without_a_class_are_not_scored(found, truth, left_out):
+    kept = counts_of(found[~left_out], truth[~left_out], 3)
+    assert (counts_of(found, np.where(left_out, np.uint8(IGNORED), truth), 3) == kept).all()
