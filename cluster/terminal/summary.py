@@ -53,16 +53,29 @@ def _problems(job: Job, run: "RunSummary") -> Iterator[str]:
         yield f"{files} {have} damaged, and some of the images in there are missing; the statistics table names them"
     if run.images and run.failed / run.images > job.run.max_error_rate:
         share = "every image" if not run.ok else f"{run.failed / run.images:.1%} of the images"
-        kind = next(iter(run.errors), "")
         yield (
-            f"{share} failed, mostly as {kind!r}, and run.max_error_rate allows {job.run.max_error_rate:.1%}; the "
-            "reasons are in the report, and in the column error_message of the table"
+            f"{share} failed, and run.max_error_rate allows {job.run.max_error_rate:.1%}; {_most_frequent(job, run)}"
+            "the report and the table have the reasons"
         )
     if run.exports_failed:
         yield (
             f"{counted(run.exports_failed, 'mask')} could not be exported, such as {run.export_failure}; correct this, "
             "and the next run exports them"
         )
+
+
+def _most_frequent(job: Job, run: "RunSummary") -> str:
+    """Return the most frequent kind of failure, with an example and its message."""
+    from maskfleet.jobs.ledger import compacted
+    from maskfleet.jobs.storage.schemes import open_storage
+
+    columns = ["key", "error_class", "error_message"]
+    for kind in [*run.errors][:1]:
+        for table in compacted.row_groups(open_storage(job.output, profile=job.profile), run.run_id, columns):
+            for row in table.to_pylist():
+                if row["error_class"] == kind:
+                    return f"mostly {kind}, such as {row['key']} ({row['error_message']}); "
+    return ""
 
 
 def _counts(run: "RunSummary") -> Iterator[str]:

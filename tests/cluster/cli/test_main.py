@@ -1,6 +1,7 @@
 """All commands: the table, one-line errors, completion, and the module search path."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -38,7 +39,9 @@ def test_bad_jobs_are_one_line_and_exit_2(change, code, message, images, tmp_pat
     done = maskfleet("run", *given, *change, "--no-ray", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (code, "")
     assert message in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    # A slow machine may still say what it does.
+    said = [line for line in done.stderr.strip().splitlines() if not re.fullmatch(r"(loading|listing).* s", line)]
+    assert len(said) == 1
     assert not (tmp_path / "out").exists()
 
 

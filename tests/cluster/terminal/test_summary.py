@@ -3,6 +3,7 @@
 import re
 from types import SimpleNamespace
 
+import pyarrow as pa
 import pytest
 
 from maskfleet.cluster.terminal import summary
@@ -72,11 +73,19 @@ def test_warnings_are_printed(capsys):
 @pytest.mark.parametrize(
     ("ok", "problem"),
     [
-        (0, "maskfleet: every image failed, mostly as 'corrupt', and run.max_error_rate allows 1.0%;"),
-        (600, "maskfleet: 50.0% of the images failed, mostly as 'corrupt', and run.max_error_rate allows 1.0%;"),
+        (
+            0,
+            "maskfleet: every image failed, and run.max_error_rate allows 1.0%; mostly corrupt, such as a.png (cut off); ",
+        ),
+        (
+            600,
+            "maskfleet: 50.0% of the images failed, and run.max_error_rate allows 1.0%; mostly corrupt, such as a.png (",
+        ),
     ],
 )
-def test_a_run_with_many_failures_says_which(ok, problem, capsys):
+def test_a_run_with_many_failures_says_which(ok, problem, capsys, monkeypatch):
+    row = {"key": "a.png", "error_class": "corrupt", "error_message": "cut off"}
+    monkeypatch.setattr("maskfleet.jobs.ledger.compacted.row_groups", lambda *_: [pa.Table.from_pylist([row])])
     assert said(capsys, ok=ok, failed=1200 - ok, exit_code=1, errors={"corrupt": 5, "missing": 1}).err.startswith(
         problem
     )
