@@ -6,6 +6,7 @@ is an error.
 
 from typing import IO, Any
 
+import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,6 +15,9 @@ from maskfleet.jobs.images.contract import Undecodable
 
 _JPEG = (6, 7)
 _LERC = 34887
+_GREY, _RGB = 1, 2
+"""Colour spaces of imagecodecs."""
+
 _SEPARATE = 2
 """Planar configuration of bands that are stored one after the other."""
 
@@ -104,9 +108,20 @@ class Segments:
             return lerc.decoded(data, page)
         if page.compression in _JPEG:  # imagecodecs passes over libjpeg's warnings
             jpeg_strict.judge(_whole_jpeg(data, page))
+            if page.jpegheader is None and (space := self._unconverted) is not None:
+                tables = page.jpegtables
+                pixels = imagecodecs.jpeg8_decode(data, tables=tables, colorspace=space, outcolorspace=space)
+                return np.atleast_3d(pixels)
         decoded = page.decode(data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)[0]
         layer: NDArray[Any] = decoded[self._layer]
         return layer
+
+    @property
+    def _unconverted(self) -> int | None:
+        """Colour space that keeps libjpeg from taking bands for YCbCr; None where tifffile knows it."""
+        if self._planes > 1:
+            return _GREY
+        return _RGB if self._bands == 3 and self._page.extrasamples else None
 
     def _plain(self, offset: int, count: int, start: int, stop: int) -> NDArray[Any]:
         row = self._width * self._bands * self._stored.itemsize

@@ -136,6 +136,22 @@ def test_tiffs_of_tifffile_are_read_as_written_and_as_gdal_reads_them(dtype, ban
     np.testing.assert_array_equal(found, stored)
 
 
+@pytest.mark.parametrize("photometric", ["RGB", "MINISBLACK"])
+@pytest.mark.parametrize("interleave", ["pixel", "band"])
+@pytest.mark.parametrize("bands", [1, 2, 3, 4])
+@pytest.mark.parametrize("tiled", [True, False])
+def test_bands_of_jpeg_are_not_taken_for_other_colours(photometric, interleave, bands, tiled):
+    stored = np.asarray(Image.fromarray(drawn((5, 5), 4, "uint8", 0)).resize((50, 40)))[..., :bands]
+    how = {"interleave": interleave, "compress": "JPEG", "tiled": tiled, "blockxsize": 16, "blockysize": 16}
+    if bands >= 3:
+        how["photometric"] = photometric
+    with rasterio.io.MemoryFile() as memory:
+        with memory.open(driver="GTiff", height=40, width=50, count=bands, dtype="uint8", **how) as dataset:
+            dataset.write(stored.transpose(2, 0, 1))
+        data = memory.read()
+    assert np.abs(ours(data, cuts=[7]).astype(int) - by_gdal(data)).max() <= 2
+
+
 ENCODED = {
     "jpeg2000": lambda pixels: imagecodecs.jpeg2k_encode(pixels, level=0),
     "jpegxl": lambda pixels: imagecodecs.jpegxl_encode(pixels, lossless=True),
