@@ -23,6 +23,7 @@ from maskfleet.jobs.errors import JobError, MaskfleetError
 from maskfleet.jobs.images.contract import Limits
 from maskfleet.jobs.images.decoders import CODEC, Decoders
 from maskfleet.jobs.inputs.fetch import Inputs
+from maskfleet.jobs.inputs.outputs import FOLDERS
 from maskfleet.jobs.inputs.record import Record
 from maskfleet.jobs.inputs.sources import Source
 from maskfleet.jobs.job.places import below
@@ -233,9 +234,10 @@ def _by_stem(job: Job, place: str, setting: str) -> dict[str, Record]:
     """Return the files of a folder or glob by their key without extension.
 
     Raises:
-        JobError: Two files have the same name, or the place is inside the job's own output.
+        JobError: Two files have the same name, or the place is in a folder of the job's own output.
     """
-    if below(place, job.output) is not None:
+    path = below(place, job.output)
+    if path is not None and path.partition("/")[0] in FOLDERS:
         raise JobError(
             f"{setting} {place} is inside the job's own output {job.output}; copy the corrected files elsewhere"
         )

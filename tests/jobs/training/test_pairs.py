@@ -55,6 +55,14 @@ def test_names_do_not_affect_the_split_and_every_byte_affects_the_digest(tmp_pat
         assert after.digest != digest
 
 
+def test_pairs_may_lie_beside_the_folders_of_the_output(tmp_path):
+    images, masks = draw_pairs(tmp_path, 6)
+    assert read(images, masks, output=tmp_path).values == (0, 255)
+    for name in ("masks", "finetune"):
+        with pytest.raises(JobError, match=rf"finetune.masks .*/{name}/x is inside the job's own output"):
+            read(images, tmp_path / name / "x", output=tmp_path)
+
+
 def test_a_pattern_names_the_mask_of_an_image(tmp_path):
     images, masks = draw_pairs(tmp_path)
     (masks / "deep").mkdir()
