@@ -73,6 +73,7 @@ LAYERS = {
     "scaled_dot_product_attention": "attention",
     "matmul": "a product of matrices, as attention has",
     "upsample_bicubic2d": "bicubic resizing",
+    **dict.fromkeys(("reshape", "flatten", "permute", "transpose"), "axes rearranged, as transformers have them"),
 }
 """Layers by their operators, for messages."""
 
