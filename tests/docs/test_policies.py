@@ -10,8 +10,9 @@ from docs import world
 from maskfleet.jobs.errors import Denied, MaskfleetError
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.outputs.gc import collect
+from maskfleet.jobs.outputs.report.run import run
+from maskfleet.jobs.outputs.report.write import report
 from maskfleet.jobs.outputs.verify import verify
-from maskfleet.jobs.run.execute import run
 from maskfleet.jobs.storage.schemes import open_storage
 from maskfleet.jobs.tools.doctor import places
 from maskfleet.jobs.tools.doctor.contract import Subject
@@ -49,6 +50,7 @@ def test_each_policy_of_the_page_suffices_and_grants_no_more(become, weights_fil
     job = Job.of({"input": INPUT, "output": OUTPUT, "weights": weights_file, "run": {"shard_size": 2}})
     become(RUN)
     assert run(job).ok == 4
+    assert b'class="plain"' in open_storage(OUTPUT).read(f"runs/{open_storage(OUTPUT).names('runs')[0]}/report.html")
     assert run(job).images == 0
     assert finetune(finetuned(job, tmp_path)).record.trained_on
     found = places.output_rights(Subject(job=job))
@@ -60,6 +62,7 @@ def test_each_policy_of_the_page_suffices_and_grants_no_more(become, weights_fil
 
     become(READ)
     assert (verify(OUTPUT).images, verify(OUTPUT).problems) == (4, [])
+    assert b"Nothing to do" in report(OUTPUT, to_output=False)[1]
     found = places.output_rights(Subject(job=job))
     assert (found.verdict, "put failed" in found.text) == ("problem", True)
     with pytest.raises(Denied):
