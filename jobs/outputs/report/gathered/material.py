@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from maskfleet.jobs.errors import Damaged, NotFound
+from maskfleet.jobs.errors import Damaged, MaskfleetError, NotFound, redacted
 from maskfleet.jobs.ledger.manifest import Manifest
 from maskfleet.jobs.ledger.runs import StoredRun, described, set_aside_of, summary_of
 from maskfleet.jobs.outputs.report.gathered import nights as nights_of
@@ -31,6 +31,7 @@ class Material:
         nights: Finished runs before it with the same classes, the oldest first.
         groups: Images to show.
         pictures: Their pictures by key, as far as they could be drawn.
+        unpictured: Why pictures could not be made, in one sentence; "" if they could.
         pace: Its rate over time, or None.
         seconds: Seconds that collecting all this took.
     """
@@ -43,6 +44,7 @@ class Material:
     nights: list[Night]
     groups: list[Group]
     pictures: Mapping[str, Picture]
+    unpictured: str
     pace: Pace | None
     seconds: float
 
@@ -75,8 +77,8 @@ def gather(storage: Storage, run_id: str, *, profile: str | None, anew: bool) ->
     run = StoredRun.of(record)
     summary = summary_of(storage, run_id) or {}
     figures = collect(nights_of.rows(storage, run_id), seed=run_id)
-    shown = groups(figures)
-    rows = [pick.row for group in shown for pick in group.picks]
+    chosen = groups(figures)
+    shown, problem = _pictures(storage, run, chosen, profile)
     return Material(
         record=record,
         summary=summary,
@@ -84,13 +86,29 @@ def gather(storage: Storage, run_id: str, *, profile: str | None, anew: bool) ->
         problem="" if summary else str((set_aside_of(storage, run_id) or {}).get("reason", "")),
         figures=figures,
         nights=_nights(storage, run_id, figures, anew=anew),
-        groups=shown,
-        pictures=dict(pictures(storage, run, rows, profile=profile)) if rows else {},
+        groups=chosen,
+        pictures=shown,
+        unpictured=problem,
         pace=pace_of.pace(
             storage, run_id, figures.attempts, created=run.created, finished=str(summary.get("finished", ""))
         ),
         seconds=time.monotonic() - began,
     )
+
+
+def _pictures(
+    storage: Storage, run: StoredRun, chosen: list[Group], profile: str | None
+) -> tuple[dict[str, Picture], str]:
+    """Return the pictures that can be made, and why others cannot: a report without pictures is better than none."""
+    rows = [pick.row for group in chosen for pick in group.picks]
+    found: dict[str, Picture] = {}
+    try:
+        if rows:
+            found.update(pictures(storage, run, rows, profile=profile))  # keeps those made before an error
+    except (MaskfleetError, OSError) as error:
+        return found, redacted(str(error))
+    late = len(rows) - len(found)
+    return found, f"{late} could not be drawn in time, or their masks are damaged" if late else ""
 
 
 def _planned(storage: Storage, run_id: str) -> int:

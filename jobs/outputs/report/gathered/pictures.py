@@ -71,13 +71,17 @@ def pictures(
         rows: The images: `key` and `mask_object` of each.
         profile: AWS profile, if the job names none for its input.
         seconds: Time after which no further picture is begun.
+
+    Raises:
+        MaskfleetError: No image can be read: no decoding process starts, or the plan is missing.
     """
     end = time.monotonic() + seconds
+    plan = None if all(row["mask_object"] for row in rows) else Manifest.stored(storage, run.run_id)
     with InputImages(run, profile=profile) as images:
         for first in range(0, len(rows), _AT_ONCE):
             if time.monotonic() > end:
                 return
-            found = list(_with_masks(storage, run, rows[first : first + _AT_ONCE]))
+            found = list(_with_masks(storage, run, plan, rows[first : first + _AT_ONCE]))
             shown = images.images([row for row, _ in found], size=SIDE)
             for (row, labels), image in zip(found, shown, strict=True):
                 if (picture := _drawn(image.pixels, labels, image.reason)) is not None:
@@ -96,23 +100,23 @@ def _drawn(pixels: NDArray[Any] | None, labels: _Labels | None, missing: str) ->
 
 
 def _with_masks(
-    storage: Storage, run: StoredRun, rows: Sequence[Mapping[str, Any]]
+    storage: Storage, run: StoredRun, plan: Manifest | None, rows: Sequence[Mapping[str, Any]]
 ) -> Iterator[tuple[dict[str, Any], _Labels | None]]:
     """Yield the whole row of each image with its mask. Every shard is read once."""
     keys: dict[str, list[str]] = {}
     for row in rows:
-        keys.setdefault(_shard_of(storage, run, row), []).append(row["key"])
+        keys.setdefault(_shard_of(plan, row), []).append(row["key"])
     with ThreadPoolExecutor(_SHARDS_IN_FLIGHT, "picture") as pool:
         read = partial(_of_shard, storage, run, run.commits(storage))
         for found in pool.map(read, keys.keys(), keys.values()):
             yield from found
 
 
-def _shard_of(storage: Storage, run: StoredRun, row: Mapping[str, Any]) -> str:
+def _shard_of(plan: Manifest | None, row: Mapping[str, Any]) -> str:
     """Return the shard of an image: by the place of its mask, or by the plan if there is no such place."""
     if row["mask_object"]:
         return str(row["mask_object"]).split("/")[3]
-    planned = Manifest.stored(storage, run.run_id).find(str(row["key"]))
+    planned = None if plan is None else plan.find(str(row["key"]))
     return "" if planned is None else str(planned["shard"])
 
 

@@ -13,11 +13,13 @@ from maskfleet.jobs.pages.words import counted, percent
 
 def gallery(material: Material) -> Html:
     """Return the gallery; nothing without pictures."""
-    if not material.pictures:
+    if not material.pictures and not material.unpictured:
         return Html()
+    without = html('<p class="note">Without pictures: {reason}.</p>', reason=material.unpictured)
     return html(
-        '<section id="gallery"><h2>Images and masks</h2>{controls}{missing}{groups}</section>',
-        controls=CONTROLS, missing=_missing(material),
+        '<section id="gallery"><h2>Images and masks</h2>{controls}{without}{missing}{groups}</section>',
+        controls=CONTROLS if material.pictures else Html(),
+        without=without if material.unpictured else Html(), missing=_missing(material),
         groups=joined(_group(material, each) for each in material.groups),
     )  # fmt: skip
 

@@ -10,10 +10,11 @@ from html.parser import HTMLParser
 import pytest
 from conftest import draw_images
 
-from maskfleet.jobs.errors import JobError, Locked
+from maskfleet.jobs.errors import JobError, Locked, MaskfleetError
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.ledger.fence import Fence
 from maskfleet.jobs.ledger.lock import locked
+from maskfleet.jobs.outputs import input_images
 from maskfleet.jobs.outputs.gc import collect
 from maskfleet.jobs.outputs.report import run as module
 from maskfleet.jobs.outputs.report.run import run
@@ -185,6 +186,16 @@ def test_a_failure_to_write_it_never_changes_the_outcome(folder, tmp_path, weigh
     assert "could not be written: broken" in caplog.text
     report(str(tmp_path / "out"), to_output=True)
     assert len(pages(tmp_path)) == 1
+
+
+def test_without_decoding_processes_it_has_no_pictures_and_says_so(folder, monkeypatch):
+    def fails(*_args, **_given):
+        raise MaskfleetError("no process starts")
+
+    monkeypatch.setattr(input_images, "Decoders", fails)
+    text = report(str(folder / "out"), to_output=False)[1].decode()
+    assert "Without pictures: no process starts." in text
+    assert "<h2>Distributions</h2>" in text
 
 
 def test_a_superseded_run_writes_none(folder, tmp_path, weights_file, monkeypatch):
