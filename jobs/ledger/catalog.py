@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from maskfleet.jobs.errors import Damaged, Locked, NotFound
+from maskfleet.jobs.images.formats import SEVERAL_PAGES
 from maskfleet.jobs.inputs.containers.formats import final_faults
 from maskfleet.jobs.inputs.pages.names import counts_of
 from maskfleet.jobs.inputs.record import CHUNK
@@ -62,7 +63,7 @@ is the number of pages of a page's file, 0 if only the first was read, and null 
 UNNAMED = "mask_name"
 """Error class of an image with a mask that the output cannot hold under its name."""
 
-_FINAL_DECODES = ("empty", "unidentified", "corrupt", "unsupported", "too_small")
+_FINAL_DECODES = ("empty", "unidentified", "corrupt", "unsupported", SEVERAL_PAGES, "too_small")
 
 _FAN_IN = 8
 _GROUPS_OF_A_FILE = 32

@@ -43,8 +43,8 @@ def reasons_of(
         final = pc.fill_null(pc.is_in(known["error_class"], value_set=pa.array(catalog.final_failures())), False)
         unnamed = pc.fill_null(pc.equal(known["error_class"], catalog.UNNAMED), False)
         final = pc.or_(final, pc.and_(unnamed, nameless))
-        if not pages_wanted:
-            final = pc.or_(final, pc.fill_null(pc.equal(known["error_class"], SEVERAL_PAGES), False))
+        if pages_wanted:
+            final = pc.and_not(final, pc.fill_null(pc.equal(known["error_class"], SEVERAL_PAGES), False))
         retried = pc.and_(failed, pc.invert(final))
         conditions = pc.make_struct(redo, unknown, pc.invert(same), stale, retried)
         reasons = pc.case_when(conditions, "redo", "new", "changed", "stale", "failed")
