@@ -1,6 +1,7 @@
 """The pages of stacks in whole runs: a row and a mask for each, over all nights and inputs."""
 
 import io
+import os
 import time
 
 import numpy as np
@@ -207,4 +208,17 @@ def test_a_large_stack_in_a_bucket_is_fetched_once_for_a_shard(tmp_path, weights
     job = job_of(f"{bucket}/in", tmp_path / "out", weights_file, "pages=each", "run.shard_size=12")
     assert run(job).ok == 12
     assert len(opened) == 1
+    assert verify(str(tmp_path / "out")).problems == []
+
+
+@SLOW
+def test_the_first_page_of_members(tmp_path, weights_file, folder):
+    source = tar(tmp_path / "x.tar", [(path.name, path.read_bytes()) for path in sorted(folder.iterdir())])
+    run(job_of(source, tmp_path / "out", weights_file, "pages=first"))
+    assert outcomes(tmp_path / "out") == {
+        f"x.tar/{name}": f"x.tar/{name[:-4]}.png" for name in sorted(os.listdir(folder))
+    }
+    run(job_of(folder, tmp_path / "expected", weights_file, "pages=first"))
+    masks = tree(tmp_path / "out/masks/x.tar")
+    assert masks == tree(tmp_path / "expected/masks")
     assert verify(str(tmp_path / "out")).problems == []
