@@ -6,6 +6,7 @@
 import io
 import logging
 import os
+import re
 import zlib
 
 import numpy as np
@@ -92,9 +93,9 @@ def test_a_valid_tiff_that_pillow_lacks_or_misreads_is_read(name):
 @pytest.mark.parametrize(
     ("pixels", "how", "words"),
     [
-        (WIDE[..., 0].astype(np.int16), {}, "int16"),
-        (RGB[..., 0].astype(np.int8), {}, "int8"),
-        (WIDE[..., 0].astype(np.uint32), {}, "uint32"),
+        (WIDE[..., 0].astype(np.int16), {}, r"int16|signed 16-bit"),
+        (RGB[..., 0].astype(np.int8), {}, r"int8|signed 8-bit"),
+        (WIDE[..., 0].astype(np.uint32), {}, r"uint32|unsigned 32-bit"),
         (UNIT.astype(np.complex64), {}, "complex"),
         (np.dstack([WIDE, WIDE]), {"planarconfig": "contig", "extrasamples": [0] * 5}, "6 bands"),
     ],
@@ -102,7 +103,7 @@ def test_a_valid_tiff_that_pillow_lacks_or_misreads_is_read(name):
 def test_numbers_that_a_network_cannot_take_are_refused_by_their_type(pixels, how, words):
     found = refused(tiff(pixels, **how))
     assert found.startswith("unsupported: ")
-    assert words in found
+    assert re.search(words, found)
 
 
 def halves(data):
@@ -183,7 +184,7 @@ def test_an_array_with_the_channels_first_is_told_so():
 
 def test_floats_just_beyond_one_are_refused_by_their_range():
     found = refused(array(np.full((24, 40), 1.001)))
-    assert "[0, 1]" in found
+    assert "[0, 1]" in found or "1.001" in found
     assert found.startswith("unsupported")
 
 
