@@ -5,6 +5,8 @@ function complete() {
     else box.removeAttribute("tabindex")
   }
   document.querySelector(".md-search")?.setAttribute("aria-label", "Search")
+  // The contents of a page are there twice: in the drawer of narrow windows, and beside the text of wide ones.
+  document.querySelector(".md-nav--primary .md-nav--secondary")?.setAttribute("aria-label", "On this page")
   for (const bar of document.querySelectorAll(".md-code__nav")) bar.setAttribute("role", "presentation")
 }
 

@@ -88,7 +88,14 @@ def has_lines(page: str, *words: str) -> bool:
 
 
 WITH_CLUSTER = [page for page in PAGES if has_lines(page, "--address http", "--address 10.")]
-LONG = ("docs/finetuning.md", "docs/job-file.md", "docs/quick-start.md", "docs/speed.md")
+LONG = (
+    "docs/checkpoint.md",
+    "docs/finetuning.md",
+    "docs/job-file.md",
+    "docs/quick-start.md",
+    "docs/s3.md",
+    "docs/speed.md",
+)
 OTHERS = [
     pytest.param(page, marks=pytest.mark.slow if page in LONG else ())
     for page in PAGES
