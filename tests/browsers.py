@@ -13,6 +13,9 @@ SIZES = [
 ]
 """Widths in px, of a telephone and of a desktop, with the colour schemes."""
 
+FEW = [*SIZES[:1], pytest.param(*SIZES[1], marks=pytest.mark.slow)]
+"""The same for pages that share the style of another one, which is tried in more."""
+
 
 @contextmanager
 def chromium():

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from browsers import SIZES, chromium, opened, violations
+from browsers import FEW, chromium, opened, violations
 from conftest import decoded_pairs
 from PIL import Image
 
@@ -121,7 +121,7 @@ def test_worst_median_and_best_appear_once_each():
     assert worst_median_best(np.array([0.5])) == [("worst", 0)]
 
 
-@pytest.mark.parametrize(("width", "scheme"), SIZES)
+@pytest.mark.parametrize(("width", "scheme"), FEW)
 def test_it_is_whole_in_a_browser(tmp_path, width, scheme):
     (tmp_path / "report.html").write_bytes(made(record(), rows(), examples()))
     with chromium() as browser, opened(browser, tmp_path / "report.html", width=width, scheme=scheme) as page:

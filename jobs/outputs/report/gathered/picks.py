@@ -82,7 +82,7 @@ def _strangest(figures: Figures) -> list[Pick]:
         for value, row in (*feature.lowest, *feature.highest):
             deviation = feature.deviation(value)
             side = "above" if deviation > 0 else "below"
-            words = f"{name} {abs(deviation):.1f} SD {side} the mean"
+            words = f"{name}, {abs(deviation):.1f} SD {side} the mean"
             candidates.append((abs(deviation), Pick(row, words)))
     candidates.sort(key=lambda candidate: (-candidate[0], str(candidate[1].row["key"])))
     return [pick for deviation, pick in candidates if deviation >= 2]

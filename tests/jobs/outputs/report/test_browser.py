@@ -1,7 +1,7 @@
 """The report in a browser: loads nothing, works by keyboard, and has no barrier that axe-core knows."""
 
 import pytest
-from browsers import SIZES, chromium, opened, violations
+from browsers import FEW, SIZES, chromium, opened, violations
 from conftest import draw_images
 
 from maskfleet.jobs.job.schema import Job
@@ -57,7 +57,7 @@ def test_the_report(browser, folder, width, scheme):
         assert HOSTILE in page.inner_text("#gallery").replace("\n", "")
 
 
-@pytest.mark.parametrize(("width", "scheme"), SIZES)
+@pytest.mark.parametrize(("width", "scheme"), FEW)
 def test_nights_beside_each_other(browser, folder, width, scheme):
     with opened(browser, folder / "nights.html", width=width, scheme=scheme) as page:
         assert violations(page) == []

@@ -157,7 +157,10 @@ def test_without_its_images_it_shows_the_masks_and_says_so(folder, tmp_path):
     assert "All pictures show the mask alone: the image no longer exists." in text
 
 
-@pytest.mark.parametrize("form", ["none", "rle", "parquet"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("form", ["none", pytest.param("rle", marks=SLOW), pytest.param("parquet", marks=SLOW)])
 def test_every_form_of_masks(folder, tmp_path, weights_file, form):
     (tmp_path / "in").symlink_to(folder / "in/part-0")
     run(job_of(tmp_path, weights_file, f"masks.format={form}"))
@@ -198,6 +201,7 @@ def test_without_decoding_processes_it_has_no_pictures_and_says_so(folder, monke
     assert "<h2>Distributions</h2>" in text
 
 
+@pytest.mark.slow
 def test_a_superseded_run_writes_none(folder, tmp_path, weights_file, monkeypatch):
     (tmp_path / "in").symlink_to(folder / "in/part-0")
     gather = module.gather
