@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 _SECONDS = 25
 _TOKENS = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
@@ -18,6 +18,9 @@ _TOKENS = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 REFUSED = 3
 """Exit code of this program for a missing or wrong token."""
+
+NO_HEAD = 4
+"""Its exit code if what listens there is no head of a cluster."""
 
 
 def settle() -> None:
@@ -48,10 +51,13 @@ def asked(address: str, *, with_token: bool) -> dict[str, Any] | None:
     return _asked(address, with_token=with_token)[1]
 
 
-def demands_token(address: str) -> bool | None:
-    """Return whether a cluster refuses this client for its token; None if the cluster does not answer at all."""
-    code, answer = _asked(address, with_token=True)
-    return True if code == REFUSED else None if answer is None else False
+def refusal_of(address: str) -> Literal["token", "no head"] | None:
+    """Return why a cluster does not take this client: its token, or there is no head of a cluster.
+
+    None if it does take it, or if nothing is known: on a busy machine the question may take too long.
+    """
+    code, _ = _asked(address, with_token=True)
+    return "token" if code == REFUSED else "no head" if code == NO_HEAD else None
 
 
 def _asked(address: str, *, with_token: bool) -> tuple[int | None, dict[str, Any] | None]:
@@ -77,13 +83,15 @@ def main() -> None:
     if os.environ.get("RAY_AUTH_MODE") != "disabled":
         settle()
     from ray._private import ray_constants, services
-    from ray.exceptions import AuthenticationError
+    from ray.exceptions import AuthenticationError, RayError
 
     gcs: Any = importlib.import_module("ray._raylet")  # compiled, without types
     try:
         client = gcs.GcsClient(address=services.canonicalize_bootstrap_address_or_die(sys.argv[1]))
     except AuthenticationError:
         sys.exit(REFUSED)
+    except RayError:
+        sys.exit(NO_HEAD)
     about = client.internal_kv_get(b"CLUSTER_METADATA", namespace=ray_constants.KV_NAMESPACE_CLUSTER)
     dashboard = client.internal_kv_get(b"dashboard", namespace=ray_constants.KV_NAMESPACE_DASHBOARD)
     versions = json.loads(about)

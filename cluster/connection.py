@@ -19,7 +19,7 @@ from typing import Any
 import ray
 from ray.job_config import JobConfig
 
-from maskfleet.cluster.auth import demands_token
+from maskfleet.cluster.auth import refusal_of
 from maskfleet.cluster.sizing import OBJECT_STORE_BYTES
 from maskfleet.jobs.cores import PATIENT_THREADS
 from maskfleet.jobs.errors import MaskfleetError
@@ -185,13 +185,13 @@ def _check_address(address: str) -> None:
             raise ClusterError(
                 f"no Ray at {address}: nothing answers there; check --address and RAY_ADDRESS, or run with --no-ray"
             ) from error
-    refused = demands_token(address)
-    if refused is None:
+    refusal = refusal_of(address)
+    if refusal == "no head":
         raise ClusterError(
             f"no Ray at {address}: what listens there is no head of a cluster; check --address and RAY_ADDRESS (the "
             "port is usually 6379), or run with --no-ray"
         )
-    if refused:
+    if refusal == "token":
         raise ClusterError(
             f"Ray at {address} requires a token, and this client's is missing or wrong; set RAY_AUTH_TOKEN_PATH to a "
             "file (mode 0600) with the token of the cluster"

@@ -103,10 +103,11 @@ def test_a_wrong_address_is_refused_at_once(address, message):
 
 
 @pytest.mark.parametrize(
-    ("answers", "message"), [(None, "what listens there is no head of a cluster"), (True, "requires a token, and this")]
+    ("answers", "message"),
+    [("no head", "what listens there is no head of a cluster"), ("token", "requires a token, and this")],
 )
 def test_a_cluster_that_refuses_is_asked_in_a_process_of_its_own(answers, message, monkeypatch):
-    monkeypatch.setattr("maskfleet.cluster.connection.demands_token", lambda _: answers)
+    monkeypatch.setattr("maskfleet.cluster.connection.refusal_of", lambda _: answers)
     with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(ClusterError, match=message):
         with connected(f"127.0.0.1:{server.getsockname()[1]}", {}):
             pytest.fail("there is a cluster")
