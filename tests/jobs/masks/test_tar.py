@@ -70,7 +70,7 @@ def test_archives_of_earlier_versions_are_read():
 def test_webdataset_gives_one_sample_for_each_mask(stems):
     webdataset = pytest.importorskip("webdataset")
     keys = [f"{stem}.jpg" for stem in sorted(stems) if stem.rpartition("/")[2].strip(".")]
-    names = mask_names(pa.chunked_array([pa.array(keys)])).to_pylist()
+    names = mask_names(pa.chunked_array([pa.array(keys, pa.string())])).to_pylist()
     with tempfile.NamedTemporaryFile(suffix=".tar") as file:
         file.write(FORMAT.pack(None, {name: name.encode() for name in names}))
         file.flush()

@@ -179,4 +179,4 @@ def test_an_unreadable_description_of_a_run_is_a_problem(output, damage):
 
 def test_an_unreadable_catalog_is_a_problem_with_a_remedy(output):
     one(output, "catalog/rows/*.parquet").write_bytes(b"PAR1")
-    assert verify(str(output)).problems == ["the catalog cannot be read; delete catalog/, and the next run rebuilds it"]
+    assert verify(str(output)).problems == ["the catalog cannot be read; the next run makes it again"]
