@@ -18,6 +18,7 @@ from torch import Tensor
 
 from maskfleet.unet.ensemble import Ensemble, Views
 from maskfleet.unet.network import Network, StoredNetwork, WeightsError, kind_of
+from maskfleet.unet.pixels.normalization import Normalization
 
 FORMAT = "maskfleet.unet/1"
 BUILTIN = ("nuclei",)
@@ -40,6 +41,7 @@ class Weights:
             states none.
         normalize: Mean and standard deviation of each channel, in [0, 1], used in training; None if the network was
             trained on [0, 1] itself.
+        input: Declared normalisation of every image, instead of `normalize`; None for [0, 1].
         metadata: Other metadata of the file, such as scores and data.
     """
 
@@ -47,6 +49,7 @@ class Weights:
     id: str
     mask_values: tuple[Any, ...] | None = None
     normalize: Normalize | None = None
+    input: Normalization | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -55,6 +58,7 @@ def save(
     *,
     mask_values: tuple[Any, ...] | None = None,
     normalize: Normalize | None = None,
+    input: Normalization | None = None,  # noqa: A002 - the name of the metadata
     metadata: Mapping[str, str] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> bytes:
@@ -64,6 +68,7 @@ def save(
         model: The network.
         mask_values: See `Weights.mask_values`; one per class.
         normalize: See `Weights.normalize`.
+        input: See `Weights.input`.
         metadata: Further metadata, text to text.
         dtype: Floating-point type in the file; integers stay as they are.
     """
@@ -76,6 +81,8 @@ def save(
         header["mask_values"] = json.dumps(list(mask_values))
     if normalize is not None:
         header["normalize"] = json.dumps(normalize)
+    if input is not None:
+        header["input"] = json.dumps(input.table)
     tensors = {name: _stored(tensor, dtype) for name, tensor in model.state_dict().items()}
     return _in_order(safetensors.torch.save(tensors, header))
 
@@ -125,6 +132,7 @@ def load(data: bytes) -> Weights:
         configuration = {name: json.loads(header.pop(name)) for name in kind.CONFIGURATION}
         mask_values = json.loads(header.pop("mask_values", "null"))
         stated = json.loads(header.pop("normalize", "null"))
+        declared = json.loads(header.pop("input", "null"))
     except (KeyError, json.JSONDecodeError) as error:
         missing = f"no {error.args[0]!r}" if isinstance(error, KeyError) else "an unreadable value"
         raise WeightsError(f"the file's metadata has {missing}; convert the checkpoint again") from error
@@ -133,7 +141,8 @@ def load(data: bytes) -> Weights:
     normalize = checked(stated, model.n_channels)
     values = None if mask_values is None else tuple(mask_values)
     named = configuration if kind_name == _DEFAULT_KIND else configuration | {"kind": kind_name}
-    return Weights(model, _content_id(named, values, normalize, tensors), values, normalize, header)
+    input_ = None if declared is None else _declared(declared, model.n_channels)
+    return Weights(model, _content_id(named, values, normalize, input_, tensors), values, normalize, input_, header)
 
 
 def is_safetensors(data: bytes) -> bool:
@@ -181,6 +190,17 @@ def checked(normalize: Any, n_channels: int) -> Normalize | None:
     return mean, std
 
 
+def _declared(table: Any, n_channels: int) -> Normalization:
+    try:
+        declared = Normalization.of_table(table)
+        misfit = declared.misfit(n_channels)
+    except (ValueError, TypeError, AttributeError) as error:
+        misfit = str(error)
+    if misfit is not None:
+        raise WeightsError(f"the normalisation of the input in the file's metadata is wrong ({misfit}); write it again")
+    return declared
+
+
 def together(members: Sequence[Weights], views: Views) -> Weights:
     """Return several weights, or several views of an image, as one network.
 
@@ -190,8 +210,8 @@ def together(members: Sequence[Weights], views: Views) -> Weights:
     first = members[0]
     if len(members) == 1 and views == "off":
         return first
-    for name, value in (("mask values", "mask_values"), ("normalisation", "normalize")):
-        if len({json.dumps(getattr(member, value)) for member in members}) > 1:
+    for name, value in (("mask values", "mask_values"), ("normalisation", "normalize"), ("normalisation", "input")):
+        if len({repr(getattr(member, value)) for member in members}) > 1:
             raise WeightsError(f"the networks of an ensemble must have the same {name}; convert them alike")
     try:
         model = Ensemble([member.model for member in members], views)
@@ -200,7 +220,7 @@ def together(members: Sequence[Weights], views: Views) -> Weights:
     ids = [member.id for member in members]
     together_id = ids[0] if len(ids) == 1 else hashlib.sha256(" ".join(ids).encode()).hexdigest()
     metadata = dict(first.metadata) if len(ids) == 1 else {"members": " ".join(ids)}
-    return Weights(model, together_id, first.mask_values, first.normalize, metadata)
+    return Weights(model, together_id, first.mask_values, first.normalize, first.input, metadata)
 
 
 def builtin(name: str) -> bytes:
@@ -217,9 +237,15 @@ def _content_id(
     configuration: Mapping[str, Any],
     mask_values: tuple[Any, ...] | None,
     normalize: Normalize | None,
+    declared: Normalization | None,
     tensors: Mapping[str, Tensor],
 ) -> str:
-    parts = [dict(configuration), mask_values, *([normalize] if normalize else [])]
+    parts = [
+        dict(configuration),
+        mask_values,
+        *([normalize] if normalize else []),
+        *([{"input": declared.table}] if declared else []),
+    ]
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

@@ -5,16 +5,20 @@ Knows nothing about processes and image formats.
 
 import math
 import mmap
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple, Self
 
-import numpy as np
 from numpy.typing import NDArray
+
+from maskfleet.unet.pixels.normalization import Levels, Normalization
 
 STREAM_PIXELS = 89_478_485
 """Pixels of the largest image decoded whole; larger ones are read in rows (`jobs.images.streams`). Equals Pillow's own
 warning limit."""
+
+_LARGEST_ITEM = 4
+"""Bytes of a float32, the largest number in shared memory."""
 
 STREAM = "stream"
 """Error class of an image to be read in rows."""
@@ -63,6 +67,8 @@ class Limits:
         seconds: Time limit of one image in seconds.
         memory: Memory limit of a process in bytes, beside the shared block.
         min_side: Smallest side accepted by the network, in px.
+        bands: Bands that the network takes, counted from 1; empty for all, or the colours.
+        normalize: Declared normalisation; None for numbers in [0, 1].
     """
 
     channels: int
@@ -72,13 +78,40 @@ class Limits:
     seconds: float = 20.0
     memory: int = 2 * 2**30
     min_side: int = 1
+    bands: tuple[int, ...] = ()
+    normalize: Normalization | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the limits as a JSON object."""
+        return asdict(self)
+
+    @classmethod
+    def of_json(cls, values: Mapping[str, Any]) -> Self:
+        """Return the limits in the result of `to_json`."""
+        stated = values["normalize"]
+        normalize = None if stated is None else Normalization.of_table(stated)
+        return cls(**(dict(values) | {"bands": tuple(values["bands"]), "normalize": normalize}))
 
     @property
     def slot(self) -> int:
-        """Bytes for the pixels of the largest image decoded whole, in whole pages."""
+        """Bytes for the pixels of the largest image decoded whole, four for each number, in whole pages."""
         pixels = math.ceil(min(self.max_pixels, STREAM_PIXELS) * max(1.0, self.scale**2))
         page = mmap.ALLOCATIONGRANULARITY
-        return -(-pixels * self.channels // page) * page
+        return -(-pixels * self.channels * _LARGEST_ITEM // page) * page
+
+
+class Bands(NamedTuple):
+    """A decoded image.
+
+    Attributes:
+        pixels: The bands that the network takes, (H, W, C), of a type of `unet.pixels.normalization.DTYPES`, scaled.
+        size: Height and width of the mask in px.
+        levels: See `Decoded`.
+    """
+
+    pixels: NDArray[Any]
+    size: tuple[int, int]
+    levels: Levels | None = None
 
 
 class LocalFile(NamedTuple):
@@ -121,19 +154,22 @@ class Decoded(NamedTuple):
 
     Attributes:
         number: Number of the image, as passed in.
-        pixels: uint8 (H, W, C) in shared memory, valid until the next image is requested; None on failure.
+        pixels: (H, W, C) in shared memory, of a type of `unet.pixels.normalization.DTYPES`, valid until the next image
+            is requested; None on failure.
         size: Height and width of the mask in px; (0, 0) on failure.
         seconds: Seconds of decoding.
         failure: Reason why there are no pixels; None on success.
         reading: Seconds of reading the file in the decoding process; an equal share of its group's time.
+        levels: What the network sees of the pixels; None for 8 bits without a declared normalisation, v / 255.
     """
 
     number: int
-    pixels: NDArray[np.uint8] | None
+    pixels: NDArray[Any] | None
     size: tuple[int, int]
     seconds: float
     failure: Failure | None
     reading: float = 0.0
+    levels: Levels | None = None
 
     @classmethod
     def failed(cls, number: int, failure: Failure, *, seconds: float = 0.0, reading: float = 0.0) -> "Decoded":

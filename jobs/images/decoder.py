@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from maskfleet.jobs.errors import Changed
-from maskfleet.jobs.images.contract import Limits
+from maskfleet.jobs.images.contract import Bands, Limits
 from maskfleet.jobs.images.formats import FORMATS
 from maskfleet.jobs.images.pace import Pace
 from maskfleet.jobs.images.protocol import (
@@ -36,8 +36,11 @@ from maskfleet.jobs.isolation.channel import Channel
 from maskfleet.jobs.isolation.child import Serve, limit_time
 from maskfleet.jobs.storage import local_file
 
-Codec = Callable[..., tuple[NDArray[np.uint8], tuple[int, int]]]
-"""Decoding function; see `jobs.images.decode.decode` for its contract."""
+Codec = Callable[..., tuple[Any, ...]]
+"""Decoding function, returning the fields of `Bands`; see `jobs.images.decode.decode` for its contract."""
+
+_ALIGNED = 4
+"""Offsets of pixels are multiples of this, so that every type of numbers may begin there."""
 
 
 def program(values: dict[str, Any]) -> Serve:
@@ -161,6 +164,7 @@ class _GroupDecoder:
         self._options: dict[str, Any] = {
             name: getattr(self._limits, name) for name in ("channels", "scale", "max_pixels", "upright", "min_side")
         }
+        self._options |= {name: value for name in ("bands", "normalize") if (value := getattr(self._limits, name))}
 
     def report(self, position: int) -> None:
         """Write the position of the current image where the parent reads it."""
@@ -185,11 +189,11 @@ class _GroupDecoder:
             if isinstance(decoded, Unread | Refused):
                 replies.append(decoded)
                 continue
-            pixels, (height, width) = decoded
-            if used + pixels.size > memory.size:
+            pixels, (height, width), levels = decoded
+            if used + pixels.nbytes > memory.size:
                 return replies
             if not np.may_share_memory(pixels, memory):
-                memory[used : used + pixels.size] = pixels.reshape(-1)
+                memory[used : used + pixels.nbytes].view(pixels.dtype)[:] = pixels.reshape(-1)
             replies.append(
                 Placed(
                     offset=slot + used,
@@ -199,17 +203,19 @@ class _GroupDecoder:
                     mask_width=width,
                     seconds=time.perf_counter() - began,
                     reading=reading,
+                    dtype=pixels.dtype.name,
+                    levels=levels,
                 )
             )
-            used += pixels.size
+            used = min(memory.size, -(-(used + pixels.nbytes) // _ALIGNED) * _ALIGNED)
         return replies
 
     def _decoded(
         self, data: bytes | OpenFile, buffer: NDArray[np.uint8], reading: float, began: float, page: dict[str, int]
-    ) -> tuple[NDArray[np.uint8], tuple[int, int]] | Refused | Unread:
+    ) -> Bands | Refused | Unread:
         try:
             source = data.file if isinstance(data, OpenFile) else data
-            pixels, size = self._codec(source, buffer=buffer, **page, **self._options)
+            bands = Bands(*self._codec(source, buffer=buffer, **page, **self._options))
             if isinstance(data, OpenFile):
                 data.check()
         except Changed:
@@ -220,10 +226,11 @@ class _GroupDecoder:
         except Exception as error:  # any error of a codec concerns this image alone
             error_class, message = getattr(error, "error_class", "corrupt"), shortened(str(error))
         else:
-            if pixels.size <= self._limits.slot:
-                return pixels, size
+            if bands.pixels.nbytes <= self._limits.slot:
+                return bands
             error_class = "too_large"
-            message = f"{pixels.shape[1]}×{pixels.shape[0]} px after scaling; raise run.max_image_pixels"
+            height, width = bands.pixels.shape[:2]
+            message = f"{width}×{height} px after scaling; raise run.max_image_pixels"
         return Refused(
             error_class=str(error_class), message=message, seconds=time.perf_counter() - began, reading=reading
         )

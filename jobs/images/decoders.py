@@ -16,10 +16,11 @@ import numpy as np
 
 from maskfleet.jobs.images.contract import Decoded, Failure, Fetched, Limits, LocalFile, PageBytes
 from maskfleet.jobs.images.process import TRIES, DecoderProcess, DiedOn, Stalled
-from maskfleet.jobs.images.protocol import Placed, Refused, Reply, Unread
+from maskfleet.jobs.images.protocol import ITEM_SIZES, Placed, Refused, Reply, Unread
 from maskfleet.jobs.isolation.block import shared_block
 from maskfleet.jobs.isolation.confinement import MEANS
 from maskfleet.jobs.timing.stage_timers import StageTimers, Wait
+from maskfleet.unet.pixels.normalization import Levels
 
 CODEC = "maskfleet.jobs.images.decode:decode"
 """Default decoding function, as `module:function`; see `jobs.images.decode.decode` for its contract."""
@@ -216,8 +217,8 @@ class Decoders:
     def _answer(self, item: _Encoded, reply: Reply) -> Decoded | _Encoded:
         match reply:
             case Placed():
-                size = reply.height * reply.width * self.limits.channels
-                pixels = self._pixels[reply.offset : reply.offset + size]
+                size = reply.height * reply.width * self.limits.channels * ITEM_SIZES[reply.dtype]
+                pixels = self._pixels[reply.offset : reply.offset + size].view(reply.dtype)
                 return Decoded(
                     number=item.number,
                     pixels=pixels.reshape(reply.height, reply.width, self.limits.channels),
@@ -225,6 +226,7 @@ class Decoders:
                     seconds=reply.seconds,
                     failure=None,
                     reading=reply.reading,
+                    levels=None if reply.levels is None else Levels(*map(tuple, reply.levels)),
                 )
             case Refused():
                 failure = Failure("decode", reply.error_class, reply.message)

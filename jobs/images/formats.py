@@ -34,6 +34,7 @@ class ImageFile(Protocol):
         height: Stored height in px.
         colours: Bands of an array that are colours; the rest is alpha or unspecified. None if the array says enough.
         maximum: Largest number of an array of integers; None if its type says it.
+        nodata: The number that stands for no data; None if the file states none.
         gives_rows: Whether `rows` reads this format; libvips reads the rows of others.
     """
 
@@ -41,6 +42,7 @@ class ImageFile(Protocol):
     height: int
     colours: int | None = None
     maximum: int | None = None
+    nodata: float | None = None
     gives_rows: bool = False
 
     def frames(self) -> int:
@@ -65,7 +67,7 @@ class ImageFile(Protocol):
 
         Returns:
             The pixels on the stored grid, whatever the EXIF orientation: a Pillow image, or an array (H, W) or
-            (H, W, C) of any dtype. `jobs.images.channels.planes_of` interprets both.
+            (H, W, C) of any dtype. `jobs.images.channels` interprets both.
         """
 
     def numbers(self) -> "Image.Image | NDArray[Any]":

@@ -8,12 +8,15 @@ import json
 import math
 import struct
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Self
 
+import numpy as np
+
 from maskfleet.jobs.images.contract import Limits
 from maskfleet.jobs.isolation.channel import Channel
+from maskfleet.unet.pixels.normalization import DTYPES
 
 POSITION = struct.Struct("<q")
 """Layout, in the shared block, of how far a decoding process is with its group. It only ever grows: from the number of
@@ -27,6 +30,9 @@ _MOST_BYTES = 2**20
 
 _BYTES_PER_SECOND = 1e8
 """Least speed of the socket; usual is ten times as much."""
+
+ITEM_SIZES = {name: np.dtype(name).itemsize for name in DTYPES}
+"""Bytes of a number of each type in shared memory."""
 
 _MOST_LETTERS = 1000
 """Length of the longest message about an image."""
@@ -52,13 +58,13 @@ class Settings:
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as a JSON object."""
-        return asdict(self)
+        return vars(self) | {"limits": self.limits.to_json()}
 
     @classmethod
     def of_json(cls, values: dict[str, Any]) -> Self:
         """Parse the result of `to_json`; other keys are ignored."""
         named = {name: values[name] for name in ("block", "size", "cell", "codec")}
-        return cls(**named, limits=Limits(**values["limits"]))
+        return cls(**named, limits=Limits.of_json(values["limits"]))
 
 
 class File(NamedTuple):
@@ -143,6 +149,8 @@ class Placed(NamedTuple):
         mask_width: Width of the mask in px.
         seconds: Seconds of decoding.
         reading: Seconds of reading the file.
+        dtype: Name of the type of the pixels, one of `unet.pixels.normalization.DTYPES`.
+        levels: Offsets and divisors of the bands; None for plain 8 bits.
     """
 
     offset: int
@@ -152,6 +160,8 @@ class Placed(NamedTuple):
     mask_width: int
     seconds: float
     reading: float
+    dtype: str = "uint8"
+    levels: Sequence[Sequence[float]] | None = None
 
 
 class Refused(NamedTuple):
@@ -201,13 +211,16 @@ def receive_replies(channel: Channel, request: Request, limits: Limits, *, secon
 def _possible(first: int, end: int, limits: Limits, reply: Reply, image: int | File) -> bool:
     """Return whether an answer is well-formed, and its pixels lie between two offsets in the block."""
     if type(reply) is Placed:
-        offset, height, width, mask_height, mask_width, seconds, reading = reply
+        offset, height, width, mask_height, mask_width, seconds, reading, dtype, levels = reply
         return (
             type(offset) is type(height) is type(width) is type(mask_height) is type(mask_width) is int
             and height > 0 < width
             and mask_height > 0 < mask_width
             and first <= offset
-            and offset + height * width * limits.channels <= end
+            and dtype in ITEM_SIZES
+            and not offset % ITEM_SIZES[dtype]
+            and offset + height * width * limits.channels * ITEM_SIZES[dtype] <= end
+            and (dtype == "uint8" if levels is None else are_levels(levels, limits.channels))
             and mask_height * mask_width <= max(limits.max_pixels, height * width)
             and 0 <= seconds < math.inf
             and 0 <= reading < math.inf
@@ -217,6 +230,14 @@ def _possible(first: int, end: int, limits: Limits, reply: Reply, image: int | F
         words = type(error_class) is type(message) is str and error_class.isidentifier()
         return words and len(message) <= _MOST_LETTERS and 0 <= seconds < math.inf and 0 <= reading < math.inf
     return isinstance(image, File)
+
+
+def are_levels(levels: Any, channels: int) -> bool:
+    """Return whether a JSON value is finite offsets, and divisors other than 0, of a number of bands."""
+    match levels:
+        case [[*offsets], [*divisors]] if len(offsets) == len(divisors) == channels:
+            return all(type(each) is float and math.isfinite(each) for each in (*offsets, *divisors)) and all(divisors)
+    return False
 
 
 def shortened(message: str) -> str:

@@ -51,7 +51,7 @@ def reference(model: type[BaseModel] = Job, section: str = "") -> Iterator[Key]:
     for name, field in model.model_fields.items():
         inner = section_of(field)
         if inner is not None:
-            yield from reference(inner, name)
+            yield from reference(inner, f"{section}.{name}" if section else name)
             continue
         default = "" if field.is_required() or field.default in {None, "", ()} else values.toml(field.default)
         yield Key(
@@ -74,11 +74,18 @@ def markdown() -> str:
         tables.setdefault(key.section, []).append(row)
     blocks = []
     for section, rows in tables.items():
-        field = Job.model_fields.get(section)
-        about = inspect.getdoc(section_of(field)) if field else "Keys at the top of the file."
+        about = inspect.getdoc(_model(section)) if section else "Keys at the top of the file."
         heading = f"## `[{section}]`" if section else "## Top level"
         blocks += [heading, "", str(about), "", "| key | values | default | meaning |", "|---|---|---|---|", *rows, ""]
     return "\n".join(blocks)
+
+
+def _model(section: str) -> type[BaseModel]:
+    """Return the model of a section by its dotted name."""
+    model: type[BaseModel] = Job
+    for name in section.split("."):
+        model = section_of(model.model_fields[name]) or model
+    return model
 
 
 def docstrings(model: type[BaseModel]) -> dict[str, str]:

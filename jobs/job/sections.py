@@ -15,6 +15,7 @@ from maskfleet.jobs.job.places import absolute
 from maskfleet.jobs.job.section import Section
 from maskfleet.jobs.job.values import Form
 from maskfleet.jobs.masks.formats import FORMATS
+from maskfleet.unet.pixels.normalization import Normalization
 
 Reason = Literal["new", "changed", "stale", "failed", "redo"]
 """Why an image is pending: never seen, of another version, made with another fingerprint, failed temporarily, or named
@@ -37,6 +38,39 @@ class InputOptions(Section):
     """Read public buckets without credentials."""
     requester_pays: bool = False
     """Agree to pay for the requests, for buckets with "requester pays"."""
+
+
+class Normalize(Section):
+    """What the network sees of stored numbers, in one of four forms: `scale` with `mean` and `std`, or one other key.
+
+    It goes before the declaration in the weights. Without either: 8 bits as v / 255, 16 bits as v / 65535, floats in
+    [0, 1] as they are.
+    """
+
+    scale: float | None = Field(default=None, gt=0, examples=[10000])
+    """Number by which every number is divided first. `mean` and `std` are in its units."""
+    mean: float | tuple[float, ...] | None = Field(default=None, examples=[[0.1, 0.12, 0.2]])
+    """Mean subtracted after `scale`: one number, or one per band. Without it: 0."""
+    std: float | tuple[float, ...] | None = Field(default=None, examples=[[0.05, 0.05, 0.1]])
+    """Number by which the difference is divided: one, or one per band. Without it: 1."""
+    per_image: Literal["zscore", "minmax"] | None = Field(default=None, examples=["zscore"])
+    """"zscore" subtracts the mean of each band of the image and divides by its standard deviation. "minmax" maps the
+    smallest number of each band of the image to 0 and the largest to 1."""
+    percentile: tuple[float, float] | None = Field(default=None, examples=[[1, 99]])
+    """Percentiles of each band of the image, mapped to 0 and 1. Nothing is clipped."""
+    range: tuple[float, float] | None = Field(default=None, examples=[[0, 4095]])
+    """Numbers mapped to 0 and 1."""
+
+    @property
+    def declared(self) -> Normalization | None:
+        """The normalisation; None if no key is set."""
+        stated = self.model_dump(exclude_none=True)
+        return Normalization.of_table(stated) if stated else None
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        _ = self.declared
+        return self
 
 
 class Inference(Section):
@@ -66,6 +100,10 @@ class Inference(Section):
     """"stored" keeps the pixel grid of the file. "upright" applies its EXIF orientation to image and mask."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """"auto" uses the GPU if there is one."""
+    bands: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(), examples=[[4, 3, 2]])
+    """Bands of each image that the network takes, in this order, counted from 1. Without it: all, which must be as many
+    as the network takes; of colour images without alpha, and of grey ones three times, for a network of three."""
+    normalize: Normalize = Normalize()
 
     @field_validator("threshold")
     @classmethod

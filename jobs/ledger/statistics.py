@@ -60,7 +60,11 @@ SCHEMA = pa.schema(
         _column(
             "mean_entropy", pa.float32(), "mean over the pixels of the entropy of the class probabilities, in nats"
         ),
-        _column("input_mean", pa.list_(pa.float64()), "mean of each channel as the network saw it, in [0, 1]"),
+        _column(
+            "input_mean",
+            pa.list_(pa.float64()),
+            "mean of each channel as the network saw it, in [0, 1] or as normalised",
+        ),
         _column("input_std", pa.list_(pa.float64()), "standard deviation of each channel as the network saw it"),
         _column("mask_object", pa.string(), "path in the output of the tar or Parquet file holding the mask"),
         _column(

@@ -9,16 +9,19 @@ import torch
 
 from maskfleet.jobs.cores import cores
 from maskfleet.jobs.errors import Denied, JobError, NotFound
+from maskfleet.jobs.images.contract import Limits
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.ledger import statistics
 from maskfleet.jobs.masks import png
 from maskfleet.jobs.masks.formats import Encoder, mask_format
 from maskfleet.jobs.masks.png import default_values
+from maskfleet.jobs.network.sample import limits_of
 from maskfleet.jobs.storage.schemes import open_storage, split_url
 from maskfleet.unet import weights as unet_weights
 from maskfleet.unet.inference.fitting import NotTileable
 from maskfleet.unet.inference.segmenter import Segmenter
 from maskfleet.unet.network import Network, WeightsError
+from maskfleet.unet.pixels.normalization import Normalization
 from maskfleet.unet.precision import DeviceError, Precision
 from maskfleet.unet.weights import Weights
 
@@ -43,8 +46,25 @@ def load_weights(job: Job) -> Weights:
     except WeightsError as error:
         raise JobError(f"weights {', '.join(job.weights)}: {error}") from error
     _check_tiles(job, weights.model)
+    check_bands(job, weights)
     thresholds(job, weights)
     return weights
+
+
+def check_bands(job: Job, weights: Weights) -> None:
+    """Refuse bands and a normalisation of another number than the network takes.
+
+    Raises:
+        JobError: The number differs.
+    """
+    channels, bands, declared = weights.model.n_channels, job.inference.bands, normalization_of(job, weights)
+    if bands and len(bands) != channels:
+        raise JobError(
+            f"inference.bands names {len(bands)} bands, but the weights take {channels}; name as many, counted from 1"
+        )
+    misfit = None if declared is None else declared.misfit(channels)
+    if misfit is not None:
+        raise JobError(f"inference.normalize: {misfit}; set one number, or one per band")
 
 
 def _check_tiles(job: Job, network: Network) -> None:
@@ -129,6 +149,22 @@ def thresholds(job: Job, weights: Weights) -> tuple[float, ...] | None:
     return stated
 
 
+def normalization_of(job: Job, weights: Weights) -> Normalization | None:
+    """Return the declared normalisation: the job's, else the weights'; None for numbers in [0, 1]."""
+    return job.inference.normalize.declared or weights.input
+
+
+def image_limits(job: Job, weights: Weights) -> Limits:
+    """Return what one image becomes for the network of a job, and what it may cost."""
+    return limits_of(
+        job,
+        channels=weights.model.n_channels,
+        min_side=weights.model.min_side,
+        bands=job.inference.bands,
+        normalize=normalization_of(job, weights),
+    )
+
+
 def fingerprint_of(job: Job, weights: Weights) -> str:
     """Return the hash of everything but the image that a mask depends on, 64 hexadecimal digits."""
     # Exact tiles change nothing, so they are left out.
@@ -145,8 +181,16 @@ def fingerprint_of(job: Job, weights: Weights) -> str:
         "tile": cut,
         "values": mask_values(job, weights),
         "masks": mask_format(job.masks.format).stored,
+        **stated_pixels(job),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def stated_pixels(job: Job) -> dict[str, Any]:
+    """Return what the job says of bands and numbers; nothing unless it does, so that earlier masks stay done."""
+    declared = job.inference.normalize.declared
+    stated = {"bands": job.inference.bands, "normalize": None if declared is None else declared.table}
+    return {name: value for name, value in stated.items() if value}
 
 
 def device_of(job: Job) -> str:
@@ -199,6 +243,7 @@ def segmenter_of(
             tile=None if job.inference.tile == "auto" else job.inference.tile,
             approximate=job.inference.tile_mode == "approximate",
             normalize=weights.normalize,
+            declared=normalization_of(job, weights),
             plain_threads=threads,
             fused=fused,
         )

@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 
 from maskfleet.jobs.images.contract import STREAM, Failure, Fetched, Limits
@@ -14,6 +13,8 @@ from maskfleet.jobs.inputs.fetch import Inputs, options_of, read_or_fail
 from maskfleet.jobs.inputs.pages.names import encoded, page_of
 from maskfleet.jobs.inputs.record import Record
 from maskfleet.jobs.job.schema import Job
+from maskfleet.unet.pixels.normalization import Levels, Normalization
+from maskfleet.unet.pixels.numbers import seen
 
 IMAGES = 16
 """Largest number of images in a sample."""
@@ -30,23 +31,28 @@ class Example(NamedTuple):
 
     Attributes:
         record: Record of the image.
-        pixels: The network's input, (H, W, C), at most its upper left 768² px; None if the image does not decode, or
-            is read in rows and enough of those are sampled.
+        pixels: The network's input, (H, W, C), at most its upper left 768² px: uint8 for 8 bits without a declared
+            normalisation, else float32 and normalised. None if the image does not decode, or is read in rows and enough
+            of those are sampled.
         failure: Reason for not decoding, or None.
     """
 
     record: Record
-    pixels: NDArray[np.uint8] | None = None
+    pixels: NDArray[Any] | None = None
     failure: Failure | None = None
 
 
-def limits_of(job: Job, *, channels: int, min_side: int) -> Limits:
+def limits_of(
+    job: Job, *, channels: int, min_side: int, bands: tuple[int, ...] = (), normalize: Normalization | None = None
+) -> Limits:
     """Return what one image of a job becomes and may cost.
 
     Args:
         job: The job.
         channels: Number of channels that the network takes.
         min_side: Smallest side of an image that the network takes, in px.
+        bands: Bands that it takes, counted from 1; empty for those of the table in `jobs.images.channels`.
+        normalize: Declared normalisation.
     """
     return Limits(
         channels=channels,
@@ -56,11 +62,18 @@ def limits_of(job: Job, *, channels: int, min_side: int) -> Limits:
         max_pixels=job.run.max_image_pixels,
         seconds=job.run.decode_seconds,
         memory=job.run.decode_memory,
+        bands=bands,
+        normalize=normalize,
     )
 
 
-def sample(job: Job, records: Sequence[Record], *, channels: int, min_side: int) -> list[Example]:
-    """Read and decode the images of some records, in their order. See `limits_of`.
+def sample(job: Job, records: Sequence[Record], limits: Limits) -> list[Example]:
+    """Read and decode the images of some records, in their order.
+
+    Args:
+        job: The job.
+        records: The records.
+        limits: See `limits_of`.
 
     Raises:
         Denied: Credentials are missing or wrong.
@@ -75,13 +88,12 @@ def sample(job: Job, records: Sequence[Record], *, channels: int, min_side: int)
         data = read_or_fail(inputs, record, records, partial(reader.read, record), partial(reader.read_alone, record))
         return encoded(record.url, data) if isinstance(data, bytes) else data
 
-    limits = limits_of(job, channels=channels, min_side=min_side)
     with Decoders(limits, processes=1) as decoders:
         decoded = decoders.decode((number, fetched(record)) for number, record in enumerate(records))
         examples = [
             Example(
                 records[image.number],
-                None if image.pixels is None else image.pixels[:_SIDE, :_SIDE].copy(),
+                None if image.pixels is None else _seen(image.pixels[:_SIDE, :_SIDE], image.levels),
                 image.failure,
             )
             for image in decoded
@@ -95,12 +107,17 @@ def sample(job: Job, records: Sequence[Record], *, channels: int, min_side: int)
     return examples
 
 
+def _seen(pixels: NDArray[Any], levels: Levels | None) -> NDArray[Any]:
+    return pixels.copy() if levels is None else seen(pixels, levels)
+
+
 def _corner(inputs: Inputs, record: Record, others: Sequence[Record], limits: Limits) -> Example:
     """Return the corner of an image that is read in rows."""
 
     def corner() -> Example:
         with inputs.opened(record) as file, Stream(file.fileno(), limits, page=page_of(record.url).number) as stream:
-            return Example(record, stream.read(0, min(_SIDE, stream.height))[0, :, :_SIDE].copy())
+            rows = stream.read(0, min(_SIDE, stream.height))[0, :, :_SIDE]
+            return Example(record, _seen(rows, stream.levels))
 
     try:
         found = read_or_fail(inputs, record, others, corner, corner)

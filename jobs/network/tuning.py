@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, field, replace
 from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -22,7 +21,7 @@ from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.ledger.commit import Mode
 from maskfleet.jobs.ledger.manifest import Manifest
 from maskfleet.jobs.network import batches
-from maskfleet.jobs.network.inference_config import device_of, segmenter_of
+from maskfleet.jobs.network.inference_config import device_of, image_limits, segmenter_of
 from maskfleet.jobs.network.sample import IMAGES, sample
 from maskfleet.jobs.storage.contract import Storage
 from maskfleet.unet.inference.agreement import compared
@@ -144,7 +143,7 @@ def tune(job: Job, weights: Weights, manifest: Manifest, storage: Storage, *, th
     records = manifest.sample(1 if plain else IMAGES)
     if job.inference.precision == "auto" and manifest.images < LEAST_IMAGES and _bytes(records) < LEAST_BYTES:
         return Tuning(name, "fp32")
-    examples = sample(job, records, channels=weights.model.n_channels, min_side=weights.model.min_side)
+    examples = sample(job, records, image_limits(job, weights))
     images = {example.record.key: example.pixels for example in examples if example.pixels is not None}
     if not images:  # an unmeasured agreement is not trusted
         return Tuning(name, "fp32")
@@ -181,7 +180,7 @@ class _Trial:
         return self._segmenters[precision]
 
     def precision(
-        self, device: str, choices: tuple[Resolved, ...], images: dict[str, NDArray[np.uint8]], shape: tuple[int, int]
+        self, device: str, choices: tuple[Resolved, ...], images: dict[str, NDArray[Any]], shape: tuple[int, int]
     ) -> Tuning:
         """Return the fastest precision that agrees with fp32 as the job demands.
 
@@ -296,7 +295,7 @@ def _counted(images: int) -> str:
     return f"{images} image" if images == 1 else f"{images} images"
 
 
-def _shapes(images: list[NDArray[np.uint8]]) -> list[tuple[int, int]]:
+def _shapes(images: list[NDArray[Any]]) -> list[tuple[int, int]]:
     """Return the shapes worth a measurement: the most frequent one, then others of several images."""
     counted = Counter((pixels.shape[0], pixels.shape[1]) for pixels in images).most_common(_SHAPES)
     return [shape for index, (shape, count) in enumerate(counted) if not index or count > 1]

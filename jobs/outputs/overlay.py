@@ -207,7 +207,8 @@ def decode(
     except Exception as error:  # hostile bytes make image libraries raise nearly anything
         raise corrupt(error) from error
     file.seek(0)
-    return decode_as_network(data, max_pixels=max_pixels, upright=upright, page=page, **options)
+    pixels, size, _ = decode_as_network(data, max_pixels=max_pixels, upright=upright, page=page, **options)
+    return pixels, size
 
 
 def factor_of(shape: tuple[int, int], size: int | None) -> int:

@@ -4,15 +4,17 @@ All-black masks are the most frequent complaint of Pytorch-UNet users. Each caus
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from maskfleet.jobs.errors import JobError
 from maskfleet.jobs.inputs.record import Record
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.ledger.manifest import Manifest
-from maskfleet.jobs.network.inference_config import mask_values, segmenter_of
-from maskfleet.jobs.network.sample import IMAGES, Example, sample
+from maskfleet.jobs.network.inference_config import image_limits, mask_values, segmenter_of
+from maskfleet.jobs.network.sample import IMAGES, Example, limits_of, sample
 from maskfleet.jobs.planning.findings import Finding, MaskSums, of_colours, of_masks, of_scale, of_values
 from maskfleet.unet.inference.statistics import Statistics
 from maskfleet.unet.weights import Weights
@@ -30,7 +32,7 @@ def refuse_other_channels(job: Job, weights: Weights, manifest: Manifest) -> Non
     channels = weights.model.n_channels
     if channels in (1, 3) or not manifest.images:
         return
-    examples = _sampled(job, weights, manifest, channels=channels)
+    examples = _sampled(job, weights, manifest)
     unsuited = [example for example in examples if example.failure and example.failure.error_class == "unsupported"]
     if len(unsuited) == len(examples):
         raise JobError(
@@ -57,7 +59,7 @@ def warnings(job: Job, weights: Weights, manifest: Manifest, *, threads: int) ->
     found = [*of_scale(job, weights.metadata), *of_values(job, mask_values(job, weights))]
     if not manifest.images:
         return [each.message for each in found]
-    examples = _sampled(job, weights, manifest, channels=weights.model.n_channels)
+    examples = _sampled(job, weights, manifest)
     if weights.model.n_channels == 1:
         found += colours_for_one_channel(job, manifest.sample(IMAGES), min_side=weights.model.min_side)
     segmenter = segmenter_of(job, weights, threads=threads)
@@ -77,14 +79,20 @@ def colours_for_one_channel(job: Job, records: Sequence[Record], *, min_side: in
     Raises:
         StorageError: Storage fails for every image.
     """
-    examples = sample(job, records, channels=3, min_side=min_side)
-    images = [example.pixels.astype(np.int16) for example in examples if example.pixels is not None]
+    if job.inference.bands:
+        return []
+    examples = sample(job, records, limits_of(job, channels=3, min_side=min_side))
+    images = [_in_bytes(example.pixels) for example in examples if example.pixels is not None]
     coloured = sum(float(np.ptp(pixels, axis=2).mean()) > _GREY for pixels in images)
     return list(of_colours(coloured, len(images)))
 
 
-def _sampled(job: Job, weights: Weights, manifest: Manifest, *, channels: int) -> list[Example]:
-    return sample(job, manifest.sample(IMAGES), channels=channels, min_side=weights.model.min_side)
+def _in_bytes(pixels: NDArray[Any]) -> NDArray[np.int16]:
+    return (pixels if pixels.dtype == np.uint8 else pixels * 255).astype(np.int16)
+
+
+def _sampled(job: Job, weights: Weights, manifest: Manifest) -> list[Example]:
+    return sample(job, manifest.sample(IMAGES), image_limits(job, weights))
 
 
 def _failure_warnings(examples: Sequence[Example]) -> Iterator[str]:

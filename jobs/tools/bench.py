@@ -173,5 +173,5 @@ def _first_shape(job: Job) -> tuple[int, int]:
     record = next(iter(Source(job.input, output=job.output, options=options_of(job))))
     folder, _, name = record.url.rpartition("/")
     data = open_storage(folder, profile=job.profile).read(name)
-    pixels, _ = decode(data, channels=load_weights(job).model.n_channels, scale=job.inference.scale)
+    pixels, *_ = decode(data, channels=load_weights(job).model.n_channels, scale=job.inference.scale)
     return pixels.shape[0], pixels.shape[1]

@@ -1,6 +1,7 @@
 """A device without a network, for measuring everything around it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 from maskfleet.unet.inference.fitting import Fit
 from maskfleet.unet.inference.statistics import Statistics
 from maskfleet.unet.memory import keep_freed_memory
+from maskfleet.unet.pixels.normalization import Levels
 
 _BATCH = 32
 
@@ -36,18 +38,19 @@ class Identity:
         """Return the number of concurrent batches."""
         return self.concurrency
 
-    def pinned_buffer(self, batch: int, height: int, width: int) -> NDArray[np.uint8]:
-        """Return a buffer for a batch, (B, H, W, C), uint8. Not pinned: there is no device."""
-        return np.empty((batch, height, width, self.n_channels), np.uint8)
+    def pinned_buffer(self, batch: int, height: int, width: int, dtype: str) -> NDArray[Any]:
+        """Return a buffer for a batch, (B, H, W, C). Not pinned: there is no device."""
+        return np.empty((batch, height, width, self.n_channels), dtype)
 
     def segment(
-        self, images: NDArray[np.uint8], size: tuple[int, int] | None = None
+        self, images: NDArray[Any], size: tuple[int, int] | None = None, *, levels: Sequence[Levels] | None = None
     ) -> tuple[NDArray[np.uint8], Statistics]:
         """Return class maps (B, H, W), uint8, of images (B, H, W, 3), and their pixel counts.
 
         Args:
-            images: Pixels, uint8.
+            images: Pixels.
             size: Height and width of the class maps in px; None for the size of the images.
+            levels: Not used.
 
         Raises:
             ValueError: `size` differs from the size of the images.
@@ -65,10 +68,12 @@ class Identity:
 
     def segment_rows(
         self,
-        read: Callable[[int, int], NDArray[np.uint8]],
+        read: Callable[[int, int], NDArray[Any]],
         height: int,
         width: int,
         write: Callable[[NDArray[np.uint8]], None],
+        *,
+        levels: Levels | None = None,
     ) -> Statistics:
         """Segment an image band by band, without holding all of it in memory.
 
@@ -77,6 +82,7 @@ class Identity:
             height: Height of the image in px.
             width: Width of the image in px.
             write: Takes the next rows of the class map, (rows, W), uint8.
+            levels: Not used.
         """
         statistics = Statistics.none(1, self.classes, self.n_channels)
         rows = max(1, 2**20 // width)

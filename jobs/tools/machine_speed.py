@@ -110,6 +110,6 @@ def _encode(files: Sequence[bytes]) -> float:
 
 def _mask(data: bytes) -> NDArray[np.uint8]:
     """Return 1 for each pixel with more green than red, else 0."""
-    pixels, _ = decode(data, channels=3)
+    pixels, *_ = decode(data, channels=3)
     mask: NDArray[np.uint8] = (pixels[..., 1] > pixels[..., 0]).view(np.uint8)
     return mask

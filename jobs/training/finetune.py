@@ -20,7 +20,7 @@ from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.job.sections import Finetune
 from maskfleet.jobs.ledger.fence import Fence
 from maskfleet.jobs.ledger.lock import locked
-from maskfleet.jobs.network.inference_config import load_weights, threads_of, thresholds
+from maskfleet.jobs.network.inference_config import image_limits, load_weights, threads_of, thresholds
 from maskfleet.jobs.storage.contract import Storage
 from maskfleet.jobs.storage.schemes import open_storage
 from maskfleet.jobs.training import report
@@ -70,9 +70,7 @@ def evaluate(job: Job) -> WeightsEvaluation:
     """
     weights = load_weights(job)
     values = mask_values_of(weights)
-    pairs = read_pairs(
-        job, channels=weights.model.n_channels, min_side=weights.model.min_side, classes=len(values), base_values=values
-    )
+    pairs = read_pairs(job, image_limits(job, weights), classes=len(values), base_values=values)
     scores = scores_of(job, weights, pairs.validation, threads=threads_of(job, alone=True))
     return WeightsEvaluation(weights=weights.id, data=pairs.digest, scores=Evaluation.of(scores, pairs))
 

@@ -229,7 +229,7 @@ def _new_training(plan: TrainingPlan, peers: Peers) -> Training:
             learning_rate=plan.learning_rate,
             checkpointing=settings.checkpointing,
             device=device_of(plan.job),
-            normalize=None if plan.random_start else plan.base.normalize,
+            normalize=plan.normalize,
             peers=peers,
             sync_batchnorm=settings.sync_batchnorm,
             ignored=None if settings.ignore is None else IGNORED,

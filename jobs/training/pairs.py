@@ -5,6 +5,7 @@ reordering, copying or adding pairs never moves a validation image into the trai
 """
 
 import hashlib
+import math
 import os
 import tempfile
 from collections import deque
@@ -29,10 +30,10 @@ from maskfleet.jobs.inputs.sources import Source
 from maskfleet.jobs.job.places import below
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.job.sections import Finetune
-from maskfleet.jobs.network.sample import limits_of
 from maskfleet.jobs.storage.contract import Fault, Options
 from maskfleet.jobs.training.truth import codes, orientation
 from maskfleet.jobs.training.truth.classes import Legend, Observed
+from maskfleet.unet.pixels.numbers import seen
 
 _IN_FLIGHT = 16
 _MAX_DECODERS = 8
@@ -44,12 +45,12 @@ class Pair:
 
     Attributes:
         key: Key of the image.
-        image: Pixels as the network sees them, (H, W, C), uint8.
+        image: Pixels as the network sees them, (H, W, C): uint8, seen as v / 255, or float32, normalised already.
         truth: Class of each pixel, (H, W), uint8; `classes.IGNORED` for none.
     """
 
     key: str
-    image: NDArray[np.uint8]
+    image: NDArray[Any]
     truth: NDArray[np.uint8]
 
 
@@ -82,13 +83,13 @@ class _Decoded:
     """Decoded files, in the order of their records.
 
     Attributes:
-        pixels: Pixels of each file, (H, W, C), uint8, memory-mapped.
+        pixels: Pixels of each file, (H, W, C), uint8 or float32, memory-mapped.
         places: Place of each file among all possible contents, 0 to 1.
         digests: SHA-256 of each file.
         orientations: Orientation that each file states, 1 to 8.
     """
 
-    pixels: list[NDArray[np.uint8]]
+    pixels: list[NDArray[Any]]
     places: list[float]
     digests: list[str]
     orientations: list[int]
@@ -99,15 +100,12 @@ def place_of(content: bytes) -> float:
     return int.from_bytes(hashlib.sha256(content).digest()[:4], "big") / 2**32
 
 
-def read_pairs(
-    job: Job, *, channels: int, min_side: int, classes: int | None, base_values: Sequence[Any] | None
-) -> Pairs:
+def read_pairs(job: Job, limits: Limits, *, classes: int | None, base_values: Sequence[Any] | None) -> Pairs:
     """Read every pair of a job.
 
     Args:
         job: Job with a `finetune` section.
-        channels: Number of input channels of the network.
-        min_side: Smallest side of an image that the network takes, in px.
+        limits: Limits of the images, as for inference.
         classes: Number of classes of the network; None to infer it from the masks.
         base_values: Mask value of each class in the base weights; None if unknown.
 
@@ -120,9 +118,8 @@ def read_pairs(
     matched = list(_matched(job))
     inputs = Inputs(Options(job.profile))
     try:
-        limits = limits_of(job, channels=channels, min_side=min_side)
         images = _decoded(job, inputs, [image for image, _ in matched], limits, codec=CODEC)
-        limits = replace(limits, channels=codes.CHANNELS, min_side=1, scale=1.0)
+        limits = replace(limits, channels=codes.CHANNELS, min_side=1, scale=1.0, bands=(), normalize=None)
         masks = _decoded(job, inputs, [mask for _, mask in matched], limits, codec=codes.CODEC)
     finally:
         inputs.close()
@@ -267,12 +264,14 @@ def _decoded(job: Job, inputs: Inputs, records: Sequence[Record], limits: Limits
             yield number, data
 
     processes = job.cluster.decoders if job.cluster.decoders != "auto" else min(_MAX_DECODERS, cores())
-    arrays: list[tuple[int, tuple[int, ...]]] = []
+    arrays: list[tuple[int, tuple[int, ...], np.dtype[Any]]] = []
     orientations: list[int] = []
     again, once = tee(encoded())
     with (
         Decoders(limits, processes=processes, codec=codec) as decoders,
-        Decoders(replace(limits, channels=1), processes=1, codec=orientation.CODEC) as orienting,
+        Decoders(
+            replace(limits, channels=1, bands=(), normalize=None), processes=1, codec=orientation.CODEC
+        ) as orienting,
         tempfile.TemporaryFile() as file,
     ):
         end = 0
@@ -281,13 +280,17 @@ def _decoded(job: Job, inputs: Inputs, records: Sequence[Record], limits: Limits
                 message = item.failure.message if item.failure else "it is not an image"
                 raise JobError(f"{records[item.number].url} cannot be used for training: {message}")
             orientations.append(orientation.UPRIGHT if stated.pixels is None else int(stated.pixels[0, 0, 0]))
-            arrays.append((end, item.pixels.shape))
-            file.write(np.ascontiguousarray(item.pixels).data)
-            end += item.pixels.size
+            pixels = item.pixels if item.levels is None else seen(item.pixels, item.levels)
+            end += file.write(bytes(-end % pixels.itemsize))
+            arrays.append((end, pixels.shape, pixels.dtype))
+            end += file.write(np.ascontiguousarray(pixels).data)
         file.flush()
         stored = np.memmap(file, np.uint8, "r", shape=(end,))
-    pixels = [stored[start : start + int(np.prod(shape))].reshape(shape) for start, shape in arrays]
-    return _Decoded(pixels, places, digests, orientations)
+    placed = [
+        stored[start : start + math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
+        for start, shape, dtype in arrays
+    ]
+    return _Decoded(placed, places, digests, orientations)
 
 
 def _prefetched(inputs: Inputs, records: Sequence[Record]) -> Iterator[bytes]:

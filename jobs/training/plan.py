@@ -12,14 +12,15 @@ import torch
 from maskfleet.jobs.errors import JobError
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.masks.png import default_values
-from maskfleet.jobs.network.inference_config import load_one
+from maskfleet.jobs.network.inference_config import check_bands, image_limits, load_one, normalization_of, stated_pixels
 from maskfleet.jobs.training.gate import MIN_IMAGES, refuse_undecidable
 from maskfleet.jobs.training.pairs import Pairs, read_pairs
 from maskfleet.unet import weights as unet_weights
 from maskfleet.unet.model import UNet
+from maskfleet.unet.pixels.normalization import Normalization
 from maskfleet.unet.precision import DTYPES
 from maskfleet.unet.training.trainer import LEARNING_RATES
-from maskfleet.unet.weights import Weights
+from maskfleet.unet.weights import Normalize, Weights
 
 VERSION = 2
 """Version of the training procedure. A release that trains differently raises it; finished trainings stay valid."""
@@ -92,6 +93,7 @@ class TrainingPlan:
             "orientation": inference.orientation,
             "threshold": inference.threshold,
             "tta": inference.tta,
+            **stated_pixels(self.job),
             **settings.model_dump(mode="json", exclude=_IRRELEVANT | _IN_THE_DATA),
             "steps": self.steps,
             "learning_rate": self.learning_rate,
@@ -112,6 +114,16 @@ class TrainingPlan:
         """Whether the base and the new network have the same number of classes."""
         return len(self.pairs.values) == max(2, self.base.model.n_classes)
 
+    @property
+    def declared(self) -> Normalization | None:
+        """Declared normalisation of the images."""
+        return normalization_of(self.job, self.base)
+
+    @property
+    def normalize(self) -> Normalize | None:
+        """Mean and standard deviation of each channel in [0, 1]; None for pixels in [0, 1] or a declared one."""
+        return None if self.random_start or self.declared else self.base.normalize
+
     def network(self) -> UNet:
         """Return the initial network: a copy of the base, or a randomly initialised one."""
         if not self.random_start:
@@ -125,7 +137,8 @@ class TrainingPlan:
         return unet_weights.save(
             network,
             mask_values=self.pairs.values if self.random_start else self.base.mask_values,
-            normalize=None if self.random_start else self.base.normalize,
+            normalize=self.normalize,
+            input=self.declared,
             metadata=metadata,
             dtype=DTYPES[self.job.finetune.store],
         )
@@ -146,10 +159,10 @@ def plan_training(job: Job) -> TrainingPlan:
             "and export it again"
         )
     values = None if job.finetune.start == "random" else mask_values_of(base)
+    check_bands(job, base)
     pairs = read_pairs(
         job,
-        channels=base.model.n_channels,
-        min_side=base.model.min_side,
+        image_limits(job, base),
         classes=None if values is None else len(values),
         base_values=values,
     )

@@ -242,7 +242,7 @@ def _with_errors(pair: Pair, found: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _painted(
-    image: NDArray[np.uint8], layers: Sequence[tuple[NDArray[np.bool_], tuple[int, int, int]]]
+    image: NDArray[Any], layers: Sequence[tuple[NDArray[np.bool_], tuple[int, int, int]]]
 ) -> NDArray[np.uint8]:
     pixels = _brightened(image).astype(np.float32)
     for area, colour in layers:
@@ -250,8 +250,11 @@ def _painted(
     return pixels.round().astype(np.uint8)
 
 
-def _as_rgb(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return a copy with three channels: the first channel repeated unless there are exactly three."""
+def _as_rgb(image: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return a copy with three channels, uint8: the first channel repeated unless there are exactly three."""
+    if image.dtype != np.uint8:  # normalised numbers, of any range
+        low, high = np.percentile(image, (1, 99))
+        image = np.clip((image - low) / max(high - low, 1e-9) * 255, 0, 255).astype(np.uint8)
     return np.array(image) if image.shape[2] == 3 else np.repeat(image[..., :1], 3, axis=2)
 
 

@@ -33,9 +33,9 @@ IMAGES, PER_SHARD, WORKERS = 400, 2, 3
 
 
 class Sleepy(Segmenter):
-    def segment(self, images, size=None):
+    def segment(self, images, size=None, **more):
         time.sleep(0.3 * len(images))
-        return super().segment(images, size)
+        return super().segment(images, size, **more)
 
 
 def sleepily(run, cpus):

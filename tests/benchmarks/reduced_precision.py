@@ -37,7 +37,7 @@ def main() -> None:
     seconds: dict[str, list[float]] = {name: [] for name in segmenters}
     truths = []
     for name in names:
-        pixels, _ = decode((options.folder / "images" / name).read_bytes(), channels=model.n_channels)
+        pixels, *_ = decode((options.folder / "images" / name).read_bytes(), channels=model.n_channels)
         with Image.open(options.folder / "masks" / name) as mask:
             truths.append(np.asarray(mask.convert("L")) > 0)
         for precision, segmenter in segmenters.items():

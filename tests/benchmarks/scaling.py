@@ -49,9 +49,9 @@ class Sleeping(Identity):
     def batch_size(self, height, width):
         return PER_SHARD
 
-    def segment(self, images, size=None):
+    def segment(self, images, size=None, **more):
         time.sleep(self.seconds * len(images))
-        return super().segment(images, size)
+        return super().segment(images, size, **more)
 
 
 def sleeping(seconds: float, run, cpus):

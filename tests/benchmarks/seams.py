@@ -32,7 +32,7 @@ def mosaic(folder: Path, side: int) -> np.ndarray:
     for _ in range(-(-side // 256)):
         row: list[np.ndarray] = []
         while len(row) < -(-side // 256):
-            pixels, _ = decode(next(cells).read_bytes(), channels=3)
+            pixels, *_ = decode(next(cells).read_bytes(), channels=3)
             if min(pixels.shape[:2]) >= 256:
                 row.append(pixels[:256, :256])
         rows.append(np.concatenate(row, axis=1))
@@ -49,7 +49,7 @@ def trained_bilinear(folder: Path, steps: int) -> UNet:
     for step in range(steps):
         crops, truths = [], []
         for name in random.choice(names, 4):
-            pixels, _ = decode((folder / name).read_bytes(), channels=3)
+            pixels, *_ = decode((folder / name).read_bytes(), channels=3)
             truth = np.asarray(Image.open(folder.parent / "masks" / name).convert("L")) > 0
             top, left = (random.integers(0, side - CROP + 1) for side in truth.shape)
             crops.append(pixels[top : top + CROP, left : left + CROP])

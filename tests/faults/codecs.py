@@ -12,7 +12,7 @@ CRASH, HANG, EAT, RAISE, EXIT = 1, 2, 3, 4, 5
 
 
 def decode(data, **limits):
-    pixels, size = decode_well(data, **limits)
+    pixels, size, levels = decode_well(data, **limits)
     if (pixels[0, 0] == [77, 77, 77]).all():
         kind = int(pixels[0, 1, 0])
         if kind == CRASH:
@@ -26,7 +26,7 @@ def decode(data, **limits):
             raise RuntimeError("a bug in the decoder")
         elif kind == EXIT:
             os._exit(0)
-    return pixels, size
+    return pixels, size, levels
 
 
 def marked(kind: int, height: int = 32, width: int = 32) -> np.ndarray:

@@ -18,21 +18,21 @@ KILL, RAISE = 201, 202
 class Killer(Segmenter):
     """Kills its process, or raises, at an image marked with `KILL` or `RAISE`."""
 
-    def segment(self, images, size=None):
+    def segment(self, images, size=None, **more):
         for image in images:
             if (image[0, 0] == 77).all() and image[0, 1, 0] == KILL:
                 os._exit(1)
             if (image[0, 0] == 77).all() and image[0, 1, 0] == RAISE:
                 raise RuntimeError("CUDA error: device-side assert triggered")
-        return super().segment(images, size)
+        return super().segment(images, size, **more)
 
 
 class Slow(Segmenter):
     """Takes 0.15 s per image, so that a test can kill it in the middle of a shard."""
 
-    def segment(self, images, size=None):
+    def segment(self, images, size=None, **more):
         time.sleep(0.15 * len(images))
-        return super().segment(images, size)
+        return super().segment(images, size, **more)
 
 
 class Unlucky(Segmenter):
@@ -44,10 +44,10 @@ class Unlucky(Segmenter):
         super().__init__(*arguments, **more)
         self.started = True
 
-    def segment(self, images, size=None):
+    def segment(self, images, size=None, **more):
         if self.started:
             raise RuntimeError("no luck")
-        return super().segment(images, size)
+        return super().segment(images, size, **more)
 
 
 def _pipeline(run, kind, **more):

@@ -292,9 +292,9 @@ class Slow(Identity):
 
     pause = 0.0
 
-    def segment(self, images, size=None):
+    def segment(self, images, size=None, **more):
         time.sleep(self.pause * len(images))
-        return super().segment(images, size)
+        return super().segment(images, size, **more)
 
 
 def _read_models() -> None:
@@ -349,7 +349,9 @@ class InThisProcess(Decoders):
     def _decoded(self, number, data):
         limits = self.limits
         try:
-            pixels, size = decode(bytes(data), channels=limits.channels, scale=limits.scale, min_side=limits.min_side)
+            pixels, size, _ = decode(
+                bytes(data), channels=limits.channels, scale=limits.scale, min_side=limits.min_side
+            )
         except Exception as error:
             failure = Failure("decode", getattr(error, "error_class", "corrupt"), str(error))
             return Decoded.failed(number, failure)

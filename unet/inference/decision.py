@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from maskfleet.unet.pixels.batch import WHITE
+
 _FACTORS = 64
 """Probabilities of at least a half whose product does not underflow."""
 
@@ -155,12 +157,19 @@ def _above(value_BHW: Tensor, limit: float) -> Tensor:
     return (value_BHW > limit).to(torch.uint8)
 
 
-def moments(pixels_BHWC: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the sums (B, C) of pixels 0 … 255 and of their squares, float64, exact in any order of summing.
+def moments(pixels_BHWC: Tensor, white: float = WHITE) -> tuple[Tensor, Tensor]:
+    """Return the sums (B, C) of pixels and of their squares, float64, in units of a 255th of white.
 
-    256 squares add up to less than 2^24, which fp32 holds exactly. So pixels are summed in runs of 256, many columns
-    side by side, and the runs in float64.
+    Those of pixels 0 … 255 are exact in any order of summing: 256 squares add up to less than 2^24, which fp32 holds
+    exactly. So pixels are summed in runs of 256, many columns side by side, and the runs in float64. Other numbers are
+    summed in float64, no data (NaN) as 0.
+
+    Args:
+        pixels_BHWC: Numbers on the device, fp32.
+        white: The number seen as 1.
     """
+    if white != WHITE:
+        return _wide_moments(pixels_BHWC)
     batch, channels = pixels_BHWC.shape[0], pixels_BHWC.shape[3]
     columns = 16 * channels
     flat = pixels_BHWC.reshape(batch, -1)
@@ -174,6 +183,16 @@ def moments(pixels_BHWC: Tensor) -> tuple[Tensor, Tensor]:
     # Image by image on a CPU, so that the squares stay in its cache.
     parts = torch.split(runs, 1 if runs.device.type == "cpu" else max(1, batch))
     return added(runs), torch.cat([added(part * part) for part in parts])
+
+
+def _wide_moments(pixels_BHWC: Tensor) -> tuple[Tensor, Tensor]:
+    sums = []
+    for image_BHWC in torch.split(pixels_BHWC, 1):  # float64 takes twice the memory
+        wide = image_BHWC.double().nan_to_num_(nan=0.0, posinf=torch.inf, neginf=-torch.inf).mul_(WHITE)
+        total_BC = wide.sum(dim=2).sum(dim=1)
+        sums.append((total_BC, wide.square_().sum(dim=2).sum(dim=1)))
+    totals, squares = zip(*sums, strict=True)
+    return torch.cat(totals), torch.cat(squares)
 
 
 def _logit(probability: float) -> float:

@@ -21,6 +21,7 @@ from torch import Tensor
 from maskfleet.unet.inference.decision import Decision, Settled, decide, margins
 from maskfleet.unet.inference.resident import Resident
 from maskfleet.unet.inference.tiling import Span, Tiling
+from maskfleet.unet.pixels.batch import Pixels
 
 TIE = 16
 """Margins below this many times the difference between the fast and the plain pass, as seen on a test image, are ties.
@@ -43,8 +44,8 @@ many: with the U-Net's halo, 256² px are computed for every block with a tie.""
 
 _TEST_SIDE = 96
 
-Crop = Callable[[Span, Span], NDArray[np.uint8]]
-"""Pixels (1, h, w, C) of some rows and columns of an image."""
+Crop = Callable[[Span, Span], Pixels]
+"""Returns some rows and columns of an image."""
 
 
 class TieBounds(NamedTuple):
@@ -109,7 +110,7 @@ class TieBreaker(NamedTuple):
         shape: Height and width of the image in px.
         tiling: Geometry of the network's tiles.
         crop: Gives the image's pixels.
-        forward: From a crop's pixels (1, h, w, C) to its logits (1, K, h, w).
+        forward: From a crop to its logits (1, K, h, w).
         thresholds: See `unet.inference.decision.decide`.
         bounds: Defines a tie.
     """
@@ -117,7 +118,7 @@ class TieBreaker(NamedTuple):
     shape: tuple[int, int]
     tiling: Tiling
     crop: Crop
-    forward: Callable[[NDArray[np.uint8]], Tensor]
+    forward: Callable[[Pixels], Tensor]
     thresholds: Sequence[float] | None
     bounds: TieBounds
 

@@ -18,10 +18,11 @@ from maskfleet.unet.inference.decision import Decision, decide, moments
 from maskfleet.unet.inference.fitting import Fit, Fitting, Shape
 from maskfleet.unet.inference.near_ties import TieBounds, TieBreaker
 from maskfleet.unet.inference.pieces import Cutter, Piece, Strip, bands, stitched
-from maskfleet.unet.inference.resident import Forward, Resident, as_tensor
+from maskfleet.unet.inference.resident import Forward, Resident
 from maskfleet.unet.inference.statistics import Statistics
 from maskfleet.unet.inference.streams import Stream, on_host
 from maskfleet.unet.inference.tiling import Span
+from maskfleet.unet.pixels.batch import WHITE, Pixels, as_tensor
 from maskfleet.unet.process_state import cpu_threads
 
 
@@ -43,12 +44,12 @@ class Passes(NamedTuple):
     threads: int
 
     def segment(
-        self, images: NDArray[np.uint8], labels: NDArray[np.uint8], fit: Fit, *, stream: Stream, threads: int
+        self, images: Pixels, labels: NDArray[np.uint8], fit: Fit, *, stream: Stream, threads: int
     ) -> Statistics:
         """Decide a batch of images of one shape.
 
         Args:
-            images: Pixels, (B, H, W, C).
+            images: The images.
             labels: Overwritten with the class of each pixel, (B, height, width), to which size logits are resized.
             fit: Batch and tile of the fast pass.
             stream: The stream held by this thread.
@@ -56,9 +57,9 @@ class Passes(NamedTuple):
         """
         shape, size = _sizes(images, labels)
         by_plain_pass = self.fitting.has_plain_pass(shape, fit)
-        statistics = self.resident.no_statistics(len(images))
+        statistics = self.resident.no_statistics(len(images.values))
         undecided: set[int] = set()
-        fast = self.resident.fast_pass(threads)
+        fast = self.resident.fast_pass(threads, images.white)
         if fit.core or size != shape:
             pieces = self._pieces(images, size, fit, fast, statistics, settle=not by_plain_pass)
         else:
@@ -66,12 +67,12 @@ class Passes(NamedTuple):
         for piece in pieces:
             decision = piece.decision or decide(piece.logits, self.thresholds)
             if not by_plain_pass and size == shape:
-                decision = self._settled(piece, decision, Strip(images[piece.images], 0, shape))
+                decision = self._settled(piece, decision, Strip(images.part(piece.images), 0, shape))
             labels[piece.place], tied = self._counted(piece, decision, statistics, find_ties=by_plain_pass)
             undecided |= tied
         for index in sorted(undecided | self.overflowed(statistics)):
             one = slice(index, index + 1)
-            statistics.replace_decision(index, self._plain_pass(images[one], labels[one]))
+            statistics.replace_decision(index, self._plain_pass(images.part(one), labels[one]))
         return statistics
 
     def band(self, strip: Strip, row: Span, fit: Fit, *, forward: Forward) -> tuple[NDArray[np.uint8], Statistics]:
@@ -103,20 +104,20 @@ class Passes(NamedTuple):
 
     @property
     def _cutter(self) -> Cutter:
-        return Cutter(self.fitting.tiling, self.resident.on_device)
+        return Cutter(self.fitting.tiling, self.resident.device)
 
-    def _plain_pass(self, image: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Statistics:
-        """Decide one image (1, H, W, C) by the network as given."""
+    def _plain_pass(self, image: Pixels, labels: NDArray[np.uint8]) -> Statistics:
+        """Decide one image by the network as given."""
         shape, size = _sizes(image, labels)
         statistics = self.resident.no_statistics(1)
-        plain = self.resident.plain_forward
+        plain = self.resident.plain_pass(image.white)
         for piece in self._pieces(image, size, self.fitting.plain(shape), plain, statistics, settle=False):
             labels[piece.place], _ = self._counted(piece, decide(piece.logits, self.thresholds), statistics)
         return statistics
 
     def _pieces(
         self,
-        images: NDArray[np.uint8],
+        images: Pixels,
         size: Shape,
         fit: Fit,
         forward: Forward,
@@ -126,26 +127,34 @@ class Passes(NamedTuple):
     ) -> Iterator[Piece]:
         """Return logits of the size of the class maps. With `settle`, ties are broken before resizing."""
         pieces = self._cutter.pieces(images, fit, forward)
-        if size == images.shape[1:3]:
+        shape = images.values.shape[:3]
+        if size == shape[1:]:
             return pieces
-        logits_BKHW = stitched(pieces, images.shape[:3], statistics, contiguous=settle)
+        logits_BKHW = stitched(pieces, shape, statistics, contiguous=settle)
         resized_BKHW = self._resized(logits_BKHW, size)
         if settle and self._settled_before_resizing(logits_BKHW, resized_BKHW, images):
             resized_BKHW = self._resized(logits_BKHW, size)
         return bands(resized_BKHW)
 
-    def _whole_pieces(self, images: NDArray[np.uint8], fit: Fit, fast: Forward, stream: Stream) -> Iterator[Piece]:
+    def _whole_pieces(self, images: Pixels, fit: Fit, fast: Forward, stream: Stream) -> Iterator[Piece]:
         """Yield images that are not cut, with their decision."""
-        for start in range(0, len(images), fit.batch):
-            part = slice(start, min(start + fit.batch, len(images)))
-            found = stream.run(partial(self.whole, fast), as_tensor(images[part]))
+        count = len(images.values)
+        for start in range(0, count, fit.batch):
+            part = slice(start, min(start + fit.batch, count))
+            some = images.part(part)
+            if some.white == WHITE:
+                found = stream.run(partial(self.whole, fast), as_tensor(some.values))
+            else:
+                found = self._decided(fast, some.on_device(self.resident.device), some.white)
             logits_BKHW, total_BC, squares_BC, *decision = found
             yield Piece(part, 0, 0, logits_BKHW, (total_BC, squares_BC), Decision(*decision))
 
     def whole(self, fast: Forward, pixels_BHWC: Tensor) -> tuple[Tensor, ...]:
-        """Return logits of whole images, `moments` of their pixels, and their `Decision`: all work of the device."""
-        values_BHWC = pixels_BHWC.float()
-        summed = moments(values_BHWC)  # before the network, which scales in place
+        """Return logits of whole 8-bit images, `moments` of their pixels, and their `Decision`."""
+        return self._decided(fast, pixels_BHWC.float(), WHITE)
+
+    def _decided(self, fast: Forward, values_BHWC: Tensor, white: float) -> tuple[Tensor, ...]:
+        summed = moments(values_BHWC, white)  # before the network, which scales in place
         logits_BKHW = fast(values_BHWC)
         return (logits_BKHW, *summed, *decide(logits_BKHW, self.thresholds))
 
@@ -172,7 +181,7 @@ class Passes(NamedTuple):
             shape=strip.shape,
             tiling=self.fitting.tiling,
             crop=strip.crop,
-            forward=lambda crop: self.resident.forward(self.resident.on_device(crop), self.threads),
+            forward=lambda crop: self.resident.forward(crop.on_device(self.resident.device), self.threads, crop.white),
             thresholds=self.thresholds,
             bounds=self.bounds,
         )
@@ -181,12 +190,13 @@ class Passes(NamedTuple):
         breaker = self._tie_breaker(strip)
         return breaker.settled(decision, piece.logits, top=piece.top, left=piece.left) if breaker else decision
 
-    def _settled_before_resizing(self, logits_BKHW: Tensor, resized_BKHW: Tensor, images: NDArray[np.uint8]) -> bool:
+    def _settled_before_resizing(self, logits_BKHW: Tensor, resized_BKHW: Tensor, images: Pixels) -> bool:
         """Overwrite the logits below every tie of the resized ones. Return whether there is a tie."""
         any_tie = False
-        for index in range(len(images)):
+        height, width = images.values.shape[1:3]
+        for index in range(len(images.values)):
             one = slice(index, index + 1)
-            breaker = self._tie_breaker(Strip(images[one], 0, images.shape[1:3]))
+            breaker = self._tie_breaker(Strip(images.part(one), 0, (height, width)))
             if breaker and breaker.settle_before_resizing(logits_BKHW[index], resized_BKHW[one]):
                 any_tie = True
         return any_tie
@@ -196,6 +206,7 @@ class Passes(NamedTuple):
             return F.interpolate(logits_BKHW, size, mode="bilinear")
 
 
-def _sizes(images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> tuple[Shape, Shape]:
+def _sizes(images: Pixels, labels: NDArray[np.uint8]) -> tuple[Shape, Shape]:
     """Return height and width of images, and of their class maps."""
-    return images.shape[1:3], labels.shape[1:3]
+    height, width = images.values.shape[1:3]
+    return (height, width), labels.shape[1:3]

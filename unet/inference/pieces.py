@@ -1,10 +1,9 @@
 """Images through a network in pieces: cutting them into tiles, batching the tiles, stitching their logits."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
+import torch
 from torch import Tensor
 
 from maskfleet.unet.inference.decision import Decision, moments
@@ -13,6 +12,7 @@ from maskfleet.unet.inference.resident import Forward
 from maskfleet.unet.inference.statistics import Statistics
 from maskfleet.unet.inference.streams import on_host
 from maskfleet.unet.inference.tiling import Span, Tiling
+from maskfleet.unet.pixels.batch import Pixels
 
 _DECIDED_PIXELS = 2**22
 """Pixels of a piece of resized logits."""
@@ -48,22 +48,22 @@ class Strip(NamedTuple):
     """Some rows of an image.
 
     Attributes:
-        pixels: The rows, (1, rows, W, C).
+        pixels: The rows, one image of `Pixels`.
         top: Number of the first row in the image.
         shape: Height and width of the image in px.
     """
 
-    pixels: NDArray[np.uint8]
+    pixels: Pixels
     top: int
     shape: tuple[int, int]
 
-    def rows(self, span: Span) -> NDArray[np.uint8]:
-        """Return the pixels of a row of tiles, (1, h, W, C)."""
-        return self.pixels[:, span.start - self.top : span.stop - self.top]
+    def rows(self, span: Span) -> Pixels:
+        """Return the pixels of a row of tiles."""
+        return self.pixels.crop(slice(span.start - self.top, span.stop - self.top))
 
-    def crop(self, rows: Span, columns: Span) -> NDArray[np.uint8]:
-        """Return the pixels of a tile, (1, h, w, C)."""
-        return self.rows(rows)[:, :, columns.start : columns.stop]
+    def crop(self, rows: Span, columns: Span) -> Pixels:
+        """Return the pixels of a tile."""
+        return self.rows(rows).crop(slice(None), slice(columns.start, columns.stop))
 
 
 class Cutter(NamedTuple):
@@ -71,36 +71,35 @@ class Cutter(NamedTuple):
 
     Attributes:
         tiling: Geometry of the network's tiles.
-        on_device: Copies pixels to the device as fp32.
+        device: The network's device.
     """
 
     tiling: Tiling
-    on_device: Callable[[NDArray[np.uint8]], Tensor]
+    device: torch.device
 
-    def pieces(self, images: NDArray[np.uint8], fit: Fit, forward: Forward) -> Iterator[Piece]:
-        """Yield pieces that cover images (B, H, W, C) exactly once."""
-        for row in self.tiling.spans(images.shape[1], fit.core):
-            yield from self.row_pieces(images[:, row.start : row.stop], row, fit, forward)
+    def pieces(self, images: Pixels, fit: Fit, forward: Forward) -> Iterator[Piece]:
+        """Yield pieces that cover images exactly once."""
+        for row in self.tiling.spans(images.values.shape[1], fit.core):
+            yield from self.row_pieces(images.crop(slice(row.start, row.stop)), row, fit, forward)
 
-    def row_pieces(self, strip_BHWC: NDArray[np.uint8], row: Span, fit: Fit, forward: Forward) -> Iterator[Piece]:
+    def row_pieces(self, strip: Pixels, row: Span, fit: Fit, forward: Forward) -> Iterator[Piece]:
         """Yield the pieces of one row of tiles.
 
         Args:
-            strip_BHWC: Pixels of the row of tiles, with its halo.
+            strip: Pixels of the row of tiles, with its halo.
             row: Its position in the images.
             fit: Batch and core of the tiles.
             forward: The network.
         """
-        columns = self.tiling.spans(strip_BHWC.shape[2], fit.core)
-        for group in _groups(columns, images=len(strip_BHWC), batch=fit.batch):
-            crops = [strip_BHWC[part, :, column.start : column.stop] for column, part in group]
-            crop_BHWC = crops[0] if len(crops) == 1 else np.concatenate(crops)
-            pixels_BHWC = self.on_device(crop_BHWC)
+        columns = self.tiling.spans(strip.values.shape[2], fit.core)
+        for group in _groups(columns, images=len(strip.values), batch=fit.batch):
+            crops = [strip.part(part).crop(slice(None), slice(column.start, column.stop)) for column, part in group]
+            pixels_BHWC = Pixels.joined(crops).on_device(self.device)
             offset = 0
             kept = []
             for column, part in group:
                 here = slice(offset, offset := offset + part.stop - part.start)
-                kept.append((column, part, here, moments(pixels_BHWC[here, row.core, column.core])))
+                kept.append((column, part, here, moments(pixels_BHWC[here, row.core, column.core], strip.white)))
             logits_BKHW = forward(pixels_BHWC)
             for column, part, here, summed in kept:
                 core_BKHW = logits_BKHW[here, :, row.core, column.core]

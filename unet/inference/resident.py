@@ -6,21 +6,21 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from maskfleet.unet.folded import folded
 from maskfleet.unet.inference.statistics import Statistics
 from maskfleet.unet.network import Network
+from maskfleet.unet.pixels.batch import WHITE
 from maskfleet.unet.precision import DTYPES, Resolved
 from maskfleet.unet.process_state import cpu_threads
 
 Forward = Callable[[Tensor], Tensor]
-"""From pixels 0 … 255, (B, H, W, C), fp32, to logits (B, K, H, W). It may overwrite the pixels."""
+"""From numbers on the device, (B, H, W, C), fp32, to logits (B, K, H, W). It may overwrite the numbers."""
 
-_WHITE = 255.0
+_LARGEST = 1e6
+"""Magnitude that a declared normalisation is taken to stay below."""
 
 
 class Resident:
@@ -36,6 +36,7 @@ class Resident:
         precision: Type of the fast pass's convolutions.
         normalize: Mean and standard deviation of each channel in [0, 1], as used in training; None for a network
             trained on [0, 1].
+        declared: Whether images come normalised as declared, to numbers of any size.
         plain_threads: CPU threads of the plain pass; None for this process's number.
         fused: Whether convolution and ReLU are one pass; see `unet.folded.folded`.
 
@@ -55,6 +56,7 @@ class Resident:
         device: torch.device,
         precision: Resolved,
         normalize: tuple[Sequence[float], Sequence[float]] | None,
+        declared: bool,
         plain_threads: int | None,
         fused: bool | None,
     ) -> None:
@@ -63,44 +65,53 @@ class Resident:
         self.dtype = DTYPES[precision]
         self._normalize = _normalization(normalize, device)
         # Torch on a GPU multiplies by the inverse of a number on the host instead of dividing by it.
-        self._white = _WHITE if device.type == "cpu" else torch.tensor(_WHITE, device=device)
+        self._white = WHITE if device.type == "cpu" else torch.tensor(WHITE, device=device)
         self._plain_threads = plain_threads or torch.get_num_threads()
         self._moving = threading.Lock()
         self._plain_is_away = precision != "fp32"
         self.plain: Any = copy.deepcopy(network).requires_grad_(False).eval()
         if not self._plain_is_away:
             self.plain = self.plain.to(device)
-        fast = folded(self.plain, device, self.dtype, largest=self._largest_input(), fused=fused)
+        fast = folded(
+            self.plain, device, self.dtype, largest=_LARGEST if declared else self._largest_input(), fused=fused
+        )
         self.fast: Any = fast.to(device, self.dtype, memory_format=torch.channels_last)
 
-    def on_device(self, pixels_BHWC: NDArray[np.uint8]) -> Tensor:
-        """Copy pixels to the device as fp32."""
-        return as_tensor(pixels_BHWC).to(self.device, non_blocking=True).float()
+    def fast_pass(self, threads: int, white: float) -> Forward:
+        """Return the fast pass with this number of CPU threads, for numbers of this white."""
+        return partial(self.forward, threads=threads, white=white)
 
-    def fast_pass(self, threads: int) -> Forward:
-        """Return the fast pass with this number of CPU threads."""
-        return partial(self.forward, threads=threads)
+    def plain_pass(self, white: float) -> Forward:
+        """Return the plain pass, for numbers of this white."""
+        return partial(self.plain_forward, white=white)
 
-    def forward(self, pixels_BHWC: Tensor, threads: int) -> Tensor:
+    def forward(self, pixels_BHWC: Tensor, threads: int, white: float = WHITE) -> Tensor:
         """Return the fast pass's logits, fp32; see `Forward`."""
-        x_BCHW = self.scaled(pixels_BHWC).to(self.dtype)
+        x_BCHW = self.scaled(pixels_BHWC, white).to(self.dtype)
         with cpu_threads(threads):
             logits_BKHW: Tensor = self.fast(x_BCHW)
         return logits_BKHW.float()
 
-    def plain_forward(self, pixels_BHWC: Tensor) -> Tensor:
+    def plain_forward(self, pixels_BHWC: Tensor, white: float = WHITE) -> Tensor:
         """Return the plain pass's logits, fp32; see `Forward`."""
         with cpu_threads(self._plain_threads):
-            logits_BKHW: Tensor = self._plain_on_device()(self.scaled(pixels_BHWC).contiguous())
+            logits_BKHW: Tensor = self._plain_on_device()(self.scaled(pixels_BHWC, white).contiguous())
         return logits_BKHW
 
-    def scaled(self, pixels_BHWC: Tensor) -> Tensor:
-        """Return the network's input, (B, C, H, W), from pixels 0 … 255, overwriting them."""
+    def scaled(self, pixels_BHWC: Tensor, white: float = WHITE) -> Tensor:
+        """Return the network's input, (B, C, H, W), overwriting the numbers.
+
+        Args:
+            pixels_BHWC: Numbers on the device.
+            white: The number seen as 1; see `unet.pixels.batch.Pixels.white`.
+        """
         # Divided, not multiplied by 1/255: the product differs from Pytorch-UNet's quotient for 126 of 256 values.
-        x_BHWC = pixels_BHWC.div_(self._white)
+        x_BHWC = pixels_BHWC.div_(self._white) if white == WHITE else pixels_BHWC
         if self._normalize is not None:
             mean_C, std_C = self._normalize
             x_BHWC = x_BHWC.sub_(mean_C).div_(std_C)
+        if white != WHITE:  # no data is seen as 0
+            x_BHWC = x_BHWC.nan_to_num_(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
         return x_BHWC.permute(0, 3, 1, 2)
 
     def no_statistics(self, images: int) -> Statistics:
@@ -109,7 +120,7 @@ class Resident:
 
     def _largest_input(self) -> float:
         """Largest magnitude of the network's input."""
-        ends_BHWC = torch.tensor([0.0, _WHITE], device=self.device).view(2, 1, 1, 1).repeat(1, 1, 1, self.n_channels)
+        ends_BHWC = torch.tensor([0.0, WHITE], device=self.device).view(2, 1, 1, 1).repeat(1, 1, 1, self.n_channels)
         return float(self.scaled(ends_BHWC).abs().max())
 
     def _plain_on_device(self) -> Any:
@@ -121,11 +132,6 @@ class Resident:
                     torch.cuda.current_stream(self.device).synchronize()  # other streams do not wait for this copy
                 self._plain_is_away = False
         return self.plain
-
-
-def as_tensor(pixels_BHWC: NDArray[np.uint8]) -> Tensor:
-    """Return pixels on the host as a tensor, copied only if they are read-only."""
-    return torch.from_numpy(np.require(pixels_BHWC, requirements="W"))
 
 
 def _normalization(

@@ -1,4 +1,4 @@
-"""A network resident on one device: uint8 images in, class maps and statistics out.
+"""A network resident on one device: images in, class maps and statistics out.
 
 Knows nothing about files, jobs or shards. A constructed Segmenter is ready: weights on the device, batch normalisation
 folded, one forward pass done.
@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -25,38 +25,21 @@ from maskfleet.unet.inference.near_ties import TieBounds, rows_needed
 from maskfleet.unet.inference.passes import Passes
 from maskfleet.unet.inference.pieces import Strip
 from maskfleet.unet.inference.resident import Resident
-from maskfleet.unet.inference.statistics import Statistics
+from maskfleet.unet.inference.statistics import Segmentation, Statistics
 from maskfleet.unet.inference.streams import Stream, Streams, pinned_buffer
 from maskfleet.unet.memory import keep_freed_memory
 from maskfleet.unet.network import Network
+from maskfleet.unet.pixels.arrays import image_of
+from maskfleet.unet.pixels.batch import Pixels
+from maskfleet.unet.pixels.normalization import Levels, Normalization
 from maskfleet.unet.precision import Precision, device_named, resolved
 from maskfleet.unet.process_state import IEEE_FP32, cpu_threads
 
-Read = Callable[[int, int], NDArray[np.uint8]]
+Read = Callable[[int, int], NDArray[Any]]
 """Returns the rows of an image from start to stop, (1, rows, W, C)."""
 
 _ALONE_PIXELS = 2**19
 """Images of more pixels get all threads of a CPU: they take long, and two of them take twice the memory."""
-
-
-class Segmentation(NamedTuple):
-    """The result for one image.
-
-    Attributes:
-        classes: Class of each pixel, (H, W), uint8.
-        numbers: What a statistics table says of the image, by column:
-
-            - `class_pixels`: pixels of each class, a list of K integers;
-            - `class_fraction`: share of each class, a list of K numbers in [0, 1];
-            - `class_bbox`: left, top, right, bottom of each class in px, right and bottom exclusive, None for an
-              absent class; a list of K;
-            - `mean_confidence`: mean probability of the chosen class, in [0, 1];
-            - `mean_entropy`: mean entropy of the class probabilities in nats;
-            - `input_mean`, `input_std`: mean and standard deviation of each channel, lists of C numbers in [0, 1].
-    """
-
-    classes: NDArray[np.uint8]
-    numbers: dict[str, Any]
 
 
 class Segmenter:
@@ -75,6 +58,7 @@ class Segmenter:
         approximate: Whether to cut images for a network whose tiles are not exact, too.
         normalize: Mean and standard deviation of each channel in [0, 1], as used in training; None for a network
             trained on [0, 1].
+        declared: Normalisation of every image, instead of `normalize`; None for numbers in [0, 1].
         plain_threads: CPU threads of the plain pass that decides ties; None for this process's number. PyTorch's fp32
             convolution depends on it, so a fleet must agree on one number.
         fused: Whether convolution and ReLU are one pass, if no activation can overflow; None for on a CPU alone. On a
@@ -105,6 +89,7 @@ class Segmenter:
         tile: int | None = None,
         approximate: bool = False,
         normalize: tuple[Sequence[float], Sequence[float]] | None = None,
+        declared: Normalization | None = None,
         plain_threads: int | None = None,
         fused: bool | None = None,
     ) -> None:
@@ -112,6 +97,7 @@ class Segmenter:
         self.precision = resolved(precision, self.device)
         self.n_channels, self.n_classes, self.min_side = model.n_channels, model.n_classes, model.min_side
         self.classes = max(2, self.n_classes)
+        self._declared = declared
         self._fitting = Fitting(
             model,
             self.device,
@@ -132,7 +118,8 @@ class Segmenter:
             model,
             device=self.device,
             precision=self.precision,
-            normalize=normalize,
+            normalize=None if declared else normalize,
+            declared=declared is not None,
             plain_threads=plain_threads,
             fused=fused,
         )
@@ -196,6 +183,7 @@ class Segmenter:
             tile=tile,
             approximate=approximate,
             normalize=loaded.normalize,
+            declared=loaded.input,
         )
 
     @property
@@ -216,9 +204,9 @@ class Segmenter:
         """Return the number of batches computed at once: `concurrency`, or one for large images on a CPU."""
         return 1 if self.device.type == "cpu" and height * width > _ALONE_PIXELS else self.concurrency
 
-    def pinned_buffer(self, batch: int, height: int, width: int) -> NDArray[np.uint8]:
+    def pinned_buffer(self, batch: int, height: int, width: int, dtype: str = "uint8") -> NDArray[Any]:
         """Return memory for a batch of this size, (B, H, W, C), from which copies to the device are fastest."""
-        return pinned_buffer(self.device, (batch, height, width, self.n_channels))
+        return pinned_buffer(self.device, (batch, height, width, self.n_channels), dtype)
 
     def forward_shape(self, height: int, width: int) -> Shape:
         """Return the size of the network's input for images of this size: the images' own, or their tiles'."""
@@ -229,33 +217,39 @@ class Segmenter:
         """Thresholds of the classes; see `unet.inference.decision.decide`."""
         return self._passes.thresholds
 
-    def __call__(self, images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]]) -> list[Segmentation]:
+    def __call__(self, images: NDArray[Any] | Sequence[NDArray[Any]]) -> list[Segmentation]:
         """Segment images of any sizes.
 
         Args:
-            images: One array (B, H, W, C), or arrays (H, W, C), all uint8, C as in the network. A network of one
-                channel also takes (H, W).
+            images: One array (B, H, W, C), or arrays (H, W, C), C as in the network. A network of one channel also
+                takes (H, W). They are uint8, uint16 or floats in [0, 1]; other numbers need a declared normalisation.
 
         Returns:
             Class map and numbers of each image, in the given order.
 
         Raises:
-            TypeError: An image is not uint8.
+            TypeError: An image has numbers without a known range of values.
             ValueError: An image has another number of channels, or a side below the network's `min_side`.
             NotTileable: An image needs tiles, and tiles of the network are not exact.
             MemoryError: An image does not fit into memory.
             FloatingPointError: The network's logits are not finite.
         """
-        arrays = [self._as_image(np.asarray(image), number) for number, image in enumerate(images)]
-        by_shape: dict[tuple[int, ...], list[int]] = {}
-        for number, array in enumerate(arrays):
-            by_shape.setdefault(array.shape, []).append(number)
+        given = [
+            image_of(np.asarray(image), number, channels=self.n_channels, declared=self._declared)
+            for number, image in enumerate(images)
+        ]
+        alike: dict[tuple[Any, ...], list[int]] = {}
+        for number, (array, _) in enumerate(given):
+            alike.setdefault((array.dtype, *array.shape), []).append(number)
         found: dict[int, Segmentation] = {}
-        for shape, numbers in by_shape.items():
+        for (_, *shape), numbers in alike.items():
             batch = self.batch_size(*shape[:2])
             for start in range(0, len(numbers), batch):
                 some = numbers[start : start + batch]
-                labels, statistics = self.segment(np.stack([arrays[number] for number in some]))
+                stated = [levels for number in some if (levels := given[number][1]) is not None]
+                labels, statistics = self.segment(
+                    np.stack([given[number][0] for number in some]), levels=stated or None
+                )
                 for number, classes, finite, row in zip(
                     some, labels, statistics.finite, statistics.rows(), strict=True
                 ):
@@ -264,15 +258,20 @@ class Segmenter:
                             f"the logits of image {number} contain NaN or infinity, even in fp32; use other weights"
                         )
                     found[number] = Segmentation(classes, row)
-        return [found[number] for number in range(len(arrays))]
+        return [found[number] for number in range(len(given))]
 
-    def segment(self, images: NDArray[np.uint8], size: Shape | None = None) -> tuple[NDArray[np.uint8], Statistics]:
+    def segment(
+        self, images: NDArray[Any], size: Shape | None = None, *, levels: Sequence[Levels] | None = None
+    ) -> tuple[NDArray[np.uint8], Statistics]:
         """Return class maps and statistics of a batch. Threads may share the Segmenter; `concurrency` run at a time.
 
         Args:
-            images: Pixels of images of one shape, (B, H, W, C), C as in the network.
+            images: Pixels of images of one shape, (B, H, W, C), C as in the network: uint8, uint16, int16, float16 or
+                float32.
             size: Height and width of the class maps. The logits are resized to it (bilinear, corners not aligned)
                 before the decision. None for the images' own.
+            levels: Levels of each image; None for uint8 pixels, seen as v / 255, and for float32 numbers that are
+                normalised already.
 
         Returns:
             The class of each pixel, (B, height, width), and the `Statistics`. An image that overflows fp16 or bf16 is
@@ -291,12 +290,14 @@ class Segmenter:
         parts = [slice(index, index + 1) for index in range(len(images))] if alone else [slice(0, len(images))]
         with self._computing() as stream, cpu_threads(self._other_threads):
             work = partial(self._passes.segment, stream=stream, threads=self._threads_of(shape))
-            found = [self._fitting.run(shape, partial(work, images[part], labels[part])) for part in parts]
+            pixels = Pixels.of(images, levels)
+            found = [self._fitting.run(shape, partial(work, pixels.part(part), labels[part])) for part in parts]
         return labels, Statistics.joined(found)
 
     def segment_rows(
-        self, read: Read, height: int, width: int, write: Callable[[NDArray[np.uint8]], None]
-    ) -> Statistics:
+        self, read: Read, height: int, width: int, write: Callable[[NDArray[np.uint8]], None], *,
+        levels: Levels | None = None,
+    ) -> Statistics:  # fmt: skip
         """Segment one image that need not be in memory. Threads may share the Segmenter.
 
         The class map equals `segment`'s, for a network with exact tiles.
@@ -306,6 +307,7 @@ class Segmenter:
             height: Height of the image in px.
             width: Width of the image in px.
             write: Takes the class map's rows, (rows, W), from top to bottom.
+            levels: See `segment`.
 
         Raises:
             ValueError: The image has a side below the network's `min_side`.
@@ -316,10 +318,12 @@ class Segmenter:
         statistics = self._resident.no_statistics(1)
         shape, tiling = (height, width), self._fitting.tiling
         with self._computing(), cpu_threads(self._other_threads):
-            fast, plain = self._resident.fast_pass(self._threads), self._resident.plain_forward
+            stated = None if levels is None else [levels]
             for row in tiling.spans(height, self._fitting.requested(shape).core):
                 top, bottom = rows_needed(row, height, tiling)
-                strip = Strip(read(top, bottom), top, shape)
+                strip = Strip(Pixels.of(read(top, bottom), stated), top, shape)
+                white = strip.pixels.white
+                fast, plain = self._resident.fast_pass(self._threads, white), self._resident.plain_pass(white)
                 band, part = self._fitting.run(shape, partial(self._passes.band, strip, row, forward=fast))
                 if self._passes.overflowed(part):
                     band, part = self._fitting.run(shape, partial(self._passes.band, strip, row, forward=plain))
@@ -334,7 +338,7 @@ class Segmenter:
             RuntimeError: The batch does not fit into memory.
         """
         with self._computing():
-            logits_BKHW = self._resident.forward(self._resident.on_device(images), self._threads)
+            logits_BKHW = self._resident.forward(Pixels(images).on_device(self.device), self._threads)
             labels: NDArray[np.uint8] = decide(logits_BKHW, self.thresholds).labels.cpu().numpy()
         return labels
 
@@ -379,15 +383,6 @@ class Segmenter:
         self._streams.forget()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-
-    def _as_image(self, array: NDArray[Any], number: int) -> NDArray[np.uint8]:
-        if array.dtype != np.uint8:
-            raise TypeError(f"image {number} must be uint8, got {array.dtype}; scale it to 0 … 255 and convert it")
-        if array.ndim == 2 and self.n_channels == 1:
-            array = array[..., None]
-        if array.ndim != 3 or array.shape[2] != self.n_channels:
-            raise ValueError(f"image {number} must have the shape (H, W, {self.n_channels}), got {array.shape}")
-        return array
 
     def _check(self, shape: tuple[int, ...]) -> None:
         if len(shape) != 4 or shape[3] != self.n_channels:

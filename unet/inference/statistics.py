@@ -5,7 +5,7 @@ Everything here adds up over parts of an image, so an image may be decided tile 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +26,8 @@ class Statistics:
         entropy_sum: Entropy of the class probabilities in nats, summed over the pixels; (B,), float64. It is not
             finite if a logit is not.
         input_pixels: Pixels of the input, (B,), int64.
-        input_sum: Sum of each channel of the input, 0 … 255; (B, C), float64, exact.
-        input_square_sum: Sum of its squares; (B, C), float64, exact.
+        input_sum: Sum of each channel of the input in units of a 255th of white; (B, C), float64, exact for 8 bits.
+        input_square_sum: Sum of its squares; (B, C), float64, likewise.
     """
 
     class_pixels: NDArray[np.int64]
@@ -60,12 +60,12 @@ class Statistics:
 
     @property
     def input_mean(self) -> NDArray[np.float64]:
-        """Mean of each channel in [0, 1], (B, C)."""
+        """Mean of each channel, in [0, 1] or as normalised, (B, C)."""
         return self.input_sum / self.input_pixels[:, None] / 255
 
     @property
     def input_std(self) -> NDArray[np.float64]:
-        """Standard deviation of each channel in [0, 1], (B, C)."""
+        """Standard deviation of each channel, in the same units, (B, C)."""
         mean = self.input_sum / self.input_pixels[:, None]
         square = self.input_square_sum / self.input_pixels[:, None]
         return np.sqrt(np.maximum(square - mean * mean, 0)) / 255
@@ -146,6 +146,27 @@ def _boxes(statistics: Statistics) -> list[list[list[int] | None]]:
         [box if count else None for box, count in zip(*of_image, strict=True)]
         for of_image in zip(boxes, pixels, strict=True)
     ]
+
+
+class Segmentation(NamedTuple):
+    """The result for one image.
+
+    Attributes:
+        classes: Class of each pixel, (H, W), uint8.
+        numbers: What a statistics table says of the image, by column:
+
+            - `class_pixels`: pixels of each class, a list of K integers;
+            - `class_fraction`: share of each class, a list of K numbers in [0, 1];
+            - `class_bbox`: left, top, right, bottom of each class in px, right and bottom exclusive, None for an
+              absent class; a list of K;
+            - `mean_confidence`: mean probability of the chosen class, in [0, 1];
+            - `mean_entropy`: mean entropy of the class probabilities in nats;
+            - `input_mean`, `input_std`: mean and standard deviation of each channel as the network sees it, lists of C
+              numbers: in [0, 1] without a declared normalisation, before `Segmenter`'s `normalize`.
+    """
+
+    classes: NDArray[np.uint8]
+    numbers: dict[str, Any]
 
 
 COLUMNS: dict[str, Callable[[Statistics], list[Any]]] = {

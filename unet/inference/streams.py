@@ -13,7 +13,6 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -185,9 +184,9 @@ def _same(a: Tensor, b: Tensor) -> bool:
     return bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
-def pinned_buffer(device: torch.device, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+def pinned_buffer(device: torch.device, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
     """Return host memory for a batch, pinned for a GPU, which copies from it without the host."""
-    array: NDArray[np.uint8] = torch.empty(shape, dtype=torch.uint8, pin_memory=device.type == "cuda").numpy()
+    array: NDArray[Any] = torch.empty(shape, dtype=getattr(torch, dtype), pin_memory=device.type == "cuda").numpy()
     return array
 
 

@@ -152,7 +152,7 @@ class Training:
         """Make the next step.
 
         Args:
-            pixels_BCHW: Pixels of this rank's share of the batch, uint8, divided by 255 here.
+            pixels_BCHW: Pixels of this rank's share of the batch: uint8, divided by 255 here, or fp32, normalised.
             target_BHW: Class of each pixel, uint8.
 
         Raises:
@@ -256,7 +256,9 @@ class Training:
         total = 0.0
         parts = self._micro_batches
         for pixels, target in zip(pixels_BCHW.chunk(parts), target_BHW.chunk(parts), strict=True):
-            x_BCHW = pixels.to(self.device, torch.float32, memory_format=torch.channels_last) / 255
+            x_BCHW = pixels.to(self.device, torch.float32, memory_format=torch.channels_last)
+            if pixels.dtype == torch.uint8:
+                x_BCHW = x_BCHW / 255
             if self._mean_std is not None:
                 x_BCHW = (x_BCHW - self._mean_std[0]) / self._mean_std[1]
             with torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32):

@@ -46,7 +46,7 @@ class PillowFile(ImageFile):
         self.width, self.height = self.image.size
         return self
 
-    def pixels(self) -> Image.Image:
+    def pixels(self) -> Image.Image | NDArray[Any]:
         self.image.load()
         return self.image
 

@@ -1,4 +1,4 @@
-"""PNG, read by Pillow.
+"""PNG, read by Pillow; colours of 16 bits by imagecodecs, since Pillow keeps their high byte alone.
 
 Pillow refuses an image whose texts or colour profile are large or damaged. These chunks say nothing of the pixels, so
 such an image is read without them. Pillow does not look at the checksums of the pixels; they are checked here.
@@ -7,10 +7,11 @@ such an image is read without them. Pillow does not look at the checksums of the
 import io
 import mmap
 from collections.abc import Iterator
-from typing import IO, NamedTuple, cast
+from typing import IO, Any, NamedTuple, cast
 
 import imagecodecs
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 from maskfleet.jobs.images.contract import Undecodable
@@ -22,6 +23,9 @@ _FRAME = 12
 
 _SHORT = {"L;2": 2, "L;4": 4}
 """Bits of greys that Pillow stretches to 255, by its raw mode."""
+
+_WIDE_COLOURS = {"LA;16B": 1, "RGB;16B": 3, "RGBA;16B": 3}
+"""Bands that are colours in images of 16 bits with colours or alpha, by Pillow's raw mode."""
 
 _PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT")
 _CRITICAL = (*_PIXELS, b"IEND")
@@ -45,6 +49,7 @@ class PngFile(PillowFile):
             super().__init__(file, PngImagePlugin.PngImageFile)
         except (Undecodable, ValueError, SyntaxError, OSError):
             self._open_without_metadata()
+        self.colours = _WIDE_COLOURS.get(str(self.image.tile[0].args)) if self.image.tile else None
 
     def frames(self) -> int:
         try:
@@ -53,20 +58,33 @@ class PngFile(PillowFile):
             self._open_without_metadata()
             return super().frames()
 
-    def pixels(self) -> Image.Image:
+    def pixels(self) -> Image.Image | NDArray[Any]:
         self._file.seek(0)
-        _refuse_damage(self._file.read())
+        data = self._file.read()
+        _refuse_damage(data)
+        if self.colours is not None:
+            wide: NDArray[Any] = imagecodecs.png_decode(data)
+            return wide
+        return self._by_pillow()
+
+    def _loaded(self) -> Image.Image:
+        self.image.load()
+        return self.image
+
+    def _by_pillow(self) -> Image.Image:
         try:
-            return super().pixels()
+            return self._loaded()
         except (ValueError, SyntaxError, OSError):
             self._open_without_metadata()
-            return super().pixels()
+            return self._loaded()
 
-    def numbers(self) -> Image.Image:
+    def numbers(self) -> Image.Image | NDArray[Any]:
         """See `ImageFile.numbers`."""
         bits = _SHORT.get(str(self.image.tile[0].args)) if self.image.tile else None
         image = self.pixels()
-        return image if bits is None else with_greys(np.asarray(image) // (255 // (2**bits - 1)), bits)
+        if bits is None or not isinstance(image, Image.Image):
+            return image
+        return with_greys(np.asarray(image) // (255 // (2**bits - 1)), bits)
 
     def check_rows(self) -> None:
         """See `ImageFile.check_rows`."""

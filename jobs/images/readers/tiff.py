@@ -26,6 +26,7 @@ _OF_ANOTHER = 0b101
 
 _ORIENTATION, _SUBFILE_TYPE, _COLOR_MAP, _COLOUR_SPACE = 274, 254, 320, 262
 _RGB_BANDS = 3
+_NODATA = 42113
 _LAYOUT = {256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 338, 339, 347, 530}
 """Tags without which pixels would be read as something else."""
 
@@ -79,6 +80,16 @@ class TiffFile(ImageFile):
         others = sum(kind in _ALPHA for kind in self._page.extrasamples)
         self.colours = 3 if self._photometric == _RGB else bands - others
         self.maximum = 2**bits - 1 if self._page.sampleformat in (_UNSIGNED, _UNDEFINED) else None
+        self.nodata = self._stated_nodata()
+
+    def _stated_nodata(self) -> float | None:
+        """Return the number that stands for no data, by GDAL's tag."""
+        try:
+            stated = float(str(self._page.tags.valueof(_NODATA, "")).strip("\0 "))
+        except ValueError:
+            return None
+        # Of inverted numbers, indices and converted colours it says nothing.
+        return stated if self._photometric in (_MINISBLACK, _RGB) else None
 
     def _unread_tags(self) -> set[int]:
         """Return tags of the pixels' layout that the header names and tifffile left out, since the file is cut."""
@@ -135,7 +146,7 @@ class TiffFile(ImageFile):
         if self._photometric == _PALETTE:
             return _with_palette(samples[..., 0], self._page.tags.valueof(_COLOR_MAP), bits)
         if self._photometric == _MINISWHITE:
-            samples = 1 - samples if samples.dtype.kind == "f" else samples ^ samples.dtype.type(2**bits - 1)
+            samples = _inverted(samples, bits)
         if bits == bands == 1:
             return Image.fromarray(samples[..., 0].astype(np.bool_))
         if samples.dtype != np.uint8 or bits != 8:
@@ -181,6 +192,13 @@ def _refuse_other_kinds(page: Any, photometric: int) -> None:
         raise Undecodable("unsupported", f"TIFF of the colour space {name}; store RGB or grey")
     if photometric in _CONVERTED and (bits != 8 or page.samplesperpixel < _CONVERTED[photometric].bands):
         raise Undecodable("unsupported", f"{_CONVERTED[photometric].mode} of {bits} bits is not supported; store RGB")
+
+
+def _inverted(samples: NDArray[Any], bits: int) -> NDArray[Any]:
+    """Return greys of which the largest is black."""
+    if samples.dtype.kind == "f":
+        return 1 - samples
+    return ~samples if samples.dtype.kind == "i" else samples ^ samples.dtype.type(2**bits - 1)
 
 
 def _merged(mode: str, samples: NDArray[np.uint8]) -> Image.Image:

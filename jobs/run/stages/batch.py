@@ -1,31 +1,33 @@
-"""Batching: groups decoded images of one shape, in the order of the shard, never in order of arrival."""
+"""Batching: groups decoded images of one shape and type, in the order of the shard, never in order of arrival."""
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 
 from maskfleet.jobs.images.contract import STREAM, Decoded
 from maskfleet.jobs.run.stages.device import Device
 from maskfleet.jobs.run.stages.shard_pass import Movement, Outcome, ShardPass
+from maskfleet.unet.pixels.normalization import Levels
 
 _OPEN_BYTES = 256 * 2**20
 """Largest total size of unfinished batches in bytes."""
 
 
 class Batch(NamedTuple):
-    """Images of one shape.
+    """Images of one shape and type.
 
     Attributes:
         outcomes: The images.
-        pixels: Their pixels, (B, H, W, C), uint8, after scaling.
+        pixels: Their pixels, (B, H, W, C), after scaling, of a type of `unet.pixels.normalization.DTYPES`.
         size: Stored height and width in px.
+        levels: Levels of each image; empty for 8 bits without a declared normalisation.
     """
 
     outcomes: list[Outcome]
-    pixels: NDArray[np.uint8]
+    pixels: NDArray[Any]
     size: tuple[int, int]
+    levels: list[Levels]
 
     @property
     def trimmed(self) -> "Batch":
@@ -42,7 +44,7 @@ def batches(decoded: Iterable[Decoded], shard: ShardPass, device: Device, moveme
         device: Provides batch sizes and buffers.
         movement: Records progress, to detect stalls.
     """
-    unfinished: dict[tuple[int, ...], Batch] = {}
+    unfinished: dict[tuple[Any, ...], Batch] = {}
     held = 0
     for image in decoded:
         movement.note()
@@ -58,14 +60,16 @@ def batches(decoded: Iterable[Decoded], shard: ShardPass, device: Device, moveme
             continue
         outcome.size = image.size
         height, width, _ = image.pixels.shape
-        key = (*image.pixels.shape, *image.size)
+        key = (image.pixels.dtype, *image.pixels.shape, *image.size)
         if key not in unfinished:
-            pixels = device.pinned_buffer(device.batch_size(height, width), height, width)
-            unfinished[key] = Batch([], pixels, image.size)
+            pixels = device.pinned_buffer(device.batch_size(height, width), height, width, image.pixels.dtype.name)
+            unfinished[key] = Batch([], pixels, image.size, [])
             held += pixels.nbytes
         batch = unfinished[key]
         batch.pixels[len(batch.outcomes)] = image.pixels
         batch.outcomes.append(outcome)
+        if image.levels is not None:
+            batch.levels.append(image.levels)
         full = len(batch.outcomes) == len(batch.pixels)
         # Images of many shapes would hold many unfinished batches; the oldest is handed on incomplete. This, too,
         # depends only on the records.

@@ -1,10 +1,12 @@
 """The interface between the pipeline and a device."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from maskfleet.unet.pixels.normalization import Levels
 
 if TYPE_CHECKING:  # `verify` and `status` import this module and must not wait for torch
     from maskfleet.unet.inference.fitting import Fit
@@ -24,13 +26,13 @@ class Device(Protocol):
 
     def concurrency_of(self, height: int, width: int) -> int: ...
 
-    def pinned_buffer(self, batch: int, height: int, width: int) -> NDArray[np.uint8]: ...
+    def pinned_buffer(self, batch: int, height: int, width: int, dtype: str) -> NDArray[Any]: ...
 
     def segment(
-        self, images: NDArray[np.uint8], size: tuple[int, int] | None = None
+        self, images: NDArray[Any], size: tuple[int, int] | None = None, *, levels: Sequence[Levels] | None = None
     ) -> "tuple[NDArray[np.uint8], Statistics]": ...
 
     def segment_rows(
-        self, read: Callable[[int, int], NDArray[np.uint8]], height: int, width: int,
-        write: Callable[[NDArray[np.uint8]], None],
+        self, read: Callable[[int, int], NDArray[Any]], height: int, width: int,
+        write: Callable[[NDArray[np.uint8]], None], *, levels: Levels | None = None,
     ) -> "Statistics": ...  # fmt: skip

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +47,7 @@ class Segment:
         with self.resources.work(shard.timers, shard.wait, alone=alone):
             started = time.perf_counter()
             try:
-                class_maps, statistics = self.device.segment(batch.pixels, batch.size)
+                class_maps, statistics = self.device.segment(batch.pixels, batch.size, levels=batch.levels or None)
             except (ValueError, MemoryError) as error:
                 for outcome in batch.outcomes:
                     outcome.fail(_failure(error))
@@ -96,7 +96,7 @@ class SegmentInRows:
         outcome.seconds["segment"] = time.perf_counter() - started
 
     def _run(self, outcome: Outcome, shard: ShardPass) -> None:
-        def read(top: int, bottom: int) -> NDArray[np.uint8]:
+        def read(top: int, bottom: int) -> NDArray[Any]:
             self._movement.note()
             return stream.read(top, bottom)
 
@@ -106,7 +106,7 @@ class SegmentInRows:
             mask = self._encoder.row_encoder(*outcome.size) if self._encoder is not None else None
             write = mask.write if mask is not None else _discard
             with self._segment.resources.work(shard.timers, shard.wait, alone=True):
-                statistics = self._segment.device.segment_rows(read, *outcome.size, write)
+                statistics = self._segment.device.segment_rows(read, *outcome.size, write, levels=stream.levels)
         if mask is not None:
             outcome.mask = mask.finish()
         _fill([outcome], statistics)

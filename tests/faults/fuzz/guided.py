@@ -36,7 +36,7 @@ def whole(data: bytes) -> None:
     choice = data[0] if data else 0
     options = {"channels": (3, 1, 4, 3)[choice & 3], "upright": bool(choice & 4), "scale": 0.5 if choice & 8 else 1.0}
     try:
-        pixels, size = decode(data[1:], max_pixels=MOST_PIXELS, min_side=2, **options)
+        pixels, size, _ = decode(data[1:], max_pixels=MOST_PIXELS, min_side=2, **options)
     except (Undecodable, MemoryError):
         return
     assert pixels.shape[2] == options["channels"]

@@ -10,6 +10,7 @@ from PIL import Image
 from maskfleet.jobs.images import channels as module
 from maskfleet.jobs.images.contract import Undecodable
 from maskfleet.jobs.images.decode import decode
+from maskfleet.unet.pixels.numbers import seen
 
 RANDOM = np.random.default_rng(0)
 GREY = RANDOM.integers(0, 256, (20, 30), np.uint8)
@@ -18,7 +19,7 @@ ALPHA = RANDOM.integers(0, 256, (20, 30, 1), np.uint8)
 WIDE = RANDOM.integers(0, 65536, (20, 30)).astype(np.uint16)
 THREE = np.repeat(GREY[..., None], 3, axis=2)
 LUMA = np.asarray(Image.fromarray(RGB).convert("L"))[..., None]
-NARROW = np.rint(WIDE * (255 / 65535)).astype(np.uint8)
+WIDE_SEEN = (WIDE / 65535).astype(np.float32)[..., None]
 
 
 def file(image, format_="PNG", **more):
@@ -45,8 +46,8 @@ TABLE = {
     ),
     "L": (file(Image.fromarray(GREY)), THREE, GREY[..., None]),
     "LA": (file(Image.merge("LA", [Image.fromarray(GREY), Image.fromarray(ALPHA[..., 0])])), THREE, GREY[..., None]),
-    "I;16 PNG": (file(Image.fromarray(WIDE)), np.repeat(NARROW[..., None], 3, 2), NARROW[..., None]),
-    "I;16 TIFF": (file(Image.fromarray(WIDE), "TIFF"), np.repeat(NARROW[..., None], 3, 2), NARROW[..., None]),
+    "I;16 PNG": (file(Image.fromarray(WIDE)), np.repeat(WIDE_SEEN, 3, 2), WIDE_SEEN),
+    "I;16 TIFF": (file(Image.fromarray(WIDE), "TIFF"), np.repeat(WIDE_SEEN, 3, 2), WIDE_SEEN),
     "P": (file(palette()[0]), palette()[1], np.asarray(Image.fromarray(palette()[1]).convert("L"))[..., None]),
     "RGB": (file(Image.fromarray(RGB)), RGB, LUMA),
     "RGB BMP": (file(Image.fromarray(RGB), "BMP"), RGB, LUMA),
@@ -61,6 +62,7 @@ TABLE = {
 }
 
 
+WEIGHTS = np.array([[0.299], [0.587], [0.114]])
 UNIT = GREY.astype(np.float32) / 255
 FOUR = np.dstack([RGB, ALPHA])
 REFUSED = "refused"
@@ -80,7 +82,7 @@ OTHERS = {
     ".npy of 5": (5, np.dstack([RGB, GREY, GREY])),
 }
 TABLE |= {
-    "F TIFF": (file(Image.fromarray(UNIT), "TIFF"), THREE, GREY[..., None]),
+    "F TIFF": (file(Image.fromarray(UNIT), "TIFF"), np.repeat(UNIT[..., None], 3, 2), UNIT[..., None]),
     "F beyond": (file(Image.fromarray(UNIT * 2), "TIFF"), REFUSED, REFUSED),
     "F not a number": (file(Image.fromarray(UNIT * np.float32("nan")), "TIFF"), REFUSED, REFUSED),
     "I": (file(Image.fromarray(GREY.astype(np.int32)), "TIFF"), REFUSED, REFUSED),
@@ -93,8 +95,8 @@ TABLE |= {
     ".npy of 1": (array(GREY[..., None]), THREE, GREY[..., None]),
     ".npy RGB": (array(RGB), RGB, LUMA),
     ".npy bool": (array(GREY > 127), *TABLE["1"][1:]),
-    ".npy uint16": (array(WIDE), np.repeat(NARROW[..., None], 3, 2), NARROW[..., None]),
-    ".npy float64": (array(RGB / 255), RGB, LUMA),
+    ".npy uint16": (array(WIDE), np.repeat(WIDE_SEEN, 3, 2), WIDE_SEEN),
+    ".npy float64": (array(RGB / 255), (RGB / 255).astype(np.float32), (RGB / 255 @ WEIGHTS).astype(np.float32)),
     ".npy float beyond": (array(RGB / 200), REFUSED, REFUSED),
     ".npy int64": (array(RGB.astype(np.int64)), REFUSED, REFUSED),
     ".npy of 5": (array(OTHERS[".npy of 5"][1]), REFUSED, REFUSED),
@@ -114,10 +116,13 @@ def test_each_mode_and_each_number_of_channels(name, channels):
             decode(data, channels=channels)
         assert error.value.error_class in ("unsupported", "corrupt")
     else:
-        pixels, size = decode(data, channels=channels)
+        pixels, size, levels = decode(data, channels=channels)
         assert size == (20, 30)
-        assert pixels.dtype == np.uint8
-        np.testing.assert_array_equal(pixels, expected)
+        if expected.dtype == np.uint8:
+            assert (pixels.dtype, levels) == (np.uint8, None)
+            np.testing.assert_array_equal(pixels, expected)
+        else:
+            np.testing.assert_allclose(seen(pixels, levels), expected, rtol=0, atol=1e-7)
 
 
 def test_the_table_is_printed_in_the_documentation():
@@ -129,7 +134,7 @@ def test_the_table_is_printed_in_the_documentation():
 
 def test_sixteen_bits_keep_their_range():
     ramp = np.linspace(0, 65535, 32 * 32).reshape(32, 32).astype(np.uint16)
-    pixels, _ = decode(file(Image.fromarray(ramp)), channels=1)
-    assert pixels.min() == 0
-    assert pixels.max() == 255
-    assert len(np.unique(pixels)) == 256
+    pixels, _, levels = decode(file(Image.fromarray(ramp)), channels=1)
+    found = seen(pixels, levels)
+    assert (found.min(), found.max()) == (0, 1)
+    assert len(np.unique(found)) == len(np.unique(ramp))

@@ -70,7 +70,7 @@ def test_every_page_of_a_stack_is_counted_and_read(stack):
     assert frames(data) == len(PAGES)
     for number, page in enumerate(PAGES, 1):
         for source in (data, io.BytesIO(data)):
-            pixels, size = decode(source, channels=1, page=number)
+            pixels, size, _ = decode(source, channels=1, page=number)
             assert size == (40, 30)
             np.testing.assert_array_equal(pixels[..., 0], page, err_msg=f"page {number}")
     with pytest.raises(Undecodable, match="no page 6"):

@@ -19,6 +19,7 @@ from maskfleet.jobs.images.protocol import (
     shortened,
 )
 from maskfleet.jobs.isolation.channel import Channel
+from maskfleet.unet.pixels.normalization import Normalization
 
 
 @pytest.fixture
@@ -53,11 +54,12 @@ def test_a_request_for_files_alone_is_one_message(ends):
 def test_replies_arrive_as_they_were_sent(ends):
     ours, theirs = ends
     placed = Placed(offset=4096, height=2, width=3, mask_height=4, mask_width=6, seconds=0.5, reading=0.25)
-    replies = [placed, Refused("corrupt", "damaged", 0.1, 0.0), Unread()]
+    wide = placed._replace(dtype="float32", levels=[[0.0, 1.5, -2.0], [1.0, 65535.0, -1.0]])
+    replies = [placed, wide, Refused("corrupt", "damaged", 0.1, 0.0), Unread()]
     send_replies(ours, replies)
-    received = receive_replies(theirs, Request(4096, [7, 7, File(None, handed=True)]), Limits(3), seconds=5)
+    received = receive_replies(theirs, Request(4096, [7, 7, 7, File(None, handed=True)]), Limits(3), seconds=5)
     assert received == replies
-    assert [type(reply) for reply in received] == [Placed, Refused, Unread]
+    assert [type(reply) for reply in received] == [Placed, Placed, Refused, Unread]
 
 
 @pytest.mark.parametrize("message", [b"no json", b'[["Placed", 1]]', b'[["Other"]]', b"[[[]]]", b"7", b"[" * 200_000])
@@ -99,6 +101,16 @@ LIES = [
     [("Placed", 4096, "1", 1, 1, 1, 0.0, 0.0)],
     [("Placed", 4096, 1, 1, 1, 1, float("nan"), 0.0)],
     [("Placed", 4096, 1, 1, 1, 1, "soon", 0.0)],
+    [("Placed", 4096, 20, 20, 20, 20, 0.0, 0.0, "float32", None)],
+    [("Placed", 4096, 1, 1, 1, 1, 0.0, 0.0, "complex64", None)],
+    [("Placed", 4096, 1, 1, 1, 1, 0.0, 0.0, [], None)],
+    [("Placed", 4097, 1, 1, 1, 1, 0.0, 0.0, "uint16", [[0.0] * 3, [1.0] * 3])],  # not aligned
+    [("Placed", 4096, 99, 99, 9, 9, 0.0, 0.0, "float32", [[0.0] * 3, [1.0] * 3])] * 99,
+    [("Placed", 4096, 1, 1, 1, 1, 0.0, 0.0, "uint16", [[0.0] * 2, [1.0] * 2])],
+    [("Placed", 4096, 1, 1, 1, 1, 0.0, 0.0, "uint16", [[0.0] * 3, [1.0, 0.0, 1.0]])],
+    [("Placed", 4096, 1, 1, 1, 1, 0.0, 0.0, "uint16", [[0.0] * 3, [1.0, float("inf"), 1.0]])],
+    [("Placed", 4096, 1, 1, 1, 1, 0.0, 0.0, "uint16", [[0.0] * 3, ["1", 1.0, 1.0]])],
+    [("Placed", 4096, 1, 1, 1, 1, 0.0, 0.0, "uint16", 7)],
     [("Refused", "two words", "", 0.0, 0.0)],
     [("Refused", "corrupt", "x" * 2000, 0.0, 0.0)],
     [("Refused", ["corrupt"], {}, 0.0, 0.0)],
@@ -119,6 +131,13 @@ def test_answers_of_a_process_that_was_taken_over_are_not_believed(ends, lie):
         receive_replies(theirs, Request(4096, [5]), Limits(3, max_pixels=1000), seconds=5)
 
 
-def test_settings_survive_json():
+@pytest.mark.parametrize("normalize", [None, Normalization(scale=10.0, mean=(1.0, 2.0, 3.0))])
+def test_settings_survive_json(normalize):
+    limits = Limits(3, bands=(4, 3, 2), normalize=normalize)
+    settings = Settings(block=3, size=8192, cell=0, codec="a:b", limits=limits)
+    assert Settings.of_json(json.loads(json.dumps(settings.to_json()))) == settings
+
+
+def test_plain_settings_survive_json():
     settings = Settings(block=3, size=8192, cell=0, codec="a:b", limits=Limits(3, scale=0.5, min_side=24))
     assert Settings.of_json(settings.to_json()) == settings

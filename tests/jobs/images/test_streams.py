@@ -63,7 +63,7 @@ CASES = {
 def test_rows_are_those_of_whole_decoding(name, channels, tmp_path):
     image, format_, more = CASES[name]
     path = file(tmp_path, image, format_, **more)
-    expected, size = decode(path.read_bytes(), channels=channels)
+    expected, size, _ = decode(path.read_bytes(), channels=channels)
     with path.open("rb") as opened, Stream(opened.fileno(), Limits(channels)) as stream:
         assert (stream.height, stream.width) == size
         # Tiles ask with overlaps, and the last ones lie close together.

@@ -24,10 +24,15 @@ def checker():
 def test_every_key_has_its_meaning():
     schema = json_schema()
     described = {}
-    for name, value in schema["properties"].items():
-        section = schema["$defs"][value["$ref"].rpartition("/")[2]]["properties"] if "$ref" in value else None
-        for key, inner in ({"": value} if section is None else section).items():
-            described[f"{name}.{key}".rstrip(".")] = inner.get("description")
+
+    def describe(table, prefix):
+        for name, value in table["properties"].items():
+            if "$ref" in value:
+                describe(schema["$defs"][value["$ref"].rpartition("/")[2]], f"{prefix}{name}.")
+            else:
+                described[prefix + name] = value.get("description")
+
+    describe(schema, "")
     assert described == {f"{key.section}.{key.name}".lstrip("."): key.meaning for key in reference()}
     assert set(described) == set(names(Job))
 

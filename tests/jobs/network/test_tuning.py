@@ -272,9 +272,9 @@ def test_workers_use_measured_batches(job_of, measured, monkeypatch):
     batches = []
     segment = Segmenter.segment
 
-    def noted(self, images, size=None):
+    def noted(self, images, size=None, **more):
         batches.append((images.shape[1:3], self.batch_size(*images.shape[1:3])))
-        return segment(self, images, size)
+        return segment(self, images, size, **more)
 
     monkeypatch.setattr(Segmenter, "segment", noted)
     run(job_of())

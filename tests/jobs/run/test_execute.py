@@ -481,11 +481,11 @@ def test_memory_that_runs_out_costs_no_mask_and_is_on_record(tmp_path, weights_f
     run(job_of(tmp_path / "in", tmp_path / "whole", weights_file, *sets))
     forward = Resident.forward
 
-    def short(self, pixels_BHWC, threads):
+    def short(self, pixels_BHWC, threads, white=255.0):
         batch, height, width, _ = pixels_BHWC.shape
         if batch > 1 or height * width > 300 * 300:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(self, pixels_BHWC, threads)
+        return forward(self, pixels_BHWC, threads, white)
 
     monkeypatch.setattr(Resident, "forward", short)
     report = run(job_of(tmp_path / "in", tmp_path / "out", weights_file, *sets))
@@ -512,12 +512,12 @@ def test_memory_may_run_out_at_every_forward_call_of_a_job(tmp_path, weights_fil
     forward = Resident.forward
     calls, fails = [0], set()
 
-    def counted(self, pixels_BHWC, threads):
+    def counted(self, pixels_BHWC, threads, white=255.0):
         if pixels_BHWC.shape[2] > 96:  # not what a Segmenter tries itself out with
             calls[0] += 1
             if calls[0] in fails:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(self, pixels_BHWC, threads)
+        return forward(self, pixels_BHWC, threads, white)
 
     monkeypatch.setattr(Resident, "forward", counted)
 
@@ -553,10 +553,10 @@ def test_what_never_fits_fails_as_out_of_memory_and_is_retried_as_such(tmp_path,
     Image.fromarray(pixels).save(tmp_path / "in/large.png")
     forward = Resident.forward
 
-    def short(self, pixels_BHWC, threads):
+    def short(self, pixels_BHWC, threads, white=255.0):
         if pixels_BHWC.shape[1:3].numel() > 100 * 100:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(self, pixels_BHWC, threads)
+        return forward(self, pixels_BHWC, threads, white)
 
     with monkeypatch.context() as patched:
         patched.setattr(Resident, "forward", short)

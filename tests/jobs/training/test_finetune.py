@@ -11,6 +11,7 @@ from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.job.sections import Finetune
 from maskfleet.jobs.ledger import fence
 from maskfleet.jobs.network.inference_config import fingerprint_of, load_weights
+from maskfleet.jobs.network.sample import limits_of
 from maskfleet.jobs.run.execute import run
 from maskfleet.jobs.training.finetune import apply_finished_finetuning, evaluate, finetune
 from maskfleet.jobs.training.record import TrainingRecord
@@ -76,9 +77,8 @@ def test_scores_equal_those_of_the_masks_written_by_a_run(tmp_path):
     run(again.model_copy(update={"finetune": Finetune()}))
     from maskfleet.jobs.training.pairs import read_pairs
 
-    validation = [
-        pair.key for pair in read_pairs(work, channels=3, min_side=16, classes=2, base_values=(0, 255)).validation
-    ]
+    limits = limits_of(work, channels=3, min_side=16)
+    validation = [pair.key for pair in read_pairs(work, limits, classes=2, base_values=(0, 255)).validation]
     scores = [
         dice(*(np.asarray(Image.open(place / key)) for place in (tmp_path / "output/masks", tmp_path / "truth")))
         for key in validation

@@ -5,6 +5,7 @@ from PIL import Image
 
 from maskfleet.jobs.errors import JobError
 from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.network.sample import limits_of
 from maskfleet.jobs.training.pairs import place_of, read_pairs
 
 
@@ -19,7 +20,8 @@ def job(images, masks, *, output="/nowhere", **settings):
 
 
 def read(*arguments, classes=2, base_values=(0, 255), **settings):
-    return read_pairs(job(*arguments, **settings), channels=3, min_side=16, classes=classes, base_values=base_values)
+    work = job(*arguments, **settings)
+    return read_pairs(work, limits_of(work, channels=3, min_side=16), classes=classes, base_values=base_values)
 
 
 def test_the_split_follows_content_and_has_the_stated_share():
@@ -84,10 +86,10 @@ def test_pairs_in_a_bucket_equal_those_on_disk(tmp_path, bucket):
 
 def test_masks_are_scaled_with_their_images(tmp_path):
     images, masks = draw_pairs(tmp_path)
-    pairs = read_pairs(
-        job(images, masks).model_copy(update={"inference": Job.of({"input": "a", "output": "b", "weights": "nuclei", "inference": {"scale": 0.5}}).inference}),
-        channels=3, min_side=16, classes=2, base_values=(0, 255),
-    )  # fmt: skip
+    half = Job.of({"input": "a", "output": "b", "weights": "nuclei", "inference": {"scale": 0.5}}).inference
+    work = job(images, masks).model_copy(update={"inference": half})
+    limits = limits_of(work, channels=3, min_side=16)
+    pairs = read_pairs(work, limits, classes=2, base_values=(0, 255))
     assert {pair.truth.shape for pair in pairs.training} == {(20, 24), (24, 20)}
     assert all(pair.image.shape[:2] == pair.truth.shape for pair in pairs.training)
 
@@ -187,7 +189,7 @@ def test_a_job_without_pairs_is_refused(tmp_path):
     with pytest.raises(JobError, match=r"no image in .*/pairs has a mask in .*/truth; correct the folders"):
         read(images, masks, unpaired="skip")
     with pytest.raises(JobError, match="set finetune.images and finetune.masks"):
-        read_pairs(job("", ""), channels=3, min_side=16, classes=2, base_values=None)
+        read_pairs(work := job("", ""), limits_of(work, channels=3, min_side=16), classes=2, base_values=None)
 
 
 def test_unpaired_files_are_skipped_on_request(tmp_path):

@@ -11,6 +11,7 @@ from maskfleet.jobs.errors import JobError
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.masks import geotiff
 from maskfleet.jobs.masks.png import Encoder, default_values
+from maskfleet.jobs.network.sample import limits_of
 from maskfleet.jobs.outputs.exports.export import export
 from maskfleet.jobs.run.execute import run
 from maskfleet.jobs.training.finetune import evaluate, finetune
@@ -95,7 +96,7 @@ def job(folder, masks, values=None, **settings):
 
 
 def truths(work):
-    pairs = read_pairs(work, channels=3, min_side=16, classes=2, base_values=default_values(2))
+    pairs = read_pairs(work, limits_of(work, channels=3, min_side=16), classes=2, base_values=default_values(2))
     return {pair.key: pair.truth for pair in [*pairs.training, *pairs.validation]}
 
 

@@ -41,10 +41,10 @@ def test_a_segmenter_agrees_fully_with_itself_and_less_with_bf16():
 
 
 def test_images_that_do_not_fit_into_memory_are_not_compared():
-    def limited(pixels_BHWC, threads):
+    def limited(pixels_BHWC, threads, white):
         if pixels_BHWC.shape[1] == 50:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(pixels_BHWC, threads)
+        return forward(pixels_BHWC, threads, white)
 
     drawn = [np.random.default_rng(side).integers(0, 256, (side, side, 3), np.uint8) for side in (50, 40)]
     short, exact = Segmenter(seeded(), precision="fp32"), Segmenter(seeded(), precision="fp32")

@@ -17,6 +17,7 @@ from maskfleet.unet.inference.pieces import Strip
 from maskfleet.unet.inference.segmenter import Segmenter
 from maskfleet.unet.inference.tiling import Tiling
 from maskfleet.unet.model import UNet
+from maskfleet.unet.pixels.batch import Pixels
 
 GRID, HALO = UNet.grid, UNet.halo
 FLIPPED_HALO = HALO + GRID
@@ -202,7 +203,9 @@ def test_a_crop_gives_the_logits_of_the_whole_image():
 
     with torch.inference_mode():
         whole = network(image)[0]
-        breaker = segmenter._passes._tie_breaker(Strip(image, 0, (523, 606)))._replace(forward=network)
+        breaker = segmenter._passes._tie_breaker(Strip(Pixels(image), 0, (523, 606)))._replace(
+            forward=lambda crop: network(crop.values)
+        )
         rows, columns = (
             torch.randint(side, (200,), generator=torch.Generator().manual_seed(side)) for side in (523, 606)
         )

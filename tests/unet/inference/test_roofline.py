@@ -54,9 +54,9 @@ def test_times_are_of_whole_batches():
     class Counting(Segmenter):
         seen = ()
 
-        def segment(self, images, size=None):
+        def segment(self, images, size=None, **more):
             self.seen = (*self.seen, images.shape)
-            return super().segment(images, size)
+            return super().segment(images, size, **more)
 
     segmenter = Counting(seeded(), batch_size=3)
     segmenter.seen = ()

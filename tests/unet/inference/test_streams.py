@@ -156,10 +156,10 @@ def test_recorded_passes_change_no_result(monkeypatch, precision):
 def test_a_segmenter_out_of_memory_drops_its_graphs(monkeypatch):
     forward = Resident.forward
 
-    def limited(self, pixels_BHWC, threads):
+    def limited(self, pixels_BHWC, threads, white=255.0):
         if pixels_BHWC.shape[:2] == (2, 48):
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(self, pixels_BHWC, threads)
+        return forward(self, pixels_BHWC, threads, white)
 
     monkeypatch.setattr(Resident, "forward", limited)
     recorder = Recorder()
@@ -187,7 +187,7 @@ def test_tf32_is_allowed_again_only_when_the_last_has_left(monkeypatch):
 
 
 def test_buffers_and_copies_are_the_hosts():
-    assert pinned_buffer(CPU, (2, 16, 16, 3)).shape == (2, 16, 16, 3)
+    assert pinned_buffer(CPU, (2, 16, 16, 3), "uint16").shape == (2, 16, 16, 3)
     tensors = torch.arange(3), torch.ones(2)
     assert all(torch.equal(a, b) for a, b in zip(on_host(*tensors), tensors, strict=True))
 
@@ -219,10 +219,10 @@ def test_a_graph_of_a_gpu_is_one_launch():
     from maskfleet.unet.inference.streams import _cuda_graph
 
     model = Segmenter(seeded(width=16), device="cuda", precision="bf16")
-    images = torch.from_numpy(pinned_buffer(torch.device("cuda"), (4, 96, 80, 3))).fill_(9)
+    images = torch.from_numpy(pinned_buffer(torch.device("cuda"), (4, 96, 80, 3), "uint8")).fill_(9)
     assert images.is_pinned()
     with model._computing():
-        whole = lambda pixels: model._passes.whole(model._resident.fast_pass(1), pixels)  # noqa: E731
+        whole = lambda pixels: model._passes.whole(model._resident.fast_pass(1, 255.0), pixels)  # noqa: E731
         expected = whole(images.cuda())
         graph = _cuda_graph(torch.cuda.graph_pool_handle(), whole, images.cuda())
         assert all(torch.equal(a, b) for a, b in zip(graph(images), expected, strict=True))

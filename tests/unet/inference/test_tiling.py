@@ -13,6 +13,7 @@ from maskfleet.unet.inference.near_ties import BLOCK
 from maskfleet.unet.inference.segmenter import Segmenter
 from maskfleet.unet.inference.tiling import Span, Tiling
 from maskfleet.unet.model import UNet
+from maskfleet.unet.pixels.batch import Pixels
 
 GRID, HALO = UNet.grid, UNet.halo
 FLIPPED_HALO = HALO + GRID
@@ -60,7 +61,7 @@ def stitched(segmenter, model, images, fit):
 
     result = torch.full((len(images), 2, *images.shape[1:3]), torch.nan, dtype=torch.float64)
     with torch.inference_mode():
-        for piece in segmenter._passes._cutter.pieces(images, fit, network):
+        for piece in segmenter._passes._cutter.pieces(Pixels(images), fit, network):
             images_, rows, columns = piece.place
             result[images_, :, rows, columns] = piece.logits
     return result
@@ -198,11 +199,11 @@ def short(memory=10**9, fails=frozenset(), **more):
     segmenter = Segmenter(seeded(width=2), precision="fp32", batch_size=4, **more)
     forward, calls = segmenter._resident.forward, []
 
-    def limited(pixels_BHWC, threads):
+    def limited(pixels_BHWC, threads, white):
         calls.append(1)
         if pixels_BHWC.shape[:3].numel() > memory or len(calls) in fails:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(pixels_BHWC, threads)
+        return forward(pixels_BHWC, threads, white)
 
     segmenter._resident.forward = limited
     return segmenter, calls

@@ -29,7 +29,7 @@ class AvifFile(PillowFile):
         self._data = file.read()
         self.maximum = 2 ** _bits(self._data) - 1
 
-    def pixels(self) -> NDArray[Any]:  # type: ignore[override]  # an array, where Pillow's files are images
+    def pixels(self) -> NDArray[Any]:
         pixels: NDArray[Any] = imagecodecs.avif_decode(self._data, numthreads=1)
         bands = pixels.shape[2] if pixels.ndim == 3 else 1
         self.colours = 1 if bands <= 2 else 3

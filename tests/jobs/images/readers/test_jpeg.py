@@ -138,7 +138,7 @@ def test_pixels_lie_in_the_buffer_if_they_fit(size_, mode):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)).convert(mode)
     data = file(image, "JPEG")
     memory = np.full(size_, 7, np.uint8)
-    pixels, size = decode(data, channels=3, buffer=memory)
+    pixels, size, _ = decode(data, channels=3, buffer=memory)
     assert size == (20, 30)
     np.testing.assert_array_equal(pixels, decode(data, channels=3)[0])
     there = np.may_share_memory(pixels, memory)

@@ -10,6 +10,7 @@ from maskfleet.jobs.errors import JobError
 from maskfleet.jobs.images.decode import turned
 from maskfleet.jobs.images.formats import FORMATS
 from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.network.sample import limits_of
 from maskfleet.jobs.training.pairs import read_pairs
 from maskfleet.jobs.training.truth.orientation import aligned, decode, refuse_doubt
 
@@ -79,7 +80,7 @@ def pairs(folder, *, scale=1.0, orientation="stored", drawn=None):
         "inference": {"orientation": orientation, "scale": scale},
         "finetune": {"images": str(folder / "pairs"), "masks": str(folder / "truth"), "validation_share": 0.7} | more,
     })  # fmt: skip
-    found = read_pairs(work, channels=3, min_side=8, classes=2, base_values=(0, 255))
+    found = read_pairs(work, limits_of(work, channels=3, min_side=8), classes=2, base_values=(0, 255))
     return [*found.training, *found.validation]
 
 
