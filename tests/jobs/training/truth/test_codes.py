@@ -2,6 +2,7 @@ import io
 import struct
 import zlib
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -114,6 +115,19 @@ def test_colours_are_colours_and_black_is_zero():
     assert labels(tiff(colours, photometric="rgb", planarconfig="contig")) == expected
     assert labels(npy(colours)) == expected
     assert labels(tiff(colours.astype(np.uint16) * 257, photometric="rgb")) == expected
+
+
+def test_png_of_16_bits_keeps_its_low_bytes():
+    """Pillow keeps the high byte of colours alone."""
+    grey = np.array([[0, 1], [2, 300]], np.uint16)
+    for bands in (2, 3, 4):
+        wide = np.stack([grey] * bands, axis=2)
+        if bands != 3:
+            wide[..., -1] = 65535
+        assert labels(imagecodecs.png_encode(wide)) == grey.tolist()
+    colours = np.zeros((2, 2, 3), np.uint16)
+    colours[0, 0] = 65535, 0, 0
+    assert labels(imagecodecs.png_encode(colours)) == [[(255, 0, 0), 0], [0, 0]]
 
 
 def test_an_index_can_be_taken_as_the_colour_that_it_shows():
