@@ -36,6 +36,7 @@ class ImageFile(Protocol):
         maximum: Largest number of an array of integers; None if its type says it.
         nodata: The number that stands for no data; None if the file states none.
         gives_rows: Whether `rows` reads this format; libvips reads the rows of others.
+        fail_on: What libvips refuses when it reads rows: "warning", or "none" if `check_rows` finds all damage.
     """
 
     width: int
@@ -44,6 +45,7 @@ class ImageFile(Protocol):
     maximum: int | None = None
     nodata: float | None = None
     gives_rows: bool = False
+    fail_on: str = "warning"
 
     def frames(self) -> int:
         """Return the number of independent images in the file; smaller copies and masks of another do not count."""

@@ -97,7 +97,7 @@ class _Vips:
         except ImportError as error:
             message = f"{header.width}×{header.height} px are read in rows; run: pip install 'maskfleet[large]'"
             raise Undecodable("unsupported", message) from error
-        self._pyvips, self._file = pyvips, file
+        self._pyvips, self._file, self._fail_on = pyvips, file, header.fail_on
         self._open()
         if self._image.format not in _DTYPES:
             raise Undecodable(
@@ -108,7 +108,7 @@ class _Vips:
         os.lseek(self._file, 0, os.SEEK_SET)
         source = self._pyvips.Source.new_from_descriptor(self._file)
         # By default libvips fills what a truncated file lacks, and a warning is all that it says of other damage.
-        self._image = self._pyvips.Image.new_from_source(source, "", access="sequential", fail_on="warning")
+        self._image = self._pyvips.Image.new_from_source(source, "", access="sequential", fail_on=self._fail_on)
         self._region = self._pyvips.Region.new(self._image)
         self._next = 0
 

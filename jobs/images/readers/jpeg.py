@@ -30,6 +30,8 @@ class JpegFile(PillowFile):
         Undecodable: Its header is damaged.
     """
 
+    fail_on = "none"  # libvips takes a missing end mark for damage
+
     def __init__(self, file: IO[bytes]) -> None:
         super().__init__(file, JpegImagePlugin.JpegImageFile)
         self._file = file

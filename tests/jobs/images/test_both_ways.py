@@ -86,3 +86,10 @@ def test_a_file_that_is_cut_and_ended_by_force_is_no_image(name):
             place = len(data) * 2 // 3
             assert verdict(whole(data[:place] + FALSE_ENDS.get(name, b""), 3)) != "ok"
     logging.disable(logging.NOTSET)
+
+
+def test_a_jpeg_without_its_end_mark_is_whole_by_both_ways():
+    for data in SOUND["JPEG"]:
+        one, other = whole(data[:-2], 3), in_rows(data[:-2], 3, 9)
+        if verdict(other) != NOT_IN_ROWS:
+            np.testing.assert_array_equal(one, other)
