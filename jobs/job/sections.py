@@ -257,11 +257,11 @@ class Finetune(Section):
     values: tuple[int | tuple[int, int, int], ...] | None = Field(default=None, examples=[[0, 1]])
     """Pixel value of each class in these masks. Without it: the values stored with the weights, otherwise 0, 1, 2 …,
     otherwise the values found."""
-    ignore: int | tuple[int, int, int] | None = None
+    ignore: int | tuple[int, int, int] | None = Field(default=None, examples=[255])
     """Pixel value of no class, such as 255 in VOC and Cityscapes. These pixels take no part in loss and scores."""
     instances: bool = False
     """Whether these masks hold instance numbers: every value but 0 is class 1."""
-    mask_orientation: Literal["stored", "upright"] | None = None
+    mask_orientation: Literal["stored", "upright"] | None = Field(default=None, examples=["upright"])
     """Pixels on which masks were drawn whose image has another EXIF orientation: as stored in the image file, or as
     viewers show it. Without it: such pairs are refused, unless `inference.orientation` is "upright"."""
     validation_share: float = Field(default=0.2, gt=0, lt=1)

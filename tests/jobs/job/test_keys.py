@@ -10,7 +10,7 @@ from maskfleet.jobs.job.schema import Job
     [
         ({"run": {"shard_sise": 3}}, r"unknown key run.shard_sise; did you mean run.shard_size\?"),
         ({"precision": "fp32"}, r"unknown key precision; did you mean inference.precision\?"),
-        ({"zzz": 1}, "unknown key zzz; known keys are input, column, exclude, output"),
+        ({"zzz": 1}, "unknown key zzz; known keys are input, column, exclude, pages, output"),
         ({"aws_secret_access_key": "x"}, "looks like a secret"),
         ({"cluster": {"token": "x"}}, "cluster.token looks like a secret"),
         ({"masks": "png"}, r"masks is a section; write \[masks\]"),
