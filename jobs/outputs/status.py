@@ -111,8 +111,11 @@ def _status(storage: Storage, run: StoredRun, manifest: Manifest) -> Status:
 
 def _totals(storage: Storage) -> dict[str, int]:
     totals: Counter[str] = Counter()
-    for table in catalog.rows(storage, catalog.current(storage)):
-        totals.update(table["status"].to_pylist())
+    try:
+        for table in catalog.rows(storage, catalog.current(storage)):
+            totals.update(table["status"].to_pylist())
+    except catalog.Unreadable:  # the next run makes it again
+        return {}
     del totals[catalog.GONE]
     return dict(totals.most_common())
 

@@ -10,6 +10,7 @@ from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.ledger import catalog
 from maskfleet.jobs.outputs.status import status
 from maskfleet.jobs.outputs.verify import verify
+from maskfleet.jobs.planning.plan import Planning
 from maskfleet.jobs.run.execute import run
 from maskfleet.jobs.storage.schemes import open_storage
 
@@ -68,20 +69,23 @@ def test_a_night_goes_on_without_a_catalog_that_cannot_be_read(tmp_path, job, ki
 
 
 def test_a_catalog_found_damaged_while_shards_are_processed(tmp_path, job, monkeypatch):
-    run(job)
-    read, times = catalog.rows, []
-
-    def rows(storage, version):
-        yield from read(storage, version)
-        times.append(version.number)
-        if len(times) in (2, 3):  # the plan is made of the first part by then, and by another thread
-            raise catalog.Unreadable(f"{storage.root}/catalog/rows/x.parquet is unreadable")
-
-    monkeypatch.setattr(catalog, "rows", rows)
-    draw_images(tmp_path / "in/more", 3, seed=1)
     for module in ("planning.plan", "ledger.manifest"):
         monkeypatch.setattr(f"maskfleet.jobs.{module}.PART_SHARDS", 1)
+    run(job)
+    planned, failed = Planning.__iter__, []
+
+    def parts(self):
+        found = planned(self)
+        yield next(found)
+        if not failed:  # by now the first shards are handed out
+            failed.append(True)
+            raise catalog.Unreadable("catalog/rows/x.parquet is unreadable")
+        yield from found
+
+    monkeypatch.setattr(Planning, "__iter__", parts)
+    draw_images(tmp_path / "in/more", 3, seed=1)
     assert run(job).exit_code == 0
+    assert failed
     assert verify(str(tmp_path / "out")).problems == []
     monkeypatch.undo()
     rows = list(catalog.rows(open_storage(job.output), catalog.current(open_storage(job.output))))
