@@ -338,8 +338,8 @@ def test_wrong_weights_and_images_are_refused_with_a_remedy(tmp_path):
     with pytest.raises(WeightsError, match="w: not a safetensors file"):
         Segmenter.load(tmp_path / "w")
     segmenter = Segmenter.load("nuclei", device="cpu")
-    with pytest.raises(TypeError, match="image 1 must be uint8, got float32"):
-        segmenter([pixels(1, 20, 20)[0], np.zeros((20, 20, 3), np.float32)])
+    with pytest.raises(TypeError, match="image 1 has floats from -1 to -1 without a stated range"):
+        segmenter([pixels(1, 20, 20)[0], np.full((20, 20, 3), -1, np.float32)])
     with pytest.raises(ValueError, match=r"image 0 must have the shape \(H, W, 3\), got \(20, 20\)"):
         segmenter([np.zeros((20, 20), np.uint8)])
     with pytest.raises(ValueError, match="at least 16 px"):
