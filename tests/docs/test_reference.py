@@ -84,7 +84,8 @@ def test_the_example_job_shows_every_key():
         for key, value in table.items()
         for inner in (value if isinstance(value, dict) else [""])
     }
-    assert shown == set(names(Job))
+    alternatives = "inference.normalize."  # its keys exclude each other
+    assert shown == {name for name in names(Job) if not name.startswith(alternatives)}
 
 
 @pytest.mark.parametrize("page", PAGES)
