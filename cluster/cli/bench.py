@@ -11,9 +11,9 @@ from rich.table import Table
 from maskfleet.cluster.cli import options
 from maskfleet.cluster.cli.help import Command
 from maskfleet.cluster.terminal import console
-from maskfleet.cluster.terminal.words import counted
 from maskfleet.jobs.errors import JobError
 from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.words import counted
 
 if TYPE_CHECKING:
     from maskfleet.jobs.tools.bench import MakeExecutor

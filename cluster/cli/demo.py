@@ -9,8 +9,8 @@ from maskfleet.cluster.cli import options
 from maskfleet.cluster.cli.running import run_job
 from maskfleet.cluster.terminal import console
 from maskfleet.cluster.terminal.progress import progress
-from maskfleet.cluster.terminal.words import counted
 from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.words import counted
 
 
 def demo(

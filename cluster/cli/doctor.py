@@ -7,7 +7,7 @@ import typer
 from maskfleet.cluster.cli import options
 from maskfleet.cluster.cli.targets import job_of
 from maskfleet.cluster.terminal import console
-from maskfleet.cluster.terminal.words import counted
+from maskfleet.jobs.words import counted
 
 if TYPE_CHECKING:
     from maskfleet.jobs.tools.doctor.contract import Finding

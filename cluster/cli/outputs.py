@@ -10,9 +10,9 @@ import typer
 from maskfleet.cluster.cli import options
 from maskfleet.cluster.cli.targets import place_of
 from maskfleet.cluster.terminal import console
-from maskfleet.cluster.terminal.words import counted, size
 from maskfleet.jobs.errors import JobError
 from maskfleet.jobs.outputs.exports.forms import EXPORTS
+from maskfleet.jobs.words import counted, size
 
 _FAILED_SHOWN = 24
 

@@ -13,9 +13,9 @@ from maskfleet.cluster.terminal import console, signals
 from maskfleet.cluster.terminal.plan import lines as plan_lines
 from maskfleet.cluster.terminal.progress import progress, training
 from maskfleet.cluster.terminal.summary import summary
-from maskfleet.cluster.terminal.words import counted
 from maskfleet.jobs.errors import JobError, Stopped
 from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.words import counted
 
 _PLAN_STOPPED = "stopped; a plan writes nothing"
 

@@ -10,9 +10,9 @@ from maskfleet.cluster.cli.targets import reached
 from maskfleet.cluster.terminal import console, signals
 from maskfleet.cluster.terminal.progress import training
 from maskfleet.cluster.terminal.summary import scores
-from maskfleet.cluster.terminal.words import counted
 from maskfleet.jobs.errors import JobError, Stopped
 from maskfleet.jobs.job.schema import Job
+from maskfleet.jobs.words import counted
 
 
 def finetune(

@@ -9,7 +9,7 @@ from rich.console import Console, ConsoleOptions
 from rich.text import Text
 
 from maskfleet.cluster.terminal.pace import Pace
-from maskfleet.cluster.terminal.words import duration
+from maskfleet.jobs.words import duration
 
 _BAR = 12
 """Columns of the bar, at least. The busiest stage is left out before the bar, and the bar before the rest."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from maskfleet.cluster.terminal.console import wrapped
-from maskfleet.cluster.terminal.words import counted, duration, money, size
+from maskfleet.jobs.words import counted, duration, money, size
 
 _NO_PRICES = "prices not set: see [prices] in the job file"
 

@@ -15,7 +15,7 @@ from rich.live import Live
 from maskfleet.cluster.terminal.console import err, say
 from maskfleet.cluster.terminal.live_line import Shown
 from maskfleet.cluster.terminal.pace import Pace
-from maskfleet.cluster.terminal.words import duration
+from maskfleet.jobs.words import duration
 
 _PLAIN_SECONDS = (15.0, 10.0, 60.0)
 """Seconds of silence before the first plain line, before those of the first minutes, and before all later ones."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from maskfleet.cluster.terminal.words import counted
+from maskfleet.jobs.words import counted
 
 if TYPE_CHECKING:
     from maskfleet.jobs.outputs.status import Status

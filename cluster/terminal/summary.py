@@ -8,9 +8,9 @@ import typer
 
 from maskfleet.cluster.terminal import console
 from maskfleet.cluster.terminal.console import wrapped
-from maskfleet.cluster.terminal.words import counted, duration
 from maskfleet.jobs.job.schema import Job
 from maskfleet.jobs.masks.formats import mask_format
+from maskfleet.jobs.words import counted, duration
 
 if TYPE_CHECKING:
     from maskfleet.jobs.run.summary import RunSummary

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from maskfleet.jobs.pages.axes import BOTTOM, HEIGHT, WIDTH, Frame, Range, Words, widened
 from maskfleet.jobs.pages.markup import Html, html, joined
-from maskfleet.jobs.pages.words import duration, number, percent
+from maskfleet.jobs.words import duration, number, percent
 
 _POINTS = 300
 """Most points of a curve; longer curves are averaged down to this number."""

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from maskfleet.jobs.pages.markup import Html, html, joined
-from maskfleet.jobs.pages.words import number
+from maskfleet.jobs.words import number
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,12 @@ from maskfleet.jobs.pages.document import document
 from maskfleet.jobs.pages.markup import Html, html, joined
 from maskfleet.jobs.pages.pictures import picture
 from maskfleet.jobs.pages.tables import facts, table, tiles
-from maskfleet.jobs.pages.words import moment, number
 from maskfleet.jobs.training.gate import Verdict
 from maskfleet.jobs.training.pairs import Pair
 from maskfleet.jobs.training.record import TrainingRecord
 from maskfleet.jobs.training.scores import KINDS, interval, lower_bound
 from maskfleet.jobs.training.truth.classes import IGNORED
+from maskfleet.jobs.words import moment, number
 
 _TITLES = {"dice": "Dice", "iou": "IoU", "precision": "Precision", "recall": "Recall"}
 _DICE_SPAN = 0.05

@@ -11,8 +11,8 @@ from maskfleet.jobs.pages import charts
 from maskfleet.jobs.pages.document import document
 from maskfleet.jobs.pages.markup import Html, html, joined
 from maskfleet.jobs.pages.tables import table
-from maskfleet.jobs.pages.words import counted, duration, moment, number, percent
 from maskfleet.jobs.storage.contract import Storage
+from maskfleet.jobs.words import counted, duration, moment, number, percent
 
 _LAST = "9"
 """A name after that of every run."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from maskfleet.cluster.terminal.words import counted, duration, money, size
+from maskfleet.jobs.words import counted, duration, money, size
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 import pytest
 
-from maskfleet.jobs.pages.words import counted, duration, moment, percent, size
+from maskfleet.jobs.words import counted, duration, moment, percent, size
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from maskfleet.jobs.outputs.report.gathered.nights import Night
 from maskfleet.jobs.pages import charts
 from maskfleet.jobs.pages.axes import Words
 from maskfleet.jobs.pages.markup import Html, html, joined
-from maskfleet.jobs.pages.words import counted, percent
+from maskfleet.jobs.words import counted, percent
 
 _CLASSES = 8
 """Most classes with a chart, the largest."""

@@ -9,7 +9,7 @@ from maskfleet.jobs.outputs.report.gathered.figures import FailureGroup
 from maskfleet.jobs.outputs.report.gathered.material import Material
 from maskfleet.jobs.pages.markup import Html, html
 from maskfleet.jobs.pages.tables import table
-from maskfleet.jobs.pages.words import number
+from maskfleet.jobs.words import number
 
 _KINDS = ("crash", "oom", "io", "decode")
 """Kinds of failures that `maskfleet retry` takes."""

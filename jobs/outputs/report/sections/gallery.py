@@ -8,7 +8,7 @@ from maskfleet.jobs.outputs.report.gathered.pictures import Picture
 from maskfleet.jobs.pages.gallery import CONTROLS, enlargeable, grid
 from maskfleet.jobs.pages.markup import Html, html, joined
 from maskfleet.jobs.pages.pictures import picture
-from maskfleet.jobs.pages.words import counted, percent
+from maskfleet.jobs.words import counted, percent
 
 
 def gallery(material: Material) -> Html:

@@ -10,7 +10,7 @@ from maskfleet.jobs.pages import tables
 from maskfleet.jobs.pages.charts import Part, stacked
 from maskfleet.jobs.pages.markup import Html, html, joined
 from maskfleet.jobs.pages.tables import Line, sums
-from maskfleet.jobs.pages.words import counted, duration, moment, number, percent
+from maskfleet.jobs.words import counted, duration, moment, number, percent
 
 _EXIT = {0: "Exit code 0: complete.", 1: "Exit code 1: incomplete."}
 

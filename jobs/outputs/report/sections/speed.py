@@ -8,7 +8,7 @@ from maskfleet.jobs.outputs.report.gathered.money import money
 from maskfleet.jobs.pages import charts
 from maskfleet.jobs.pages.markup import Html, html
 from maskfleet.jobs.pages.tables import facts, table
-from maskfleet.jobs.pages.words import counted, duration, percent, size
+from maskfleet.jobs.words import counted, duration, percent, size
 
 _STAGES = {
     "fetch": "Read",

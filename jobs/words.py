@@ -1,6 +1,13 @@
-"""Numbers in the words of people: counts with their nouns, durations, sizes, money. Programs get plain numbers."""
+"""Numbers in the words of people: counts, durations, sizes, money, shares, times. Programs get plain numbers."""
+
+from datetime import UTC, datetime
 
 _UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
+
+
+def number(value: float) -> str:
+    """Return a count with separators: 1,234,567."""
+    return f"{value:,.0f}"
 
 
 def counted(number: int, noun: str) -> str:
@@ -41,3 +48,24 @@ def size(count: int) -> str:
 def money(amount: float, currency: str) -> str:
     """Return an amount such as "12.30 USD", or "below 0.01 USD"."""
     return f"below 0.01 {currency}" if 0 < amount < 0.005 else f"{amount:,.2f} {currency}"
+
+
+def percent(share: float) -> str:
+    """Return a share as a percentage with enough digits to tell it from 0 and 100 %: "12.3 %", "99.97 %"."""
+    value = 100 * share
+    distance = min(value, 100 - value)
+    if distance <= 0:
+        return f"{value:.0f}\u00a0%"
+    if distance < 0.001:
+        return "<\u00a00.001\u00a0%" if value < 50 else ">\u00a099.999\u00a0%"
+    digits = 1 if distance >= 1 else 2 if distance >= 0.1 else 3
+    return f"{value:.{digits}f}\u00a0%"
+
+
+def moment(iso: str) -> str:
+    """Return a time such as "2026-11-28 02:00 UTC" from ISO 8601; other texts as they are."""
+    try:
+        at = datetime.fromisoformat(iso)
+    except ValueError:
+        return iso
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if at.tzinfo else f"{at:%Y-%m-%d %H:%M}"
