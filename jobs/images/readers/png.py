@@ -121,10 +121,11 @@ class _Chunk(NamedTuple):
 
 
 def _chunks(data: bytes | mmap.mmap) -> Iterator[_Chunk]:
-    start = _SIGNATURE
-    while start < len(data):
-        end = start + _FRAME + int.from_bytes(data[start : start + 4])
-        yield _Chunk(data[start + 4 : start + 8], start, end)
+    """Yield the chunks up to the end of the image; what lies behind it may be anything."""
+    kind, start = b"", _SIGNATURE
+    while start < len(data) and kind != b"IEND":
+        kind, end = data[start + 4 : start + 8], start + _FRAME + int.from_bytes(data[start : start + 4])
+        yield _Chunk(kind, start, end)
         start = end
 
 

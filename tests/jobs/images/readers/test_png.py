@@ -1,5 +1,6 @@
 import io
 import struct
+import time
 import zlib
 
 import numpy as np
@@ -74,3 +75,10 @@ def test_a_wrong_checksum_of_the_pixels_is_damage(kind):
 def test_a_missing_end_is_no_damage():
     data = png()
     np.testing.assert_array_equal(decode(data[:-12], channels=3)[0], RGB)
+
+
+def test_what_lies_behind_the_image_is_not_walked():
+    data = png() + bytes(2**25)
+    began = time.perf_counter()
+    np.testing.assert_array_equal(decode(data, channels=3).pixels, RGB)
+    assert time.perf_counter() - began < 1
