@@ -1,6 +1,5 @@
 import io
 import struct
-import time
 import zlib
 
 import numpy as np
@@ -9,6 +8,7 @@ from PIL import Image
 
 from maskfleet.jobs.images.contract import Undecodable
 from maskfleet.jobs.images.decode import decode
+from maskfleet.jobs.images.readers.png import _chunks
 
 RGB = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
 
@@ -78,7 +78,6 @@ def test_a_missing_end_is_no_damage():
 
 
 def test_what_lies_behind_the_image_is_not_walked():
-    data = png() + bytes(2**25)
-    began = time.perf_counter()
+    data = png() + bytes(2**20)
     np.testing.assert_array_equal(decode(data, channels=3).pixels, RGB)
-    assert time.perf_counter() - began < 1
+    assert [chunk.kind for chunk in _chunks(data)] == [b"IHDR", b"IDAT", b"IEND"]
