@@ -56,7 +56,7 @@ def convert(
 
     Args:
         checkpoint: Bytes of the checkpoint.
-        key: Which network, if the checkpoint holds several that differ, such as "model_ema".
+        key: Name of the network, such as "model_ema", if the checkpoint holds several that differ.
         normalize: See `Weights.normalize`. Pytorch-UNet's own training does not normalise.
         scale: Scale of the images in training, stored in the metadata. Pytorch-UNet's default is 0.5.
 

@@ -16,7 +16,7 @@ def convert(
 
     Args:
         data: Bytes of the file.
-        key: Which network of a checkpoint, if it holds several that differ.
+        key: Name of the network, if a checkpoint holds several that differ.
         normalize: See `Weights.normalize`.
         scale: Scale of the images in training, stored in the metadata.
 
