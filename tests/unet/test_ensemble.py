@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import StandIn, seeded
+from drawn_programs import Builder
 
 from maskfleet.unet.ensemble import Ensemble
 from maskfleet.unet.inference.segmenter import Segmenter
+from maskfleet.unet.programs.network import ProgramNetwork
+from maskfleet.unet.programs.program import Value
 from maskfleet.unet.weights import load, save, together
 
 VIEWS = {
@@ -108,3 +111,14 @@ def test_an_ensemble_takes_the_geometry_of_all_its_members():
     assert (mixed.grid, mixed.halo, mixed.min_side) == (48, 96, 40)
     assert [Ensemble([Other()], views).halo for views in ("off", "flips", "d4")] == [30, 54, 54]
     assert "bilinearly" in Ensemble([seeded(), seeded(bilinear=True)]).untileable
+
+
+def test_networks_of_two_kinds_make_one():
+    made = Builder()
+    program = made.program(made.conv(Value(0), 3, 2))
+    other = ProgramNetwork(program, made.tensors, n_channels=3, multiple=32)
+    both = Ensemble([seeded(2), other])
+    x = torch.rand(1, 3, 64, 96)
+    expected = (seeded(2)(x).softmax(1) + other(x).softmax(1)) / 2
+    assert torch.allclose(both(x).softmax(1), expected, atol=1e-6)
+    assert (both.grid, both.min_side) == (32, 32)
