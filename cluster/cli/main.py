@@ -48,6 +48,7 @@ COMMANDS: dict[str, dict[str, Callable[..., Any] | typer.Typer]] = {
     "Weights": {
         "finetune": weights.finetune,
         "convert": weights.convert,
+        "inspect": weights.inspect,
     },
     "Clusters and schedules": {
         "submit": operations.submit,

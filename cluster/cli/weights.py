@@ -1,4 +1,4 @@
-"""Commands producing weights: finetune, convert."""
+"""Commands for weights: finetune, convert, inspect."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,7 +7,7 @@ import typer
 
 from maskfleet.cluster.cli import options
 from maskfleet.cluster.cli.targets import reached
-from maskfleet.cluster.terminal import console, signals
+from maskfleet.cluster.terminal import console, signals, table
 from maskfleet.cluster.terminal.progress import training
 from maskfleet.cluster.terminal.summary import scores
 from maskfleet.jobs.errors import JobError, Stopped
@@ -137,6 +137,35 @@ def _converted(checkpoint: Path, weights: Path, **options: Any) -> str:
     if model.untileable:
         tiles = f"no exact tiles: {model.untileable}"
     return f"{weights}: {counted(model.n_channels, 'channel')}, {classes}, {tiles}, id {loaded.id[:12]}"
+
+
+def inspect(
+    weights: Annotated[
+        str, typer.Argument(metavar="WEIGHTS", help="Safetensors file, or the name of a built-in model.")
+    ],
+    as_json: options.AsJson = False,
+) -> None:
+    """Show what a weights file holds: its network, its input and classes, its tiles and its origin.
+
+    Examples:
+      maskfleet inspect model.safetensors
+      maskfleet inspect nuclei --json
+    """
+    from maskfleet.jobs.network.description import described
+    from maskfleet.unet.network import WeightsError
+    from maskfleet.unet.weights import load_local
+
+    try:
+        found = described(load_local(weights))
+    except (WeightsError, FileNotFoundError) as error:
+        raise JobError(str(error)) from error
+    except OSError as error:
+        raise JobError(f"{weights}: {error.strerror}; check the path") from error
+    if as_json:
+        console.show_json(found)
+        return
+    for line in table.lines({name: value for name, value in found.items() if value is not None}):
+        typer.echo(line)
 
 
 def _numbers(text: str) -> tuple[float, ...]:

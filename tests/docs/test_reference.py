@@ -173,6 +173,7 @@ def test_the_surface_of_the_command_line_is_closed():
         "export": ["--key", "--names", "--profile", "--to"],
         "finetune": ["--address", "--evaluate", "--json", "--set"],
         "convert": ["--key", "--mean", "--scale", "--std"],
+        "inspect": ["--json"],
         "doctor": ["--address", "--input", "--json", "--output", "--set"],
         "init": ["--job", "--output", "--weights"],
         "schema": [],

@@ -1,4 +1,4 @@
-"""finetune and convert."""
+"""finetune, convert and inspect."""
 
 import json
 import re
@@ -23,6 +23,16 @@ def test_convert_writes_safetensors_and_refuses_other_files(tmp_path):
     assert bad.returncode == 2
     assert len(bad.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_inspect_shows_what_weights_hold(tmp_path):
+    found = json.loads(maskfleet("inspect", "nuclei", "--json").stdout)
+    assert (found["kind"], found["channels"], found["classes"], found["grid"], found["halo"]) == ("unet", 3, 2, 16, 96)
+    assert found["parameters"] > 10_000
+    assert found["multiply_adds_per_pixel"] > 1000
+    assert re.search(r"^halo +96$", maskfleet("inspect", "nuclei").stdout, re.MULTILINE)
+    missing = maskfleet("inspect", tmp_path / "none.safetensors")
+    assert (missing.returncode, missing.stderr.count("\n")) == (2, 1)
 
 
 def training_job(folder, **settings):
