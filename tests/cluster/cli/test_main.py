@@ -28,7 +28,7 @@ from maskfleet.cluster.cli.main import COMMANDS
         (
             ["--limit", "x"],
             2,
-            "Invalid value for '--limit': give a whole number, such as 100; see maskfleet run --help",
+            "Invalid value for '--limit': give a whole number, such as 100; see",
         ),
         (["--since", "yesterday"], 2, "Invalid value for '--since': 'yesterday' is no date; write 2026-11-24 or"),
         (["--date", "24.11.2026"], 2, "'24.11.2026' is no date; write it like 2026-11-24"),

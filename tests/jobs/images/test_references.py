@@ -217,16 +217,26 @@ def test_tiffs_of_gdal_are_read_as_gdal_reads_them(dtype, bands, sides, seed, ho
         how["blockxsize"] = 16
     elif how["blockysize"] > sides[0]:
         del how["blockysize"]
-    with rasterio.io.MemoryFile() as memory:
-        shape = {"height": sides[0], "width": sides[1], "count": bands, "dtype": dtype}
-        with memory.open(driver="GTiff", **shape, **how) as dataset:
-            if how["sparse_ok"]:  # what is not written is absent
-                half = max(1, sides[0] // 2)
-                dataset.write(stored[:half].transpose(2, 0, 1), window=rasterio.windows.Window(0, 0, sides[1], half))
-            else:
-                dataset.write(stored.transpose(2, 0, 1))
-        data = memory.read()
+    data = written_by_gdal(stored, how)
     np.testing.assert_array_equal(ours(data, cuts=cuts), by_gdal(data))
+
+
+def written_by_gdal(stored, how) -> bytes:
+    """Return a GeoTIFF; gives up an example that GDAL itself cannot write, as LERC with NaN in some bands."""
+    height, width, bands = stored.shape
+    with rasterio.io.MemoryFile() as memory:
+        shape = {"height": height, "width": width, "count": bands, "dtype": stored.dtype}
+        try:
+            with memory.open(driver="GTiff", **shape, **how) as dataset:
+                if how["sparse_ok"]:  # what is not written is absent
+                    half = max(1, height // 2)
+                    dataset.write(stored[:half].transpose(2, 0, 1), window=rasterio.windows.Window(0, 0, width, half))
+                else:
+                    dataset.write(stored.transpose(2, 0, 1))
+        except rasterio.errors.RasterioIOError:
+            assume(not how.get("compress", "").startswith("LERC"))
+            raise
+        return memory.read()
 
 
 @settings(deadline=None, max_examples=25)

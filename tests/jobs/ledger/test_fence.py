@@ -36,7 +36,7 @@ CHANGES = {
 }
 HARMLESS = {
     "create", "open", "split", "read", "read_range", "opened", "listed", "walk", "names", "entry", "exists", "url",
-    "local_path", "remove_folder", "lifetime", "settle", "leftovers", "refused", "answers",
+    "local_path", "remove_folder", "lifetime", "settle", "leftovers", "refused", "answers", "check_reachable",
 }  # fmt: skip
 
 
