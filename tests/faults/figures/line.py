@@ -74,7 +74,7 @@ def racing_commits(server: S3Server, shards: int = 300, racers: int = 3) -> Figu
     return result
 
 
-def throttling(server: S3Server, share: float = 0.3, seconds: float = 60.0, images: int = 150) -> Figure:
+def throttling(server: S3Server, share: float = 0.3, seconds: float = 60.0, images: int = 110) -> Figure:
     """F8: 503 SlowDown on a share of the requests for a while, from the first second of the run on.
 
     A request that fails by chance with probability p is sent 1 / (1 - p) times on average: 1.43 times for 30 %.
