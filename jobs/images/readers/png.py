@@ -63,9 +63,19 @@ class PngFile(PillowFile):
         data = self._file.read()
         _refuse_damage(data)
         if self.colours is not None:
-            wide: NDArray[Any] = imagecodecs.png_decode(data)
-            return wide
+            return self._wide(data)
         return self._by_pillow()
+
+    def _wide(self, data: bytes) -> NDArray[np.uint16]:
+        bands = len(str(self.image.tile[0].args).partition(";")[0]) + ("transparency" in self.image.info)
+        wide = np.empty((self.height, self.width, bands), np.uint16)
+        try:
+            imagecodecs.png_decode(data, out=wide)
+        except Exception:
+            # imagecodecs keeps its reference to the array if the file is damaged, so that it would never be freed.
+            wide.resize(0, refcheck=False)
+            raise
+        return wide
 
     def _loaded(self) -> Image.Image:
         self.image.load()

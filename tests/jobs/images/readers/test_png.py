@@ -1,4 +1,5 @@
 import io
+import resource
 import struct
 import zlib
 
@@ -8,7 +9,7 @@ from PIL import Image
 
 from maskfleet.jobs.images.contract import Undecodable
 from maskfleet.jobs.images.decode import decode
-from maskfleet.jobs.images.readers.png import _chunks
+from maskfleet.jobs.images.readers.png import PngFile, _chunks
 
 RGB = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
 
@@ -81,3 +82,29 @@ def test_what_lies_behind_the_image_is_not_walked():
     data = png() + bytes(2**20)
     np.testing.assert_array_equal(decode(data, channels=3).pixels, RGB)
     assert [chunk.kind for chunk in _chunks(data)] == [b"IHDR", b"IDAT", b"IEND"]
+
+
+@pytest.mark.parametrize(
+    ("colour_type", "bands", "transparent"), [(2, 3, False), (2, 3, True), (4, 2, False), (6, 4, False)]
+)
+def test_a_damaged_image_of_16_bits_leaves_no_memory_behind(colour_type, bands, transparent):
+    values = np.random.default_rng(0).integers(0, 2**16, (600, 800, bands), np.uint16)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">LLBBBBB", 800, 600, 16, colour_type, 0, 0, 0)
+    before = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + (chunk(b"tRNS", bytes(6)) if transparent else b"")
+    whole, half = (
+        before + chunk(b"IDAT", zlib.compress(part, 1)) + chunk(b"IEND", b"") for part in (rows, rows[: len(rows) // 2])
+    )
+    found = PngFile(io.BytesIO(whole)).pixels()
+    np.testing.assert_array_equal(np.asarray(found)[..., :bands], values)
+
+    def size():
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[0]) * resource.getpagesize()
+
+    for times in (3, 30):
+        start = size()
+        for _ in range(times):
+            with pytest.raises(Undecodable, match="does not decode|damaged"):
+                decode(half, channels=3)
+    assert size() - start < 10 * values.nbytes
