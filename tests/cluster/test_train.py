@@ -126,7 +126,7 @@ def test_without_ray_or_its_extra_only_one_worker_is_possible(job, address, monk
     with pytest.raises(JobError, match="needs Ray; omit --no-ray, or set it to 1"):
         finetune(job("out", workers=2))
     monkeypatch.setitem(sys.modules, "ray.train.torch", None)
-    with pytest.raises(JobError, match=r"needs Ray Train \(.*\); pip install 'maskfleet\[train\]', or set it to 1"):
+    with pytest.raises(JobError, match=r"needs Ray Train; pip install 'maskfleet\[train\]', or set it to 1"):
         finetune(job("out", workers=2), loop=on_ray(address))
     with pytest.raises(JobError, match="needs Ray Train"):
         run(job("out", workers=2), Fleet(address))

@@ -157,10 +157,10 @@ class _System:
 
     def lose_unsynced(self) -> None:
         """Cut files whose content was not synced, and remove names that their folder has not on disk."""
-        for path in self._nameless:
+        for path in list(self._nameless):
             if os.path.exists(path):
                 os.unlink(path)
-        for path in self._torn.values():
+        for path in list(self._torn.values()):  # other threads still write
             if os.path.exists(path):
                 os.truncate(path, os.path.getsize(path) // 2)
 

@@ -119,13 +119,14 @@ def missed_by(storage: Storage, run_id: str) -> Iterator[pa.Table]:
 
 
 def _is_in_catalog(storage: Storage, run_id: str) -> bool:
-    """Return whether the catalog holds the tombstones of a run."""
+    """Return whether the catalog holds the tombstones of a run. A damaged list of them counts as none."""
     version = catalog.current(storage)
-    for table in gone_rows(storage, run_id):
-        for key in table["key"].to_pylist():
-            row = catalog.find(storage, version, key)
-            if row is None or row["run_id"] <= run_id:  # a later row says nothing about this run
-                return row is not None and row["run_id"] == run_id
+    with suppress(Damaged):
+        for table in gone_rows(storage, run_id):
+            for key in table["key"].to_pylist():
+                row = catalog.find(storage, version, key)
+                if row is None or row["run_id"] <= run_id:  # a later row says nothing about this run
+                    return row is not None and row["run_id"] == run_id
     return False
 
 
